@@ -1,0 +1,86 @@
+#pragma once
+// What every backbone is to the rest of the core, whichever format it came from.
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "json.h"
+#include "safetensors.h"
+
+namespace le {
+
+// One submodule. Names are PyTorch's named_modules() paths; the root itself (empty name) is not listed.
+struct Layer {
+  std::string name, type;
+  int64_t parameters = 0;  // trainable numbers in this module and below
+  bool tappable = true;
+  std::string why_not;  // where not tappable
+};
+
+// One module call seen in a forward pass, in the order in which calls returned.
+struct Call {
+  std::string name;
+  std::vector<int64_t> shape;  // empty where the output is not a single tensor
+};
+
+// The names that a forward pass shall bring out, resolved once. Made by Backbone::tap, valid for that backbone only.
+class TapSet {
+ public:
+  explicit TapSet(std::vector<std::string> names) : names(std::move(names)) {}
+  virtual ~TapSet() = default;
+  const std::vector<std::string> names;
+};
+
+struct Pass {
+  at::Tensor output;             // the backbone's own output
+  std::vector<at::Tensor> taps;  // in the order of TapSet::names; undefined where that module did not run
+};
+
+class Backbone {
+ public:
+  virtual ~Backbone() = default;
+
+  // The configuration that makes this backbone again (without its weights).
+  virtual Json config() const = 0;
+  virtual int64_t in_channels() const = 0;
+  // In registration order.
+  virtual std::vector<Layer> layers() const = 0;
+  // Runs one pass without gradients and without changing buffers (evaluation mode), and says which modules ran.
+  virtual std::vector<Call> trace(const at::Tensor& input) = 0;
+  // ERR_LE_TAP, with the nearest names, for a name that is unknown or cannot be tapped.
+  virtual std::shared_ptr<TapSet> tap(std::vector<std::string> names) = 0;
+  // `taps` may be null. A tap is the value that its module returned (the last one where it ran more than once), and stays
+  // that value when a later layer works in place on the same memory.
+  virtual Pass forward(const at::Tensor& input, const TapSet* taps) = 0;
+
+  // Live references, under Python's state-dict names, in registration order.
+  virtual NamedTensors parameters() const = 0;
+  virtual NamedTensors buffers() const = 0;
+  virtual void train(bool on) = 0;
+  // Moves parameters and buffers; convolution weights become channels_last where asked.
+  virtual void to(c10::Device device, bool channels_last) = 0;
+  // Lets evaluation passes use derived weights (batch norm folded into the convolution before it, cast to `dtype`) until
+  // end_inference(). Outputs and taps stay the same up to rounding. A backbone that has none does nothing.
+  virtual void begin_inference(at::ScalarType dtype) { (void)dtype; }
+  virtual void end_inference() {}
+  // A second backbone with the same configuration and a copy of the weights.
+  virtual std::unique_ptr<Backbone> clone() const = 0;
+};
+
+// {"kind": "unet" | "resnet18" | "resnet34" | "resnet50" | "plain-unet", ...}: see zoo.h. Weights are initialised from
+// config.seed without touching libtorch's global generator's later draws.
+std::unique_ptr<Backbone> make_backbone(const Json& config);
+
+struct LoadReport {
+  std::vector<std::string> missing, unexpected;
+};
+// Copies tensors into parameters and buffers by name. With `prefix`, only names below it are addressed ("encoder." loads
+// an encoder alone). Strict: any missing or unexpected name is ERR_LE_CHECKPOINT listing them, and nothing is changed.
+// A tensor of another shape is ERR_LE_CHECKPOINT always. num_batches_tracked may be missing.
+LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors, bool strict,
+                        const std::string& prefix = "");
+
+}  // namespace le

@@ -1,0 +1,54 @@
+#pragma once
+// From the heads' logits to everything that one prediction says: SPEC sections 4 to 6 in one pass over the pixels.
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+namespace le {
+
+enum class Fusion { kMean, kLogitMean, kVote, kLast };
+enum Map : unsigned {
+  kEntropy = 1u << 0,
+  kExpectedEntropy = 1u << 1,
+  kMutualInformation = 1u << 2,
+  kVariance = 1u << 3,
+  kDisagreement = 1u << 4,
+  kVariationRatio = 1u << 5,
+};
+inline constexpr unsigned kMapCount = 6, kAllMaps = (1u << kMapCount) - 1;
+
+struct ReduceOptions {
+  Fusion fusion = Fusion::kMean;
+  std::vector<double> weights;  // one per head, used by mean and logit-mean; empty: all 1
+  unsigned maps = kAllMaps;     // which maps to bring out, as a set of Map bits
+  bool probabilities = true;    // bring out the fused probabilities
+  bool labels = false;          // bring out each head's label map
+};
+
+// N images, K heads, C classes, S = the output's spatial size.
+struct Reduced {
+  at::Tensor probabilities;      // N×C×S float; undefined unless asked for
+  at::Tensor mask;               // N×S uint8
+  at::Tensor maps[kMapCount];    // N×S float each; undefined unless asked for
+  at::Tensor labels;             // N×K×S uint8; undefined unless asked for
+  at::Tensor summaries;          // N×6×2 double: the sum of each map over all pixels, and over pixels with mask ≠ 0
+  at::Tensor class_sums;         // N×C×3 double: #(mask = c), sum of p̄_c, sum of p̄_c where mask = c
+  at::Tensor counts;             // N×K×C int64: #(m_k = c)
+  at::Tensor intersections;      // N×K×K×C int64: #(m_i = c and m_j = c), symmetric, diagonal = counts
+};
+
+// `logits`: K tensors N×C×s_k, each of its own spatial size, float or bfloat16, any memory format, 2 or 3 spatial axes.
+// `size`: the output's spatial size; each head is interpolated to it (bilinear or trilinear, align_corners=false).
+// Argument errors: ERR_LE_SHAPE, ERR_LE_VALUE (a logit that is not finite). C ≤ 255. Results are on the CPU.
+// On the CPU a fused kernel runs on all intra-op threads; elsewhere reduce_reference does.
+Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
+
+// The same by library operations, one head after another, on whatever device the logits are. Slower on the CPU; it is
+// what CUDA runs, and what the kernel is tested against.
+Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
+
+// "avx512", "avx2" or "generic": what reduce() uses on this CPU. LAYER_ENSEMBLES_ISA lowers it, for tests.
+std::string reduce_isa();
+
+}  // namespace le
