@@ -1,0 +1,219 @@
+#include "ensemble.h"
+
+#include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <set>
+
+#include "error.h"
+#include "version.h"
+
+namespace le {
+
+EnsembleOptions EnsembleOptions::from(const Json& options) {
+  EnsembleOptions result;
+  result.taps = options.strings_or("taps", {});
+  result.classes = options.integer_or("classes", 2);
+  if (options.has("final") && !options.at("final").is_string())
+    result.final = options.at("final").boolean("final") ? Final::kYes : Final::kNo;
+  result.order_given = options.string_or("order", "execution") == "given";
+  result.dropout = options.number_or("dropout", 0);
+  result.freeze_backbone = options.boolean_or("freezeBackbone", false);
+  result.input_size = options.integers_or("inputSize", result.input_size);
+  result.seed = static_cast<uint64_t>(options.integer_or("seed", 0));
+  if (result.classes < 2 || result.classes > 255)
+    fail(code::kOption, "Expected 2 to 255 for option 'classes' but received ", result.classes, ".");
+  if (!(result.dropout >= 0 && result.dropout < 1))
+    fail(code::kOption, "Expected a number from 0 to below 1 for option 'dropout' but received ", result.dropout, ".");
+  for (const int64_t side : result.input_size)
+    if (side < 1 || side > 1 << 16)
+      fail(code::kOption, "Expected positive sides for option 'inputSize' but received ", side, ".");
+  return result;
+}
+
+Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& options)
+    : backbone_(std::move(backbone)), options_(options) {
+  std::set<std::string> distinct;
+  for (const auto& tap : options_.taps)
+    if (!distinct.insert(tap).second) fail(code::kTap, "Expected distinct taps but received '", tap, "' twice.");
+  taps_ = backbone_->tap(options_.taps);  // before the probe: an unknown name has the better message there
+
+  std::vector<int64_t> shape = {1, backbone_->in_channels()};
+  shape.insert(shape.end(), options_.input_size.begin(), options_.input_size.end());
+  const std::vector<Call> calls = backbone_->trace(at::zeros(shape));
+  const int64_t axes = static_cast<int64_t>(options_.input_size.size());
+
+  // A module that runs several times is placed where it ran last, because that output is the one tapped.
+  std::map<std::string, size_t> last;
+  for (size_t i = 0; i < calls.size(); ++i) last[calls[i].name] = i;
+  for (const auto& tap : options_.taps) {
+    const auto found = last.find(tap);
+    if (found == last.end())
+      fail(code::kTap, "Expected tap '", tap, "' to run in the forward pass but it did not: choose a layer that runs.");
+    const auto& tapped = calls[found->second].shape;
+    if (static_cast<int64_t>(tapped.size()) != axes + 2)
+      fail(code::kTap, "Expected an output of ", axes + 2, " axes for tap '", tap, "' but received ", tapped.size(),
+           ": a segmentation head needs a feature map.");
+    heads_.push_back({tap, tapped[1], {tapped.begin() + 2, tapped.end()}});
+  }
+  if (!options_.order_given) {
+    std::stable_sort(heads_.begin(), heads_.end(),
+                     [&](const HeadInfo& a, const HeadInfo& b) { return last[a.name] < last[b.name]; });
+    std::vector<std::string> names;
+    for (const auto& head : heads_) names.push_back(head.name);
+    taps_ = backbone_->tap(names);
+  }
+
+  at::Generator generator = at::detail::createCPUGenerator(options_.seed);
+  for (const auto& head : heads_)
+    segmentation_.emplace_back(head.channels, options_.classes, axes, options_.dropout, generator);
+
+  at::Tensor output;
+  {
+    at::NoGradGuard no_grad;
+    backbone_->train(false);
+    output = backbone_->forward(at::zeros(shape), nullptr).output;
+  }
+  const bool fits = output.defined() && output.dim() == axes + 2 && output.size(1) == options_.classes;
+  if (options_.final == EnsembleOptions::Final::kYes && !fits)
+    fail(code::kOption, "Expected a backbone whose output has ", options_.classes,
+         " channels for option 'final' but received one with ",
+         output.defined() && output.dim() > 1 ? output.size(1) : 0, ".");
+  has_final_ = fits && options_.final != EnsembleOptions::Final::kNo;
+  if (has_final_) heads_.push_back({kFinalHead, output.size(1), output.sizes().slice(2).vec()});
+  if (heads_.empty())
+    fail(code::kOption, "Expected at least one tap, or a backbone whose output has ", options_.classes,
+         " channels, but received neither.");
+}
+
+std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator* dropout) {
+  Pass pass;
+  if (options_.freeze_backbone) {
+    at::NoGradGuard no_grad;
+    pass = backbone_->forward(input, taps_.get());
+  } else {
+    pass = backbone_->forward(input, taps_.get());
+  }
+  std::vector<at::Tensor> all;
+  all.reserve(heads_.size());
+  for (size_t k = 0; k < segmentation_.size(); ++k) {
+    if (!pass.taps[k].defined())
+      fail(code::kTap, "Expected tap '", heads_[k].name, "' to run in the forward pass but it did not for this input.");
+    all.push_back(segmentation_[k].forward(pass.taps[k], dropout));
+    pass.taps[k] = at::Tensor();
+  }
+  if (has_final_) all.push_back(std::move(pass.output));
+  return all;
+}
+
+NamedTensors Ensemble::trainable() const {
+  NamedTensors all;
+  if (!options_.freeze_backbone) all = backbone_->parameters();
+  for (size_t k = 0; k < segmentation_.size(); ++k) {
+    all.emplace_back("heads." + std::to_string(k) + ".weight", segmentation_[k].weight);
+    all.emplace_back("heads." + std::to_string(k) + ".bias", segmentation_[k].bias);
+  }
+  return all;
+}
+
+NamedTensors Ensemble::state() const {
+  NamedTensors all = backbone_->parameters();
+  for (auto& buffer : backbone_->buffers()) all.push_back(std::move(buffer));
+  for (size_t k = 0; k < segmentation_.size(); ++k) {
+    all.emplace_back("heads." + std::to_string(k) + ".weight", segmentation_[k].weight);
+    all.emplace_back("heads." + std::to_string(k) + ".bias", segmentation_[k].bias);
+  }
+  return all;
+}
+
+void Ensemble::load_state(const std::map<std::string, at::Tensor>& tensors) {
+  const NamedTensors mine = state();
+  std::string wrong;
+  size_t known = 0;
+  for (const auto& [name, tensor] : mine) {
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) {
+      wrong += " missing " + name + ";";
+    } else if (found->second.sizes() != tensor.sizes()) {
+      std::ostringstream shapes;
+      shapes << " " << name << " is " << found->second.sizes() << ", not " << tensor.sizes() << ";";
+      wrong += shapes.str();
+    } else {
+      ++known;
+    }
+    if (wrong.size() > 2000) break;
+  }
+  if (known != tensors.size())
+    for (const auto& [name, tensor] : tensors)
+      if (std::none_of(mine.begin(), mine.end(), [&](const auto& entry) { return entry.first == name; })) {
+        wrong += " unexpected " + name + ";";
+        if (wrong.size() > 2000) break;
+      }
+  if (!wrong.empty())
+    fail(code::kCheckpoint, "Expected the weights of this architecture but received others:", wrong);
+  at::NoGradGuard no_grad;
+  backbone_->end_inference();
+  for (const auto& [name, tensor] : mine) tensor.copy_(tensors.at(name));
+}
+
+std::map<std::string, std::string> Ensemble::metadata() const {
+  Json::Array names;
+  for (const auto& head : heads_) names.emplace_back(head.name);
+  return {{"format", "pt"}, {"layer-ensembles", kVersion}, {"heads", Json(std::move(names)).dump()}};
+}
+
+void Ensemble::train(bool on) { backbone_->train(on && !options_.freeze_backbone); }
+
+void Ensemble::to(c10::Device device, bool channels_last) {
+  backbone_->to(device, channels_last);
+  device_ = device;
+  channels_last_ = channels_last;
+  at::NoGradGuard no_grad;
+  for (auto& head : segmentation_) {
+    // set_data keeps the tensor's identity: an optimiser may already hold it.
+    head.weight.set_data(head.weight.to(device));
+    head.bias.set_data(head.bias.to(device));
+    head.weight.set_data(head.weight.contiguous(memory_format()));
+  }
+}
+
+at::MemoryFormat Ensemble::memory_format() const {
+  if (!channels_last_) return at::MemoryFormat::Contiguous;
+  return options_.input_size.size() == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+}
+
+InferenceMode::InferenceMode(Ensemble& ensemble, at::ScalarType dtype) : ensemble_(ensemble) {
+  ensemble_.train(false);
+  ensemble_.backbone_->begin_inference(dtype);
+  at::NoGradGuard no_grad;
+  for (auto& head : ensemble_.segmentation_) {
+    head.inference_weight = head.weight.to(dtype);
+    head.inference_bias = head.bias.to(dtype);
+  }
+}
+
+InferenceMode::~InferenceMode() {
+  for (auto& head : ensemble_.segmentation_) head.inference_weight = head.inference_bias = at::Tensor();
+}
+
+Autocast::Autocast(c10::Device device, at::ScalarType dtype) : type_(device.type()) {
+  if (dtype == at::kFloat) return;
+  active_ = true;
+  before_ = at::autocast::is_autocast_enabled(type_);
+  dtype_before_ = at::autocast::get_autocast_dtype(type_);
+  at::autocast::set_autocast_dtype(type_, dtype);
+  at::autocast::set_autocast_enabled(type_, true);
+  at::autocast::increment_nesting();
+}
+
+Autocast::~Autocast() {
+  if (!active_) return;
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(type_, before_);
+  at::autocast::set_autocast_dtype(type_, dtype_before_);
+}
+
+}  // namespace le

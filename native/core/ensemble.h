@@ -1,0 +1,109 @@
+#pragma once
+// A layer ensemble: one backbone, its taps, and a segmentation head on each.
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backbones/backbone.h"
+#include "heads.h"
+
+namespace le {
+
+struct EnsembleOptions {
+  std::vector<std::string> taps;
+  int64_t classes = 2;
+  enum class Final { kAuto, kYes, kNo } final = Final::kAuto;
+  bool order_given = false;  // keep the caller's order of taps; else the order of execution
+  double dropout = 0;
+  bool freeze_backbone = false;
+  std::vector<int64_t> input_size = {128, 128};  // spatial size of the probe's dummy image
+  uint64_t seed = 0;
+
+  // {"taps", "classes", "final": "auto" | true | false, "order": "execution" | "given", "dropout", "freezeBackbone",
+  //  "inputSize", "seed"}
+  static EnsembleOptions from(const Json& options);
+};
+
+// One head as the probe found it. The backbone's own output is called "final".
+struct HeadInfo {
+  std::string name;
+  int64_t channels = 0;
+  std::vector<int64_t> size;  // spatial size of its features at the probe's input size
+};
+
+inline constexpr const char* kFinalHead = "final";
+
+class Ensemble {
+ public:
+  // Runs the probe: ERR_LE_TAP for a tap that is unknown, did not run or has no spatial axes; ERR_LE_OPTION where there
+  // would be no head at all.
+  Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& options);
+
+  Backbone& backbone() { return *backbone_; }
+  const std::vector<HeadInfo>& heads() const { return heads_; }
+  int64_t classes() const { return options_.classes; }
+  const EnsembleOptions& options() const { return options_; }
+
+  // Logits of every head, in head order, each at its features' own size, float or bfloat16.
+  // `dropout`: generator of the heads' dropout in training; null in evaluation.
+  std::vector<at::Tensor> logits(const at::Tensor& input, at::Generator* dropout = nullptr);
+
+  // Backbone and heads: "heads.<i>.weight", "heads.<i>.bias". What `freezeBackbone` leaves out is left out here too.
+  NamedTensors trainable() const;
+  // Every parameter and buffer, as saved.
+  NamedTensors state() const;
+  // State by name; strict as load_weights. Nothing is changed where anything is wrong.
+  void load_state(const std::map<std::string, at::Tensor>& tensors);
+  // {"layer-ensembles": version, "taps": JSON array of head names, ...} for the file's metadata.
+  std::map<std::string, std::string> metadata() const;
+
+  void train(bool on);
+  void to(c10::Device device, bool channels_last);
+  c10::Device device() const { return device_; }
+  // What an input batch should be laid out as.
+  at::MemoryFormat memory_format() const;
+
+ private:
+  friend class InferenceMode;
+  std::shared_ptr<Backbone> backbone_;
+  EnsembleOptions options_;
+  std::vector<HeadInfo> heads_;
+  std::vector<SegmentationHead> segmentation_;  // one per tapped head; final has none
+  std::shared_ptr<TapSet> taps_;
+  bool has_final_ = false;
+  c10::Device device_ = c10::kCPU;
+  bool channels_last_ = false;
+};
+
+// While it lives, the ensemble evaluates without gradients, with folded weights of type `dtype`.
+class InferenceMode {
+ public:
+  InferenceMode(Ensemble& ensemble, at::ScalarType dtype);
+  ~InferenceMode();
+  InferenceMode(const InferenceMode&) = delete;
+  InferenceMode& operator=(const InferenceMode&) = delete;
+
+ private:
+  Ensemble& ensemble_;
+};
+
+// Autocast for the lives of these objects. It must be switched outside of any gradient-mode guard: such guards restore
+// thread-local state that includes autocast, and later fp32 work would silently become bfloat16.
+class Autocast {
+ public:
+  Autocast(c10::Device device, at::ScalarType dtype);  // does nothing for float
+  ~Autocast();
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  c10::DeviceType type_;
+  bool active_ = false, before_ = false;
+  at::ScalarType dtype_before_ = at::kFloat;
+};
+
+}  // namespace le

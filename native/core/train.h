@@ -1,0 +1,52 @@
+#pragma once
+// The training loop: the sum over heads of w_k · L(z_k, y), all heads and the backbone together. SPEC section 2.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "control.h"
+#include "data/dataset.h"
+#include "ensemble.h"
+#include "losses.h"
+
+namespace le {
+
+struct TrainOptions {
+  int64_t epochs = 1;
+  int64_t batch_size = 8;
+  int64_t accumulate = 1;  // batches per optimiser step
+  double learning_rate = 1e-4;
+  Json loss, optimizer, schedule;     // see losses.h, optim.h, schedule.h
+  std::vector<double> head_weights;   // w_k, one per head; empty: all 1
+  double clip_norm = 0;               // 0: no clipping
+  int64_t early_stopping = 0;         // epochs without a better validation loss; 0: off
+  AugmentOptions augmentation;
+  uint64_t seed = 0;
+  int64_t ignore_index = 255;
+  at::ScalarType dtype = at::kFloat;  // kBFloat16: autocast
+  std::string run;                    // folder for checkpoints; empty: none are written
+  int64_t checkpoint_every = 1;       // epochs between checkpoints
+  bool resume = false;                // go on from run/state.safetensors where that exists
+  Json decisive;                      // the options as given, without those that a resumed run may change
+  bool restore_best = true;           // end with the weights of the best validation loss
+
+  static TrainOptions from(const Json& options);
+};
+
+// Trains in place, on the calling thread. `validation` may be empty. `custom_loss` replaces options.loss where given.
+//
+// Events go to control.report: {"type": "start", ...} once, {"type": "batch", "epoch", "batch", "batches", "loss",
+// "losses": {head: value}, "learningRate", "imagesPerSecond", "secondsLeft"} at most ten times a second, and {"type":
+// "epoch", "epoch", "loss", "losses", "validation": {"loss", "heads": {name: {"dice", "nll"}}, "fused": {"dice", "nll"}},
+// "learningRate", "seconds", "imagesPerSecond", "secondsLeft", "best", "improved"} after each.
+//
+// Returns {"epochs": [the epoch events of this call], "best": {"epoch", "loss"}, "stopped": "epochs" | "early"}.
+// Errors: ERR_LE_ABORTED, ERR_LE_DIVERGED, ERR_LE_CHECKPOINT, ERR_LE_IO, and those of Dataset::validate.
+Json train(Ensemble& ensemble, const Dataset& training, const Dataset* validation, const TrainOptions& options,
+           const std::optional<Loss>& custom_loss, const Control& control);
+
+// A loss computed elsewhere: `compute` gives the value and the gradient with respect to the logits.
+using LossAndGradient = std::pair<double, at::Tensor>;
+Loss external_loss(std::function<LossAndGradient(const at::Tensor& logits, const at::Tensor& target)> compute);
+
+}  // namespace le
