@@ -1,0 +1,91 @@
+import type { NdArray } from "../arrays.js";
+
+/** An object of the addon; only the addon can look inside. */
+export type Handle = object & { readonly __native: unique symbol };
+
+/** What the addon gives for one image. Shapes without the batch axis; K kept heads, C classes, S spatial. */
+export interface RawPrediction {
+  probabilities?: NdArray<Float32Array>;
+  mask: NdArray<Uint8Array>;
+  /** In the order of `MAP_NAMES`; undefined where not asked for. */
+  maps: (NdArray<Float32Array> | undefined)[];
+  labels?: NdArray<Uint8Array>;
+  /** 6×2: the sum of each map over all pixels and over the predicted foreground. */
+  summaries: NdArray<Float64Array>;
+  /** C×3: #(ŷ = c), Σ p̄_c, Σ p̄_c over ŷ = c. */
+  classSums: NdArray<Float64Array>;
+  /** K×C. */
+  counts: NdArray<Float64Array>;
+  /** K×K×C. */
+  intersections: NdArray<Float64Array>;
+}
+
+/** One layer as the addon reports it. */
+export interface RawLayer {
+  name: string;
+  type: string;
+  parameters: number;
+  tappable: boolean;
+  whyNot?: string;
+}
+
+/** The functions of the native addon (native/binding). Options are checked before they get here. */
+export interface Addon {
+  createBackbone(config: object): {
+    handle: Handle;
+    ready: Promise<{ layers: RawLayer[]; inChannels: number; config: Record<string, unknown> }>;
+  };
+  disposeBackbone(backbone: Handle): Promise<void>;
+  traceBackbone(backbone: Handle, shape: readonly number[]): Promise<{ name: string; shape: number[] }[]>;
+  loadBackbone(
+    backbone: Handle,
+    path: string,
+    strict: boolean,
+    prefix: string,
+  ): Promise<{ missing: string[]; unexpected: string[] }>;
+  saveBackbone(backbone: Handle, path: string, prefix: string): Promise<void>;
+  createEnsemble(
+    backbone: Handle,
+    options: object,
+  ): {
+    handle: Handle;
+    ready: Promise<{
+      heads: { name: string; channels: number; size: number[] }[];
+      device: string;
+      precision: "fp32" | "bf16";
+    }>;
+  };
+  disposeEnsemble(ensemble: Handle): Promise<void>;
+  forward(
+    ensemble: Handle,
+    data: Float32Array,
+    shape: readonly number[],
+    control?: Handle,
+  ): Promise<(NdArray<Float32Array> & { name: string })[]>;
+  predict(
+    ensemble: Handle,
+    data: Float32Array[],
+    shapes: (readonly number[])[],
+    options: object,
+    control?: Handle,
+  ): Promise<RawPrediction[]>;
+  createDataset(): Handle;
+  addSample(dataset: Handle, image: Float32Array, shape: readonly number[], mask: Uint8Array): void;
+  fit(
+    ensemble: Handle,
+    training: Handle,
+    validation: Handle | null,
+    options: object,
+    onEvent: (json: string) => void,
+    loss: ((logits: NdArray<Float32Array>, target: NdArray<Uint8Array>) => object) | null,
+    control?: Handle,
+  ): Promise<object>;
+  saveEnsemble(ensemble: Handle, path: string): Promise<void>;
+  loadEnsemble(ensemble: Handle, path: string): Promise<void>;
+  createControl(): Handle;
+  stopControl(control: Handle): void;
+  /** Sets the intra-op thread count (0: all) and the CPU allocator. */
+  configure(options: { threads?: number; allocator?: "pool" | "system" }): void;
+  info(): Record<string, unknown>;
+  trimMemory(): void;
+}

@@ -1,0 +1,566 @@
+import { spawn } from "node:child_process";
+import { createHash, randomUUID } from "node:crypto";
+import { createReadStream, createWriteStream, existsSync, type Stats } from "node:fs";
+import { cp, mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import yauzl from "yauzl";
+import { LayerEnsemblesError } from "../errors.js";
+import { cacheFolder, inspectLibtorch, type Libtorch, libraryName, readVersion } from "./locate.js";
+import { LIBTORCH_VERSION } from "./package.js";
+
+/** What the installer is doing. `done` and `total` are bytes; `total` is null where it is not known. */
+export interface InstallProgress {
+  readonly stage: "wait" | "download" | "pip" | "check" | "unpack" | "copy" | "note";
+  /** For people: the address, the file, why a route was given up. */
+  readonly detail: string;
+  readonly done?: number;
+  readonly total?: number | null;
+}
+
+/** Options of {@link installLibtorch}. */
+export interface InstallOptions {
+  /** `cpu`, `cu130`, …. @default "cpu" */
+  readonly flavour?: string | undefined;
+  /** Address (http, https, file), zip archive, wheel, or folder to take libtorch from. @default the official archive, else pip */
+  readonly from?: string | undefined;
+  /** Expected SHA-256 of the archive, 64 hexadecimal digits. @default the known one of an official archive, else none */
+  readonly sha256?: string | undefined;
+  /** Exact version. @default LIBTORCH_VERSION */
+  readonly version?: string | undefined;
+  /** Replace what is installed. @default false */
+  readonly force?: boolean | undefined;
+  /** Folder to install under. @default cacheFolder() */
+  readonly cache?: string | undefined;
+  /** Base address of the official archives. @default DOWNLOAD_BASE */
+  readonly base?: string | undefined;
+  /** Milliseconds to wait for a server's first answer. @default 10000 */
+  readonly connectTimeout?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: InstallProgress) => void) | undefined;
+}
+
+/** What {@link installLibtorch} did. */
+export interface InstallResult extends Libtorch {
+  /** False where a usable libtorch was there already. */
+  readonly installed: boolean;
+}
+
+/** Where PyTorch publishes its C++ archives. */
+export const DOWNLOAD_BASE = "https://download.pytorch.org/libtorch";
+
+/** SHA-256 of official archives, by file name. */
+const KNOWN_SHA256: Record<string, string> = {
+  "libtorch-shared-with-deps-2.13.0+cpu.zip": "edbf4cbed78433d803e90a65f1752e57783d164bce66c95c0872b2ab8f5c159e",
+  "libtorch-shared-with-deps-2.13.0+cu130.zip": "945c5a3d946a28b387ad9dc9fddda7ba03e35fae1375b84ebff15df789436f82",
+  "libtorch-macos-arm64-2.13.0.zip": "1e10c6c4dc2764150c9fb2ad28e1889191302734e7f939108e5d2f22f21a06f8",
+};
+
+const IDLE_TIMEOUT = 60_000;
+const ATTEMPTS = 5;
+const LOCK_BEAT = 5_000;
+const LOCK_STALE = 60_000;
+
+/**
+ * Puts a libtorch into the user cache, where the search finds it. Safe to run several times at once; a download that was
+ * cut off is resumed; the folder appears complete or not at all.
+ * @throws LayerEnsemblesError: `ERR_LE_LIBTORCH_NOT_FOUND` (no route worked), `ERR_LE_LIBTORCH_BROKEN` (checksum, damaged
+ * archive, no libtorch in it), `ERR_LE_LIBTORCH_VERSION`, `ERR_LE_IO` (no space, no permission), `ERR_LE_OPTION`.
+ */
+export async function installLibtorch(options: InstallOptions = {}): Promise<InstallResult> {
+  const version = options.version ?? LIBTORCH_VERSION;
+  const flavour = options.flavour ?? "cpu";
+  if (!/^(cpu|cu\d+|rocm[\d.]+|xpu)$/.test(flavour)) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected cpu, cu<version>, rocm<version> or xpu for flavour but received ${JSON.stringify(flavour)}`,
+    );
+  }
+  if (!/^\d+\.\d+\.\d+$/.test(version)) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected a version such as ${LIBTORCH_VERSION} for version but received ${JSON.stringify(version)}`,
+    );
+  }
+  if (options.sha256 !== undefined && !/^[0-9a-f]{64}$/i.test(options.sha256)) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected 64 hexadecimal digits for sha256 but received ${JSON.stringify(options.sha256)}`,
+    );
+  }
+  const cache = path.resolve(options.cache ?? cacheFolder());
+  const target = path.join(cache, `${version}-${flavour}`);
+  const report = options.onProgress ?? (() => {});
+  try {
+    await mkdir(cache, { recursive: true });
+    const unlock = await lock(`${target}.lock`, options.signal, report);
+    try {
+      if (!options.force && !options.from) {
+        const present = inspectLibtorch(target, "the user cache", { version, headers: true });
+        if ("version" in present) return { ...present, installed: false };
+      }
+      await removeLeftovers(cache, path.basename(target));
+      const staging = path.join(cache, `.${path.basename(target)}-${randomUUID()}`);
+      try {
+        const tree = await obtain({ ...options, version, flavour, cache, staging, report });
+        const found = checkTree(tree, version, flavour);
+        if (existsSync(target)) await rename(target, path.join(staging, "replaced"));
+        await rename(tree, target);
+        return { ...found, folder: target, source: found.source, installed: true };
+      } finally {
+        await rm(staging, { recursive: true, force: true });
+      }
+    } finally {
+      await unlock();
+    }
+  } catch (error) {
+    throw typed(error, cache, options.signal);
+  }
+}
+
+interface Job extends InstallOptions {
+  readonly version: string;
+  readonly flavour: string;
+  readonly cache: string;
+  readonly staging: string;
+  readonly report: (progress: InstallProgress) => void;
+}
+
+/** Brings an unpacked libtorch into `job.staging` and gives its folder. */
+async function obtain(job: Job): Promise<string> {
+  await mkdir(job.staging);
+  const tree = path.join(job.staging, "libtorch");
+  if (job.from) {
+    const from = job.from.startsWith("file:") ? fileURLToPath(job.from) : job.from;
+    if (/^https?:\/\//i.test(from)) {
+      await unpack(await download(from, job, job.sha256), tree, job);
+      return tree;
+    }
+    const info = await stat(from).catch(() => null);
+    if (!info) {
+      throw new LayerEnsemblesError(
+        "ERR_LE_LIBTORCH_NOT_FOUND",
+        `Expected an address, zip archive, wheel or folder for --from but received "${from}", which does not exist`,
+      );
+    }
+    if (info.isDirectory()) {
+      await copyTree(from, tree, job);
+    } else {
+      if (job.sha256) await verify(from, job.sha256, job);
+      await unpack(from, tree, job);
+    }
+    return tree;
+  }
+
+  const failures: string[] = [];
+  const archive = officialArchive(job.version, job.flavour);
+  if (archive) {
+    const url = `${job.base ?? DOWNLOAD_BASE}/${archive.folder}/${encodeURIComponent(archive.name)}`;
+    try {
+      const zip = await download(url, job, job.sha256 ?? KNOWN_SHA256[archive.name]);
+      await unpack(zip, tree, job);
+      await rm(zip, { force: true });
+      return tree;
+    } catch (error) {
+      if (job.signal?.aborted || (error as NodeJS.ErrnoException).code === "ENOSPC") throw error;
+      failures.push(`official archive: ${(error as Error).message}`);
+      job.report({ stage: "note", detail: `${(error as Error).message}; trying pip instead` });
+    }
+  } else {
+    failures.push(`official archive: there is none for ${process.platform} ${process.arch}`);
+  }
+  try {
+    await unpack(await pipDownload(job), tree, job);
+    return tree;
+  } catch (error) {
+    if (job.signal?.aborted || (error as NodeJS.ErrnoException).code === "ENOSPC") throw error;
+    failures.push(`pip: ${(error as Error).message}`);
+  }
+  throw new LayerEnsemblesError(
+    "ERR_LE_LIBTORCH_NOT_FOUND",
+    `Expected a way to fetch libtorch ${job.version} (${job.flavour}) but received failures from each:\n` +
+      `${failures.map((failure) => `  - ${failure}`).join("\n")}\n` +
+      "Fix: download libtorch or a torch wheel on a machine with network access, then " +
+      "npx layer-ensembles install-libtorch --from <zip, wheel or folder>.",
+  );
+}
+
+/** The official archive for this platform, or null. */
+function officialArchive(version: string, flavour: string): { folder: string; name: string } | null {
+  const platform = `${process.platform}-${process.arch}`;
+  if (platform === "linux-x64") {
+    return { folder: flavour, name: `libtorch-shared-with-deps-${version}+${flavour}.zip` };
+  }
+  if (platform === "darwin-arm64" && flavour === "cpu") {
+    return { folder: "cpu", name: `libtorch-macos-arm64-${version}.zip` };
+  }
+  return null;
+}
+
+function checkTree(tree: string, version: string, flavour: string): Libtorch {
+  const found = inspectLibtorch(tree, "install-libtorch", { version });
+  if (!("version" in found)) {
+    const code = found.code === "ERR_LE_LIBTORCH_NOT_FOUND" ? "ERR_LE_LIBTORCH_BROKEN" : found.code;
+    throw new LayerEnsemblesError(
+      code,
+      `Expected libtorch ${version} to install but received one that ${found.reason}`,
+    );
+  }
+  if (found.flavour !== flavour && found.flavour !== "cuda") {
+    throw new LayerEnsemblesError(
+      "ERR_LE_LIBTORCH_VERSION",
+      `Expected flavour ${flavour} of libtorch but received ${found.flavour}. Fix: add --flavour ${found.flavour}, or name another source with --from.`,
+    );
+  }
+  return found;
+}
+
+// ---- download ----
+
+/** Fetches `url` into the cache, resuming what an earlier attempt left. Gives the path of the complete file. */
+async function download(url: string, job: Job, sha256: string | undefined): Promise<string> {
+  const folder = path.join(job.cache, "downloads");
+  await mkdir(folder, { recursive: true });
+  const name = decodeURIComponent(new URL(url).pathname.split("/").pop() || "archive").replace(/[^\w.+-]/g, "_");
+  const file = path.join(folder, name);
+  if (existsSync(file) && sha256) {
+    if ((await hashFile(file)) === sha256.toLowerCase()) return file;
+    await rm(file);
+  }
+  const part = `${file}.part`;
+  let lastFailure: unknown;
+  for (let attempt = 1, size = -1; attempt <= ATTEMPTS; attempt++) {
+    try {
+      await fetchInto(part, url, job);
+      if (sha256) await verify(part, sha256, job);
+      await rename(part, file);
+      await rm(`${part}.json`, { force: true });
+      return file;
+    } catch (error) {
+      if (error instanceof LayerEnsemblesError || job.signal?.aborted) throw error;
+      if ((error as NodeJS.ErrnoException).syscall && (error as NodeJS.ErrnoException).code !== "ECONNRESET")
+        throw error;
+      lastFailure = error;
+      // A server that cannot be reached is given up at once; one that breaks off gets further attempts while it delivers.
+      const now = (await stat(part).catch(() => null))?.size ?? 0;
+      if (now <= Math.max(size, 0)) break;
+      size = now;
+      job.report({ stage: "note", detail: `${reasonOf(error)}; resuming at ${now} bytes` });
+      await sleep(Math.min(200 * 2 ** attempt, 5_000), undefined, { signal: job.signal });
+    }
+  }
+  throw new LayerEnsemblesError(
+    "ERR_LE_LIBTORCH_NOT_FOUND",
+    `Expected libtorch from ${url} but received: ${reasonOf(lastFailure)}`,
+    { cause: lastFailure },
+  );
+}
+
+/** One request that completes `part`, from where it stands if the server's file is still the same. */
+async function fetchInto(part: string, url: string, job: Job): Promise<void> {
+  const had = await stat(part).catch(() => null);
+  const tag = had ? await readTag(`${part}.json`, url) : null;
+  if (had && !tag) await rm(part, { force: true });
+  const start = had && tag ? had.size : 0;
+
+  const watchdog = new AbortController();
+  const signal = job.signal ? AbortSignal.any([job.signal, watchdog.signal]) : watchdog.signal;
+  let timer: NodeJS.Timeout | undefined;
+  const expectWithin = (milliseconds: number, what: string) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => watchdog.abort(new Error(`${what} within ${milliseconds / 1000} s`)), milliseconds);
+  };
+  try {
+    expectWithin(job.connectTimeout ?? 10_000, "the server did not answer");
+    const headers: Record<string, string> = { "accept-encoding": "identity" };
+    if (start > 0 && tag) Object.assign(headers, { range: `bytes=${start}-`, "if-range": tag });
+    const response = await fetch(url, { headers, signal });
+    if (response.status === 416) {
+      await response.body?.cancel();
+      await rm(part, { force: true });
+      return await fetchInto(part, url, job);
+    }
+    if (!response.ok || !response.body) throw new HttpError(`HTTP ${response.status} ${response.statusText}`);
+    const resumed = response.status === 206;
+    const offset = resumed ? start : 0;
+    const length = Number(response.headers.get("content-length") ?? Number.NaN);
+    const total = Number.isFinite(length) ? offset + length : null;
+    const newTag = response.headers.get("etag") ?? response.headers.get("last-modified");
+    if (newTag && !newTag.startsWith("W/")) await writeFile(`${part}.json`, JSON.stringify({ url, tag: newTag }));
+    else await rm(`${part}.json`, { force: true });
+
+    let done = offset;
+    const counted = async function* (body: AsyncIterable<Uint8Array>) {
+      for await (const chunk of body) {
+        done += chunk.length;
+        expectWithin(IDLE_TIMEOUT, "no data came");
+        job.report({ stage: "download", detail: url, done, total });
+        yield chunk;
+      }
+    };
+    job.report({ stage: "download", detail: url, done, total });
+    const body = Readable.fromWeb(response.body as import("node:stream/web").ReadableStream);
+    await pipeline(body, counted, createWriteStream(part, { flags: resumed ? "a" : "w" }), { signal });
+    if (total !== null && done !== total) throw new HttpError(`the server sent ${done} of ${total} bytes`);
+  } catch (error) {
+    throw watchdog.signal.aborted ? watchdog.signal.reason : error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+class HttpError extends Error {}
+
+async function readTag(file: string, url: string): Promise<string | null> {
+  try {
+    const saved = JSON.parse(await readFile(file, "utf8"));
+    return saved.url === url && typeof saved.tag === "string" ? saved.tag : null;
+  } catch {
+    return null;
+  }
+}
+
+async function hashFile(file: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(file)) hash.update(chunk);
+  return hash.digest("hex");
+}
+
+async function verify(file: string, sha256: string, job: Job): Promise<void> {
+  job.report({ stage: "check", detail: file });
+  const actual = await hashFile(file);
+  if (actual === sha256.toLowerCase()) return;
+  if (file.endsWith(".part")) {
+    await rm(file, { force: true });
+    await rm(`${file}.json`, { force: true });
+  }
+  throw new LayerEnsemblesError(
+    "ERR_LE_LIBTORCH_BROKEN",
+    `Expected SHA-256 ${sha256.toLowerCase()} for ${path.basename(file).replace(/\.part$/, "")} but received ${actual}. ` +
+      "Fix: try again, or check the source of the file.",
+  );
+}
+
+// ---- pip ----
+
+/** Lets pip fetch the torch wheel, by the indexes that it is set up for. Gives the wheel's path. */
+async function pipDownload(job: Job): Promise<string> {
+  const folder = path.join(job.staging, "pip");
+  const named = `torch==${job.version}+${job.flavour}`;
+  const plain = `torch==${job.version}`;
+  const failures: string[] = [];
+  // Outside Linux x86-64, and on some mirrors, the wheel has no flavour in its version.
+  for (const requirement of job.flavour === "cpu" ? [named, plain] : [named]) {
+    const command = ["-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"];
+    job.report({ stage: "pip", detail: `python3 ${command.slice(0, 4).join(" ")} ${requirement}` });
+    const failure = await run(
+      "python3",
+      [...command, "--progress-bar", "off", "--dest", folder, requirement],
+      job.signal,
+    );
+    const wheel = failure === null ? (await readdir(folder)).find((name) => name.endsWith(".whl")) : undefined;
+    if (wheel) return path.join(folder, wheel);
+    failures.push(`${requirement}: ${failure ?? "no wheel was left"}`);
+    if (failure && /cannot be run|No module named/.test(failure)) break;
+  }
+  throw new LayerEnsemblesError("ERR_LE_LIBTORCH_NOT_FOUND", failures.join("; "));
+}
+
+/** Runs a command. Null where it succeeds, else the last thing it said. */
+function run(command: string, args: string[], signal: AbortSignal | undefined): Promise<string | null> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { stdio: ["ignore", "ignore", "pipe"], signal, killSignal: "SIGTERM" });
+    let said = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      said = (said + text).slice(-4_000);
+    });
+    child.on("error", (error) => {
+      if (signal?.aborted) reject(signal.reason);
+      else resolve(`${command} cannot be run (${(error as NodeJS.ErrnoException).code}); install Python 3 with pip`);
+    });
+    child.on("close", (code) => {
+      const lines = said.split("\n").map((line) => line.trim());
+      const last = lines.filter((line) => line && !line.startsWith("[notice]")).pop() ?? `exit code ${code}`;
+      resolve(code === 0 ? null : last.replace(/^ERROR: /, ""));
+    });
+  });
+}
+
+// ---- unpack and copy ----
+
+/** What a libtorch consists of, beside a folder called libtorch or torch in an archive. */
+const WANTED = /^(?:lib|include|share)\/|^(?:build-version|version\.py)$/;
+/** Parts of a Python package that nothing here uses. */
+const UNWANTED = /^lib\/libtorch_python\.|\.(?:a|lib|pyi?)$(?<!^version\.py)/;
+
+/** Unpacks `lib`, `include` and `share` of a libtorch archive or torch wheel. */
+async function unpack(archive: string, tree: string, job: Job): Promise<void> {
+  let zip: yauzl.ZipFile;
+  try {
+    zip = await new Promise((resolve, reject) =>
+      yauzl.open(archive, { lazyEntries: true, autoClose: false }, (error, file) =>
+        error ? reject(error) : resolve(file),
+      ),
+    );
+  } catch (error) {
+    throw damaged(archive, error);
+  }
+  try {
+    const entries = await listEntries(zip);
+    const total = entries.reduce((sum, [entry]) => sum + entry.uncompressedSize, 0);
+    let done = 0;
+    for (const [entry, name] of entries) {
+      job.signal?.throwIfAborted();
+      const file = path.join(tree, name);
+      await mkdir(path.dirname(file), { recursive: true });
+      const stream = await new Promise<Readable>((resolve, reject) =>
+        zip.openReadStream(entry, (error, opened) => (error ? reject(error) : resolve(opened))),
+      );
+      await pipeline(stream, createWriteStream(file), { signal: job.signal });
+      done += entry.uncompressedSize;
+      job.report({ stage: "unpack", detail: path.basename(archive), done, total });
+    }
+  } catch (error) {
+    if (job.signal?.aborted || (error as NodeJS.ErrnoException).syscall) throw error;
+    throw damaged(archive, error);
+  } finally {
+    zip.close();
+  }
+}
+
+/** The entries to unpack, each with its path below the libtorch folder. yauzl refuses absolute paths and "..". */
+function listEntries(zip: yauzl.ZipFile): Promise<[yauzl.Entry, string][]> {
+  return new Promise((resolve, reject) => {
+    const entries: [yauzl.Entry, string][] = [];
+    zip.on("error", reject);
+    zip.on("end", () => resolve(entries));
+    zip.on("entry", (entry: yauzl.Entry) => {
+      const name = /^(?:libtorch|torch)\/(.+)$/.exec(entry.fileName)?.[1];
+      const isFile = ((entry.externalFileAttributes >>> 16) & 0o170000) !== 0o120000 && !entry.fileName.endsWith("/");
+      if (name && isFile && WANTED.test(name) && !UNWANTED.test(name)) entries.push([entry, name]);
+      zip.readEntry();
+    });
+    zip.readEntry();
+  });
+}
+
+function damaged(archive: string, cause: unknown): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_LIBTORCH_BROKEN",
+    `Expected a complete zip archive or wheel for ${path.basename(archive)} but received a damaged one: ${reasonOf(cause)}. ` +
+      "Fix: download it again.",
+    { cause },
+  );
+}
+
+/** Copies a libtorch folder, a Python torch package, or the folder that holds either. */
+async function copyTree(from: string, tree: string, job: Job): Promise<void> {
+  const folders = [from, path.join(from, "torch"), path.join(from, "libtorch")];
+  const folder = folders.find((candidate) => existsSync(path.join(candidate, "lib", libraryName("torch_cpu"))));
+  if (!folder || !readVersion(folder)) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_LIBTORCH_NOT_FOUND",
+      `Expected a libtorch folder for --from but received "${from}", which holds no lib/${libraryName("torch_cpu")} or does not say its version`,
+    );
+  }
+  job.report({ stage: "copy", detail: folder });
+  await mkdir(tree);
+  for (const name of ["lib", "include", "share", "build-version", "version.py"]) {
+    if (!existsSync(path.join(folder, name))) continue;
+    await cp(path.join(folder, name), path.join(tree, name), {
+      recursive: true,
+      dereference: true,
+      filter: (source) => !UNWANTED.test(path.relative(folder, source)),
+    });
+    job.signal?.throwIfAborted();
+  }
+}
+
+// ---- lock, cleaning, errors ----
+
+/** Takes a lock file, waiting for a living holder. A holder shows life by touching the file. Gives the release. */
+async function lock(
+  file: string,
+  signal: AbortSignal | undefined,
+  report: (progress: InstallProgress) => void,
+): Promise<() => Promise<void>> {
+  const token = JSON.stringify({ pid: process.pid, host: os.hostname(), id: randomUUID() });
+  for (let told = false; ; ) {
+    try {
+      const handle = await open(file, "wx");
+      await handle.writeFile(token);
+      await handle.close();
+      break;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
+    const held = await readFile(file, "utf8").catch(() => null);
+    if (held === null) continue;
+    if (await isStale(file, held)) {
+      // Only one of several waiters can rename the file away.
+      const aside = `${file}.${randomUUID()}`;
+      await rename(file, aside).then(
+        () => rm(aside, { force: true }),
+        () => {},
+      );
+      continue;
+    }
+    if (!told) report({ stage: "wait", detail: `another process is installing (${file})` });
+    told = true;
+    await sleep(200, undefined, { signal });
+  }
+  const beat = setInterval(() => {
+    const now = new Date();
+    utimes(file, now, now).catch(() => {});
+  }, LOCK_BEAT);
+  beat.unref();
+  return async () => {
+    clearInterval(beat);
+    if ((await readFile(file, "utf8").catch(() => null)) === token) await rm(file, { force: true });
+  };
+}
+
+async function isStale(file: string, held: string): Promise<boolean> {
+  const info: Stats | null = await stat(file).catch(() => null);
+  if (info && Date.now() - info.mtimeMs > LOCK_STALE) return true;
+  try {
+    const { pid, host } = JSON.parse(held);
+    if (host !== os.hostname()) return false;
+    process.kill(pid, 0);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "ESRCH";
+  }
+}
+
+/** Removes what killed runs left for the same target. Called under the lock. */
+async function removeLeftovers(cache: string, name: string): Promise<void> {
+  for (const entry of await readdir(cache)) {
+    if (entry.startsWith(`.${name}-`)) await rm(path.join(cache, entry), { recursive: true, force: true });
+  }
+}
+
+function reasonOf(error: unknown): string {
+  const cause = (error as { cause?: { code?: string; message?: string } })?.cause;
+  const message = (error as Error)?.message ?? String(error);
+  return cause?.message ? `${message} (${cause.message})` : cause?.code ? `${message} (${cause.code})` : message;
+}
+
+function typed(error: unknown, cache: string, signal: AbortSignal | undefined): unknown {
+  if (error instanceof LayerEnsemblesError) return error;
+  if (signal?.aborted) return signal.reason;
+  const { code, message } = error as NodeJS.ErrnoException;
+  const fix =
+    code === "ENOSPC"
+      ? "Free about 1 GB there, or set XDG_CACHE_HOME to a folder on another disk."
+      : "Set XDG_CACHE_HOME to a folder that can be written.";
+  return new LayerEnsemblesError(
+    "ERR_LE_IO",
+    `Expected to write libtorch to ${cache} but received ${message ?? error}. Fix: ${fix}`,
+    { cause: error },
+  );
+}

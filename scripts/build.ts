@@ -1,0 +1,190 @@
+// Builds what is out of date: libtorch (fetched if none is found), the addons and the C++ tests, the TypeScript.
+//   npm run build
+// CXX, CC and CMAKE_BUILD_PARALLEL_LEVEL are respected.
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import os from "node:os";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { LayerEnsemblesError } from "../lib/errors.js";
+import { installLibtorch } from "../lib/native/install.js";
+import { type Libtorch, searchLibtorch } from "../lib/native/locate.js";
+import { LIBTORCH_VERSION, PACKAGE_ROOT } from "../lib/native/package.js";
+import { installProgressPrinter } from "../lib/native/progress.js";
+import { findTools } from "../lib/native/tools.js";
+
+const require = createRequire(import.meta.url);
+const root = PACKAGE_ROOT;
+
+/** Thrown with a message that is complete in itself; the stack is not shown. */
+export class BuildError extends Error {}
+
+/** Steps with their number and the time since the start, on stderr. */
+export class Progress {
+  private readonly start = performance.now();
+  private step = 0;
+  private lastText = "";
+
+  constructor(private readonly steps: number) {}
+
+  next(title: string): void {
+    this.step++;
+    this.lastText = "";
+    process.stderr.write(`[${this.step}/${this.steps}] ${title}  (${this.elapsed()})\n`);
+  }
+
+  detail(text: string): void {
+    process.stderr.write(`      ${text}  (${this.elapsed()})\n`);
+  }
+
+  /** Progress inside a step: a rewritten line on a terminal, every 10 % elsewhere. */
+  percent(percent: number, text: string): void {
+    if (process.stderr.isTTY) {
+      const end = percent >= 100 ? "\n" : "";
+      process.stderr.write(`\r\x1b[K      ${String(percent).padStart(3)} %  ${text}  (${this.elapsed()})${end}`);
+    } else {
+      const decade = `${Math.floor(percent / 10)}`;
+      if (decade !== this.lastText) this.detail(`${String(percent).padStart(3)} %  ${text}`);
+      this.lastText = decade;
+    }
+  }
+
+  elapsed(): string {
+    const seconds = Math.round((performance.now() - this.start) / 1000);
+    return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  }
+}
+
+/** Finds libtorch with headers, or fetches it into the user cache. */
+export async function provideLibtorch(progress: Progress): Promise<Libtorch> {
+  const version = process.env.LAYER_ENSEMBLES_LIBTORCH_VERSION ?? LIBTORCH_VERSION;
+  const { found, misses } = searchLibtorch({ headers: true, version });
+  const chosen = misses.find((miss) => miss.source === "LAYER_ENSEMBLES_LIBTORCH" && miss.folder);
+  if (chosen) {
+    throw new BuildError(
+      `Expected libtorch ${version} with headers in LAYER_ENSEMBLES_LIBTORCH but received ${chosen.folder}, which ${chosen.reason}. ` +
+        "Fix: correct that variable, or unset it so that libtorch is found or fetched.",
+    );
+  }
+  if (found) return found;
+  for (const miss of misses) if (miss.folder) progress.detail(`${miss.source} (${miss.folder}) ${miss.reason}`);
+  progress.detail(`no libtorch ${version} with headers found; fetching it (about 200 MB)`);
+  const result = await installLibtorch({ version, onProgress: installProgressPrinter(process.stderr) });
+  return result;
+}
+
+/** Threads for compiling: one for each core, and 2 GB of memory for each. */
+export function jobs(): number {
+  const asked = Number(process.env.CMAKE_BUILD_PARALLEL_LEVEL);
+  return asked > 0 ? asked : Math.max(1, Math.min(os.availableParallelism(), Math.floor(os.totalmem() / 2e9)));
+}
+
+/** Configures where the settings changed, then compiles what changed. */
+export async function cmake(folder: string, settings: Record<string, string>, progress: Progress): Promise<void> {
+  const tools = findTools();
+  for (const tool of [tools.compiler, tools.cmake, tools.make]) {
+    if (!tool.found) throw new BuildError(tool.problem ?? "");
+  }
+  const wanted = JSON.stringify({ settings, compiler: tools.compiler.path, cmake: tools.cmake.path, root });
+  const stamp = path.join(folder, "configured.json");
+  if (!existsSync(stamp) || readFileSync(stamp, "utf8") !== wanted) {
+    // A cache of another compiler or another libtorch cannot be trusted.
+    rmSync(path.join(folder, "CMakeCache.txt"), { force: true });
+    rmSync(path.join(folder, "CMakeFiles"), { force: true, recursive: true });
+    mkdirSync(folder, { recursive: true });
+    const defines = Object.entries(settings).map(([name, value]) => `-D${name}=${value}`);
+    await run("cmake", ["-S", root, "-B", folder, ...defines], () => {});
+    writeFileSync(stamp, wanted);
+  }
+  await run("cmake", ["--build", folder, "--parallel", String(jobs())], (line) => {
+    const match = /^\[\s*(?:(\d+)%|(\d+)\/(\d+))\] (.*)/.exec(line);
+    if (!match) return;
+    const percent = match[1] ? Number(match[1]) : Math.floor((100 * Number(match[2])) / Number(match[3]));
+    if (/Building|Linking/.test(match[4] ?? "")) progress.percent(percent, (match[4] ?? "").split("/").pop() ?? "");
+  });
+}
+
+/** Runs a command; where it fails, shows what it said. */
+async function run(command: string, args: string[], onLine: (line: string) => void): Promise<void> {
+  const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+  let said = "";
+  let rest = "";
+  const listen = (text: string) => {
+    said += text;
+    const lines = (rest + text).split("\n");
+    rest = lines.pop() ?? "";
+    lines.forEach(onLine);
+  };
+  child.stdout.setEncoding("utf8").on("data", listen);
+  child.stderr.setEncoding("utf8").on("data", listen);
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", resolve);
+  });
+  if (code !== 0) throw new BuildError(`${said.slice(-20_000)}\nFailed: ${command} ${args.join(" ")}`);
+}
+
+/** One text that changes when any file under the given paths does. */
+function fingerprint(paths: string[]): string {
+  const hash = createHash("sha256");
+  const visit = (item: string) => {
+    const info = statSync(item);
+    if (info.isDirectory()) for (const name of readdirSync(item).sort()) visit(path.join(item, name));
+    else hash.update(`${item} ${info.size} ${info.mtimeMs}\n`);
+  };
+  for (const item of paths) visit(path.join(root, item));
+  return hash.digest("hex");
+}
+
+function compileTypeScript(progress: Progress): void {
+  const stamp = path.join(root, "build", "typescript.fingerprint");
+  const now = fingerprint(["lib", "tsconfig.json", "tsconfig.build.json", "package.json"]);
+  const dist = path.join(root, "dist");
+  if (existsSync(dist) && existsSync(stamp) && readFileSync(stamp, "utf8") === now) {
+    progress.detail("up to date");
+    return;
+  }
+  rmSync(dist, { recursive: true, force: true });
+  rmSync(stamp, { force: true });
+  const tsc = require.resolve("typescript/bin/tsc");
+  const result = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
+  if (result.status !== 0) throw new BuildError("Failed: tsc -p tsconfig.build.json");
+  writeFileSync(stamp, now);
+}
+
+/** Everything that `npm test` and `npm run demo` need. */
+export async function build(): Promise<Libtorch> {
+  const progress = new Progress(3);
+  progress.next("libtorch");
+  const libtorch = await provideLibtorch(progress);
+  progress.detail(`${libtorch.version} (${libtorch.flavour}) from ${libtorch.source}: ${libtorch.folder}`);
+  progress.next("addon and C++ tests");
+  const folder = path.join(root, "build");
+  await cmake(folder, { LIBTORCH: libtorch.folder, CMAKE_JS_INC: require("node-api-headers").include_dir }, progress);
+  const info = { libtorch: libtorch.version, flavour: libtorch.flavour };
+  writeFileSync(path.join(folder, "Release", "build-info.json"), `${JSON.stringify(info)}\n`);
+  progress.next("TypeScript");
+  compileTypeScript(progress);
+  process.stderr.write(`Built in ${progress.elapsed()}.\n`);
+  return libtorch;
+}
+
+/** Runs a script's main function; an expected failure prints its message alone. */
+export async function main(action: () => Promise<number | undefined>): Promise<void> {
+  try {
+    process.exitCode = (await action()) ?? 0;
+  } catch (error) {
+    const expected = error instanceof BuildError || error instanceof LayerEnsemblesError;
+    process.stderr.write(`${expected ? error.message : (error as Error).stack}\n`);
+    process.exitCode = 1;
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+  await main(async () => {
+    await build();
+    return 0;
+  });
+}

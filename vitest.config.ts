@@ -1,0 +1,13 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    // A crash inside the addon ends one fork, not the run.
+    pool: "forks",
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    env: { OMP_WAIT_POLICY: "passive", OMP_NUM_THREADS: "2" },
+  },
+});
