@@ -25,10 +25,12 @@ LoadedTrainingState read_training_state(const std::string& path) {
   LoadedTrainingState state;
   state.progress = Json::parse(progress->second, code::kCheckpoint);
   for (auto& [name, tensor] : file.tensors) {
-    if (name.starts_with(kModel)) state.model.emplace(name.substr(std::string(kModel).size()), std::move(tensor));
+    if (name.starts_with(kModel))
+      state.model.emplace(name.substr(std::string(kModel).size()), std::move(tensor));
     else if (name.starts_with(kOptimizer))
       state.optimizer.emplace(name.substr(std::string(kOptimizer).size()), std::move(tensor));
-    else fail(code::kCheckpoint, "Expected model and optimizer tensors in ", path, " but received '", name, "'.");
+    else
+      fail(code::kCheckpoint, "Expected model and optimizer tensors in ", path, " but received '", name, "'.");
   }
   return state;
 }

@@ -1,8 +1,8 @@
 #include "ensemble.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -152,8 +152,7 @@ void Ensemble::load_state(const std::map<std::string, at::Tensor>& tensors) {
         wrong += " unexpected " + name + ";";
         if (wrong.size() > 2000) break;
       }
-  if (!wrong.empty())
-    fail(code::kCheckpoint, "Expected the weights of this architecture but received others:", wrong);
+  if (!wrong.empty()) fail(code::kCheckpoint, "Expected the weights of this architecture but received others:", wrong);
   at::NoGradGuard no_grad;
   backbone_->end_inference();
   for (const auto& [name, tensor] : mine) tensor.copy_(tensors.at(name));

@@ -27,18 +27,24 @@ PredictOptions PredictOptions::from(const Json& options) {
   result.skip = options.integer_or("skip", 0);
   result.batch_size = options.integer_or("batchSize", 8);
   const std::string fusion = options.string_or("fusion", "mean");
-  if (fusion == "mean") result.reduce.fusion = Fusion::kMean;
-  else if (fusion == "logit-mean") result.reduce.fusion = Fusion::kLogitMean;
-  else if (fusion == "vote") result.reduce.fusion = Fusion::kVote;
-  else if (fusion == "last") result.reduce.fusion = Fusion::kLast;
-  else fail(code::kOption, "Expected mean, logit-mean, vote or last for option 'fusion' but received '", fusion, "'.");
+  if (fusion == "mean")
+    result.reduce.fusion = Fusion::kMean;
+  else if (fusion == "logit-mean")
+    result.reduce.fusion = Fusion::kLogitMean;
+  else if (fusion == "vote")
+    result.reduce.fusion = Fusion::kVote;
+  else if (fusion == "last")
+    result.reduce.fusion = Fusion::kLast;
+  else
+    fail(code::kOption, "Expected mean, logit-mean, vote or last for option 'fusion' but received '", fusion, "'.");
   result.reduce.weights = options.numbers_or("weights", {});
   if (options.has("maps")) {
     result.reduce.maps = 0;
     for (const auto& name : options.strings_or("maps", {})) {
       unsigned bit = 0;
       while (bit < kMapCount && name != kMapNames[bit]) ++bit;
-      if (bit == kMapCount) fail(code::kOption, "Expected the name of a map for option 'maps' but received '", name, "'.");
+      if (bit == kMapCount)
+        fail(code::kOption, "Expected the name of a map for option 'maps' but received '", name, "'.");
       result.reduce.maps |= 1u << bit;
     }
   }

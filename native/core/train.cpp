@@ -2,11 +2,11 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
-#include <ATen/TensorOperators.h>
 
 #include <algorithm>
 #include <chrono>
@@ -91,7 +91,8 @@ TrainOptions TrainOptions::from(const Json& options) {
   result.augmentation.fill_mask =
       static_cast<uint8_t>(result.ignore_index >= 0 && result.ignore_index < 256 ? result.ignore_index : 0);
   Json::Object decisive = options.object("training options");
-  for (const char* name : {"epochs", "run", "resume", "checkpointEvery", "earlyStopping", "restoreBest"}) decisive.erase(name);
+  for (const char* name : {"epochs", "run", "resume", "checkpointEvery", "earlyStopping", "restoreBest"})
+    decisive.erase(name);
   result.decisive = std::move(decisive);
   result.run = options.string_or("run", "");
   result.resume = options.boolean_or("resume", false);
@@ -132,8 +133,10 @@ class Trainer {
     if (validation_) validation_->validate("validation", channels, ensemble.classes(), options.ignore_index);
     if (weights_.empty()) weights_.assign(ensemble.heads().size(), 1.0);
     if (weights_.size() != ensemble.heads().size())
-      fail(code::kOption, "Expected ", ensemble.heads().size(), " numbers, one per head, for option 'headWeights' but "
-           "received ", weights_.size(), ".");
+      fail(code::kOption, "Expected ", ensemble.heads().size(),
+           " numbers, one per head, for option 'headWeights' but "
+           "received ",
+           weights_.size(), ".");
     for (const double weight : weights_) checked(weight, "headWeights", 0);
     Json::Array heads;
     for (const auto& head : ensemble.heads()) heads.emplace_back(head.name);
@@ -170,18 +173,15 @@ class Trainer {
 
  private:
   bool exhausted() const {
-    return validation_ && options_.early_stopping > 0 && best_epoch_ >= 0 && epoch_ - 1 - best_epoch_ >= options_.early_stopping;
+    return validation_ && options_.early_stopping > 0 && best_epoch_ >= 0 &&
+           epoch_ - 1 - best_epoch_ >= options_.early_stopping;
   }
 
   Json run_epoch() {
     const auto epoch_start = std::chrono::steady_clock::now();
     const Json losses = train_epoch();
-    Json::Object event{{"type", "epoch"},
-                       {"epoch", epoch_},
-                       {"epochs", options_.epochs},
-                       {"loss", epoch_loss_},
-                       {"losses", losses},
-                       {"learningRate", learning_rate_}};
+    Json::Object event{{"type", "epoch"},     {"epoch", epoch_},  {"epochs", options_.epochs},
+                       {"loss", epoch_loss_}, {"losses", losses}, {"learningRate", learning_rate_}};
     const double training_seconds = seconds_since(epoch_start);
     double monitored = epoch_loss_;
     if (validation_) event["validation"] = validate(monitored);
@@ -194,8 +194,7 @@ class Trainer {
       keep_best();
     }
     ++epoch_;
-    if (!options_.run.empty() &&
-        (epoch_ % options_.checkpoint_every == 0 || epoch_ == options_.epochs || exhausted()))
+    if (!options_.run.empty() && (epoch_ % options_.checkpoint_every == 0 || epoch_ == options_.epochs || exhausted()))
       save();
     const double seconds = seconds_since(epoch_start);
     event["seconds"] = seconds;
@@ -251,7 +250,8 @@ class Trainer {
       at::Tensor total;
       for (size_t k = 0; k < losses.size(); ++k)
         if (weights_[k] > 0) total = total.defined() ? total + losses[k] * weights_[k] : losses[k] * weights_[k];
-      if (!total.defined()) fail(code::kOption, "Expected a positive number in option 'headWeights' but received none.");
+      if (!total.defined())
+        fail(code::kOption, "Expected a positive number in option 'headWeights' but received none.");
       (group > 1 ? total / static_cast<double>(group) : total).backward();
       unread.push_back(at::stack(losses).detach());
       unread_sizes.push_back(batch.size());
@@ -327,7 +327,8 @@ class Trainer {
       const auto images = static_cast<double>(batch.size());
       const at::Tensor target = batch.targets.to(ensemble_.device(), true);
       const auto size = batch.images.sizes().slice(2);
-      auto logits = ensemble_.logits(batch.images.to(ensemble_.device(), options_.dtype, true, false, ensemble_.memory_format()));
+      auto logits =
+          ensemble_.logits(batch.images.to(ensemble_.device(), options_.dtype, true, false, ensemble_.memory_format()));
       for (size_t k = 0; k < count; ++k) {
         const at::Tensor full = interpolate(logits[k], size);
         losses[k] += loss_(full, target).item<double>() * images;

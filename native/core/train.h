@@ -16,10 +16,10 @@ struct TrainOptions {
   int64_t batch_size = 8;
   int64_t accumulate = 1;  // batches per optimiser step
   double learning_rate = 1e-4;
-  Json loss, optimizer, schedule;     // see losses.h, optim.h, schedule.h
-  std::vector<double> head_weights;   // w_k, one per head; empty: all 1
-  double clip_norm = 0;               // 0: no clipping
-  int64_t early_stopping = 0;         // epochs without a better validation loss; 0: off
+  Json loss, optimizer, schedule;    // see losses.h, optim.h, schedule.h
+  std::vector<double> head_weights;  // w_k, one per head; empty: all 1
+  double clip_norm = 0;              // 0: no clipping
+  int64_t early_stopping = 0;        // epochs without a better validation loss; 0: off
   AugmentOptions augmentation;
   uint64_t seed = 0;
   int64_t ignore_index = 255;
@@ -37,8 +37,8 @@ struct TrainOptions {
 //
 // Events go to control.report: {"type": "start", ...} once, {"type": "batch", "epoch", "batch", "batches", "loss",
 // "losses": {head: value}, "learningRate", "imagesPerSecond", "secondsLeft"} at most ten times a second, and {"type":
-// "epoch", "epoch", "loss", "losses", "validation": {"loss", "heads": {name: {"dice", "nll"}}, "fused": {"dice", "nll"}},
-// "learningRate", "seconds", "imagesPerSecond", "secondsLeft", "best", "improved"} after each.
+// "epoch", "epoch", "loss", "losses", "validation": {"loss", "heads": {name: {"dice", "nll"}}, "fused": {"dice",
+// "nll"}}, "learningRate", "seconds", "imagesPerSecond", "secondsLeft", "best", "improved"} after each.
 //
 // Returns {"epochs": [the epoch events of this call], "best": {"epoch", "loss"}, "stopped": "epochs" | "early"}.
 // Errors: ERR_LE_ABORTED, ERR_LE_DIVERGED, ERR_LE_CHECKPOINT, ERR_LE_IO, and those of Dataset::validate.

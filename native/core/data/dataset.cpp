@@ -25,7 +25,8 @@ void Dataset::validate(const std::string& what, int64_t channels, int64_t classe
       fail(code::kShape, "Expected ", samples[0].height, "×", samples[0].width, " for ", name(), " but received ",
            sample.height, "×", sample.width, ": give the dataset one size.");
     for (const float value : sample.image)
-      if (!std::isfinite(value)) fail(code::kValue, "Expected finite numbers for ", name(), " but received ", value, ".");
+      if (!std::isfinite(value))
+        fail(code::kValue, "Expected finite numbers for ", name(), " but received ", value, ".");
     for (const uint8_t label : sample.mask)
       if (label >= classes && label != ignore_index)
         fail(code::kValue, "Expected labels from 0 to ", classes - 1, " for ", name(), " but received ",

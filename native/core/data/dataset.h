@@ -17,8 +17,8 @@ namespace le {
 struct Dataset {
   std::vector<Sample2d> samples;
 
-  // Every image finite and of `channels` channels, every mask of its image's size with labels below `classes` or equal to
-  // `ignore_index`, all of one size: else ERR_LE_SHAPE or ERR_LE_VALUE naming the sample by `what` and index.
+  // Every image finite and of `channels` channels, every mask of its image's size with labels below `classes` or equal
+  // to `ignore_index`, all of one size: else ERR_LE_SHAPE or ERR_LE_VALUE naming the sample by `what` and index.
   void validate(const std::string& what, int64_t channels, int64_t classes, int64_t ignore_index) const;
 };
 

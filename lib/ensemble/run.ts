@@ -1,0 +1,85 @@
+import { mkdir, readFile } from "node:fs/promises";
+import path from "node:path";
+import { isMissing, writeAtomic } from "../data/files.js";
+import { LayerEnsemblesError } from "../errors.js";
+
+/** Version of run.json's layout. */
+const FORMAT = 1;
+
+/** The files of a run folder. */
+export const RUN_FILES = {
+  run: "run.json",
+  weights: "weights.safetensors",
+  state: "state.safetensors",
+  history: "history.csv",
+} as const;
+
+/** What run.json says: all that loading a model needs beside its weights, and how it came to be. */
+export interface Run {
+  format: number;
+  /** Versions that wrote it. */
+  versions: Record<string, string>;
+  /** {@link Backbone.config}. */
+  backbone: Record<string, unknown>;
+  /** Options of the ensemble; `taps` in head order. */
+  ensemble: {
+    taps: string[];
+    classes: number;
+    final: boolean;
+    dropout: number;
+    freezeBackbone: boolean;
+    inputSize: number[];
+    seed: number;
+  };
+  /** First heads left out of predictions, unless a call says otherwise. */
+  skip: number;
+  /** Options of training, as given. */
+  training?: Record<string, unknown>;
+  /** Caller's facts: preprocessing, class names, where the data came from. */
+  notes: Record<string, unknown>;
+}
+
+/**
+ * Reads a run folder's run.json.
+ * @throws ERR_LE_CHECKPOINT where it is missing, cut short or of a later format
+ */
+export async function readRun(folder: string): Promise<Run> {
+  const file = path.join(folder, RUN_FILES.run);
+  let text: string;
+  try {
+    text = await readFile(file, "utf8");
+  } catch (cause) {
+    const what = isMissing(cause) ? "no such file" : String(cause);
+    throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `Expected a run's ${RUN_FILES.run} at ${file} but received ${what}.`, {
+      cause,
+    });
+  }
+  let run: Run;
+  try {
+    run = JSON.parse(text) as Run;
+  } catch (cause) {
+    throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `Expected JSON in ${file} but received a damaged file.`, { cause });
+  }
+  const sound =
+    typeof run === "object" &&
+    run !== null &&
+    typeof run.backbone === "object" &&
+    Array.isArray(run.ensemble?.taps) &&
+    Number.isInteger(run.ensemble?.classes);
+  if (!sound)
+    throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `Expected a run's description in ${file} but received other JSON.`);
+  if (run.format !== FORMAT)
+    throw new LayerEnsemblesError(
+      "ERR_LE_CHECKPOINT",
+      `Expected format ${FORMAT} in ${file} but received ${run.format}: use the version of layer-ensembles that wrote it.`,
+    );
+  return { ...run, notes: run.notes ?? {}, skip: run.skip ?? 0 };
+}
+
+/** Writes run.json, atomically; the folder is made. @throws ERR_LE_IO */
+export async function writeRun(folder: string, run: Omit<Run, "format">): Promise<void> {
+  await mkdir(folder, { recursive: true }).catch((cause) => {
+    throw new LayerEnsemblesError("ERR_LE_IO", `Expected to make the folder ${folder} but received ${cause}.`, { cause });
+  });
+  await writeAtomic(path.join(folder, RUN_FILES.run), `${JSON.stringify({ format: FORMAT, ...run }, null, 2)}\n`);
+}

@@ -1,0 +1,240 @@
+import type { NdArray } from "../arrays.js";
+import { type OptionSpecs, option } from "../options.js";
+
+/** What training needs of a sample: an image of C×H×W, normalised, and its mask of H×W class indices. */
+export interface TrainingSample {
+  readonly image: NdArray<Float32Array>;
+  readonly mask?: NdArray<Uint8Array> | undefined;
+}
+
+/** Anything that yields samples, all of one size: an array, a `Dataset`, a generator. */
+export type SampleSource = Iterable<TrainingSample> | AsyncIterable<TrainingSample>;
+
+/**
+ * A loss of the caller's own: from one head's logits (N×C×H×W) and the target (N×H×W class indices, 255 where ignored) to
+ * its value and the gradient of the value with respect to the logits (as many numbers, in the same order).
+ */
+export type CustomLoss = (
+  logits: NdArray<Float32Array>,
+  target: NdArray<Uint8Array>,
+) => { value: number; gradient: Float32Array };
+
+/** Losses of SPEC section 12: each a mean over the batch. */
+export type LossName = "softDice" | "crossEntropy" | "diceCrossEntropy" | "focal" | "tversky" | "jaccard";
+
+/** A loss with its options. */
+export interface LossOptions {
+  name: LossName;
+  /** softDice, diceCrossEntropy, tversky, jaccard: average over class 0 too. @default false */
+  includeBackground?: boolean;
+  /** softDice and kin: added to numerator and denominator. @default 1e-5 */
+  smooth?: number;
+  /** crossEntropy, diceCrossEntropy, focal: one weight per class. @default all 1 */
+  classWeights?: number[];
+  /** crossEntropy, diceCrossEntropy: share of the target spread over all classes, 0 to below 1. @default 0 */
+  labelSmoothing?: number;
+  /** focal: exponent. @default 2 */
+  gamma?: number;
+  /** tversky: weight of false positives. @default 0.5 */
+  alpha?: number;
+  /** tversky: weight of false negatives. @default 0.5 */
+  beta?: number;
+}
+
+/** An optimiser with its options; defaults are PyTorch's. */
+export interface OptimizerOptions {
+  name: "adam" | "adamw" | "sgd";
+  /** adam, adamw. @default [0.9, 0.999] */
+  betas?: [number, number];
+  /** adam, adamw. @default 1e-8 */
+  eps?: number;
+  /** @default 0 (adamw: 0.01) */
+  weightDecay?: number;
+  /** sgd. @default 0 */
+  momentum?: number;
+  /** sgd. @default false */
+  nesterov?: boolean;
+  /** One kernel for all parameters; `false` runs the same arithmetic by single operations. @default true */
+  fused?: boolean;
+}
+
+/** A learning-rate schedule with its options; see torch.optim.lr_scheduler for the meaning of each. */
+export interface ScheduleOptions {
+  name: "constant" | "plateau" | "cosine" | "onecycle";
+  /** plateau. @default 0.1 */
+  factor?: number;
+  /** plateau: epochs. @default 10 */
+  patience?: number;
+  /** plateau: relative. @default 1e-4 */
+  threshold?: number;
+  /** plateau: epochs. @default 0 */
+  cooldown?: number;
+  /** plateau, cosine: lowest factor of the base rate. @default 0 */
+  minFactor?: number;
+  /** cosine: optimiser steps of linear warm-up. @default 0 */
+  warmupSteps?: number;
+  /** onecycle: share of the steps that the rate rises. @default 0.3 */
+  pctStart?: number;
+  /** onecycle: base rate / first rate. @default 25 */
+  divFactor?: number;
+  /** onecycle: first rate / last rate. @default 1e4 */
+  finalDivFactor?: number;
+}
+
+/** Random changes of each training sample, drawn anew each epoch; the mask moves along. 0 switches a part off. */
+export interface AugmentOptions {
+  /** Probability. @default 0 */
+  flipHorizontal?: number;
+  /** Probability. @default 0 */
+  flipVertical?: number;
+  /** Degrees, ±. @default 0 */
+  rotation?: number;
+  /** Zoom factor, [low, high]. @default [1, 1] */
+  scale?: [number, number];
+  /** Share of the side, ±. @default 0 */
+  translation?: number;
+  /** Added, ±, in standard deviations of the image. @default 0 */
+  brightness?: number;
+  /** Factor 1 ± contrast about the image's mean. @default 0 */
+  contrast?: number;
+  /** Standard deviation of Gaussian noise, in standard deviations of the image. @default 0 */
+  noise?: number;
+}
+
+/** How a model is trained. */
+export interface FitOptions {
+  /** Validation samples: per-head and fused Dice and nll after each epoch, and the choice of the best weights. */
+  validation?: SampleSource;
+  /** @default 50 */
+  epochs?: number;
+  /** Samples per batch; batches of an epoch differ by at most one. @default 8 */
+  batchSize?: number;
+  /** Batches per optimiser step. @default 1 */
+  accumulate?: number;
+  /** Base rate; the schedule gives factors of it. @default 1e-3 */
+  learningRate?: number;
+  /** One of the losses, by name or with options, or the caller's own function. @default "diceCrossEntropy" */
+  loss?: LossName | LossOptions | CustomLoss;
+  /** @default "adam" */
+  optimizer?: OptimizerOptions["name"] | OptimizerOptions;
+  /** @default "cosine" */
+  schedule?: ScheduleOptions["name"] | ScheduleOptions;
+  /** One weight per head, in head order; 0 leaves a head out of the loss. @default all 1 */
+  headWeights?: number[];
+  /** Largest joint L2 norm of the gradients; 0 switches clipping off. @default 0 */
+  clipNorm?: number;
+  /** Stop after so many epochs without a better validation loss; 0 switches it off. @default 0 */
+  earlyStopping?: number;
+  /** @default none */
+  augment?: AugmentOptions;
+  /** Order, augmentation and dropout. The same seed, machine and thread count give the same weights. @default 0 */
+  seed?: number;
+  /** Label that counts nowhere. @default 255 */
+  ignoreIndex?: number;
+  /** Folder for checkpoints, history.csv and TensorBoard events; it makes the run resumable. @default none */
+  run?: string;
+  /** Go on from the run's last checkpoint. Without it, a folder that holds a run is refused. @default false */
+  resume?: boolean;
+  /** Epochs between checkpoints. @default 1 */
+  checkpointEvery?: number;
+  /** End with the weights of the lowest validation loss instead of the last ones. @default true */
+  restoreBest?: boolean;
+  /** Stops at the next batch; what the last checkpoint holds stays. The promise rejects with `signal.reason`. */
+  signal?: AbortSignal;
+  /** Called at most ten times a second, and after each epoch. */
+  onProgress?: (event: TrainingEvent) => void;
+  /** More facts for run.json, such as where the data came from. */
+  notes?: Record<string, unknown>;
+}
+
+/** Dice (mean over foreground classes and images) and nll (mean over images) on validation. */
+export interface Score {
+  dice: number;
+  nll: number;
+}
+
+/** What happened in training. Epochs and batches count from 0; losses are means since the last event. */
+export type TrainingEvent =
+  | { type: "start"; epoch: number; epochs: number; resumed: boolean }
+  | {
+      type: "batch";
+      epoch: number;
+      epochs: number;
+      batch: number;
+      batches: number;
+      loss: number;
+      losses: Record<string, number>;
+      learningRate: number;
+      imagesPerSecond: number;
+      secondsLeft: number;
+    }
+  | EpochEvent;
+
+/** One epoch. `loss` is Σ_k w_k · L_k, as the optimiser saw it. */
+export interface EpochEvent {
+  type: "epoch";
+  epoch: number;
+  epochs: number;
+  loss: number;
+  losses: Record<string, number>;
+  validation?: { loss: number; heads: Record<string, Score & { loss: number }>; fused: Score };
+  learningRate: number;
+  seconds: number;
+  imagesPerSecond: number;
+  secondsLeft: number;
+  best: { epoch: number; loss: number };
+  improved: boolean;
+}
+
+/** What `fit` returns. */
+export interface History {
+  /** The epochs of this call; a resumed run's earlier ones are in its history.csv. */
+  epochs: EpochEvent[];
+  best: { epoch: number; loss: number } | null;
+  stopped: "epochs" | "early";
+}
+
+const nonNegative = option.number({ min: 0 });
+const NAMED_LOSSES = ["softDice", "crossEntropy", "diceCrossEntropy", "focal", "tversky", "jaccard"] as const;
+
+export const LOSS_OPTIONS: OptionSpecs = {
+  name: option.oneOf(NAMED_LOSSES),
+  includeBackground: option.boolean(),
+  smooth: nonNegative,
+  classWeights: option.array(nonNegative),
+  labelSmoothing: option.number({ min: 0, max: 1 }),
+  gamma: nonNegative,
+  alpha: nonNegative,
+  beta: nonNegative,
+};
+export const OPTIMIZER_OPTIONS: OptionSpecs = {
+  name: option.oneOf(["adam", "adamw", "sgd"]),
+  betas: option.array(option.number({ min: 0, max: 1 }), { length: 2 }),
+  eps: nonNegative,
+  weightDecay: nonNegative,
+  momentum: nonNegative,
+  nesterov: option.boolean(),
+  fused: option.boolean(),
+};
+export const SCHEDULE_OPTIONS: OptionSpecs = {
+  name: option.oneOf(["constant", "plateau", "cosine", "onecycle"]),
+  factor: nonNegative,
+  patience: option.integer({ min: 0 }),
+  threshold: nonNegative,
+  cooldown: option.integer({ min: 0 }),
+  minFactor: nonNegative,
+  warmupSteps: option.integer({ min: 0 }),
+  pctStart: option.number({ min: 0, max: 1 }),
+  divFactor: nonNegative,
+  finalDivFactor: nonNegative,
+};
+export const AUGMENT_OPTIONS: OptionSpecs = {
+  flipHorizontal: option.number({ min: 0, max: 1 }),
+  flipVertical: option.number({ min: 0, max: 1 }),
+  rotation: nonNegative,
+  scale: option.array(option.number({ min: 0.05, max: 20 }), { length: 2 }),
+  translation: option.number({ min: 0, max: 1 }),
+  brightness: nonNegative,
+  contrast: option.number({ min: 0, max: 1 }),
+  noise: nonNegative,
+};

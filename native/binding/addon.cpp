@@ -1,0 +1,60 @@
+// The addon's entry point, and what concerns the process as a whole.
+#include <ATen/Parallel.h>
+#include <torch/version.h>
+
+#include "allocator.h"
+#include "convert.h"
+#include "device.h"
+#include "error.h"
+#include "errors.h"
+#include "jobs.h"
+#include "models.h"
+#include "napi_setup.h"
+#include "version.h"
+
+namespace {
+
+using namespace le;
+using namespace le::binding;
+
+// configure({threads?, allocator?})
+void configure(const Napi::CallbackInfo& info) {
+  try {
+    const Json options = to_json(info[0]);
+    if (options.has("threads")) {
+      const int64_t threads = options.at("threads").integer("threads");
+      if (threads < 1 || threads > 1024)
+        fail(code::kOption, "Expected 1 to 1024 for option 'threads' but received ", threads, ".");
+      at::set_num_threads(static_cast<int>(threads));
+    }
+    if (options.has("allocator")) use_pool_allocator(options.at("allocator").string("allocator") == "pool");
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw to_error(info.Env(), describe(std::current_exception()));
+  }
+}
+
+Napi::Value info(const Napi::CallbackInfo& info) {
+  Napi::Object result = from_json(info.Env(), device_info()).As<Napi::Object>();
+  result.Set("addon", kVersion);
+  result.Set("builtFor", TORCH_VERSION);
+  return result;
+}
+
+void trim_memory(const Napi::CallbackInfo&) { trim_allocator(); }
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  static const bool pooled = (use_pool_allocator(true), true);  // once per process; configure() may switch it off
+  (void)pooled;
+  Channel::install(env);
+  exports.Set("configure", Napi::Function::New(env, configure, "configure"));
+  exports.Set("info", Napi::Function::New(env, info, "info"));
+  exports.Set("trimMemory", Napi::Function::New(env, trim_memory, "trimMemory"));
+  export_models(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(layer_ensembles, initialise)

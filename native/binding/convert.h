@@ -1,0 +1,38 @@
+#pragma once
+// JavaScript values ↔ the core's values. Everything is copied: no array of JavaScript is read off its thread.
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "json.h"
+#include "napi_setup.h"
+
+namespace le::binding {
+
+// Plain data only: functions and symbols are ERR_LE_OPTION; undefined properties are left out.
+Json to_json(const Napi::Value& value, int depth = 0);
+Napi::Value from_json(Napi::Env env, const Json& json);
+
+std::string to_string(const Napi::Value& value, const char* what);
+
+// A float tensor with a copy of the Float32Array's numbers. ERR_LE_SHAPE where data and shape do not fit.
+at::Tensor to_tensor(const Napi::Value& data, const Napi::Value& shape, const char* what);
+
+// Memory that is filled off the JavaScript thread and then handed over to it without a copy.
+class HostArray {
+ public:
+  HostArray() = default;
+  explicit HostArray(const at::Tensor& tensor);  // float, double, uint8 or int64 (which becomes double)
+  // {data: typed array, shape: number[]}; undefined for a HostArray of no tensor.
+  Napi::Value release(Napi::Env env);
+
+ private:
+  std::unique_ptr<void, void (*)(void*)> data_{nullptr, std::free};
+  size_t length_ = 0;
+  napi_typedarray_type type_ = napi_float32_array;
+  std::vector<int64_t> shape_;
+};
+
+}  // namespace le::binding

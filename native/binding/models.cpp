@@ -1,0 +1,451 @@
+#include "models.h"
+
+#include <algorithm>
+
+#include "backbones/backbone.h"
+#include "convert.h"
+#include "device.h"
+#include "ensemble.h"
+#include "errors.h"
+#include "handles.h"
+#include "jobs.h"
+#include "predict.h"
+#include "train.h"
+
+namespace le::binding {
+
+namespace {
+
+// A backbone and the thread that runs everything done with it, so that no two jobs touch one network at a time.
+struct BackboneHandle {
+  explicit BackboneHandle(Napi::Env env) : worker(std::make_unique<Worker>(env)) {}
+  std::shared_ptr<Backbone> backbone;  // null before it is created and after it is disposed of
+  std::unique_ptr<Worker> worker;
+  bool disposed = false;
+  int64_t bytes = 0;  // reported to V8 as external memory
+
+  Backbone& get() const {
+    if (!backbone) fail(code::kDisposed, "Expected a backbone that is in use but received one that was disposed of.");
+    return *backbone;
+  }
+};
+
+struct EnsembleHandle {
+  explicit EnsembleHandle(std::shared_ptr<BackboneHandle> owner) : owner(std::move(owner)) {}
+  std::shared_ptr<BackboneHandle> owner;
+  std::unique_ptr<Ensemble> ensemble;
+  at::ScalarType dtype = at::kFloat;
+  bool disposed = false;
+
+  Ensemble& get() const {
+    if (!ensemble || !owner->backbone)
+      fail(code::kDisposed, "Expected an ensemble that is in use but received one that was disposed of.");
+    return *ensemble;
+  }
+};
+
+std::shared_ptr<BackboneHandle> backbone_of(const Napi::CallbackInfo& info) {
+  auto handle = from_handle<BackboneHandle>(info[0], kBackboneTag, "backbone");
+  if (handle->disposed) fail(code::kDisposed, "Expected a backbone in use but received one that was disposed of.");
+  return handle;
+}
+
+std::shared_ptr<EnsembleHandle> ensemble_of(const Napi::CallbackInfo& info) {
+  auto handle = from_handle<EnsembleHandle>(info[0], kEnsembleTag, "ensemble");
+  if (handle->disposed || handle->owner->disposed)
+    fail(code::kDisposed, "Expected an ensemble in use but received one that was disposed of.");
+  return handle;
+}
+
+// The caller's control, or a fresh one where it gave none.
+std::shared_ptr<Control> control_of(const Napi::Value& value) {
+  if (value.IsUndefined() || value.IsNull()) return std::make_shared<Control>();
+  return from_handle<Control>(value, kControlTag, "control");
+}
+
+Finish finish_json(Json json) {
+  return [json = std::move(json)](Napi::Env env) { return from_json(env, json); };
+}
+
+int64_t bytes_of(const NamedTensors& tensors) {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : tensors) bytes += static_cast<int64_t>(tensor.nbytes());
+  return bytes;
+}
+
+Json describe_layers(const Backbone& backbone) {
+  Json::Array layers;
+  for (const Layer& layer : backbone.layers()) {
+    Json::Object entry{
+        {"name", layer.name}, {"type", layer.type}, {"parameters", layer.parameters}, {"tappable", layer.tappable}};
+    if (!layer.tappable) entry["whyNot"] = layer.why_not;
+    layers.emplace_back(std::move(entry));
+  }
+  return layers;
+}
+
+Json integers(const std::vector<int64_t>& values) { return Json::Array(values.begin(), values.end()); }
+
+// A copy: the file holds what the tensors were when the job ran.
+NamedTensors backbone_state(const Backbone& backbone, const std::string& prefix) {
+  NamedTensors all = backbone.parameters();
+  for (auto& buffer : backbone.buffers()) all.push_back(std::move(buffer));
+  NamedTensors chosen;
+  for (auto& [name, tensor] : all)
+    if (name.starts_with(prefix)) chosen.emplace_back(name.substr(prefix.size()), std::move(tensor));
+  return chosen;
+}
+
+// createBackbone(config) → {handle, ready: Promise<{layers, config}>}
+Napi::Value create_backbone(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  auto handle = std::make_shared<BackboneHandle>(env);
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("handle", make_handle(env, handle, kBackboneTag));
+  result.Set("ready", run_job(env, *handle->worker, std::make_shared<Control>(),
+                              [handle, config = to_json(info[0])]() -> Finish {
+                                handle->backbone = make_backbone(config);
+                                handle->bytes = bytes_of(handle->backbone->parameters());
+                                const Json described = Json::Object{{"layers", describe_layers(*handle->backbone)},
+                                                                    {"inChannels", handle->backbone->in_channels()},
+                                                                    {"config", handle->backbone->config()}};
+                                return [handle, described](Napi::Env env) {
+                                  Napi::MemoryManagement::AdjustExternalMemory(env, handle->bytes);
+                                  return from_json(env, described);
+                                };
+                              }));
+  return result;
+}
+
+// disposeBackbone(backbone) → Promise<void>, after the jobs before it
+Napi::Value dispose_backbone(const Napi::CallbackInfo& info) {
+  auto handle = from_handle<BackboneHandle>(info[0], kBackboneTag, "backbone");
+  if (handle->disposed) {
+    const auto deferred = Napi::Promise::Deferred::New(info.Env());
+    deferred.Resolve(info.Env().Undefined());
+    return deferred.Promise();
+  }
+  handle->disposed = true;
+  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(), [handle]() -> Finish {
+    handle->backbone.reset();
+    return [handle](Napi::Env env) {
+      Napi::MemoryManagement::AdjustExternalMemory(env, -handle->bytes);
+      return env.Undefined();
+    };
+  });
+}
+
+// traceBackbone(backbone, shape) → Promise<[{name, shape}]>
+Napi::Value trace_backbone(const Napi::CallbackInfo& info) {
+  auto handle = backbone_of(info);
+  std::vector<int64_t> shape;
+  const Json given = to_json(info[1]);
+  for (const Json& axis : given.array("input shape")) shape.push_back(axis.integer("input shape"));
+  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(), [handle, shape]() -> Finish {
+    Json::Array calls;
+    for (const Call& call : handle->get().trace(at::zeros(shape)))
+      calls.emplace_back(Json::Object{{"name", call.name}, {"shape", integers(call.shape)}});
+    return finish_json(std::move(calls));
+  });
+}
+
+// loadBackbone(backbone, path, strict, prefix) → Promise<{missing, unexpected}>
+Napi::Value load_backbone(const Napi::CallbackInfo& info) {
+  auto handle = backbone_of(info);
+  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
+                 [handle, path = to_string(info[1], "path"), strict = info[2].ToBoolean().Value(),
+                  prefix = to_string(info[3], "prefix")]() -> Finish {
+                   const auto file = read_safetensors(path);
+                   const LoadReport report = load_weights(handle->get(), file.tensors, strict, prefix);
+                   return finish_json(
+                       Json::Object{{"missing", Json::Array(report.missing.begin(), report.missing.end())},
+                                    {"unexpected", Json::Array(report.unexpected.begin(), report.unexpected.end())}});
+                 });
+}
+
+// saveBackbone(backbone, path, prefix) → Promise<void>
+Napi::Value save_backbone(const Napi::CallbackInfo& info) {
+  auto handle = backbone_of(info);
+  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
+                 [handle, path = to_string(info[1], "path"), prefix = to_string(info[2], "prefix")]() -> Finish {
+                   const NamedTensors state = backbone_state(handle->get(), prefix);
+                   if (state.empty())
+                     fail(code::kOption, "Expected the prefix of some parameter but received '", prefix, "'.");
+                   write_safetensors(path, state, {{"format", "pt"}});
+                   return {};
+                 });
+}
+
+// createEnsemble(backbone, options) → {handle, ready: Promise<{heads, device, precision}>}
+Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  auto handle = std::make_shared<EnsembleHandle>(backbone_of(info));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("handle", make_handle(env, handle, kEnsembleTag));
+  const auto work = [handle, options = to_json(info[1])]() -> Finish {
+    handle->owner->get();
+    const c10::Device device = resolve_device(options.string_or("device", "cpu"));
+    handle->dtype = resolve_precision(options.string_or("precision", "auto"), device);
+    // The probe runs where the backbone is put last: on the CPU.
+    handle->owner->backbone->to(c10::kCPU, false);
+    handle->ensemble = std::make_unique<Ensemble>(handle->owner->backbone, EnsembleOptions::from(options));
+    handle->ensemble->to(device, options.boolean_or("channelsLast", true));
+    Json::Array heads;
+    for (const HeadInfo& head : handle->ensemble->heads())
+      heads.emplace_back(Json::Object{{"name", head.name}, {"channels", head.channels}, {"size", integers(head.size)}});
+    return finish_json(Json::Object{{"heads", std::move(heads)},
+                                    {"device", device.str()},
+                                    {"precision", handle->dtype == at::kBFloat16 ? "bf16" : "fp32"}});
+  };
+  result.Set("ready", run_job(env, *handle->owner->worker, std::make_shared<Control>(), work));
+  return result;
+}
+
+// disposeEnsemble(ensemble) → Promise<void>; the backbone stays
+Napi::Value dispose_ensemble(const Napi::CallbackInfo& info) {
+  auto handle = from_handle<EnsembleHandle>(info[0], kEnsembleTag, "ensemble");
+  handle->disposed = true;
+  return run_job(info.Env(), *handle->owner->worker, std::make_shared<Control>(), [handle]() -> Finish {
+    handle->ensemble.reset();
+    return {};
+  });
+}
+
+// forward(ensemble, data, shape) → Promise<[{name, data, shape}]>
+Napi::Value forward_images(const Napi::CallbackInfo& info) {
+  auto handle = ensemble_of(info);
+  return run_job(info.Env(), *handle->owner->worker, control_of(info[3]),
+                 [handle, images = to_tensor(info[1], info[2], "images")]() -> Finish {
+                   Ensemble& ensemble = handle->get();
+                   auto arrays = std::make_shared<std::vector<HostArray>>();
+                   for (const auto& logits : forward(ensemble, images, handle->dtype)) arrays->emplace_back(logits);
+                   return [handle, arrays](Napi::Env env) {
+                     Napi::Array result = Napi::Array::New(env, arrays->size());
+                     for (size_t k = 0; k < arrays->size(); ++k) {
+                       Napi::Object head = (*arrays)[k].release(env).As<Napi::Object>();
+                       head.Set("name", handle->get().heads()[k].name);
+                       result.Set(static_cast<uint32_t>(k), head);
+                     }
+                     return result;
+                   };
+                 });
+}
+
+// predict(ensemble, [data], [shape], options, control) → Promise<[{probabilities, mask, maps: [6], labels, summaries,
+// classSums, counts, intersections}]>
+Napi::Value predict_images(const Napi::CallbackInfo& info) {
+  auto handle = ensemble_of(info);
+  const Napi::Array data = info[1].As<Napi::Array>(), shapes = info[2].As<Napi::Array>();
+  std::vector<at::Tensor> images;
+  for (uint32_t i = 0; i < data.Length(); ++i) images.push_back(to_tensor(data.Get(i), shapes.Get(i), "image"));
+  PredictOptions options = PredictOptions::from(to_json(info[3]));
+  auto control = control_of(info[4]);
+  return run_job(
+      info.Env(), *handle->owner->worker, control,
+      [handle, images = std::move(images), options, control]() mutable -> Finish {
+        options.dtype = handle->dtype;
+        struct Arrays {
+          HostArray probabilities, mask, maps[kMapCount], labels, summaries, class_sums, counts, intersections;
+        };
+        auto all = std::make_shared<std::vector<Arrays>>();
+        const auto one = [](const at::Tensor& tensor) { return tensor.defined() ? HostArray(tensor[0]) : HostArray(); };
+        for (const Reduced& reduced : predict(handle->get(), images, options, *control)) {
+          Arrays& arrays = all->emplace_back();
+          arrays.probabilities = one(reduced.probabilities);
+          arrays.mask = one(reduced.mask);
+          for (unsigned map = 0; map < kMapCount; ++map) arrays.maps[map] = one(reduced.maps[map]);
+          arrays.labels = one(reduced.labels);
+          arrays.summaries = one(reduced.summaries);
+          arrays.class_sums = one(reduced.class_sums);
+          arrays.counts = one(reduced.counts);
+          arrays.intersections = one(reduced.intersections);
+        }
+        return [all](Napi::Env env) {
+          Napi::Array results = Napi::Array::New(env, all->size());
+          for (size_t i = 0; i < all->size(); ++i) {
+            Arrays& arrays = (*all)[i];
+            Napi::Object result = Napi::Object::New(env);
+            Napi::Array maps = Napi::Array::New(env, kMapCount);
+            for (unsigned map = 0; map < kMapCount; ++map) maps.Set(map, arrays.maps[map].release(env));
+            result.Set("probabilities", arrays.probabilities.release(env));
+            result.Set("mask", arrays.mask.release(env));
+            result.Set("maps", maps);
+            result.Set("labels", arrays.labels.release(env));
+            result.Set("summaries", arrays.summaries.release(env));
+            result.Set("classSums", arrays.class_sums.release(env));
+            result.Set("counts", arrays.counts.release(env));
+            result.Set("intersections", arrays.intersections.release(env));
+            results.Set(static_cast<uint32_t>(i), result);
+          }
+          return results;
+        };
+      });
+}
+
+// createDataset() → dataset
+Napi::Value create_dataset(const Napi::CallbackInfo& info) {
+  return make_handle(info.Env(), std::make_shared<Dataset>(), kDatasetTag);
+}
+
+// addSample(dataset, image: Float32Array, shape: [C, H, W], mask: Uint8Array)
+Napi::Value add_sample(const Napi::CallbackInfo& info) {
+  auto dataset = from_handle<Dataset>(info[0], kDatasetTag, "dataset");
+  if (dataset.use_count() > 2)
+    fail(code::kOption, "Expected a dataset that is not in use but received one in training.");
+  const at::Tensor image = to_tensor(info[1], info[2], "image");
+  if (image.dim() != 3) fail(code::kShape, "Expected C×H×W for an image but received ", image.dim(), " axes.");
+  if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    throw Napi::TypeError::New(info.Env(), "Expected a Uint8Array for a mask.");
+  const auto mask = info[3].As<Napi::Uint8Array>();
+  Sample2d sample{image.size(0), image.size(1), image.size(2), {}, {}};
+  if (static_cast<int64_t>(mask.ElementLength()) != sample.height * sample.width)
+    fail(code::kShape, "Expected ", sample.height * sample.width, " labels for a mask but received ",
+         mask.ElementLength(), ".");
+  sample.image.assign(image.const_data_ptr<float>(), image.const_data_ptr<float>() + image.numel());
+  sample.mask.assign(mask.Data(), mask.Data() + mask.ElementLength());
+  dataset->samples.push_back(std::move(sample));
+  return info.Env().Undefined();
+}
+
+// Functions of JavaScript that a training job calls. References may only be dropped on the JavaScript thread, so they
+// are dropped by the job's last step there, never by a destructor.
+struct Callbacks {
+  Napi::FunctionReference event, loss;
+  explicit Callbacks(const Napi::CallbackInfo& info, size_t event_index, size_t loss_index) {
+    event.SuppressDestruct();
+    loss.SuppressDestruct();
+    if (info[event_index].IsFunction()) event = Napi::Persistent(info[event_index].As<Napi::Function>());
+    if (info[loss_index].IsFunction()) loss = Napi::Persistent(info[loss_index].As<Napi::Function>());
+  }
+  void drop() {
+    if (!event.IsEmpty()) event.Reset();
+    if (!loss.IsEmpty()) loss.Reset();
+  }
+};
+
+// The caller's loss: (logits: Float32Array, target: Uint8Array, shape) → {value, gradient: Float32Array}
+Loss callback_loss(Channel& channel, std::shared_ptr<Callbacks> callbacks, std::shared_ptr<Control> control) {
+  return external_loss([&channel, callbacks, control](const at::Tensor& logits, const at::Tensor& target) {
+    HostArray host_logits(logits), host_target(target.to(at::kByte));
+    LossAndGradient result;
+    ask_js(channel, *control, [&](Napi::Env env) {
+      const Napi::Value answer = callbacks->loss.Call({host_logits.release(env), host_target.release(env)});
+      const Napi::Value value = answer.IsObject() ? answer.As<Napi::Object>().Get("value") : env.Undefined();
+      if (!value.IsNumber()) fail(code::kOption, "Expected {value: number, gradient: Float32Array} from the loss.");
+      const Napi::Array shape = Napi::Array::New(env);
+      for (int64_t axis = 0; axis < logits.dim(); ++axis)
+        shape.Set(static_cast<uint32_t>(axis), Napi::Number::New(env, static_cast<double>(logits.size(axis))));
+      result = {value.As<Napi::Number>().DoubleValue(),
+                to_tensor(answer.As<Napi::Object>().Get("gradient"), shape, "the gradient of the loss")};
+    });
+    return result;
+  });
+}
+
+// fit(ensemble, training, validation | null, options, onEvent(text), loss | null, control) → Promise<history>
+Napi::Value fit(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  auto handle = ensemble_of(info);
+  std::shared_ptr<const Dataset> training = from_handle<Dataset>(info[1], kDatasetTag, "dataset"), validation;
+  if (!info[2].IsNull() && !info[2].IsUndefined()) validation = from_handle<Dataset>(info[2], kDatasetTag, "dataset");
+  TrainOptions options = TrainOptions::from(to_json(info[3]));
+  auto control = control_of(info[6]);
+  auto callbacks = std::make_shared<Callbacks>(info, 4, 5);
+  Channel& channel = Channel::of(env);
+  control->report = [&channel, callbacks](const Json& event) {
+    channel.post([callbacks, text = event.dump()](Napi::Env env) {
+      if (!callbacks->event.IsEmpty()) callbacks->event.Call({Napi::String::New(env, text)});
+    });
+  };
+  return run_job(env, *handle->owner->worker, control,
+                 [handle, training, validation, options, callbacks, control, &channel]() mutable -> Finish {
+                   const auto end = [&] {
+                     control->report = nullptr;
+                     channel.post([callbacks](Napi::Env) { callbacks->drop(); });
+                   };
+                   try {
+                     options.dtype = handle->dtype;
+                     std::optional<Loss> loss;
+                     if (!callbacks->loss.IsEmpty()) loss = callback_loss(channel, callbacks, control);
+                     const Json history = train(handle->get(), *training, validation.get(), options, loss, *control);
+                     end();
+                     return finish_json(history);
+                   } catch (...) {
+                     end();
+                     throw;
+                   }
+                 });
+}
+
+// saveEnsemble(ensemble, path) → Promise<void>
+Napi::Value save_ensemble(const Napi::CallbackInfo& info) {
+  auto handle = ensemble_of(info);
+  return run_job(info.Env(), *handle->owner->worker, std::make_shared<Control>(),
+                 [handle, path = to_string(info[1], "path")]() -> Finish {
+                   write_safetensors(path, handle->get().state(), handle->get().metadata());
+                   return {};
+                 });
+}
+
+// loadEnsemble(ensemble, path) → Promise<void>
+Napi::Value load_ensemble(const Napi::CallbackInfo& info) {
+  auto handle = ensemble_of(info);
+  return run_job(info.Env(), *handle->owner->worker, std::make_shared<Control>(),
+                 [handle, path = to_string(info[1], "path")]() -> Finish {
+                   try {
+                     handle->get().load_state(read_safetensors(path).tensors);
+                   } catch (const Error& error) {
+                     if (error.code() != code::kCheckpoint || std::string(error.what()).find(path) != std::string::npos)
+                       throw;
+                     throw Error(error.code(), path + ": " + error.what(), error.cause());
+                   }
+                   return {};
+                 });
+}
+
+Napi::Value create_control(const Napi::CallbackInfo& info) {
+  return make_handle(info.Env(), std::make_shared<Control>(), kControlTag);
+}
+
+Napi::Value stop_control(const Napi::CallbackInfo& info) {
+  from_handle<Control>(info[0], kControlTag, "control")->stop = true;
+  return info.Env().Undefined();
+}
+
+// C++ exceptions on the JavaScript thread (arguments that do not fit) become JavaScript errors here.
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+Napi::Value guarded(const Napi::CallbackInfo& info) {
+  try {
+    return function(info);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw to_error(info.Env(), describe(std::current_exception()));
+  }
+}
+
+}  // namespace
+
+void export_models(Napi::Env env, Napi::Object exports) {
+  const auto add = [&]<Napi::Value (*function)(const Napi::CallbackInfo&)>(const char* name) {
+    exports.Set(name, Napi::Function::New(env, guarded<function>, name));
+  };
+  add.operator()<create_backbone>("createBackbone");
+  add.operator()<dispose_backbone>("disposeBackbone");
+  add.operator()<trace_backbone>("traceBackbone");
+  add.operator()<load_backbone>("loadBackbone");
+  add.operator()<save_backbone>("saveBackbone");
+  add.operator()<create_ensemble>("createEnsemble");
+  add.operator()<dispose_ensemble>("disposeEnsemble");
+  add.operator()<forward_images>("forward");
+  add.operator()<predict_images>("predict");
+  add.operator()<create_dataset>("createDataset");
+  add.operator()<add_sample>("addSample");
+  add.operator()<fit>("fit");
+  add.operator()<save_ensemble>("saveEnsemble");
+  add.operator()<load_ensemble>("loadEnsemble");
+  add.operator()<create_control>("createControl");
+  add.operator()<stop_control>("stopControl");
+}
+
+}  // namespace le::binding
