@@ -1,0 +1,192 @@
+import { promisify } from "node:util";
+import { inflate } from "node:zlib";
+import { crc32 } from "./crc.js";
+
+/** A PNG's stored samples: no gamma, colour profile, palette or bit-depth conversion is applied. */
+export interface PngImage {
+  width: number;
+  height: number;
+  /** 1 grey or palette index, 2 grey and alpha, 3 RGB, 4 RGBA. */
+  channels: number;
+  /** Bits per sample as stored: 1, 2, 4, 8 or 16. */
+  bitDepth: number;
+  /** height × width × channels samples, interleaved. */
+  data: Uint8Array | Uint16Array;
+  /** RGB triples, for images that store palette indices. */
+  palette?: Uint8Array;
+}
+
+/** What a PNG's first 26 bytes say. */
+export type PngHeader = Pick<PngImage, "width" | "height" | "channels" | "bitDepth"> & {
+  indexed: boolean;
+  interlaced: boolean;
+};
+
+const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+const channelsOf: Record<number, number> = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
+const bitDepthsOf: Record<number, number[]> = {
+  0: [1, 2, 4, 8, 16],
+  2: [8, 16],
+  3: [1, 2, 4, 8],
+  4: [8, 16],
+  6: [8, 16],
+};
+const inflateAsync = promisify(inflate) as (data: Uint8Array, options: { maxOutputLength: number }) => Promise<Buffer>;
+
+/** True if the bytes begin as a PNG does. */
+export function isPng(bytes: Uint8Array): boolean {
+  return bytes.length >= 8 && signature.equals(bytes.subarray(0, 8));
+}
+
+/**
+ * Reads a PNG's header. At least the first 33 bytes are needed.
+ * @throws Error that says what is wrong with the bytes
+ */
+export function readPngHeader(bytes: Buffer): PngHeader {
+  if (!isPng(bytes)) throw new Error("bytes that are no PNG");
+  if (bytes.length < 33) throw new Error("a PNG that is cut short");
+  if (bytes.readUInt32BE(8) !== 13 || bytes.toString("latin1", 12, 16) !== "IHDR") {
+    throw new Error("a PNG without a header");
+  }
+  checkCrc(bytes, 8, 13);
+  const [bitDepth, colour, interlace] = [bytes[24] as number, bytes[25] as number, bytes[28] as number];
+  const [width, height] = [bytes.readUInt32BE(16), bytes.readUInt32BE(20)];
+  if (width === 0 || height === 0) throw new Error("a PNG without pixels");
+  if (!bitDepthsOf[colour]?.includes(bitDepth) || bytes[26] !== 0 || bytes[27] !== 0 || interlace > 1) {
+    throw new Error("a PNG with an invalid header");
+  }
+  const channels = channelsOf[colour] as number;
+  return { width, height, channels, bitDepth, indexed: colour === 3, interlaced: interlace === 1 };
+}
+
+/**
+ * Decodes a PNG to its stored samples (PNG specification, third edition).
+ * @throws Error that says what is wrong with the bytes
+ */
+export async function decodePng(bytes: Buffer): Promise<PngImage> {
+  const header = readPngHeader(bytes);
+  const { width, height, channels, bitDepth } = header;
+  const compressed: Buffer[] = [];
+  let palette: Uint8Array | undefined;
+  let ended = false;
+  for (let at = 33; !ended; ) {
+    if (at + 12 > bytes.length) throw new Error("a PNG that is cut short");
+    const length = bytes.readUInt32BE(at);
+    if (at + 12 + length > bytes.length) throw new Error("a PNG that is cut short");
+    checkCrc(bytes, at, length);
+    const type = bytes.toString("latin1", at + 4, at + 8);
+    const body = bytes.subarray(at + 8, at + 8 + length);
+    if (type === "IDAT") compressed.push(body);
+    else if (type === "PLTE") palette = new Uint8Array(body);
+    ended = type === "IEND";
+    at += 12 + length;
+  }
+  const passes = header.interlaced ? adam7(width, height) : [{ x: 0, y: 0, dx: 1, dy: 1, width, height }];
+  const stride = (columns: number) => Math.ceil((columns * channels * bitDepth) / 8);
+  const size = passes.reduce((sum, pass) => sum + pass.height * (stride(pass.width) + 1), 0);
+  let raw: Buffer;
+  try {
+    raw = await inflateAsync(Buffer.concat(compressed), { maxOutputLength: size });
+  } catch (error) {
+    throw new Error("a PNG with damaged pixel data", { cause: error });
+  }
+  if (raw.length !== size) throw new Error("a PNG with too little pixel data");
+
+  const count = width * height * channels;
+  const data = bitDepth === 16 ? new Uint16Array(count) : new Uint8Array(count);
+  let offset = 0;
+  for (const pass of passes) {
+    const rowBytes = stride(pass.width);
+    unfilter(raw, offset, rowBytes, pass.height, Math.max(1, (channels * bitDepth) >> 3));
+    for (let row = 0; row < pass.height; row++) {
+      const source = offset + row * (rowBytes + 1) + 1;
+      const target = ((pass.y + row * pass.dy) * width + pass.x) * channels;
+      if (bitDepth === 8 && pass.dx === 1) data.set(raw.subarray(source, source + rowBytes), target);
+      else unpackRow(raw, source, pass.width, channels, bitDepth, data, target, pass.dx);
+    }
+    offset += pass.height * (rowBytes + 1);
+  }
+  const image: PngImage = { width, height, channels, bitDepth, data };
+  if (header.indexed) {
+    if (!palette || palette.length === 0 || palette.length % 3 !== 0) throw new Error("a PNG with a missing palette");
+    const entries = palette.length / 3;
+    if (data.some((index) => index >= entries)) throw new Error("a PNG with an index outside its palette");
+    image.palette = palette;
+  }
+  return image;
+}
+
+function checkCrc(bytes: Buffer, at: number, length: number): void {
+  if (crc32(bytes.subarray(at + 4, at + 8 + length)) !== bytes.readUInt32BE(at + 8 + length)) {
+    throw new Error("a PNG with a wrong checksum");
+  }
+}
+
+function adam7(width: number, height: number) {
+  return [
+    [0, 0, 8, 8],
+    [4, 0, 8, 8],
+    [0, 4, 4, 8],
+    [2, 0, 4, 4],
+    [0, 2, 2, 4],
+    [1, 0, 2, 2],
+    [0, 1, 1, 2],
+  ]
+    .map(([x = 0, y = 0, dx = 1, dy = 1]) => {
+      return { x, y, dx, dy, width: Math.ceil((width - x) / dx), height: Math.ceil((height - y) / dy) };
+    })
+    .filter((pass) => pass.width > 0 && pass.height > 0);
+}
+
+/** Undoes the row filters in place. `step` is the distance in bytes to the same sample of the pixel before. */
+function unfilter(raw: Buffer, offset: number, rowBytes: number, rows: number, step: number): void {
+  for (let row = 0; row < rows; row++) {
+    const start = offset + row * (rowBytes + 1) + 1;
+    const above = start - rowBytes - 1;
+    const filter = raw[start - 1] as number;
+    if (filter > 4) throw new Error("a PNG with damaged pixel data");
+    for (let i = 0; i < rowBytes; i++) {
+      const left = i >= step ? (raw[start + i - step] as number) : 0;
+      const up = row > 0 ? (raw[above + i] as number) : 0;
+      const corner = row > 0 && i >= step ? (raw[above + i - step] as number) : 0;
+      const value = raw[start + i] as number;
+      if (filter === 1) raw[start + i] = value + left;
+      else if (filter === 2) raw[start + i] = value + up;
+      else if (filter === 3) raw[start + i] = value + ((left + up) >> 1);
+      else if (filter === 4) raw[start + i] = value + paeth(left, up, corner);
+    }
+  }
+}
+
+function paeth(left: number, up: number, corner: number): number {
+  const toLeft = Math.abs(up - corner);
+  const toUp = Math.abs(left - corner);
+  const toCorner = Math.abs(left + up - 2 * corner);
+  if (toLeft <= toUp && toLeft <= toCorner) return left;
+  return toUp <= toCorner ? up : corner;
+}
+
+function unpackRow(
+  raw: Buffer,
+  source: number,
+  columns: number,
+  channels: number,
+  bitDepth: number,
+  data: Uint8Array | Uint16Array,
+  target: number,
+  dx: number,
+): void {
+  const mask = (1 << bitDepth) - 1;
+  for (let column = 0; column < columns; column++) {
+    for (let channel = 0; channel < channels; channel++) {
+      const sample = column * channels + channel;
+      const out = target + column * dx * channels + channel;
+      if (bitDepth === 16) {
+        data[out] = raw.readUInt16BE(source + sample * 2);
+      } else {
+        const bit = sample * bitDepth;
+        data[out] = ((raw[source + (bit >> 3)] as number) >> (8 - bitDepth - (bit & 7))) & mask;
+      }
+    }
+  }
+}

@@ -1,0 +1,225 @@
+import type { NdArray } from "../arrays.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { percentiles, toGrey } from "./image.js";
+import { resizeBilinear, resizeLabels, resizeNearest } from "./resample.js";
+
+/** How the size is reached: see {@link Preprocessing.resize}. */
+export type Resize = "stretch" | "pad" | "none-with-pad";
+
+/** How intensities are scaled, per image: see {@link Preprocessing.normalise}. */
+export type Normalise = { kind: "zscore" } | { kind: "percentile"; low: number; high: number } | { kind: "none" };
+
+/** From a stored image to a network's input. Plain JSON; a run keeps it, so that prediction repeats it. */
+export interface Preprocessing {
+  /** [height, width] of the network's input; null keeps each image's own size. */
+  size: [height: number, width: number] | null;
+  /**
+   * `stretch` scales each axis to the size. `pad` keeps the aspect ratio: scales until the image just fits, then pads.
+   * `none-with-pad` keeps every pixel and pads; a larger image is an error. Padding is centred; its value is 0 after
+   * normalisation, its label 0 (background).
+   */
+  resize: Resize;
+  /**
+   * `zscore`: subtract the image's mean, divide by its standard deviation. `percentile`: the `low`th percentile
+   * becomes 0, the `high`th 1, values outside are clipped. `none`: stored values. All channels of an image are scaled
+   * together, before resizing. A constant image becomes all zeros (not with `none`).
+   */
+  normalise: Normalise;
+  /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated). */
+  channels: 1 | 3;
+}
+
+/** Where an image lies in the network's input; enough to undo the resizing. Plain JSON. */
+export interface Placement {
+  /** [height, width] as stored. */
+  original: [height: number, width: number];
+  /** [height, width] of the network's input. */
+  size: [height: number, width: number];
+  /** The part of the input that shows the image; the rest is padding. */
+  content: { top: number; left: number; height: number; width: number };
+}
+
+/** Own size, z-score, one channel. */
+export const defaultPreprocessing: Readonly<Preprocessing> = {
+  size: null,
+  resize: "stretch",
+  normalise: { kind: "zscore" },
+  channels: 1,
+};
+
+/**
+ * Makes a network's input from an image.
+ * @param image H×W, or C×H×W with C = 1 or 3
+ * @returns the image, channels × H × W, and how to undo the resizing
+ * @throws ERR_LE_SHAPE for another shape or, with `none-with-pad`, a larger image; ERR_LE_VALUE for NaN or infinity
+ */
+export function preprocess(
+  image: NdArray<Float32Array | Uint8Array | Uint16Array>,
+  preprocessing: Preprocessing,
+): { image: NdArray; placement: Placement } {
+  const shape = image.shape.length === 2 ? [1, ...image.shape] : image.shape;
+  const [planes, height, width] = shape as [number, number, number];
+  const fits = shape.length === 3 && (planes === 1 || planes === 3) && height > 0 && width > 0;
+  if (!fits || image.data.length !== planes * height * width) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected H×W, 1×H×W or 3×H×W values for the image but received shape [${image.shape}] with ${image.data.length} values`,
+    );
+  }
+  const grey = preprocessing.channels === 1;
+  const source = grey ? toGrey({ data: image.data, shape }) : Float32Array.from(image.data);
+  normalise(source, preprocessing.normalise);
+  const placement = place([height, width], preprocessing);
+  const { content, size } = placement;
+  const stored = source.length / (height * width);
+  const resized = resizeBilinear(source, stored, [height, width], [content.height, content.width]);
+  const padded = embed(resized, stored, placement);
+  if (stored === preprocessing.channels) return { image: { data: padded, shape: [stored, ...size] }, placement };
+  const repeated = new Float32Array(padded.length * 3);
+  for (let channel = 0; channel < 3; channel++) repeated.set(padded, channel * padded.length);
+  return { image: { data: repeated, shape: [3, ...size] }, placement };
+}
+
+/**
+ * Moves a mask as its image was moved: labels by area vote, padding 0.
+ * @param mask H×W, of the image's stored size
+ * @returns H×W, of the network's input size
+ */
+export function preprocessMask(mask: NdArray<Uint8Array>, placement: Placement): NdArray<Uint8Array> {
+  const { original, content, size } = placement;
+  if (mask.shape.length !== 2 || mask.shape[0] !== original[0] || mask.shape[1] !== original[1]) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected ${original.join("×")} labels for the mask but received ${mask.shape.join("×")}`,
+    );
+  }
+  const resized = resizeLabels(mask.data, original, [content.height, content.width]);
+  return { data: embed(resized, 1, placement), shape: [...size] };
+}
+
+/**
+ * Brings probabilities or an uncertainty map back to the image's stored size: padding is cut off, the rest resampled
+ * bilinearly. Probabilities still sum to 1; the mask at the stored size is their argmax.
+ * @param array H×W or C×H×W, of the network's input size
+ * @returns H×W or C×H×W, of the stored size
+ */
+export function restore(array: NdArray, placement: Placement): NdArray {
+  const { planes, leading } = splitShape(array, placement);
+  const { content, original } = placement;
+  const cut = crop(array.data, planes, placement);
+  const data = resizeBilinear(cut, planes, [content.height, content.width], original);
+  return { data, shape: [...leading, ...original] };
+}
+
+/**
+ * Brings labels back to the image's stored size by the nearest pixel.
+ * @param labels H×W or K×H×W, of the network's input size
+ * @returns H×W or K×H×W, of the stored size
+ */
+export function restoreLabels(labels: NdArray<Uint8Array>, placement: Placement): NdArray<Uint8Array> {
+  const { planes, leading } = splitShape(labels, placement);
+  const { content, original } = placement;
+  const cut = crop(labels.data, planes, placement);
+  const data = resizeNearest(cut, planes, [content.height, content.width], original);
+  return { data, shape: [...leading, ...original] };
+}
+
+/** Where an image of this size lies in the network's input. */
+export function place(original: [height: number, width: number], preprocessing: Preprocessing): Placement {
+  const [height, width] = original;
+  const size = preprocessing.size ?? original;
+  let content: [number, number] = [size[0], size[1]];
+  if (preprocessing.resize === "pad") {
+    const scale = Math.min(size[0] / height, size[1] / width);
+    content = [Math.round(height * scale), Math.round(width * scale)].map((n, axis) =>
+      Math.min(size[axis]!, Math.max(1, n)),
+    ) as [number, number];
+  } else if (preprocessing.resize === "none-with-pad") {
+    if (height > size[0] || width > size[1]) {
+      throw new LayerEnsemblesError(
+        "ERR_LE_SHAPE",
+        `Expected at most ${size.join("×")} pixels for an image that is padded without resizing but received ${height}×${width}`,
+      );
+    }
+    content = [height, width];
+  }
+  const top = (size[0] - content[0]) >> 1;
+  const left = (size[1] - content[1]) >> 1;
+  return {
+    original: [height, width],
+    size: [size[0], size[1]],
+    content: { top, left, height: content[0], width: content[1] },
+  };
+}
+
+/** Scales intensities in place. */
+function normalise(values: Float32Array, how: Normalise): void {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  if (!Number.isFinite(sum)) {
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    throw new LayerEnsemblesError(
+      "ERR_LE_VALUE",
+      `Expected finite values for the image but received ${values[bad]} at index ${bad}`,
+    );
+  }
+  if (how.kind === "none") return;
+  let shift: number;
+  let scale: number;
+  if (how.kind === "zscore") {
+    shift = sum / values.length;
+    let squares = 0;
+    let constant = true;
+    for (let i = 0; i < values.length; i++) {
+      squares += (values[i]! - shift) ** 2;
+      constant &&= values[i] === values[0];
+    }
+    scale = constant ? 0 : Math.sqrt(values.length / squares);
+  } else {
+    const [low, high] = percentiles(values, [how.low, how.high]) as [number, number];
+    shift = low;
+    scale = high > low ? 1 / (high - low) : 0;
+  }
+  for (let i = 0; i < values.length; i++) values[i] = (values[i]! - shift) * scale;
+  if (how.kind === "percentile")
+    for (let i = 0; i < values.length; i++) values[i] = Math.min(1, Math.max(0, values[i]!));
+  // -0 from a constant image's scale of 0 would print as such.
+  if (scale === 0) values.fill(0);
+}
+
+function embed<T extends Float32Array | Uint8Array>(data: T, planes: number, { size, content }: Placement): T {
+  if (content.height === size[0] && content.width === size[1]) return data;
+  const out = new (data.constructor as new (length: number) => T)(planes * size[0] * size[1]);
+  for (let row = 0; row < planes * content.height; row++) {
+    const plane = Math.floor(row / content.height);
+    const y = content.top + (row % content.height);
+    const source = data.subarray(row * content.width, (row + 1) * content.width);
+    out.set(source, (plane * size[0] + y) * size[1] + content.left);
+  }
+  return out;
+}
+
+function crop<T extends Float32Array | Uint8Array>(data: T, planes: number, { size, content }: Placement): T {
+  if (content.height === size[0] && content.width === size[1]) return data;
+  const out = new (data.constructor as new (length: number) => T)(planes * content.height * content.width);
+  for (let row = 0; row < planes * content.height; row++) {
+    const plane = Math.floor(row / content.height);
+    const y = content.top + (row % content.height);
+    const source = (plane * size[0] + y) * size[1] + content.left;
+    out.set(data.subarray(source, source + content.width), row * content.width);
+  }
+  return out;
+}
+
+function splitShape({ data, shape }: NdArray<Float32Array | Uint8Array>, { size }: Placement) {
+  const leading = shape.slice(0, -2);
+  const planes = leading.reduce((product, n) => product * n, 1);
+  const fits = shape.length >= 2 && shape.at(-2) === size[0] && shape.at(-1) === size[1];
+  if (!fits || data.length !== planes * size[0] * size[1]) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected an array that ends in ${size.join("×")} to restore but received shape [${shape}] with ${data.length} values`,
+    );
+  }
+  return { planes, leading };
+}
