@@ -3,6 +3,7 @@
 // (Setting LD_LIBRARY_PATH inside a running process has no effect.)
 #include <dlfcn.h>
 #include <node_api.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 static napi_value throw_type_error(napi_env env, const char* message) {
@@ -57,9 +58,44 @@ static napi_value set_default(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+// The folder whose libtorch this process uses. Every worker thread has its own JavaScript state, and two libtorches in
+// one process would break each other.
+static pthread_mutex_t folder_lock = PTHREAD_MUTEX_INITIALIZER;
+static char* folder = NULL;
+
+// claim(folder): the folder of this process, which is the first one claimed.
+static napi_value claim(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value argument, result = NULL;
+  if (napi_get_cb_info(env, info, &count, &argument, NULL, NULL) != napi_ok || count < 1)
+    return throw_type_error(env, "Expected a folder for claim() but received nothing");
+  char* wanted = string_argument(env, argument);
+  if (!wanted) return throw_type_error(env, "Expected a string as the folder for claim()");
+  pthread_mutex_lock(&folder_lock);
+  if (folder)
+    free(wanted);
+  else
+    folder = wanted;
+  napi_create_string_utf8(env, folder, NAPI_AUTO_LENGTH, &result);
+  pthread_mutex_unlock(&folder_lock);
+  return result;
+}
+
+// unclaim(): for a libtorch that could not be opened.
+static napi_value unclaim(napi_env env, napi_callback_info info) {
+  (void)env, (void)info;
+  pthread_mutex_lock(&folder_lock);
+  free(folder);
+  folder = NULL;
+  pthread_mutex_unlock(&folder_lock);
+  return NULL;
+}
+
 NAPI_MODULE_INIT() {
   const napi_property_descriptor properties[] = {
       {"open", NULL, open_library, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"claim", NULL, claim, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"unclaim", NULL, unclaim, NULL, NULL, NULL, napi_enumerable, NULL},
       {"setDefault", NULL, set_default, NULL, NULL, NULL, napi_enumerable, NULL},
   };
   if (napi_define_properties(env, exports, sizeof properties / sizeof *properties, properties) != napi_ok) return NULL;
