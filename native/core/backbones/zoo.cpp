@@ -1,0 +1,172 @@
+#include "backbones/zoo.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+
+#include "backbones/native_backbone.h"
+#include "backbones/plain_unet.h"
+#include "backbones/resnet.h"
+#include "backbones/unet.h"
+#include "error.h"
+
+namespace le {
+
+namespace {
+
+std::string listed(const std::vector<std::string>& names) {
+  std::string all;
+  for (const auto& name : names) all += (all.empty() ? "" : ", ") + name;
+  return all;
+}
+
+void check_known(const Json& config, const std::string& kind, const std::vector<std::string>& known) {
+  for (const auto& [key, value] : config.object("backbone"))
+    if (key != "kind" && key != "seed" && std::find(known.begin(), known.end(), key) == known.end())
+      fail(code::kOption, "Expected one of ", listed(known), ", seed for an option of '", kind, "' but received '", key,
+           "': did you mean '", nearest_names(key, known, 1).front(), "'?");
+}
+
+int64_t in_range(const std::string& name, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high)
+    fail(code::kOption, "Expected ", low, " to ", high, " for option '", name, "' but received ", value, ".");
+  return value;
+}
+
+// The first names of a list, and how many more there are.
+std::string shortened(const std::vector<std::string>& names) {
+  if (names.empty()) return "none";
+  constexpr size_t kShown = 8;
+  std::string all = listed({names.begin(), names.begin() + std::min(kShown, names.size())});
+  if (names.size() > kShown) all += " and " + std::to_string(names.size() - kShown) + " more";
+  return all;
+}
+
+constexpr int64_t kMaxChannels = 4096;
+
+std::unique_ptr<Backbone> make_resnet(const std::string& kind, const Json& config, int64_t seed,
+                                      at::Generator& generator) {
+  check_known(config, kind, {"inChannels", "classes"});
+  const int64_t in = in_range("inChannels", config.integer_or("inChannels", 3), 1, kMaxChannels);
+  const int64_t classes = in_range("classes", config.integer_or("classes", 1000), 0, 1'000'000);
+  return std::make_unique<NativeBackbone>(
+      std::make_unique<ResNet>(resnet_spec(kind), in, classes, generator),
+      Json::Object{{"kind", kind}, {"inChannels", in}, {"classes", classes}, {"seed", seed}}, in);
+}
+
+std::unique_ptr<Backbone> make_unet(const Json& config, int64_t seed, at::Generator& generator) {
+  check_known(config, "unet", {"encoder", "inChannels", "classes", "decoderChannels", "attention", "preset"});
+  UnetOptions options;
+  if (config.has("preset")) {
+    if (const auto& preset = config.at("preset").string("preset"); preset != "paper")
+      fail(code::kOption, "Expected 'paper' for option 'preset' but received '", preset, "'.");
+    options.in_channels = 1;
+    options.classes = 2;
+    options.decoder_channels = {1024, 512, 256, 128, 64};
+    options.scse = true;
+  }
+  options.encoder = config.string_or("encoder", options.encoder);
+  options.in_channels = in_range("inChannels", config.integer_or("inChannels", options.in_channels), 1, kMaxChannels);
+  options.classes = in_range("classes", config.integer_or("classes", options.classes), 1, kMaxChannels);
+  options.decoder_channels = config.integers_or("decoderChannels", options.decoder_channels);
+  if (options.decoder_channels.size() != 5)
+    fail(code::kOption, "Expected 5 integers for option 'decoderChannels' but received ",
+         options.decoder_channels.size(), ".");
+  // Attention named null is no attention, also beside the preset.
+  if (const auto& all = config.object("backbone"); all.contains("attention")) {
+    options.scse = !all.at("attention").is_null();
+    if (options.scse && all.at("attention").string("attention") != "scse")
+      fail(code::kOption, "Expected 'scse' or null for option 'attention' but received '",
+           all.at("attention").string("attention"), "'.");
+  }
+  Json::Array channels;
+  for (const int64_t c : options.decoder_channels)
+    channels.emplace_back(in_range("decoderChannels", c, options.scse ? 16 : 1, kMaxChannels));
+  return std::make_unique<NativeBackbone>(std::make_unique<Unet>(options, generator),
+                                          Json::Object{{"kind", "unet"},
+                                                       {"encoder", options.encoder},
+                                                       {"inChannels", options.in_channels},
+                                                       {"classes", options.classes},
+                                                       {"decoderChannels", std::move(channels)},
+                                                       {"attention", options.scse ? Json("scse") : Json()},
+                                                       {"seed", seed}},
+                                          options.in_channels);
+}
+
+std::unique_ptr<Backbone> make_plain_unet(const Json& config, int64_t seed, at::Generator& generator) {
+  check_known(config, "plain-unet", {"inChannels", "classes", "width", "depth"});
+  PlainUnetOptions options;
+  options.in_channels = in_range("inChannels", config.integer_or("inChannels", options.in_channels), 1, kMaxChannels);
+  options.classes = in_range("classes", config.integer_or("classes", options.classes), 1, kMaxChannels);
+  options.width = in_range("width", config.integer_or("width", options.width), 1, 512);
+  options.depth = in_range("depth", config.integer_or("depth", options.depth), 1, 8);
+  in_range("width", options.width << (options.depth - 1), 1, kMaxChannels);
+  return std::make_unique<NativeBackbone>(std::make_unique<PlainUnet>(options, generator),
+                                          Json::Object{{"kind", "plain-unet"},
+                                                       {"inChannels", options.in_channels},
+                                                       {"classes", options.classes},
+                                                       {"width", options.width},
+                                                       {"depth", options.depth},
+                                                       {"seed", seed}},
+                                          options.in_channels);
+}
+
+}  // namespace
+
+std::vector<std::string> backbone_kinds() { return {"unet", "plain-unet", "resnet18", "resnet34", "resnet50"}; }
+
+std::unique_ptr<Backbone> make_backbone(const Json& config) {
+  const std::string& kind = config.at("kind").string("kind");
+  const int64_t seed = config.integer_or("seed", 0);
+  at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
+  if (kind == "unet") return make_unet(config, seed, generator);
+  if (kind == "plain-unet") return make_plain_unet(config, seed, generator);
+  const auto kinds = backbone_kinds();
+  if (std::find(kinds.begin(), kinds.end(), kind) != kinds.end()) return make_resnet(kind, config, seed, generator);
+  fail(code::kOption, "Expected one of ", listed(kinds), " for option 'kind' but received '", kind, "': did you mean '",
+       nearest_names(kind, kinds, 1).front(), "'?");
+}
+
+LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors, bool strict,
+                        const std::string& prefix) {
+  NamedTensors mine = backbone.parameters();
+  for (auto& buffer : backbone.buffers()) mine.push_back(std::move(buffer));
+  // A file of the whole network has the prefix in its names, one of that part alone has not.
+  const bool whole =
+      std::any_of(tensors.begin(), tensors.end(), [&](const auto& t) { return t.first.starts_with(prefix); });
+  const auto name_here = [&](const std::string& name) { return whole ? name : prefix + name; };
+
+  LoadReport report;
+  std::map<std::string, at::Tensor> targets;
+  for (const auto& [name, tensor] : mine)
+    if (name.starts_with(prefix)) targets.emplace(name, tensor);
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies;
+  for (const auto& [name, tensor] : tensors) {
+    const auto target = targets.find(name_here(name));
+    if (target == targets.end()) {
+      if (name_here(name).starts_with(prefix)) report.unexpected.push_back(name);
+      continue;
+    }
+    if (target->second.sizes() != tensor.sizes())
+      fail(code::kCheckpoint, "Expected shape ", target->second.sizes(), " for weight '", target->first,
+           "' but received ", tensor.sizes(), ".");
+    if (target->second.is_floating_point() != tensor.is_floating_point())
+      fail(code::kCheckpoint, "Expected ", c10::toString(target->second.scalar_type()), " for weight '", target->first,
+           "' but received ", c10::toString(tensor.scalar_type()), ".");
+    copies.emplace_back(target->second, tensor);
+    targets.erase(target);
+  }
+  for (const auto& [name, tensor] : targets)
+    if (!name.ends_with("num_batches_tracked")) report.missing.push_back(name);
+  if (strict && !(report.missing.empty() && report.unexpected.empty()))
+    fail(code::kCheckpoint,
+         "Expected weights of this architecture but received some with missing: ", shortened(report.missing),
+         "; unexpected: ", shortened(report.unexpected), ".");
+  const at::NoGradGuard no_grad;
+  for (const auto& [to, from] : copies) to.copy_(from);
+  backbone.end_inference();
+  return report;
+}
+
+}  // namespace le
