@@ -1,0 +1,37 @@
+// Checks formatting, lint rules and types; --write formats instead.
+//   npm run lint        npm run format
+import { spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { PACKAGE_ROOT } from "../lib/native/package.js";
+import { main } from "./build.js";
+
+const require = createRequire(import.meta.url);
+
+await main(async () => {
+  const write = process.argv.includes("--write");
+  const sources = readdirSync(path.join(PACKAGE_ROOT, "native"), { recursive: true, encoding: "utf8" })
+    .filter((file) => /\.(?:c|cpp|h|cu)$/.test(file))
+    .map((file) => path.join("native", file))
+    .sort();
+  const biome = ["check", ...(write ? ["--write"] : ["--error-on-warnings"])];
+  const checks: [string, string, string[]][] = [
+    ["biome", require.resolve("@biomejs/biome/bin/biome"), biome],
+    [
+      "clang-format",
+      require.resolve("clang-format/index.js"),
+      [...(write ? ["-i"] : ["--dry-run", "-Werror"]), ...sources],
+    ],
+    ...(write ? [] : ([["tsc", require.resolve("typescript/bin/tsc"), ["-p", "tsconfig.json"]]] as typeof checks)),
+  ];
+  const failed: string[] = [];
+  for (const [name, file, args] of checks) {
+    const result = spawnSync(process.execPath, [file, ...args], { cwd: PACKAGE_ROOT, stdio: "inherit" });
+    if (result.status !== 0) failed.push(name);
+  }
+  process.stdout.write(
+    failed.length ? `FAILED: ${failed.join(", ")}. Fix: npm run format, then the rest by hand.\n` : "OK\n",
+  );
+  return failed.length ? 1 : 0;
+});
