@@ -1,0 +1,58 @@
+import type { NdArray } from "../arrays.js";
+import { writeAtomic } from "../data/files.js";
+import { LayerEnsemblesError } from "../errors.js";
+
+/** A picture to look at: RGB, one byte each, interleaved. */
+export interface Picture {
+  /** height × width × 3 bytes. */
+  data: Uint8Array;
+  width: number;
+  height: number;
+}
+
+/**
+ * Encodes a PNG: a {@link Picture} in colour, an H×W array of bytes (grey values or class indices) or of 16-bit values
+ * in grey. Values are stored exactly; no colour profile is added.
+ * @throws ERR_LE_SHAPE where the data does not fit the size
+ */
+export async function encodePng(picture: Picture | NdArray<Uint8Array> | NdArray<Uint16Array>): Promise<Buffer> {
+  const { default: sharp } = await import("sharp");
+  const { data } = picture;
+  const [height, width] = "shape" in picture ? (picture.shape as [number, number]) : [picture.height, picture.width];
+  const channels = "shape" in picture ? 1 : 3;
+  const flat = !("shape" in picture) || picture.shape.length === 2;
+  if (!flat || data.length === 0 || data.length !== height * width * channels) {
+    const received = "shape" in picture ? `shape [${picture.shape}]` : `${height}×${width}`;
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected H×W values, at least one, for the PNG but received ${received} with ${data.length} values`,
+    );
+  }
+  const space = channels === 3 ? "srgb" : data instanceof Uint16Array ? "grey16" : "b-w";
+  return sharp(data, { raw: { width, height, channels }, limitInputPixels: false })
+    .toColourspace(space)
+    .png({ compressionLevel: 6, palette: false, adaptiveFiltering: channels === 3 })
+    .toBuffer();
+}
+
+/**
+ * Writes a PNG in one piece: see {@link encodePng}.
+ * @throws ERR_LE_SHAPE, ERR_LE_IO
+ */
+export async function writePng(
+  path: string,
+  picture: Picture | NdArray<Uint8Array> | NdArray<Uint16Array>,
+): Promise<void> {
+  await writeAtomic(path, await encodePng(picture));
+}
+
+/**
+ * Probabilities or shares in [0, 1] as grey values, H×W; 8 bits (255 levels) or 16 bits (65 535 levels).
+ * @param bits @default 8
+ */
+export function probabilityToGrey(map: NdArray, bits: 8 | 16 = 8): NdArray<Uint8Array> | NdArray<Uint16Array> {
+  const top = bits === 8 ? 255 : 65535;
+  const level = (value: number) => Math.round(Math.min(1, Math.max(0, value)) * top);
+  if (bits === 8) return { data: Uint8Array.from(map.data, level), shape: map.shape };
+  return { data: Uint16Array.from(map.data, level), shape: map.shape };
+}

@@ -1,0 +1,230 @@
+import { type FileHandle, mkdir, open, readdir, readFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { crc32c } from "../data/crc.js";
+import { ioError } from "../data/files.js";
+import { LayerEnsemblesError } from "../errors.js";
+
+/** One scalar of an event file. */
+export interface ScalarEvent {
+  tag: string;
+  value: number;
+  step: number;
+  /** Seconds since 1970. */
+  wallTime: number;
+}
+
+/**
+ * Writes scalars as a TensorBoard event file (`events.out.tfevents.…`): TFRecord framing with masked CRC-32C, around
+ * `tensorflow.Event` messages.
+ */
+export class TensorBoardWriter {
+  /** The event file. */
+  readonly path: string;
+  readonly #file: FileHandle;
+  #last: Promise<void> = Promise.resolve();
+
+  private constructor(path: string, file: FileHandle) {
+    this.path = path;
+    this.#file = file;
+  }
+
+  /**
+   * Opens an event file in a folder, which is made if missing. Without `fromStep` a new file is begun. With it, the
+   * folder's newest event file goes on: events of that step and later, and a record that a killed process left
+   * half-written, are cut off first.
+   * @throws ERR_LE_IO
+   */
+  static async open(folder: string, options: { fromStep?: number } = {}): Promise<TensorBoardWriter> {
+    const { fromStep } = options;
+    try {
+      await mkdir(folder, { recursive: true });
+      const existing = fromStep === undefined ? undefined : (await eventFiles(folder)).at(-1);
+      if (existing !== undefined && fromStep !== undefined) {
+        const keep = lengthBefore(await readFile(existing), fromStep);
+        const file = await open(existing, "r+");
+        await file.truncate(keep);
+        await file.close();
+        const writer = new TensorBoardWriter(existing, await open(existing, "a"));
+        if (keep === 0) await writer.#append(fileVersion());
+        return writer;
+      }
+      const stamp = (Date.now() / 1000).toFixed(3).padStart(14, "0");
+      const path = join(folder, `events.out.tfevents.${stamp}.${hostname()}.${process.pid}`);
+      const writer = new TensorBoardWriter(path, await open(path, "a"));
+      await writer.#append(fileVersion());
+      return writer;
+    } catch (error) {
+      throw error instanceof LayerEnsemblesError ? error : ioError(folder, "a folder for event files", error);
+    }
+  }
+
+  /**
+   * Writes scalars of one step. TensorBoard groups tags by what stands before a slash: "loss/train".
+   * @param wallTime seconds since 1970; now by default
+   * @throws ERR_LE_IO
+   */
+  scalars(values: Readonly<Record<string, number>>, step: number, wallTime: number = Date.now() / 1000): Promise<void> {
+    const summary = Object.entries(values).map(([tag, value]) => {
+      const number = Buffer.alloc(4);
+      number.writeFloatLE(value);
+      const body = Buffer.concat([bytesField(1, Buffer.from(tag)), Buffer.from([(2 << 3) | 5]), number]);
+      return bytesField(1, body);
+    });
+    return this.#append(event(step, wallTime, bytesField(5, Buffer.concat(summary))));
+  }
+
+  /** Flushes and closes the file. */
+  async close(): Promise<void> {
+    await this.#last.catch(() => {});
+    await this.#file.sync();
+    await this.#file.close();
+  }
+
+  #append(message: Buffer): Promise<void> {
+    const bytes = record(message);
+    this.#last = this.#last
+      .catch(() => {})
+      .then(() => this.#file.appendFile(bytes))
+      .catch((error) => {
+        throw ioError(this.path, "writable", error);
+      });
+    return this.#last;
+  }
+}
+
+/**
+ * Reads the scalars of an event file; a half-written record at the end is passed over.
+ * @throws ERR_LE_DATA for a checksum that is wrong
+ */
+export async function readScalars(path: string): Promise<ScalarEvent[]> {
+  const scalars: ScalarEvent[] = [];
+  for (const { message, damaged } of records(await readFile(path))) {
+    if (damaged) {
+      throw new LayerEnsemblesError("ERR_LE_DATA", `Expected whole records for ${path} but received a wrong checksum`);
+    }
+    let wallTime = 0;
+    let step = 0;
+    for (const field of fields(message)) {
+      if (field.number === 1) wallTime = field.bytes.readDoubleLE();
+      if (field.number === 2) step = field.value;
+    }
+    for (const field of fields(message)) {
+      if (field.number !== 5) continue;
+      for (const { bytes } of fields(field.bytes)) {
+        let tag = "";
+        let value: number | undefined;
+        for (const part of fields(bytes)) {
+          if (part.number === 1) tag = part.bytes.toString();
+          if (part.number === 2) value = part.bytes.readFloatLE();
+        }
+        if (value !== undefined) scalars.push({ tag, value, step, wallTime });
+      }
+    }
+  }
+  return scalars;
+}
+
+async function eventFiles(folder: string): Promise<string[]> {
+  const names = await readdir(folder);
+  return names
+    .filter((name) => name.includes(".tfevents."))
+    .sort()
+    .map((name) => join(folder, name));
+}
+
+/** Length of the leading records that are whole and of steps before this one. */
+function lengthBefore(bytes: Buffer, step: number): number {
+  for (const { start, message, damaged } of records(bytes)) {
+    if (damaged) return start;
+    const found = [...fields(message)];
+    const at = found.find((field) => field.number === 2)?.value ?? 0;
+    if (found.some((field) => field.number === 5) && at >= step) return start;
+  }
+  let end = 0;
+  for (const { next } of records(bytes)) end = next;
+  return end;
+}
+
+function* records(bytes: Buffer) {
+  for (let start = 0; start + 16 <= bytes.length; ) {
+    const length = Number(bytes.readBigUInt64LE(start));
+    const next = start + 16 + length;
+    const header = bytes.subarray(start, start + 8);
+    if (masked(header) !== bytes.readUInt32LE(start + 8)) {
+      yield { start, next: start, message: header, damaged: true };
+      return;
+    }
+    if (next > bytes.length) return;
+    const message = bytes.subarray(start + 12, start + 12 + length);
+    yield { start, next, message, damaged: masked(message) !== bytes.readUInt32LE(next - 4) };
+    start = next;
+  }
+}
+
+/** The TFRecord frame: length, its checksum, the message, its checksum. */
+function record(message: Buffer): Buffer {
+  const out = Buffer.alloc(message.length + 16);
+  out.writeBigUInt64LE(BigInt(message.length), 0);
+  out.writeUInt32LE(masked(out.subarray(0, 8)), 8);
+  message.copy(out, 12);
+  out.writeUInt32LE(masked(message), 12 + message.length);
+  return out;
+}
+
+/** TFRecord's masked checksum: rotated right by 15 bits, plus a constant. */
+function masked(bytes: Uint8Array): number {
+  const crc = crc32c(bytes);
+  return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;
+}
+
+function fileVersion(): Buffer {
+  return event(0, Date.now() / 1000, bytesField(3, Buffer.from("brain.Event:2")));
+}
+
+/** `tensorflow.Event`: double wall_time = 1, int64 step = 2, then what is given. */
+function event(step: number, wallTime: number, rest: Buffer): Buffer {
+  const time = Buffer.alloc(9);
+  time[0] = (1 << 3) | 1;
+  time.writeDoubleLE(wallTime, 1);
+  return Buffer.concat([time, Buffer.from([2 << 3]), varint(step), rest]);
+}
+
+function bytesField(number: number, content: Buffer): Buffer {
+  return Buffer.concat([Buffer.from([(number << 3) | 2]), varint(content.length), content]);
+}
+
+function varint(value: number): Buffer {
+  const bytes: number[] = [];
+  let left = value;
+  while (left >= 128) {
+    bytes.push((left % 128) | 128);
+    left = Math.floor(left / 128);
+  }
+  return Buffer.from([...bytes, left]);
+}
+
+/** The fields of a protocol-buffer message. `value` is that of a varint, `bytes` the content of any other kind. */
+function* fields(message: Buffer): Generator<{ number: number; value: number; bytes: Buffer }> {
+  let at = 0;
+  const readVarint = () => {
+    let value = 0;
+    for (let scale = 1; at < message.length; scale *= 128) {
+      const byte = message[at++]!;
+      value += (byte & 127) * scale;
+      if (byte < 128) break;
+    }
+    return value;
+  };
+  while (at < message.length) {
+    const key = readVarint();
+    const kind = key & 7;
+    if (kind === 0) {
+      yield { number: key >> 3, value: readVarint(), bytes: Buffer.alloc(0) };
+    } else {
+      const length = kind === 1 ? 8 : kind === 5 ? 4 : readVarint();
+      yield { number: key >> 3, value: 0, bytes: message.subarray(at, at + length) };
+      at += length;
+    }
+  }
+}
