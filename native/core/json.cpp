@@ -162,7 +162,7 @@ class Parser {
       return;
     }
     const int tail = point < 0x800 ? 1 : point < 0x10000 ? 2 : 3;
-    out += static_cast<char>((0xF00 >> tail) | (point >> (6 * tail)));
+    out += static_cast<char>((0xFF00 >> (tail + 1)) | (point >> (6 * tail)));
     for (int i = tail - 1; i >= 0; --i) out += static_cast<char>(0x80 | ((point >> (6 * i)) & 0x3F));
   }
 

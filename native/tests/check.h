@@ -37,6 +37,7 @@ template <class... Parts>
   static void LE_JOIN(test_, __LINE__)();                                                            \
   static const ::le::test::Register LE_JOIN(register_, __LINE__)(name, LE_JOIN(test_, __LINE__));    \
   static void LE_JOIN(test_, __LINE__)()
+#undef CHECK  // c10 has one that ends the process
 #define CHECK(expression) \
   if (!(expression)) ::le::test::failed(__FILE__, __LINE__, "CHECK(" #expression ")")
 #define CHECK_NEAR(actual, expected, tolerance)                                                                \

@@ -1,0 +1,157 @@
+// Against PyTorch: the folder of fixtures that scripts/parity/make_fixtures.py writes, given by
+// LAYER_ENSEMBLES_FIXTURES. Without it no test is registered.
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cos.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/sum.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "backbones/backbone.h"
+#include "check.h"
+#include "error.h"
+
+using namespace le;
+
+namespace {
+
+constexpr double kTolerance = 1e-5;
+
+class Fixture {
+ public:
+  explicit Fixture(const std::string& path) : file_(read_safetensors(path)) {}
+
+  // Tensors whose names begin with `prefix`, without it.
+  std::map<std::string, at::Tensor> under(const std::string& prefix) const {
+    std::map<std::string, at::Tensor> found;
+    for (const auto& [name, tensor] : file_.tensors)
+      if (name.starts_with(prefix)) found.emplace(name.substr(prefix.size()), tensor);
+    return found;
+  }
+  const at::Tensor& at(const std::string& name) const { return file_.tensors.at(name); }
+  std::unique_ptr<Backbone> backbone() const {
+    auto result = make_backbone(Json::parse(file_.metadata.at("config"), code::kCheckpoint));
+    load_weights(*result, under("state/"), true);
+    return result;
+  }
+
+ private:
+  SafetensorsFile file_;
+};
+
+void check_close(const std::string& what, const at::Tensor& actual, const at::Tensor& expected, double tolerance) {
+  if (!actual.defined()) test::failed(__FILE__, __LINE__, what, " is undefined");
+  if (actual.sizes() != expected.sizes()) test::failed(__FILE__, __LINE__, what, " has shape ", actual.sizes());
+  const at::Tensor a = actual.detach().to(at::kDouble), e = expected.to(at::kDouble);
+  const double scale = e.abs().max().item<double>();
+  const double error = (a - e).abs().max().item<double>() / (scale > 0 ? scale : 1);
+  if (!(error <= tolerance)) test::failed(__FILE__, __LINE__, what, " differs by ", error, " of its largest value");
+}
+
+std::vector<std::string> names_of(const std::map<std::string, at::Tensor>& tensors) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : tensors) names.push_back(name);
+  return names;
+}
+
+void check_evaluation(const Fixture& fixture, Backbone& backbone, double tolerance) {
+  const auto expected = fixture.under("eval/tap/");
+  const auto names = names_of(expected);
+  const at::NoGradGuard no_grad;
+  backbone.train(false);
+  check_close("output", backbone.forward(fixture.at("input"), nullptr).output, fixture.at("eval/output"), tolerance);
+  // All at once, and each alone: what is tapped decides what may be fused.
+  const Pass pass = backbone.forward(fixture.at("input"), backbone.tap(names).get());
+  check_close("output", pass.output, fixture.at("eval/output"), tolerance);
+  for (size_t i = 0; i < names.size(); ++i) check_close(names[i], pass.taps[i], expected.at(names[i]), tolerance);
+  for (size_t i = 0; i < names.size(); i += 7) {
+    const Pass one = backbone.forward(fixture.at("input"), backbone.tap({names[i]}).get());
+    check_close(names[i] + " alone", one.taps[0], expected.at(names[i]), tolerance);
+    check_close("output", one.output, fixture.at("eval/output"), tolerance);
+  }
+}
+
+void check_modules(const Fixture& fixture, Backbone& backbone) {
+  // Python's hooks saw the same modules run.
+  const auto expected = fixture.under("eval/tap/");
+  std::map<std::string, std::vector<int64_t>> ran;
+  for (const auto& call : backbone.trace(fixture.at("input")))
+    if (!call.shape.empty()) ran[call.name] = call.shape;
+  for (const auto& [name, tensor] : expected)
+    if (!ran.contains(name) || at::IntArrayRef(ran.at(name)) != tensor.sizes())
+      test::failed(__FILE__, __LINE__, name, " did not run, or has another shape");
+  CHECK(ran.size() == expected.size());
+}
+
+void check_training(const Fixture& fixture, Backbone& backbone) {
+  const auto expected = fixture.under("train/tap/");
+  const auto names = names_of(expected);
+  backbone.train(true);
+  const Pass pass = backbone.forward(fixture.at("input"), backbone.tap(names).get());
+  at::Tensor loss = (pass.output * fixture.at("train/cotangent")).sum();
+  for (const at::Tensor& tap : pass.taps)
+    loss = loss + (tap * at::arange(tap.numel(), at::kFloat).cos().view(tap.sizes())).sum() / tap.numel();
+  loss.backward();
+
+  check_close("output", pass.output, fixture.at("train/output"), kTolerance);
+  for (size_t i = 0; i < names.size(); ++i) check_close(names[i], pass.taps[i], expected.at(names[i]), kTolerance);
+  const auto gradients = fixture.under("train/grad/");
+  for (const auto& [name, parameter] : backbone.parameters()) {
+    if (gradients.contains(name))
+      check_close("gradient of " + name, parameter.grad(), gradients.at(name), kTolerance);
+    else
+      CHECK(!parameter.grad().defined());
+  }
+  const auto buffers = fixture.under("train/buffer/");
+  const auto mine = backbone.buffers();
+  CHECK(mine.size() == buffers.size());
+  for (const auto& [name, buffer] : mine) check_close(name, buffer, buffers.at(name), kTolerance);
+}
+
+void register_case(const std::string& path) {
+  const std::string name = "parity " + std::filesystem::path(path).stem().string() + ": ";
+  const auto test = [&](const std::string& what, auto run) {
+    test::Register(name + what, [path, run] {
+      at::set_num_threads(2);
+      const Fixture fixture(path);
+      const auto backbone = fixture.backbone();
+      run(fixture, *backbone);
+    });
+  };
+  test("modules, output and taps", [](const Fixture& fixture, Backbone& backbone) {
+    check_evaluation(fixture, backbone, kTolerance);  // nothing known of overwriting yet: every tap is copied
+    check_modules(fixture, backbone);
+    check_evaluation(fixture, backbone, kTolerance);
+  });
+  test("gradients and buffers", [](const Fixture& fixture, Backbone& backbone) {
+    backbone.trace(fixture.at("input"));
+    check_training(fixture, backbone);
+  });
+  test("folded inference", [](const Fixture& fixture, Backbone& backbone) {
+    backbone.trace(fixture.at("input"));
+    for (const bool channels_last : {false, true}) {
+      backbone.to(at::kCPU, channels_last);
+      backbone.train(false);
+      backbone.begin_inference(at::kFloat);
+      check_evaluation(fixture, backbone, kTolerance);
+    }
+  });
+}
+
+const bool registered = [] {
+  const char* folder = std::getenv("LAYER_ENSEMBLES_FIXTURES");
+  if (!folder) return false;
+  std::vector<std::string> paths;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (entry.path().extension() == ".safetensors") paths.push_back(entry.path());
+  std::sort(paths.begin(), paths.end());
+  for (const auto& path : paths) register_case(path);
+  return true;
+}();
+
+}  // namespace
