@@ -1,0 +1,200 @@
+import type { NdArray } from "../arrays.js";
+import { resizeBilinear } from "../data/resample.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { type Colour, type ColourMapName, classColour, colourMap, predictionColour, truthColour } from "./colours.js";
+import type { Picture } from "./png.js";
+
+/** Options of {@link heatMap}. */
+export interface HeatMapOptions {
+  /** Values that get the first and the last colour. @default 0 and the map's largest value */
+  range?: readonly [low: number, high: number];
+  /** @default "magma" */
+  colours?: ColourMapName;
+  /** Enlargement, a whole number. @default 1 */
+  scale?: number;
+}
+
+/** Options of {@link overlay}. */
+export interface OverlayOptions {
+  /** H×W labels, outlined in orange. */
+  prediction?: NdArray<Uint8Array>;
+  /** H×W labels, outlined in cyan, under the prediction's outline. */
+  truth?: NdArray<Uint8Array>;
+  /** Enlargement, a whole number; outlines are about 1.5 pixels wide after it. @default until the longer side is about 640 */
+  scale?: number;
+  /** Half the width of the prediction's outline, in pixels of the enlarged picture. @default 1/450 of the shorter side */
+  lineWidth?: number;
+  /** Strength of a tint over the predicted area, 0 to 1. @default 0 */
+  tint?: number;
+  /** Label that has no outline. @default 255 */
+  ignoreIndex?: number;
+}
+
+/**
+ * Colours a map, such as entropy. NaN becomes mid-grey.
+ * @param map H×W
+ */
+export function heatMap(map: NdArray, options: HeatMapOptions = {}): Picture {
+  const [height, width] = sizeOf(map, "heat map");
+  const { range = [0, largest(map.data)], colours = "magma", scale = 1 } = options;
+  const table = colourMap(colours);
+  const [low, high] = range;
+  const data = new Uint8Array(height * width * 3);
+  for (let i = 0; i < map.data.length; i++) {
+    const value = map.data[i]!;
+    if (Number.isNaN(value)) {
+      data.fill(128, i * 3, i * 3 + 3);
+      continue;
+    }
+    const share = high > low ? Math.min(1, Math.max(0, (value - low) / (high - low))) : 0;
+    const level = Math.round(share * 255) * 3;
+    data.set(table.subarray(level, level + 3), i * 3);
+  }
+  return enlarge({ data, width, height }, scale);
+}
+
+/**
+ * Draws the outlines of a prediction and of the truth on an image. Outlines are smooth and thin because they are found
+ * in the enlarged picture, with the labels' borders interpolated.
+ * @param image H×W grey values
+ */
+export function overlay(image: NdArray<Uint8Array>, options: OverlayOptions = {}): Picture {
+  const [height, width] = sizeOf(image, "overlay");
+  const { prediction, truth, tint = 0, ignoreIndex = 255 } = options;
+  const scale = options.scale ?? Math.max(1, Math.round(640 / Math.max(height, width)));
+  const grey = resizeBilinear(Float32Array.from(image.data), 1, [height, width], [height * scale, width * scale]);
+  const picture: Picture = { data: new Uint8Array(grey.length * 3), width: width * scale, height: height * scale };
+  for (let i = 0; i < grey.length; i++) picture.data.fill(Math.round(grey[i]!), i * 3, i * 3 + 3);
+  // The truth's outline is wider, so that it shows on both sides where the two coincide.
+  const thin = options.lineWidth ?? Math.max(0.75, Math.min(picture.width, picture.height) / 450);
+  if (truth) outline(picture, truth, scale, truthColour, prediction ? 2.1 * thin : thin, ignoreIndex);
+  if (prediction) outline(picture, prediction, scale, predictionColour, thin, ignoreIndex, tint);
+  return picture;
+}
+
+/**
+ * Colours a label map: class 0 black, the others in colours that can be told apart with any colour vision.
+ * @param labels H×W
+ * @param scale enlargement, a whole number
+ */
+export function labelMap(labels: NdArray<Uint8Array>, options: { scale?: number; ignoreIndex?: number } = {}): Picture {
+  const [height, width] = sizeOf(labels, "label map");
+  const data = new Uint8Array(height * width * 3);
+  labels.data.forEach((label, i) => {
+    data.set(classColour(label, options.ignoreIndex), i * 3);
+  });
+  return enlarge({ data, width, height }, options.scale ?? 1);
+}
+
+/** Repeats each pixel `scale` times along both axes. */
+export function enlarge(picture: Picture, scale: number): Picture {
+  if (scale === 1) return picture;
+  const { data, width, height } = picture;
+  const out: Picture = {
+    data: new Uint8Array(data.length * scale * scale),
+    width: width * scale,
+    height: height * scale,
+  };
+  for (let y = 0; y < out.height; y++) {
+    const source = Math.floor(y / scale) * width;
+    for (let x = 0; x < out.width; x++) {
+      const from = (source + Math.floor(x / scale)) * 3;
+      out.data.set(data.subarray(from, from + 3), (y * out.width + x) * 3);
+    }
+  }
+  return out;
+}
+
+/** Draws the outlines of each class: for each pixel, its distance to the class's border gives the line's strength. */
+function outline(
+  picture: Picture,
+  labels: NdArray<Uint8Array>,
+  scale: number,
+  colour: Colour,
+  width: number,
+  ignoreIndex: number,
+  tint = 0,
+): void {
+  const [rows, columns] = [picture.height / scale, picture.width / scale];
+  if (labels.shape[0] !== rows || labels.shape[1] !== columns) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected ${rows}×${columns} labels for the overlay but received ${labels.shape.join("×")}`,
+    );
+  }
+  const present = new Set(labels.data);
+  present.delete(0);
+  present.delete(ignoreIndex);
+  for (const label of present) {
+    const inside = Float32Array.from(labels.data, (value) => (value === label ? 1 : 0));
+    const soft = resizeBilinear(smooth(inside, rows, columns), 1, [rows, columns], [picture.height, picture.width]);
+    if (tint > 0) blend(picture, soft, colour, (value) => tint * Math.min(1, Math.max(0, 4 * value - 1.5)));
+    stroke(picture, soft, colour, width);
+  }
+}
+
+/** A 3×3 binomial blur, so that the half-way line of a staircase is straight. */
+function smooth(values: Float32Array, height: number, width: number): Float32Array {
+  const out = new Float32Array(values.length);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      let sum = 0;
+      for (let dy = -1; dy <= 1; dy++) {
+        for (let dx = -1; dx <= 1; dx++) {
+          const row = Math.min(height - 1, Math.max(0, y + dy));
+          const column = Math.min(width - 1, Math.max(0, x + dx));
+          sum += (2 - Math.abs(dx)) * (2 - Math.abs(dy)) * values[row * width + column]!;
+        }
+      }
+      out[y * width + x] = sum / 16;
+    }
+  }
+  return out;
+}
+
+/** Paints the line where `values` cross one half. Distance to it: (value - 1/2) / |gradient|, to first order. */
+function stroke(picture: Picture, values: Float32Array, colour: Colour, lineWidth: number): void {
+  const { width, height } = picture;
+  blend(picture, values, colour, (value, x, y) => {
+    if (value <= 0 || value >= 1) return 0;
+    const dx = values[y * width + Math.min(width - 1, x + 1)]! - values[y * width + Math.max(0, x - 1)]!;
+    const dy = values[Math.min(height - 1, y + 1) * width + x]! - values[Math.max(0, y - 1) * width + x]!;
+    const distance = (2 * Math.abs(value - 0.5)) / Math.max(Math.hypot(dx, dy), 1e-6);
+    return Math.min(1, Math.max(0, lineWidth + 0.5 - distance));
+  });
+}
+
+/** Mixes a colour into each pixel by a strength from 0 to 1. */
+function blend(
+  { data, width, height }: Picture,
+  values: Float32Array,
+  colour: Colour,
+  strengthOf: (value: number, x: number, y: number) => number,
+): void {
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const i = y * width + x;
+      const strength = strengthOf(values[i]!, x, y);
+      if (strength === 0) continue;
+      for (let c = 0; c < 3; c++)
+        data[3 * i + c] = Math.round(data[3 * i + c]! * (1 - strength) + colour[c]! * strength);
+    }
+  }
+}
+
+function largest(values: Float32Array): number {
+  let found = 0;
+  for (const value of values) if (value > found) found = value;
+  return found;
+}
+
+function sizeOf(array: NdArray<Float32Array | Uint8Array>, what: string): [height: number, width: number] {
+  const [height = 0, width = 0] = array.shape;
+  if (array.shape.length !== 2 || height * width === 0 || array.data.length !== height * width) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected H×W values for the ${what} but received shape [${array.shape}] with ${array.data.length} values`,
+    );
+  }
+  return [height, width];
+}
