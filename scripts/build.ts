@@ -123,7 +123,9 @@ async function run(command: string, args: string[], onLine: (line: string) => vo
     child.on("error", reject);
     child.on("close", resolve);
   });
-  if (code !== 0) throw new BuildError(`${said.slice(-20_000)}\nFailed: ${command} ${args.join(" ")}`);
+  if (code === 0) return;
+  const complaints = said.split("\n").filter((line) => !/^\[\s*\d+(?:%|\/\d+)\]/.test(line));
+  throw new BuildError(`${complaints.join("\n").slice(-20_000)}\nFailed: ${command} ${args.join(" ")}`);
 }
 
 /** One text that changes when any file under the given paths does. */
