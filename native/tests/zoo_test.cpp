@@ -1,0 +1,307 @@
+#include "backbones/zoo.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <set>
+
+#include "error.h"
+// After libtorch, which has a CHECK of its own.
+#include "check.h"
+
+using namespace le;
+
+namespace {
+
+Json config(const char* text) { return Json::parse(text, code::kOption); }
+std::unique_ptr<Backbone> make(const char* text) { return make_backbone(config(text)); }
+
+const char* const kSmallUnet = R"({"kind":"unet","inChannels":1,"classes":2,"decoderChannels":[32,16,16,16,16]})";
+const char* const kSmall = R"({"kind":"plain-unet","width":4,"depth":3})";
+
+int64_t count(const NamedTensors& tensors) {
+  int64_t total = 0;
+  for (const auto& [name, tensor] : tensors) total += tensor.numel();
+  return total;
+}
+
+std::map<std::string, at::Tensor> state(const Backbone& backbone) {
+  std::map<std::string, at::Tensor> all;
+  for (const auto& list : {backbone.parameters(), backbone.buffers()})
+    for (const auto& [name, tensor] : list) all.emplace(name, tensor.detach().clone());
+  return all;
+}
+
+bool same(const std::map<std::string, at::Tensor>& a, const std::map<std::string, at::Tensor>& b) {
+  if (a.size() != b.size()) return false;
+  for (const auto& [name, tensor] : a)
+    if (!b.contains(name) || !at::equal(tensor, b.at(name))) return false;
+  return true;
+}
+
+at::Tensor evaluate(Backbone& backbone, const at::Tensor& x) {
+  const at::NoGradGuard no_grad;
+  backbone.train(false);
+  return backbone.forward(x, nullptr).output;
+}
+
+double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
+  return ((actual.to(at::kFloat) - expected).abs().max() / expected.abs().max()).item<double>();
+}
+
+std::string message_of(const std::function<void()>& run, const char* code) {
+  try {
+    run();
+  } catch (const Error& error) {
+    CHECK(error.code() == code);
+    return error.what();
+  }
+  test::failed(__FILE__, __LINE__, "nothing was thrown");
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST("zoo: parameter counts are those of torchvision and segmentation_models_pytorch") {
+  CHECK(count(make(R"({"kind":"resnet18"})")->parameters()) == 11'689'512);
+  CHECK(count(make(R"({"kind":"resnet34"})")->parameters()) == 21'797'672);
+  CHECK(count(make(R"({"kind":"resnet50"})")->parameters()) == 25'557'032);
+  CHECK(count(make(R"({"kind":"unet"})")->parameters()) == 14'328'209);
+  CHECK(count(make(R"({"kind":"unet","encoder":"resnet34"})")->parameters()) == 24'436'369);
+  CHECK(count(make(R"({"kind":"unet","encoder":"resnet50"})")->parameters()) == 32'521'105);
+}
+
+TEST("zoo: state-dict names") {
+  const auto names = state(*make(R"({"kind":"unet","attention":"scse","inChannels":1})"));
+  for (const char* name :
+       {"encoder.conv1.weight", "encoder.bn1.num_batches_tracked", "encoder.layer1.0.conv1.weight",
+        "encoder.layer2.0.downsample.0.weight", "encoder.layer2.0.downsample.1.running_var",
+        "decoder.blocks.0.conv1.0.weight", "decoder.blocks.0.conv1.1.bias", "decoder.blocks.4.conv2.0.weight",
+        "decoder.blocks.0.attention1.attention.cSE.1.weight", "decoder.blocks.0.attention1.attention.cSE.3.bias",
+        "decoder.blocks.4.attention2.attention.sSE.0.weight", "segmentation_head.0.weight", "segmentation_head.0.bias"})
+    if (!names.contains(name)) test::failed(__FILE__, __LINE__, "no ", name);
+  CHECK(names.at("decoder.blocks.0.conv1.0.weight").sizes() == at::IntArrayRef({256, 768, 3, 3}));
+  CHECK(!names.contains("encoder.fc.weight") && !names.contains("decoder.blocks.0.conv1.0.bias"));
+  CHECK(!state(*make(R"({"kind":"resnet18","classes":0})")).contains("fc.weight"));
+  CHECK(state(*make(kSmall)).contains("encoder.2.4.running_mean"));
+}
+
+TEST("zoo: layers have names, types and counts, and say which cannot be tapped") {
+  const auto unet = make(R"({"kind":"unet"})");
+  std::map<std::string, Layer> layers;
+  for (const auto& layer : unet->layers()) CHECK(layers.emplace(layer.name, layer).second);
+  CHECK(layers.at("encoder.conv1").type == "Conv2d" && layers.at("encoder.conv1").parameters == 3 * 64 * 49);
+  CHECK(layers.at("encoder.layer1.0").type == "BasicBlock" && layers.at("encoder.layer1.0").tappable);
+  CHECK(layers.at("encoder.layer1.0.relu").parameters == 0);
+  CHECK(layers.at("encoder.layer1").type == "Sequential");
+  CHECK(layers.at("encoder").parameters == 11'689'512 - 513'000);
+  CHECK(layers.at("decoder.blocks.0.conv1").type == "Conv2dReLU");
+  CHECK(layers.at("decoder.blocks").type == "ModuleList" && !layers.at("decoder.blocks").tappable);
+  CHECK(!layers.at("encoder").tappable && !layers.at("encoder").why_not.empty());
+  CHECK(!layers.contains(""));
+  // Everything that is said to be tappable runs, but for the attention of a block that has no skip.
+  std::set<std::string> ran;
+  for (const auto& call : unet->trace(at::zeros({1, 3, 32, 32}))) ran.insert(call.name);
+  for (const auto& [name, layer] : layers)
+    if (layer.tappable && !name.starts_with("decoder.blocks.4.attention1")) CHECK(ran.contains(name));
+}
+
+TEST("zoo: initial weights depend on the seed alone") {
+  const auto seeded = [](int64_t seed) {
+    Json::Object options = config(kSmallUnet).object("config");
+    options["seed"] = seed;
+    return state(*make_backbone(options));
+  };
+  at::manual_seed(5);
+  const at::Tensor undisturbed = at::rand({4});
+  at::manual_seed(5);
+  const auto first = seeded(1);
+  CHECK(at::equal(at::rand({4}), undisturbed));
+  CHECK(same(first, seeded(1)));
+  CHECK(!same(first, seeded(2)));
+  // kaiming normal (fan out) in the encoder; kaiming uniform (fan in) in the decoder.
+  const auto deep = first.at("encoder.layer4.1.conv2.weight");
+  CHECK_NEAR(deep.std().item<double>(), std::sqrt(2.0 / (512 * 9)), 1e-4);
+  const auto wide = first.at("decoder.blocks.0.conv1.0.weight");
+  CHECK_NEAR(wide.abs().max().item<double>(), std::sqrt(6.0 / (768 * 9)), 1e-5);
+  CHECK(first.at("segmentation_head.0.bias").abs().max().item<double>() == 0);
+}
+
+TEST("zoo: any size of input") {
+  const auto unet = make(kSmallUnet), plain = make(kSmall);
+  for (const auto& [height, width] : {std::pair(1, 1), {3, 7}, {32, 32}, {97, 130}, {33, 64}}) {
+    const at::Tensor x = at::randn({2, 1, height, width});
+    for (Backbone* backbone : {unet.get(), plain.get()}) {
+      const at::Tensor y = evaluate(*backbone, x);
+      CHECK(y.sizes() == at::IntArrayRef({2, 2, height, width}));
+      CHECK(y.isfinite().all().item<bool>());
+    }
+  }
+  CHECK(evaluate(*make(R"({"kind":"resnet18","classes":5})"), at::randn({1, 3, 41, 30})).sizes() ==
+        at::IntArrayRef({1, 5}));
+  CHECK(evaluate(*make(R"({"kind":"resnet18","classes":0})"), at::randn({1, 3, 41, 30})).sizes() ==
+        at::IntArrayRef({1, 512}));
+}
+
+TEST("zoo: input that does not fit is named") {
+  const auto unet = make(kSmallUnet);
+  for (const at::Tensor& x : {at::zeros({1, 3, 32, 32}), at::zeros({1, 32, 32}), at::zeros({0, 1, 32, 32}),
+                              at::zeros({1, 1, 0, 32}), at::zeros({1, 1, 32, 32}, at::kLong), at::Tensor()})
+    CHECK_THROWS(unet->forward(x, nullptr), code::kShape);
+  unet->train(true);
+  CHECK_THROWS(unet->forward(at::zeros({1, 1, 32, 32}), nullptr), code::kShape);  // one value per channel at the bottom
+  CHECK(state(*unet).at("encoder.layer4.0.bn1.running_var").isfinite().all().item<bool>());
+}
+
+TEST("zoo: options that are wrong are named, with the right one where it is near") {
+  CHECK(contains(message_of([] { make(R"({"kind":"unet","encodr":"resnet18"})"); }, code::kOption), "'encoder'"));
+  CHECK(contains(message_of([] { make(R"({"kind":"une"})"); }, code::kOption), "did you mean 'unet'"));
+  for (const char* text :
+       {R"({})", R"({"kind":1})", R"({"kind":"unet","encoder":"vgg"})", R"({"kind":"unet","inChannels":0})",
+        R"({"kind":"unet","inChannels":1.5})", R"({"kind":"unet","classes":-1})", R"({"kind":"unet","classes":1e9})",
+        R"({"kind":"unet","decoderChannels":[1,2,3]})", R"({"kind":"unet","decoderChannels":[1,2,3,4,0]})",
+        R"({"kind":"unet","decoderChannels":256})", R"({"kind":"unet","attention":"se"})",
+        R"({"kind":"unet","attention":"scse","decoderChannels":[32,32,32,32,8]})",
+        R"({"kind":"unet","preset":"papers"})", R"({"kind":"plain-unet","depth":0})",
+        R"({"kind":"plain-unet","depth":9})", R"({"kind":"plain-unet","width":0})",
+        R"({"kind":"plain-unet","width":512,"depth":8})", R"({"kind":"resnet18","width":4})",
+        R"({"kind":"unet","seed":"x"})"})
+    CHECK_THROWS(make(text), code::kOption);
+}
+
+TEST("zoo: the paper's preset") {
+  const auto unet = make(R"({"kind":"unet","preset":"paper","classes":4})");
+  CHECK(unet->config().dump() == R"({"attention":"scse","classes":4,"decoderChannels":[1024,512,256,128,64],)"
+                                 R"("encoder":"resnet18","inChannels":1,"kind":"unet","seed":0})");
+  CHECK(make(R"({"kind":"unet","preset":"paper","attention":null})")->config().at("attention").is_null());
+}
+
+TEST("zoo: a clone is equal and independent") {
+  const auto unet = make(kSmallUnet);
+  unet->to(at::kCPU, true);
+  evaluate(*unet, at::randn({1, 1, 32, 32}));
+  unet->train(true);
+  unet->forward(at::randn({2, 1, 64, 64}), nullptr);  // moves the running statistics
+  const auto copy = unet->clone();
+  CHECK(same(state(*unet), state(*copy)));
+  CHECK(copy->config().dump() == unet->config().dump());
+  const at::Tensor x = at::randn({1, 1, 64, 64});
+  CHECK(at::equal(evaluate(*unet, x), evaluate(*copy, x)));
+  {
+    const at::NoGradGuard no_grad;
+    copy->parameters().front().second.zero_();
+  }
+  CHECK(!same(state(*unet), state(*copy)));
+}
+
+TEST("zoo: moving keeps every parameter's identity") {
+  const auto unet = make(kSmallUnet);
+  const auto before = unet->parameters();
+  const auto values = state(*unet);
+  unet->to(at::kCPU, true);
+  const auto after = unet->parameters();
+  for (size_t i = 0; i < before.size(); ++i) CHECK(before[i].second.is_same(after[i].second));
+  CHECK(after.front().second.is_contiguous(at::MemoryFormat::ChannelsLast));
+  CHECK(same(values, state(*unet)));
+  unet->forward(at::randn({2, 1, 64, 64}), nullptr).output.sum().backward();
+  CHECK(before.front().second.grad().defined());
+}
+
+TEST("zoo: loading is strict, all or nothing, and lists what is wrong") {
+  const auto unet = make(kSmallUnet);
+  Json::Object options = config(kSmallUnet).object("config");
+  options["seed"] = 9;
+  auto other = state(*make_backbone(options));
+  const auto before = state(*unet);
+
+  auto wrong = other;
+  wrong.erase("encoder.conv1.weight");
+  wrong.emplace("surplus", at::zeros({1}));
+  const auto message = message_of([&] { load_weights(*unet, wrong, true); }, code::kCheckpoint);
+  CHECK(contains(message, "encoder.conv1.weight") && contains(message, "surplus"));
+  CHECK(same(before, state(*unet)));
+
+  wrong = other;
+  wrong["segmentation_head.0.weight"] = at::zeros({3, 16, 3, 3});
+  CHECK(contains(message_of([&] { load_weights(*unet, wrong, false); }, code::kCheckpoint),
+                 "segmentation_head.0.weight"));
+  wrong = other;
+  wrong["segmentation_head.0.bias"] = at::zeros({2}, at::kLong);
+  CHECK_THROWS(load_weights(*unet, wrong, false), code::kCheckpoint);
+  CHECK(same(before, state(*unet)));
+
+  auto partial = other;
+  partial.erase("encoder.bn1.num_batches_tracked");
+  CHECK(load_weights(*unet, partial, true).missing.empty());
+  CHECK(same(other, state(*unet)));
+
+  partial.erase("encoder.conv1.weight");
+  partial.emplace("surplus", at::zeros({1}));
+  const LoadReport report = load_weights(*unet, partial, false);
+  CHECK(report.missing == std::vector<std::string>{"encoder.conv1.weight"});
+  CHECK(report.unexpected == std::vector<std::string>{"surplus"});
+}
+
+TEST("zoo: an encoder loads alone, from its own file or from a whole network's") {
+  const auto donor = make(R"({"kind":"resnet18","inChannels":1,"classes":0,"seed":3})");
+  const auto unet = make(kSmallUnet);
+  const auto before = state(*unet);
+  CHECK(load_weights(*unet, state(*donor), true, "encoder.").missing.empty());
+  const auto after = state(*unet);
+  CHECK(at::equal(after.at("encoder.layer4.1.conv2.weight"), state(*donor).at("layer4.1.conv2.weight")));
+  CHECK(at::equal(after.at("segmentation_head.0.weight"), before.at("segmentation_head.0.weight")));
+
+  const auto target = make(kSmallUnet);
+  load_weights(*target, after, true, "encoder.");
+  CHECK(at::equal(state(*target).at("encoder.conv1.weight"), after.at("encoder.conv1.weight")));
+
+  auto with_classifier = state(*make(R"({"kind":"resnet18","inChannels":1,"classes":3})"));
+  CHECK(contains(message_of([&] { load_weights(*unet, with_classifier, true, "encoder."); }, code::kCheckpoint),
+                 "fc.weight"));
+  CHECK(load_weights(*unet, with_classifier, false, "encoder.").unexpected.size() == 2);
+}
+
+TEST("zoo: derived weights give the same, follow the weights, and end with training") {
+  for (const char* text : {kSmallUnet, kSmall, R"({"kind":"resnet18","inChannels":1,"classes":4})",
+                           R"({"kind":"unet","inChannels":1,"attention":"scse","decoderChannels":[32,16,16,16,16]})"}) {
+    const auto backbone = make(text);
+    backbone->to(at::kCPU, true);
+    backbone->train(true);
+    const at::Tensor x = at::randn({2, 1, 64, 48});
+    for (int i = 0; i < 3; ++i) backbone->forward(x, nullptr);
+    at::Tensor expected = evaluate(*backbone, x);
+    backbone->begin_inference(at::kFloat);
+    CHECK(relative_error(evaluate(*backbone, x), expected) < 1e-4);
+    backbone->begin_inference(at::kBFloat16);
+    const at::Tensor brief = evaluate(*backbone, x);
+    CHECK(brief.scalar_type() == at::kBFloat16);
+    CHECK(relative_error(brief, expected) < 0.1);
+
+    backbone->begin_inference(at::kFloat);
+    {
+      const at::NoGradGuard no_grad;
+      for (const auto& [name, tensor] : backbone->parameters()) tensor.mul_(0.9);
+    }
+    backbone->begin_inference(at::kFloat);
+    const at::Tensor derived = evaluate(*backbone, x);
+    CHECK(relative_error(derived, expected) > 1e-3);
+    backbone->end_inference();
+    CHECK(relative_error(derived, evaluate(*backbone, x)) < 1e-4);
+
+    backbone->begin_inference(at::kBFloat16);
+    backbone->train(true);
+    CHECK(backbone->forward(x, nullptr).output.scalar_type() == at::kFloat);
+    CHECK(evaluate(*backbone, x).scalar_type() == at::kFloat);
+  }
+}
+
+TEST("zoo: gradients in evaluation mode come from the parameters, not from derived weights") {
+  const auto backbone = make(kSmall);
+  backbone->train(false);
+  backbone->begin_inference(at::kBFloat16);
+  const at::Tensor y = backbone->forward(at::randn({1, 1, 16, 16}), nullptr).output;
+  CHECK(y.scalar_type() == at::kFloat);
+  y.sum().backward();
+  for (const auto& [name, tensor] : backbone->parameters()) CHECK(tensor.grad().defined());
+}
