@@ -1,0 +1,204 @@
+import { existsSync } from "node:fs";
+import path from "node:path";
+import type { NdArray } from "../arrays.js";
+import type { Dataset } from "../data/dataset.js";
+import type { Placement } from "../data/preprocess.js";
+import type { LayerEnsemble, PredictOptions } from "../ensemble/layer-ensemble.js";
+import type { Prediction } from "../ensemble/prediction.js";
+import { LayerEnsemblesError } from "../errors.js";
+import type { MapName } from "../uncertainty/index.js";
+import { type DeviceFlags, placement, setThreads } from "./device-options.js";
+import { datasetOptions, type RunNotes, runNotes } from "./run-notes.js";
+
+/** A trained model with what its run says of the data. */
+export interface OpenRun {
+  model: LayerEnsemble;
+  notes: RunNotes;
+}
+
+/**
+ * Loads a run folder. The caller disposes of the model.
+ * @throws ERR_LE_CHECKPOINT
+ */
+export async function openRun(folder: string, flags: DeviceFlags): Promise<OpenRun> {
+  setThreads(flags);
+  const { LayerEnsemble } = await import("../ensemble/layer-ensemble.js");
+  const { readRun } = await import("../ensemble/run.js");
+  const notes = runNotes(await readRun(folder), folder);
+  if (!existsSync(path.join(folder, "weights.safetensors")))
+    throw new LayerEnsemblesError(
+      "ERR_LE_CHECKPOINT",
+      `Expected weights.safetensors in ${folder} but received none: its training was stopped before the first checkpoint.`,
+    );
+  return { model: await LayerEnsemble.load(folder, placement(flags)), notes };
+}
+
+/** One image to predict. */
+export interface Item {
+  id: string;
+  group?: string;
+  load(): Promise<Loaded>;
+}
+
+interface Loaded {
+  /** C×H×W, the network's input. */
+  input: NdArray;
+  placement: Placement;
+  /** H×W grey values, as stored. */
+  image: NdArray<Uint8Array>;
+  /** H×W, as stored. */
+  truth?: NdArray<Uint8Array>;
+}
+
+/** The images of a folder's split; `all` takes every image. */
+export async function folderItems(
+  folder: string,
+  split: string,
+  notes: RunNotes,
+  masks: "required" | "optional",
+): Promise<Item[]> {
+  const { Dataset } = await import("../data/dataset.js");
+  const dataset = await Dataset.fromFolder(folder, { ...datasetOptions(notes), masks });
+  return datasetItems(select(dataset, folder, split, notes));
+}
+
+/** The images of a dataset. */
+export function datasetItems(dataset: Dataset): Item[] {
+  return dataset.samples.map(({ id, group }, i) => ({
+    id,
+    ...(group !== undefined && { group }),
+    load: async () => {
+      const [sample, original] = [await dataset.load(i), await dataset.loadOriginal(i)];
+      return {
+        input: sample.image,
+        placement: sample.placement,
+        image: original.image,
+        ...(original.mask && { truth: original.mask }),
+      };
+    },
+  }));
+}
+
+function select(dataset: Dataset, folder: string, split: string, notes: RunNotes): Dataset {
+  if (split === "all") return dataset;
+  const { drawn } = notes.data;
+  if (!drawn || path.resolve(folder) !== notes.data.folder) return dataset.split(split);
+  // Splits that training drew at random are the ones that it recorded, whatever the folder holds by now.
+  const ids = new Set(drawn[split]);
+  const chosen = dataset.subset(({ id }) => ids.has(id));
+  if (chosen.length === ids.size && ids.size > 0) return chosen;
+  const received =
+    ids.size === 0
+      ? `one of ${Object.keys(drawn).join(", ") || "none"} only`
+      : `${ids.size - chosen.length} of them no longer in the folder`;
+  throw new LayerEnsemblesError(
+    "ERR_LE_DATA",
+    `Expected the images of split "${split}", as drawn when the run was trained, in ${folder} but received ${received}.`,
+  );
+}
+
+/** Image files by path. Their ids are their names without ending, which must differ. */
+export async function fileItems(files: readonly string[], notes: RunNotes): Promise<Item[]> {
+  const { readImage, toDisplay } = await import("../data/image.js");
+  const { preprocess } = await import("../data/preprocess.js");
+  const seen = new Map<string, string>();
+  return files.map((file) => {
+    const id = path.basename(file, path.extname(file));
+    const other = seen.get(id);
+    if (other !== undefined)
+      throw new LayerEnsemblesError(
+        "ERR_LE_DATA",
+        `Expected files of different names but received ${other} and ${file}.`,
+      );
+    seen.set(id, file);
+    if (!existsSync(file))
+      throw new LayerEnsemblesError("ERR_LE_DATA", `Expected an image file for ${file} but received none.`);
+    return {
+      id,
+      load: async () => {
+        const stored = await readImage(file);
+        const { image, placement } = preprocess(stored, notes.preprocessing);
+        return { input: image, placement, image: toDisplay(stored) };
+      },
+    };
+  });
+}
+
+/** A prediction, and what of it is spatial brought back to the stored size of the image. */
+export interface Result {
+  id: string;
+  group?: string;
+  /** At the network's input size. */
+  prediction: Prediction;
+  image: NdArray<Uint8Array>;
+  truth?: NdArray<Uint8Array>;
+  /** C×H×W: interpolated bilinearly. */
+  probabilities: NdArray;
+  /** H×W: the class of the highest of these probabilities; ties go to the lower class. */
+  mask: NdArray<Uint8Array>;
+  /** H×W each: interpolated bilinearly. */
+  maps: Prediction["maps"];
+  /** K×H×W: each head's own mask, by the nearest pixel; where asked for. */
+  labels?: NdArray<Uint8Array>;
+}
+
+/** Predicts images in batches, reading the next ones meanwhile; results come in order. */
+export async function* infer(
+  model: LayerEnsemble,
+  items: readonly Item[],
+  options: PredictOptions & { signal: AbortSignal },
+): AsyncGenerator<Result> {
+  const { restore, restoreLabels } = await import("../data/preprocess.js");
+  const batch = options.batchSize ?? 8;
+  const read = (start: number) => {
+    const loading = Promise.all(items.slice(start, start + batch).map((item) => item.load()));
+    loading.catch(() => {}); // reported where it is awaited
+    return loading;
+  };
+  let next = read(0);
+  for (let start = 0; start < items.length; start += batch) {
+    const loaded = await next;
+    options.signal.throwIfAborted();
+    next = read(start + batch);
+    const predictions = await model.predict(
+      loaded.map(({ input }) => input),
+      options,
+    );
+    for (const [i, prediction] of predictions.entries()) {
+      const { id, group } = items[start + i] as Item;
+      const { placement, image, truth } = loaded[i] as Loaded;
+      const probabilities = restore(prediction.probabilities as NdArray, placement);
+      const maps: Prediction["maps"] = {};
+      for (const [name, map] of Object.entries(prediction.maps)) maps[name as MapName] = restore(map, placement);
+      yield {
+        id,
+        ...(group !== undefined && { group }),
+        prediction,
+        image,
+        ...(truth && { truth }),
+        probabilities,
+        mask: argmax(probabilities),
+        maps,
+        ...(prediction.labels && { labels: restoreLabels(prediction.labels, placement) }),
+      };
+    }
+  }
+}
+
+/** C×H×W → H×W. */
+function argmax({ data, shape }: NdArray): NdArray<Uint8Array> {
+  const [classes, height, width] = shape as [number, number, number];
+  const pixels = height * width;
+  const mask = new Uint8Array(pixels);
+  for (let i = 0; i < pixels; i++) {
+    let best = data[i] as number;
+    for (let c = 1; c < classes; c++) {
+      const value = data[c * pixels + i] as number;
+      if (value > best) {
+        best = value;
+        mask[i] = c;
+      }
+    }
+  }
+  return { data: mask, shape: [height, width] };
+}

@@ -1,0 +1,78 @@
+import { existsSync } from "node:fs";
+import type { Command } from "commander";
+import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
+import { nearest } from "../options.js";
+import { inputShape, integer } from "./arguments.js";
+import { type BackboneFlags, backboneOptions, KINDS, withBackboneOptions } from "./backbone-options.js";
+import { newCommand, runSession, toJson, UsageError } from "./command.js";
+import { formatTable, grouped } from "./table.js";
+
+interface Flags extends BackboneFlags {
+  input?: { channels?: number; size: [number, number] };
+  inChannels?: number;
+  json?: boolean;
+}
+
+/** `layers`: what a network consists of, and what of it can be tapped. */
+export function layersCommand(): Command {
+  const command = newCommand(
+    "layers",
+    "list the layers of a network, in the order in which they run",
+    "layer-ensembles layers unet --encoder resnet18 --input 1x1x128x128",
+  )
+    .argument("<network>", `kind of network (${KINDS.join(", ")}) or a run folder`)
+    .option("--input <NxCxHxW>", "shape of the image that is sent through it (default: 1x1x128x128)", inputShape)
+    .option("--in-channels <n>", "channels of the image", integer({ min: 1 }));
+  return withBackboneOptions(command).action((network: string, flags: Flags) =>
+    runSession(flags.json ?? false, async ({ json, print }) => {
+      const backbone = await open(network, flags);
+      try {
+        const layers = await backbone.probe(flags.input?.size);
+        await print(json ? toJson(layers, 2) : describe(layers));
+      } finally {
+        await backbone.dispose();
+      }
+    }),
+  );
+}
+
+async function open(network: string, flags: Flags): Promise<Backbone> {
+  const kind = KINDS.find((name) => name === network);
+  if (!kind && !existsSync(network)) {
+    const near = nearest(network, KINDS);
+    throw new UsageError(
+      `expected a run folder or one of ${KINDS.join(", ")} but received "${network}"${near ? ` (Did you mean ${near}?)` : ""}`,
+    );
+  }
+  const { Backbone } = await import("../ensemble/backbone.js");
+  if (!kind) {
+    const { readRun } = await import("../ensemble/run.js");
+    const run = await readRun(network);
+    return Backbone.fromConfig(run.backbone);
+  }
+  const channels = flags.inChannels ?? flags.input?.channels;
+  if (flags.input?.channels !== undefined && channels !== flags.input.channels)
+    throw new UsageError(`--input has ${flags.input.channels} channels but --in-channels says ${channels}`);
+  return Backbone.create(kind, { ...backboneOptions(flags), ...(channels !== undefined && { inChannels: channels }) });
+}
+
+function describe(layers: readonly LayerInfo[]): string {
+  return formatTable(
+    [
+      { heading: "layer", align: "left" },
+      { heading: "type", align: "left" },
+      { heading: "calls" },
+      { heading: "output shape", align: "left" },
+      { heading: "parameters" },
+      { heading: "tappable", align: "left" },
+    ],
+    layers.map((layer) => [
+      layer.name || "(the network)",
+      layer.type,
+      String(layer.calls ?? "–"),
+      layer.shape?.join("×") ?? "–",
+      grouped(layer.parameters),
+      layer.tappable ? "yes" : `no: ${layer.whyNot ?? "it has no feature map"}`,
+    ]),
+  );
+}

@@ -1,0 +1,70 @@
+#!/usr/bin/env node
+import { Command, CommanderError } from "commander";
+import { LayerEnsemblesError } from "../errors.js";
+import { PACKAGE_VERSION } from "../native/package.js";
+import { Interrupted, UsageError } from "./command.js";
+import { demoCommand } from "./demo.js";
+import { doctorCommand } from "./doctor.js";
+import { evaluateCommand } from "./evaluate.js";
+import { installLibtorchCommand } from "./install-libtorch.js";
+import { layersCommand } from "./layers.js";
+import { predictCommand } from "./predict.js";
+import { trainCommand } from "./train.js";
+
+/** The program with all its commands. What is heavy is imported by a command when it runs. */
+function program(): Command {
+  const root = new Command("layer-ensembles")
+    .description("Segmentation with Layer Ensembles: one network, one pass, and how far to trust the result")
+    .version(PACKAGE_VERSION)
+    .addHelpText("after", "\nEvery command has --help with an example. Exit codes: 0 done, 1 failed, 2 wrong usage.")
+    .configureOutput({ outputError: (text, write) => write(oneLine(text)) })
+    .exitOverride();
+  for (const command of [
+    layersCommand(),
+    trainCommand(),
+    predictCommand(),
+    evaluateCommand(),
+    demoCommand(),
+    doctorCommand(),
+    installLibtorchCommand(),
+  ])
+    root.addCommand(command.copyInheritedSettings(root));
+  return root;
+}
+
+/** `error: unknown option '--epoch' (Did you mean --epochs?)` */
+function oneLine(text: string): string {
+  return `${text.trim().replace(/\s*\n\s*/g, " ")}\n`;
+}
+
+/** Says what went wrong and gives the exit code. */
+function report(error: unknown, debug: boolean): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  if (error instanceof Interrupted) return error.exitCode;
+  if (error instanceof UsageError) {
+    process.stderr.write(oneLine(`error: ${error.message}`));
+    return 2;
+  }
+  const known = error instanceof LayerEnsemblesError ? error : undefined;
+  const code = known?.code ?? (error as NodeJS.ErrnoException | undefined)?.code ?? "ERR_LE_INTERNAL";
+  const message = error instanceof Error ? error.message : String(error);
+  process.stderr.write(`error [${code}]: ${message}\n`);
+  if (debug && error instanceof Error) {
+    process.stderr.write(`${error.stack}\n`);
+    for (let cause = error.cause; cause !== undefined; cause = (cause as Error).cause)
+      process.stderr.write(`cause: ${cause instanceof Error ? cause.stack : String(cause)}\n`);
+  }
+  return 1;
+}
+
+// A reader such as `head` may leave early; that is no failure.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
+});
+
+try {
+  await program().parseAsync();
+} catch (error) {
+  process.exitCode = report(error, process.argv.includes("--debug"));
+}

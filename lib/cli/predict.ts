@@ -1,0 +1,209 @@
+import path from "node:path";
+import type { Command } from "commander";
+import { writeAtomic } from "../data/files.js";
+import type { MapName } from "../uncertainty/index.js";
+import { integer, list, oneOf, text } from "./arguments.js";
+import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
+import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import type { Result } from "./inference.js";
+import { counter, StatusLine } from "./progress.js";
+import { fixed, formatTable } from "./table.js";
+
+const MAPS = [
+  "entropy",
+  "expectedEntropy",
+  "mutualInformation",
+  "variance",
+  "disagreement",
+  "variationRatio",
+] as const satisfies readonly MapName[];
+
+interface Flags extends DeviceFlags {
+  run: string;
+  data?: string;
+  split?: string;
+  out: string;
+  skip?: number;
+  fusion?: "mean" | "logit-mean" | "vote" | "last";
+  maps: MapName[];
+  limit?: number;
+  batchSize?: number;
+  json?: boolean;
+}
+
+/** `predict`: masks, probabilities, heat maps, overlays, and how far to trust each. */
+export function predictCommand(): Command {
+  const fusions = ["mean", "logit-mean", "vote", "last"] as const;
+  const command = newCommand(
+    "predict",
+    "segment images with a run, and say how far to trust each result",
+    "layer-ensembles predict --run runs/busi --data data/busi --split test --out predictions\n" +
+      "layer-ensembles predict --run runs/busi --out predictions image1.png image2.png",
+    "For each image: mask, probability, heat-map and overlay PNGs at its stored size, and a line in predictions.jsonl.",
+  )
+    .argument("[images...]", "image files, instead of --data")
+    .requiredOption("--run <dir>", "run folder", text)
+    .option("--data <dir>", "data folder; masks in it are drawn in the overlays", text)
+    .option("--split <name>", "which of its images (default: all)", text)
+    .requiredOption("--out <dir>", "folder to write to", text)
+    .option("--skip <T>", "first heads to leave out (default: the run's)", integer({ min: 0 }))
+    .option("--fusion <name>", fusions.join(", "), oneOf(fusions))
+    .option("--maps <list>", `heat maps to write: ${MAPS.join(", ")}, or none (default: entropy)`, mapNames)
+    .option("--limit <n>", "at most so many images", integer({ min: 1 }))
+    .option("--batch-size <n>", "images of one size that share a pass (default: 8)", integer({ min: 1 }));
+  return withDeviceOptions(command).action((images: string[], flags: Flags) =>
+    runSession(flags.json ?? false, (session) => predict(images, flags, session)),
+  );
+}
+
+function mapNames(value: string): MapName[] {
+  return value === "none" ? [] : list(oneOf(MAPS))(value);
+}
+
+async function predict(images: string[], flags: Flags, session: Session): Promise<void> {
+  if (images.length > 0 && flags.data !== undefined) throw new UsageError("expected image files or --data, not both");
+  if (images.length === 0 && flags.data === undefined) throw new UsageError("expected image files or --data <dir>");
+  if (flags.split !== undefined && flags.data === undefined) throw new UsageError("--split needs --data <dir>");
+  const { checkOutput, writeTogether } = await import("./output.js");
+  const { fileItems, folderItems, infer, openRun } = await import("./inference.js");
+  checkOutput(flags.out, "--out");
+  const { model, notes } = await openRun(flags.run, flags);
+  const line = new StatusLine(process.stderr);
+  try {
+    const all =
+      flags.data === undefined
+        ? await fileItems(images, notes)
+        : await folderItems(flags.data, flags.split ?? "all", notes, "optional");
+    const items = all.slice(0, flags.limit ?? all.length);
+    const { skip, fusion, batchSize } = flags;
+    const options = {
+      signal: session.signal,
+      ...(skip !== undefined && { skip }),
+      ...(fusion !== undefined && { fusion }),
+      ...(batchSize !== undefined && { batchSize }),
+    };
+    const records: PredictionRecord[] = [];
+    const tell = counter(line, "predicting", items.length);
+    await writeTogether(flags.out, async (folder) => {
+      for await (const result of infer(model, items, options)) {
+        const files = await writePictures(
+          result,
+          folder,
+          notes.classNames,
+          flags.maps ?? ["entropy"],
+          notes.ignoreIndex,
+        );
+        records.push(recordOf(result, notes.classNames, files));
+        tell(records.length);
+      }
+      await writeAtomic(path.join(folder, "predictions.jsonl"), records.map((record) => toJson(record)).join(""));
+    });
+    line.clear();
+    if (session.json) for (const record of records) await session.print(toJson(record));
+    else await session.print(`${describe(records)}\nWritten to ${flags.out}: predictions.jsonl and pictures\n`);
+  } finally {
+    line.clear();
+    await model.dispose();
+  }
+}
+
+/** What one line of predictions.jsonl says. Areas are in pixels of the stored image. */
+type PredictionRecord = ReturnType<typeof recordOf>;
+
+function recordOf(result: Result, classNames: readonly string[], files: Record<string, string>) {
+  const { id, prediction, mask } = result;
+  const byName = (perClass: Readonly<Record<number, number>>) =>
+    Object.fromEntries(Object.entries(perClass).map(([c, value]) => [classNames[Number(c)] ?? c, value]));
+  const areas = new Array<number>(classNames.length).fill(0);
+  for (const label of mask.data) areas[label] = (areas[label] ?? 0) + 1;
+  const { aula, pairwiseAgreement, predictionDepth, softDiceConfidence } = prediction;
+  return {
+    id,
+    height: mask.shape[0],
+    width: mask.shape[1],
+    area: byName(Object.fromEntries(areas.entries())),
+    heads: prediction.heads,
+    aula: aula && {
+      value: aula.value,
+      normalised: aula.normalised,
+      perClass: byName(aula.perClass),
+      empty: aula.empty,
+    },
+    pairwiseAgreement: { overall: pairwiseAgreement.overall, perClass: byName(pairwiseAgreement.perClass) },
+    predictionDepth: predictionDepth && { mean: predictionDepth.mean, perClass: byName(predictionDepth.perClass) },
+    softDiceConfidence: { overall: softDiceConfidence.overall, perClass: byName(softDiceConfidence.perClass) },
+    summaries: prediction.summaries,
+    files,
+  };
+}
+
+/** Largest value of each map, which gets the last colour, so that pictures can be compared. */
+function topOf(map: MapName, classes: number): number {
+  if (map === "variance") return 0.25;
+  return map === "disagreement" || map === "variationRatio" ? 1 : Math.log(classes);
+}
+
+/** Writes one image's pictures and gives their paths below the folder. */
+async function writePictures(
+  { id, image, truth, mask, probabilities, maps }: Result,
+  folder: string,
+  classNames: readonly string[],
+  wanted: readonly MapName[],
+  ignoreIndex: number,
+): Promise<Record<string, string>> {
+  const { probabilityToGrey, writePng } = await import("../report/png.js");
+  const { heatMap, overlay } = await import("../report/render.js");
+  const files: Record<string, string> = {};
+  const write = async (what: string, file: string, picture: Parameters<typeof writePng>[1]) => {
+    await writePng(path.join(folder, file), picture);
+    files[what] = file;
+  };
+  const binary = classNames.length === 2;
+  const stored = binary ? { data: mask.data.map((label) => label * 255), shape: mask.shape } : mask;
+  await write("mask", `masks/${id}.png`, stored);
+  const pixels = mask.data.length;
+  for (const [c, name] of classNames.entries()) {
+    if (c === 0) continue;
+    const map = { data: probabilities.data.subarray(c * pixels, (c + 1) * pixels), shape: mask.shape };
+    const what = binary ? "probability" : `probability.${name}`;
+    const file = binary ? `${id}.png` : `${id}.${fileName(name)}.png`;
+    await write(what, `probabilities/${file}`, probabilityToGrey(map));
+  }
+  for (const name of wanted) {
+    const map = maps[name];
+    if (map) await write(name, `${name}/${id}.png`, heatMap(map, { range: [0, topOf(name, classNames.length)] }));
+  }
+  await write(
+    "overlay",
+    `overlays/${id}.png`,
+    overlay(image, { prediction: mask, ...(truth && { truth }), ignoreIndex }),
+  );
+  return files;
+}
+
+/** A class name as part of a file name. */
+function fileName(name: string): string {
+  return name.replace(/[^\p{L}\p{N}_-]+/gu, "_");
+}
+
+function describe(records: readonly PredictionRecord[]): string {
+  const rows = records.map((record) => [
+    record.id,
+    fixed(record.aula?.value) + (record.aula?.empty ? " (empty)" : ""),
+    fixed(record.aula?.normalised),
+    fixed(record.pairwiseAgreement.overall),
+    fixed(record.softDiceConfidence.overall),
+    fixed(record.summaries.entropy?.sum, 1),
+  ]);
+  return formatTable(
+    [
+      { heading: "image", align: "left" },
+      { heading: "AULA" },
+      { heading: "normalised" },
+      { heading: "agreement" },
+      { heading: "soft Dice" },
+      { heading: "entropy, sum" },
+    ],
+    rows.length > 22 ? [...rows.slice(0, 10), null, ...rows.slice(-10)] : rows,
+  );
+}
