@@ -1,6 +1,6 @@
 // Loading libtorch for real, in child processes, from dist/ (npm run build).
 import { spawnSync } from "node:child_process";
-import { copyFileSync, cpSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it } from "vitest";
@@ -39,8 +39,8 @@ function run(program: string, env: NodeJS.ProcessEnv = {}): string {
 function linkedLibtorch(replace: (library: string, original: string) => void): string {
   const folder = temporaryFolder();
   mkdirSync(path.join(folder, "lib"));
-  const version = path.join(real, "version.py");
-  cpSync(version, path.join(folder, "version.py"));
+  const version = ["version.py", "build-version"].find((name) => existsSync(path.join(real, name))) ?? "";
+  copyFileSync(path.join(real, version), path.join(folder, version));
   symlinkSync(path.join(real, "lib", libraryName("torch_cpu")), path.join(folder, "lib", libraryName("torch_cpu")));
   replace(path.join(folder, "lib", libraryName("c10")), path.join(real, "lib", libraryName("c10")));
   return folder;
