@@ -25,7 +25,7 @@ const marks = [
  * @returns an SVG element; colours come from the page's custom properties
  */
 export function agreementChart(agreements: readonly number[], title: string): string {
-  const frame = { left: 44, right: 390, top: 14, bottom: 188, width: 400, height: 236 };
+  const frame = { left: 52, right: 390, top: 14, bottom: 188, width: 400, height: 236 };
   const n = agreements.length;
   const px = (i: number) => frame.left + ((frame.right - frame.left) * i) / Math.max(1, n - 1);
   const py = (value: number) => frame.bottom - (frame.bottom - frame.top) * value;
@@ -46,7 +46,7 @@ export function agreementChart(agreements: readonly number[], title: string): st
     `<g class="dots">${dots.join("")}</g>`,
     ...names,
     axisTitle((frame.left + frame.right) / 2, frame.height - 6, "neighbouring layers, shallow to deep"),
-    sideTitle(12, (frame.top + frame.bottom) / 2, "agreement (Dice)"),
+    sideTitle(11, (frame.top + frame.bottom) / 2, "agreement (Dice)"),
   ]);
 }
 
@@ -65,7 +65,7 @@ export function scatterChart(
   },
 ): string {
   const { groups, xRange } = options;
-  const frame = { left: 46, right: 390, top: 34, bottom: 300, width: 400, height: 346 };
+  const frame = { left: 52, right: 390, top: 34, bottom: 300, width: 400, height: 346 };
   const px = (x: number) => frame.left + ((frame.right - frame.left) * (x - xRange[0])) / (xRange[1] - xRange[0]);
   const py = (y: number) => frame.bottom - (frame.bottom - frame.top) * y;
   const mark = (group: number, x: number, y: number, inner: string) =>
@@ -87,10 +87,12 @@ export function scatterChart(
   const labels = points.flatMap(({ x, y, label }) => {
     if (label === undefined) return [];
     const [cx, cy] = [px(x), py(y)];
-    const left = cx > (frame.left + frame.right) / 2;
-    const at = `x="${round(cx + (left ? -12 : 12))}" y="${round(cy + (y > 0.5 ? 18 : -10))}"`;
-    const text = `<text class="label" ${at} text-anchor="${left ? "end" : "start"}">${escapeHtml(label)}</text>`;
-    return [`<circle class="ring" cx="${round(cx)}" cy="${round(cy)}" r="8.5"/>${text}`];
+    // Labels lie off the crowd: towards the middle of the chart, with a line to their mark.
+    const [dx, dy] = [cx > (frame.left + frame.right) / 2 ? -1 : 1, y > 0.5 ? 1 : -1];
+    const line = `<path class="ring" d="M${round(cx + 5 * dx)} ${round(cy + 7 * dy)}l${14 * dx} ${24 * dy}"/>`;
+    const at = `x="${round(cx + 21 * dx)}" y="${round(cy + 38 * dy + (dy > 0 ? 6 : 0))}"`;
+    const text = `<text class="label" ${at} text-anchor="${dx < 0 ? "end" : "start"}">${escapeHtml(label)}</text>`;
+    return [`<circle class="ring" cx="${round(cx)}" cy="${round(cy)}" r="8.5"/>${line}${text}`];
   });
   return svg(frame, options.title, [
     ...legend,
@@ -99,7 +101,7 @@ export function scatterChart(
     ...drawn,
     ...labels,
     axisTitle((frame.left + frame.right) / 2, frame.height - 8, options.x),
-    sideTitle(12, (frame.top + frame.bottom) / 2, options.y),
+    sideTitle(11, (frame.top + frame.bottom) / 2, options.y),
   ]);
 }
 

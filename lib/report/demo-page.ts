@@ -129,9 +129,9 @@ export async function demoPage(page: DemoPage): Promise<string> {
 <header>
 <h1>Ask every layer, then see whether they agree</h1>
 <p class="lead">A segmentation network passes an image through layer after layer and draws one outline at the end. Here
-${words(heads.length)} of its layers draw an outline each, in the same single pass. Where they agree, the result is
-usually right; where they keep changing their mind, it usually is not. So the network can tell, without knowing the truth,
-which of its results a person should check.</p>
+${words(heads.length)} of its layers draw an outline each, in the same single pass. Where they agree, the result
+tends to be right; where they keep changing their mind, it tends to be wrong. So the network can tell, without knowing the
+truth, which of its results a person should check.</p>
 </header>
 
 <section>
@@ -154,7 +154,7 @@ ${cases.map(({ name, chart }) => `<div><h4>${name}</h4>${chart}</div>`).join("\n
 </section>
 
 <section>
-<h2>Little agreement, poor result</h2>
+<h2>${spearman >= 0.5 ? "Little agreement, poor result" : "Agreement and quality"}</h2>
 <div class="finding">
 <div class="chart">${scatter}</div>
 <div>
@@ -216,7 +216,7 @@ async function caseColumn(shown: DemoImage, page: DemoPage, name: string, verdic
   const scale = Math.max(1, Math.round(384 / Math.max(height, width)));
   const [plain, drawn, unsure] = await Promise.all([
     figure(overlay(image, { scale }), `The image ${id}`, "What the network sees"),
-    figure(overlay(image, { truth, prediction, scale, lineWidth: 1 }), `Outlines on ${id}`, "What it draws"),
+    figure(overlay(image, { truth, prediction, scale, lineWidth: 1.7 }), `Outlines on ${id}`, "What it draws"),
     figure(heatMap(entropy, { range: [0, top], scale }), `Entropy of ${id}`, `Where it is unsure ${colourBar(top)}`),
   ]);
   const panels = await Promise.all(
@@ -226,7 +226,7 @@ async function caseColumn(shown: DemoImage, page: DemoPage, name: string, verdic
         shape: [height, width],
       };
       const small = Math.max(1, Math.round(192 / Math.max(height, width)));
-      const picture = overlay(image, { truth, prediction: label, scale: small, lineWidth: 1, tint: 0.45 });
+      const picture = overlay(image, { truth, prediction: label, scale: small, lineWidth: 1.2, tint: 0.4 });
       return figure(picture, `Outline of layer ${k + 1}, ${head}, on ${id}`, String(k + 1), head);
     }),
   );
@@ -237,7 +237,7 @@ async function caseColumn(shown: DemoImage, page: DemoPage, name: string, verdic
     name: `${name}: ${area}`,
     head: `<h3>${verdict}</h3>${numbers}`,
     pictures: `<div class="pictures">${plain}${drawn}${unsure}</div>`,
-    layers: `<div class="layers">${panels.join("")}</div>`,
+    layers: `<div class="layers" style="--columns:${Math.min(5, Math.ceil(heads / 2))}">${panels.join("")}</div>`,
     chart: agreementChart(agreements, `Agreement of neighbouring layers on ${id}; ${area}`),
   };
 }
@@ -246,7 +246,7 @@ async function card(shown: DemoImage): Promise<string> {
   const { image, truth, prediction, id, aula, dice, difficulty } = shown;
   const scale = Math.max(1, Math.round(256 / Math.max(...image.shape)));
   const caption = `<b>AULA ${aula.toFixed(2)}</b> <span>Dice ${dice.toFixed(2)}</span> <i>${escapeHtml(difficulty)}</i>`;
-  return figure(overlay(image, { truth, prediction, scale, lineWidth: 0.8 }), `Outlines on ${id}`, caption, id);
+  return figure(overlay(image, { truth, prediction, scale, lineWidth: 1 }), `Outlines on ${id}`, caption, id);
 }
 
 async function figure(picture: Picture, alt: string, caption: string, title = ""): Promise<string> {
@@ -314,6 +314,7 @@ p { margin: 0 0 .9rem; max-width: 66ch; }
 section, footer { border-top: 1px solid var(--line); margin-top: 2.2rem; padding-top: 1.6rem; }
 section > h3 { margin-top: 2rem; }
 .cases { display: grid; grid-template-columns: 1fr 1fr; gap: clamp(.8rem, 3vw, 2rem); }
+article { display: grid; grid-template-rows: subgrid; grid-row: span 3; gap: 0; }
 .cases > *, .charts > * { min-width: 0; }
 dl { display: flex; flex-wrap: wrap; gap: 0 1.6rem; margin: 0 0 .6rem; }
 dt { color: var(--soft); font-size: .85rem; }
@@ -323,7 +324,8 @@ figure { margin: 0; min-width: 0; }
 img { display: block; width: 100%; height: auto; border-radius: 3px; }
 figcaption { font-size: .85rem; line-height: 1.35; color: var(--soft); padding: .25rem 0 0; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(135px, 1fr)); gap: .7rem; }
-.layers { display: grid; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); gap: .5rem .4rem; }
+.layers { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: .4rem; }
+@media (max-width: 640px) { .layers { grid-template-columns: 1fr 1fr; } .pictures { grid-template-columns: 1fr !important; } }
 .layers figcaption { text-align: center; padding: 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 1.2rem 2rem; }
 .finding { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 1rem 2.5rem; }
