@@ -366,24 +366,21 @@ export class LayerEnsemble {
     if (rest.earlyStopping && !validation)
       throw new LayerEnsemblesError("ERR_LE_OPTION", "Expected option 'validation' with 'earlyStopping' but received none.");
     const recorded = { ...settings, ...(custom && { loss: { name: "custom" } }) };
-    let recorder: Recorder | undefined;
-    if (run !== undefined) {
-      if (!resume && existsSync(path.join(run, RUN_FILES.state)))
-        throw new LayerEnsemblesError(
-          "ERR_LE_IO",
-          `Expected an empty folder for option 'run' but received ${run}, which holds a run: resume it (resume: true) or choose another.`,
-        );
-      await this.#writeRun(run, notes, recorded);
-      recorder = new Recorder(run);
-    }
+    if (run !== undefined && !resume && existsSync(path.join(run, RUN_FILES.state)))
+      throw new LayerEnsemblesError(
+        "ERR_LE_IO",
+        `Expected an empty folder for option 'run' but received ${run}, which holds a run: resume it (resume: true) or choose another.`,
+      );
     const trainingData = await this.#gather(training, "training", signal);
     const validationData = validation ? await this.#gather(validation, "validation", signal) : null;
 
     const abort = new AbortController(); // for what goes wrong while an event is handled
+    const recorder = run === undefined ? undefined : new Recorder(run, (error) => abort.abort(error));
+    if (run !== undefined) await this.#writeRun(run, notes, recorded);
     const onEvent = (json: string) => {
       const event = JSON.parse(json) as TrainingEvent;
       try {
-        if (event.type === "start") recorder?.start(event.epoch);
+        if (event.type === "start") recorder?.start(event.before);
         if (event.type === "epoch") recorder?.epoch(event);
         onProgress?.(event);
       } catch (error) {
@@ -391,20 +388,25 @@ export class LayerEnsemble {
       }
     };
     const either = signal ? AbortSignal.any([signal, abort.signal]) : abort.signal;
-    const history = (await callNative(this.#addon, either, (control) =>
-      this.#addon.fit(
-        this.#handle,
-        trainingData,
-        validationData,
-        { ...settings, resume, ...(run !== undefined && { run }) },
-        onEvent,
-        custom,
-        control,
-      ),
-    )) as History;
-    abort.signal.throwIfAborted();
-    this.#trained = recorded;
-    return history;
+    try {
+      const history = await callNative(this.#addon, either, (control) =>
+        this.#addon.fit(
+          this.#handle,
+          trainingData,
+          validationData,
+          { ...settings, resume, ...(run !== undefined && { run }) },
+          onEvent,
+          custom,
+          control,
+        ),
+      );
+      await recorder?.close();
+      abort.signal.throwIfAborted();
+      this.#trained = recorded;
+      return history as History;
+    } finally {
+      await recorder?.close();
+    }
   }
 
   /** Copies samples into memory of the addon, one at a time. */

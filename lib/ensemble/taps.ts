@@ -1,6 +1,9 @@
 import { LayerEnsemblesError } from "../errors.js";
 import type { LayerInfo } from "./backbone.js";
 
+/** Layers that pass on or thin out what others made: no place for a head. */
+const PASSIVE = /^(Identity|Upsample|Flatten)$|Pool|^Dropout/;
+
 /**
  * Picks taps spread over the depth of a network: the layers in execution order are cut where the feature maps' size
  * changes, and of each stretch the outermost layer that finishes last is taken. For a U-Net with a ResNet encoder these
@@ -16,7 +19,7 @@ export function autoTaps(
   layers: readonly LayerInfo[],
   { count, final = true }: { count?: number; final?: boolean } = {},
 ): string[] {
-  const ran = layers.filter((layer) => layer.tappable && layer.shape !== undefined && layer.shape.length >= 4);
+  const ran = layers.filter(({ tappable, shape, type }) => tappable && shape && shape.length >= 4 && !PASSIVE.test(type));
   if (ran.length === 0)
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",

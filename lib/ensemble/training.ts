@@ -155,7 +155,8 @@ export interface Score {
 
 /** What happened in training. Epochs and batches count from 0; losses are means since the last event. */
 export type TrainingEvent =
-  | { type: "start"; epoch: number; epochs: number; resumed: boolean }
+  /** `before`: the epochs that a resumed run has behind it. */
+  | { type: "start"; epoch: number; epochs: number; before: EpochEvent[] }
   | {
       type: "batch";
       epoch: number;
@@ -188,7 +189,7 @@ export interface EpochEvent {
 
 /** What `fit` returns. */
 export interface History {
-  /** The epochs of this call; a resumed run's earlier ones are in its history.csv. */
+  /** Every epoch, those before a resumed run was interrupted too. */
   epochs: EpochEvent[];
   best: { epoch: number; loss: number } | null;
   stopped: "epochs" | "early";

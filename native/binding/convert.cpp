@@ -56,7 +56,8 @@ at::Tensor to_tensor(const Napi::Value& data, const Napi::Value& shape, const ch
   const auto array = data.As<Napi::Float32Array>();
   std::vector<int64_t> sizes;
   int64_t count = 1;
-  for (const Json& axis : to_json(shape).array(what)) {
+  const Json given = to_json(shape);
+  for (const Json& axis : given.array(what)) {
     sizes.push_back(axis.integer(what));
     if (sizes.back() < 0 || (sizes.back() > 0 && count > (int64_t{1} << 40) / sizes.back()))
       fail(code::kShape, "Expected sizes of at least 0 for ", what, " but received ", sizes.back(), ".");

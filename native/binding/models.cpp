@@ -1,5 +1,7 @@
 #include "models.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 
 #include "backbones/backbone.h"

@@ -2,7 +2,8 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/bernoulli.h>
-#include <ATen/ops/convolution.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/conv3d.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 
@@ -30,11 +31,11 @@ at::Tensor SegmentationHead::forward(const at::Tensor& features, at::Generator* 
     keep.bernoulli_(1.0 - dropout_, *generator);
     x = x * keep / (1.0 - dropout_);
   }
-  const int64_t axes = weight.dim() - 2;
-  const std::vector<int64_t> one(axes, 1), zero(axes, 0);
   const bool inference = inference_weight.defined();
-  return at::convolution(x, inference ? inference_weight : weight, inference ? inference_bias : bias, one, one, one,
-                         false, zero, 1);
+  const at::Tensor& w = inference ? inference_weight : weight;
+  const at::Tensor& b = inference ? inference_bias : bias;
+  // Not at::convolution, which autocast does not know on the CPU.
+  return w.dim() == 5 ? at::conv3d(x, w, b, 1, at::IntArrayRef(1)) : at::conv2d(x, w, b, 1, at::IntArrayRef(1));
 }
 
 }  // namespace le

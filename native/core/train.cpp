@@ -151,24 +151,23 @@ class Trainer {
 
   Json run() {
     if (options_.resume && std::filesystem::exists(state_path())) load();
-    Json::Array history;
     std::string stopped = "epochs";
     start_ = std::chrono::steady_clock::now();
     first_epoch_ = epoch_;
-    send({{"type", "start"}, {"epoch", epoch_}, {"epochs", options_.epochs}, {"resumed", epoch_ > 0}});
+    send({{"type", "start"}, {"epoch", epoch_}, {"epochs", options_.epochs}, {"before", history_}});
     while (epoch_ < options_.epochs) {
       if (exhausted()) {
         stopped = "early";
         break;
       }
-      history.push_back(run_epoch());
+      run_epoch();
     }
     if (options_.restore_best && best_epoch_ >= 0)
       ensemble_.load_state(best_.empty() ? read_safetensors(weights_path()).tensors : best_);
     ensemble_.train(false);
     Json best = nullptr;
     if (best_epoch_ >= 0) best = Json::Object{{"epoch", best_epoch_}, {"loss", best_loss_}};
-    return Json::Object{{"epochs", std::move(history)}, {"best", std::move(best)}, {"stopped", stopped}};
+    return Json::Object{{"epochs", history_}, {"best", std::move(best)}, {"stopped", stopped}};
   }
 
  private:
@@ -177,7 +176,7 @@ class Trainer {
            epoch_ - 1 - best_epoch_ >= options_.early_stopping;
   }
 
-  Json run_epoch() {
+  void run_epoch() {
     const auto epoch_start = std::chrono::steady_clock::now();
     const Json losses = train_epoch();
     Json::Object event{{"type", "epoch"},     {"epoch", epoch_},  {"epochs", options_.epochs},
@@ -194,8 +193,6 @@ class Trainer {
       keep_best();
     }
     ++epoch_;
-    if (!options_.run.empty() && (epoch_ % options_.checkpoint_every == 0 || epoch_ == options_.epochs || exhausted()))
-      save();
     const double seconds = seconds_since(epoch_start);
     event["seconds"] = seconds;
     event["imagesPerSecond"] = static_cast<double>(training_.samples.size()) / training_seconds;
@@ -203,8 +200,10 @@ class Trainer {
                            static_cast<double>(options_.epochs - epoch_);
     event["best"] = Json::Object{{"epoch", best_epoch_}, {"loss", best_loss_}};
     event["improved"] = improved;
+    history_.push_back(event);
+    if (!options_.run.empty() && (epoch_ % options_.checkpoint_every == 0 || epoch_ == options_.epochs || exhausted()))
+      save();
     send(event);
-    return event;
   }
 
   Json train_epoch() {
@@ -384,6 +383,7 @@ class Trainer {
                                                      {"schedule", schedule_->state()},
                                                      {"bestEpoch", best_epoch_},
                                                      {"bestLoss", best_loss_},
+                                                     {"history", history_},
                                                      {"fingerprint", fingerprint_}}});
   }
 
@@ -400,6 +400,7 @@ class Trainer {
     step_ = state.progress.at("step").integer("step");
     best_epoch_ = state.progress.at("bestEpoch").integer("bestEpoch");
     best_loss_ = state.progress.at("bestLoss").number("bestLoss");
+    history_ = state.progress.at("history").array("history");
   }
 
   at::Generator make_generator() const {
@@ -431,6 +432,7 @@ class Trainer {
   double best_loss_ = 0, epoch_loss_ = 0, learning_rate_ = 0;
   bool best_is_written_ = true;
   std::map<std::string, at::Tensor> best_;
+  Json::Array history_;  // every epoch event, those before a resumed run was interrupted too
   std::chrono::steady_clock::time_point start_;
 };
 

@@ -35,12 +35,13 @@ struct TrainOptions {
 
 // Trains in place, on the calling thread. `validation` may be empty. `custom_loss` replaces options.loss where given.
 //
-// Events go to control.report: {"type": "start", ...} once, {"type": "batch", "epoch", "batch", "batches", "loss",
+// Events go to control.report: {"type": "start", "epoch", "epochs", "before": [epoch events
+// of the run that is resumed]} once, {"type": "batch", "epoch", "batch", "batches", "loss",
 // "losses": {head: value}, "learningRate", "imagesPerSecond", "secondsLeft"} at most ten times a second, and {"type":
 // "epoch", "epoch", "loss", "losses", "validation": {"loss", "heads": {name: {"dice", "nll"}}, "fused": {"dice",
 // "nll"}}, "learningRate", "seconds", "imagesPerSecond", "secondsLeft", "best", "improved"} after each.
 //
-// Returns {"epochs": [the epoch events of this call], "best": {"epoch", "loss"}, "stopped": "epochs" | "early"}.
+// Returns {"epochs": [every epoch event], "best": {"epoch", "loss"}, "stopped": "epochs" | "early"}.
 // Errors: ERR_LE_ABORTED, ERR_LE_DIVERGED, ERR_LE_CHECKPOINT, ERR_LE_IO, and those of Dataset::validate.
 Json train(Ensemble& ensemble, const Dataset& training, const Dataset* validation, const TrainOptions& options,
            const std::optional<Loss>& custom_loss, const Control& control);

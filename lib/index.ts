@@ -1,0 +1,29 @@
+export type { NdArray, NumericArray } from "./arrays.js";
+export { Backbone, type BackboneKind, type BackboneOptions, type LayerInfo, type LoadReport } from "./ensemble/backbone.js";
+export {
+  type EnsembleOptions,
+  type Head,
+  LayerEnsemble,
+  type PlacementOptions,
+  type PredictOptions,
+} from "./ensemble/layer-ensemble.js";
+export { MAP_NAMES, type Prediction } from "./ensemble/prediction.js";
+export { type Run, readRun } from "./ensemble/run.js";
+export { autoTaps } from "./ensemble/taps.js";
+export type {
+  AugmentOptions,
+  CustomLoss,
+  EpochEvent,
+  FitOptions,
+  History,
+  LossName,
+  LossOptions,
+  OptimizerOptions,
+  SampleSource,
+  ScheduleOptions,
+  Score,
+  TrainingEvent,
+  TrainingSample,
+} from "./ensemble/training.js";
+export { type ErrorCode, LayerEnsemblesError } from "./errors.js";
+export { type Configuration, configure } from "./native/configure.js";

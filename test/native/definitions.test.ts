@@ -1,0 +1,64 @@
+// The native pass against the TypeScript definitions, from the same logits.
+import { describe, expect, it } from "vitest";
+import type { NdArray, PredictOptions } from "../../lib/index.js";
+import * as metrics from "../../lib/metrics/index.js";
+import { noise, smallModel } from "../support/model.js";
+
+const TOLERANCE = 1e-5;
+
+function expectNear(actual: ArrayLike<number>, expected: ArrayLike<number>): void {
+  expect(actual.length).toBe(expected.length);
+  let worst = 0;
+  for (let i = 0; i < actual.length; i++) worst = Math.max(worst, Math.abs((actual[i] as number) - (expected[i] as number)));
+  expect(worst).toBeLessThan(TOLERANCE);
+}
+
+describe.each([2, 4])("with %i classes", (classes) => {
+  const cases: PredictOptions[] = [
+    {},
+    { skip: 2 },
+    { fusion: "logit-mean", weights: [1, 2, 0.5, 1, 3, 1] },
+    { fusion: "mean", weights: [1, 0, 0, 4, 1, 1] },
+    { fusion: "vote", skip: 1 },
+    { fusion: "last" },
+  ];
+  it.each(cases)("predict(%o) equals the definitions", async (options) => {
+    const { backbone, model } = await smallModel({ classes, depth: 3 });
+    const image = noise([1, 45, 61]);
+    const logits = await model.forward(image);
+    const skip = options.skip ?? 0;
+    const heads: NdArray[] = [...logits.values()].slice(skip).map(({ data, shape }) => ({ data, shape: shape.slice(1) }));
+    const weights = options.weights?.slice(0, heads.length);
+    const actual = await model.predict(image, { ...options, ...(weights && { weights }), labels: true });
+    expect(actual.heads).toEqual(model.heads.slice(skip).map((head) => head.name));
+
+    const probabilities = heads.map((head) => metrics.softmax(head));
+    const fused = metrics.fuse(heads, { fusion: options.fusion ?? "mean", ...(weights && { weights }) });
+    expectNear(actual.probabilities!.data, fused.data);
+    expectNear(actual.maps.entropy!.data, metrics.entropy(fused).data);
+    for (const name of ["expectedEntropy", "mutualInformation", "variance"] as const)
+      expectNear(actual.maps[name]!.data, metrics[name](probabilities).data);
+    const labels = metrics.labelMaps(probabilities);
+    expect(actual.labels).toEqual(labels);
+    for (const name of ["disagreement", "variationRatio"] as const)
+      expectNear(actual.maps[name]!.data, metrics[name](labels, classes).data);
+
+    if (heads.length >= 3) {
+      const expected = metrics.aula(labels, classes);
+      expect(actual.aula?.value).toBeCloseTo(expected.value, 9);
+      expect(actual.aula?.perClass).toEqual(expected.perClass);
+      expect(actual.aula?.agreements).toEqual(expected.agreements);
+    }
+    expect(actual.pairwiseAgreement).toEqual(metrics.pairwiseAgreement(labels, classes));
+    const soft = metrics.softDiceConfidence(fused);
+    expect(actual.softDiceConfidence.overall).toBeCloseTo(soft.overall, 5);
+    for (const [name, map] of Object.entries(actual.maps)) {
+      const expected = metrics.summarise(map, actual.mask);
+      const got = actual.summaries[name as keyof typeof actual.summaries]!;
+      for (const key of ["sum", "mean", "foreground"] as const)
+        expect(Math.abs(got[key] - expected[key])).toBeLessThan(TOLERANCE * Math.max(1, Math.abs(expected[key])));
+    }
+    await model.dispose();
+    await backbone.dispose();
+  });
+});
