@@ -6,6 +6,7 @@ export default defineConfig({
     // A crash inside the addon ends one fork, not the run.
     pool: "forks",
     maxWorkers: 2,
+    allowOnly: false,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     env: { OMP_WAIT_POLICY: "passive", OMP_NUM_THREADS: "2" },

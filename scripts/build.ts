@@ -10,7 +10,8 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { LayerEnsemblesError } from "../lib/errors.js";
 import { installLibtorch } from "../lib/native/install.js";
-import { type Libtorch, searchLibtorch } from "../lib/native/locate.js";
+import { type Libtorch, readVersion, searchLibtorch } from "../lib/native/locate.js";
+import { lock } from "../lib/native/lock.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT } from "../lib/native/package.js";
 import { installProgressPrinter } from "../lib/native/progress.js";
 import { findTools } from "../lib/native/tools.js";
@@ -57,6 +58,12 @@ export class Progress {
   }
 }
 
+/** Makes sure of a compiler, cmake and make before anything is fetched. */
+export function requireTools(): void {
+  const problems = Object.values(findTools()).flatMap((tool) => (tool.problem ? [tool.problem] : []));
+  if (problems.length) throw new BuildError(problems.join("\n"));
+}
+
 /** Finds libtorch with headers, or fetches it into the user cache. */
 export async function provideLibtorch(progress: Progress): Promise<Libtorch> {
   const version = process.env.LAYER_ENSEMBLES_LIBTORCH_VERSION ?? LIBTORCH_VERSION;
@@ -71,8 +78,7 @@ export async function provideLibtorch(progress: Progress): Promise<Libtorch> {
   if (found) return found;
   for (const miss of misses) if (miss.folder) progress.detail(`${miss.source} (${miss.folder}) ${miss.reason}`);
   progress.detail(`no libtorch ${version} with headers found; fetching it (about 200 MB)`);
-  const result = await installLibtorch({ version, onProgress: installProgressPrinter(process.stderr) });
-  return result;
+  return await installLibtorch({ version, onProgress: installProgressPrinter(process.stderr) });
 }
 
 /** Threads for compiling: one for each core, and 2 GB of memory for each. */
@@ -83,11 +89,8 @@ export function jobs(): number {
 
 /** Configures where the settings changed, then compiles what changed. */
 export async function cmake(folder: string, settings: Record<string, string>, progress: Progress): Promise<void> {
-  const tools = findTools();
-  for (const tool of [tools.compiler, tools.cmake, tools.make]) {
-    if (!tool.found) throw new BuildError(tool.problem ?? "");
-  }
-  const wanted = JSON.stringify({ settings, compiler: tools.compiler.path, cmake: tools.cmake.path, root });
+  const version = readVersion(settings.LIBTORCH ?? "");
+  const wanted = JSON.stringify({ settings, version, compiler: findTools().compiler.path, root });
   const stamp = path.join(folder, "configured.json");
   if (!existsSync(stamp) || readFileSync(stamp, "utf8") !== wanted) {
     // A cache of another compiler or another libtorch cannot be trusted.
@@ -156,9 +159,22 @@ function compileTypeScript(progress: Progress): void {
   writeFileSync(stamp, now);
 }
 
-/** Everything that `npm test` and `npm run demo` need. */
+/** Everything that `npm test` and `npm run demo` need. Two builds at the same time wait for each other. */
 export async function build(): Promise<Libtorch> {
+  requireTools();
   const progress = new Progress(3);
+  mkdirSync(path.join(root, "build"), { recursive: true });
+  const unlock = await lock(path.join(root, "build", ".lock"), undefined, () =>
+    progress.detail("another build is running"),
+  );
+  try {
+    return await buildAll(progress);
+  } finally {
+    await unlock();
+  }
+}
+
+async function buildAll(progress: Progress): Promise<Libtorch> {
   progress.next("libtorch");
   const libtorch = await provideLibtorch(progress);
   progress.detail(`${libtorch.version} (${libtorch.flavour}) from ${libtorch.source}: ${libtorch.folder}`);

@@ -15,19 +15,19 @@ await main(async () => {
     .filter((file) => /\.(?:c|cpp|h|cu)$/.test(file))
     .map((file) => path.join("native", file))
     .sort();
-  const biome = ["check", ...(write ? ["--write"] : ["--error-on-warnings"])];
-  const checks: [string, string, string[]][] = [
-    ["biome", require.resolve("@biomejs/biome/bin/biome"), biome],
-    [
-      "clang-format",
-      require.resolve("clang-format/index.js"),
-      [...(write ? ["-i"] : ["--dry-run", "-Werror"]), ...sources],
+  const node = process.execPath;
+  const checks: Record<string, string[]> = {
+    biome: [node, require.resolve("@biomejs/biome/bin/biome"), "check", write ? "--write" : "--error-on-warnings"],
+    "clang-format": [
+      require("clang-format").getNativeBinary(),
+      ...(write ? ["-i"] : ["--dry-run", "-Werror"]),
+      ...sources,
     ],
-    ...(write ? [] : ([["tsc", require.resolve("typescript/bin/tsc"), ["-p", "tsconfig.json"]]] as typeof checks)),
-  ];
+    ...(!write && { tsc: [node, require.resolve("typescript/bin/tsc"), "-p", "tsconfig.json"] }),
+  };
   const failed: string[] = [];
-  for (const [name, file, args] of checks) {
-    const result = spawnSync(process.execPath, [file, ...args], { cwd: PACKAGE_ROOT, stdio: "inherit" });
+  for (const [name, [command = "", ...args]] of Object.entries(checks)) {
+    const result = spawnSync(command, args, { cwd: PACKAGE_ROOT, stdio: "inherit" });
     if (result.status !== 0) failed.push(name);
   }
   process.stdout.write(

@@ -3,9 +3,10 @@
 import { spawnSync } from "node:child_process";
 import path from "node:path";
 import { PACKAGE_ROOT } from "../lib/native/package.js";
-import { cmake, main, Progress, provideLibtorch } from "./build.js";
+import { cmake, main, Progress, provideLibtorch, requireTools } from "./build.js";
 
 await main(async () => {
+  requireTools();
   const progress = new Progress(3);
   progress.next("libtorch");
   const libtorch = await provideLibtorch(progress);

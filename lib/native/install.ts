@@ -1,8 +1,7 @@
 import { spawn } from "node:child_process";
 import { createHash, randomUUID } from "node:crypto";
-import { createReadStream, createWriteStream, existsSync, type Stats } from "node:fs";
-import { cp, mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
-import os from "node:os";
+import { createReadStream, createWriteStream, existsSync } from "node:fs";
+import { cp, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -11,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import yauzl from "yauzl";
 import { LayerEnsemblesError } from "../errors.js";
 import { cacheFolder, inspectLibtorch, type Libtorch, libraryName, readVersion } from "./locate.js";
+import { lock } from "./lock.js";
 import { LIBTORCH_VERSION } from "./package.js";
 
 /** What the installer is doing. `done` and `total` are bytes; `total` is null where it is not known. */
@@ -62,8 +62,6 @@ const KNOWN_SHA256: Record<string, string> = {
 
 const IDLE_TIMEOUT = 60_000;
 const ATTEMPTS = 5;
-const LOCK_BEAT = 5_000;
-const LOCK_STALE = 60_000;
 
 /**
  * Puts a libtorch into the user cache, where the search finds it. Safe to run several times at once; a download that was
@@ -97,7 +95,10 @@ export async function installLibtorch(options: InstallOptions = {}): Promise<Ins
   const report = options.onProgress ?? (() => {});
   try {
     await mkdir(cache, { recursive: true });
-    const unlock = await lock(`${target}.lock`, options.signal, report);
+    const lockFile = `${target}.lock`;
+    const unlock = await lock(lockFile, options.signal, () =>
+      report({ stage: "wait", detail: `another process is installing (${lockFile})` }),
+    );
     try {
       if (!options.force && !options.from) {
         const present = inspectLibtorch(target, "the user cache", { version, headers: true });
@@ -480,62 +481,7 @@ async function copyTree(from: string, tree: string, job: Job): Promise<void> {
   }
 }
 
-// ---- lock, cleaning, errors ----
-
-/** Takes a lock file, waiting for a living holder. A holder shows life by touching the file. Gives the release. */
-async function lock(
-  file: string,
-  signal: AbortSignal | undefined,
-  report: (progress: InstallProgress) => void,
-): Promise<() => Promise<void>> {
-  const token = JSON.stringify({ pid: process.pid, host: os.hostname(), id: randomUUID() });
-  for (let told = false; ; ) {
-    try {
-      const handle = await open(file, "wx");
-      await handle.writeFile(token);
-      await handle.close();
-      break;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    }
-    const held = await readFile(file, "utf8").catch(() => null);
-    if (held === null) continue;
-    if (await isStale(file, held)) {
-      // Only one of several waiters can rename the file away.
-      const aside = `${file}.${randomUUID()}`;
-      await rename(file, aside).then(
-        () => rm(aside, { force: true }),
-        () => {},
-      );
-      continue;
-    }
-    if (!told) report({ stage: "wait", detail: `another process is installing (${file})` });
-    told = true;
-    await sleep(200, undefined, { signal });
-  }
-  const beat = setInterval(() => {
-    const now = new Date();
-    utimes(file, now, now).catch(() => {});
-  }, LOCK_BEAT);
-  beat.unref();
-  return async () => {
-    clearInterval(beat);
-    if ((await readFile(file, "utf8").catch(() => null)) === token) await rm(file, { force: true });
-  };
-}
-
-async function isStale(file: string, held: string): Promise<boolean> {
-  const info: Stats | null = await stat(file).catch(() => null);
-  if (info && Date.now() - info.mtimeMs > LOCK_STALE) return true;
-  try {
-    const { pid, host } = JSON.parse(held);
-    if (host !== os.hostname()) return false;
-    process.kill(pid, 0);
-    return false;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "ESRCH";
-  }
-}
+// ---- cleaning, errors ----
 
 /** Removes what killed runs left for the same target. Called under the lock. */
 async function removeLeftovers(cache: string, name: string): Promise<void> {
