@@ -421,9 +421,14 @@ async function unpack(archive: string, tree: string, job: Job): Promise<void> {
       const stream = await new Promise<Readable>((resolve, reject) =>
         zip.openReadStream(entry, (error, opened) => (error ? reject(error) : resolve(opened))),
       );
-      await pipeline(stream, createWriteStream(file), { signal: job.signal });
-      done += entry.uncompressedSize;
-      job.report({ stage: "unpack", detail: path.basename(archive), done, total });
+      const counted = async function* (chunks: AsyncIterable<Buffer>) {
+        for await (const chunk of chunks) {
+          done += chunk.length;
+          job.report({ stage: "unpack", detail: path.basename(archive), done, total });
+          yield chunk;
+        }
+      };
+      await pipeline(stream, counted, createWriteStream(file), { signal: job.signal });
     }
   } catch (error) {
     if (job.signal?.aborted || (error as NodeJS.ErrnoException).syscall) throw error;
