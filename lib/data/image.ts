@@ -173,17 +173,23 @@ export function dataError(path: string, what: string, expected: string, received
 }
 
 async function readBytes(path: string, what: string, length?: number): Promise<Buffer> {
+  let bytes: Buffer;
   try {
-    if (length === undefined) return await readFile(path);
-    const file = await open(path);
-    try {
-      const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, 0);
-      return buffer.subarray(0, bytesRead);
-    } finally {
-      await file.close();
-    }
+    bytes = length === undefined ? await readFile(path) : await readHead(path, length);
   } catch (error) {
     throw dataError(path, what, "a readable file", isMissing(error) ? "none" : (error as Error).message, error);
+  }
+  if (bytes.length === 0) throw dataError(path, what, "an image", "an empty file");
+  return bytes;
+}
+
+async function readHead(path: string, length: number): Promise<Buffer> {
+  const file = await open(path);
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, 0);
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await file.close();
   }
 }
 

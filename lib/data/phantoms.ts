@@ -53,7 +53,7 @@ const tiers: Record<Difficulty, Tier> = {
 };
 
 /** Every twenty phantoms hold 8 easy, 5 medium, 4 hard and 3 hopeless ones. */
-const order: Difficulty[] = [..."emehmephemehmepehehp"].map(
+const order: Difficulty[] = [..."emehmephemehmepehemp"].map(
   (letter) => ({ e: "easy", m: "medium", h: "hard", p: "hopeless" })[letter] as Difficulty,
 );
 

@@ -49,10 +49,10 @@ export function colourMap(name: ColourMapName): Uint8Array {
 }
 
 /** Outlines of the truth: cyan. It and {@link predictionColour} differ in lightness too, and stand out on grey. */
-export const truthColour: Colour = [64, 205, 255];
+export const truthColour: Colour = [110, 222, 255];
 
 /** Outlines of the prediction: orange. */
-export const predictionColour: Colour = [255, 140, 26];
+export const predictionColour: Colour = [250, 122, 0];
 
 /** Okabe and Ito's colours, told apart with any colour vision; for classes 1, 2, … in turn. */
 const classColours: readonly Colour[] = [

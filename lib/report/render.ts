@@ -20,9 +20,9 @@ export interface OverlayOptions {
   prediction?: NdArray<Uint8Array>;
   /** H×W labels, outlined in cyan, under the prediction's outline. */
   truth?: NdArray<Uint8Array>;
-  /** Enlargement, a whole number; outlines are about 1.5 pixels wide after it. @default until the longer side is about 640 */
+  /** Enlargement, a whole number; outlines are about 2 pixels wide after it. @default until the longer side is about 640 */
   scale?: number;
-  /** Half the width of the prediction's outline, in pixels of the enlarged picture. @default 1/450 of the shorter side */
+  /** Half the width of the prediction's outline, in pixels of the enlarged picture. @default 1/450 of the shorter side, at least 1 */
   lineWidth?: number;
   /** Strength of a tint over the predicted area, 0 to 1. @default 0 */
   tint?: number;
@@ -66,8 +66,9 @@ export function overlay(image: NdArray<Uint8Array>, options: OverlayOptions = {}
   const picture: Picture = { data: new Uint8Array(grey.length * 3), width: width * scale, height: height * scale };
   for (let i = 0; i < grey.length; i++) picture.data.fill(Math.round(grey[i]!), i * 3, i * 3 + 3);
   // The truth's outline is wider, so that it shows on both sides where the two coincide.
-  const thin = options.lineWidth ?? Math.max(0.75, Math.min(picture.width, picture.height) / 450);
-  if (truth) outline(picture, truth, scale, truthColour, prediction ? 2.1 * thin : thin, ignoreIndex);
+  const thin = options.lineWidth ?? Math.max(1, Math.min(picture.width, picture.height) / 450);
+  if (truth)
+    outline(picture, truth, scale, truthColour, prediction ? Math.max(2.1 * thin, thin + 1.2) : thin, ignoreIndex);
   if (prediction) outline(picture, prediction, scale, predictionColour, thin, ignoreIndex, tint);
   return picture;
 }
