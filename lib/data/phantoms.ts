@@ -116,15 +116,17 @@ function makePhantom(size: number, tier: Tier, random: Random) {
 
   const data = new Uint8Array(size * size);
   const labels = new Uint8Array(size * size);
-  for (let row = 0; row < size; row++) {
-    for (let column = 0; column < size; column++) {
+  for (let column = 0; column < size; column++) {
+    const x = (column + 0.5) / size;
+    const echoAt = tissue(x);
+    for (let row = 0; row < size; row++) {
       const i = row * size + column;
-      const [x, y] = [(column + 0.5) / size, (row + 0.5) / size];
+      const y = (row + 0.5) / size;
       const { distance, below } = lesion(x, y);
       const inside = 1 / (1 + Math.exp((4 * distance) / blur));
       // Sound is weakened less by a dark (fluid) lesion than by tissue, so what lies below it looks brighter.
       const behind = dark ? -0.3 * contrast * below : 0;
-      const echo = tissue(x, y) + texture[i]! + contrast * inside + behind + speckle[i]!;
+      const echo = echoAt(y) + texture[i]! + contrast * inside + behind + speckle[i]!;
       data[i] = Math.round(Math.min(255, Math.max(0, 118 + 6 * echo)));
       labels[i] = distance < 0 ? 1 : 0;
     }
@@ -157,7 +159,7 @@ function makeLesion(random: Random, blur: number) {
   };
 }
 
-/** Echo of the tissue in decibels: skin, fat, gland and muscle in wavy layers, attenuation with depth, a few shadows. */
+/** Echo of the tissue in decibels, at x and then y: skin, fat, gland and muscle in wavy layers, attenuation with depth, a few shadows. */
 function makeTissue(random: Random) {
   const wavy = (depth: number, size: number) => {
     const waves = [1, 2, 3].map((n) => ({ n, size: (size * random.normal()) / n, phase: random.uniform(0, 6.28) }));
@@ -175,14 +177,17 @@ function makeTissue(random: Random) {
   }));
   const step = (value: number, width: number) => 1 / (1 + Math.exp(-value / width));
   const line = (value: number, width: number) => Math.exp(-((value / width) ** 2));
-  return (x: number, y: number) => {
-    const inFat = step(y - skin(x), 0.006) * step(fat(x) - y, 0.012);
-    const inMuscle = step(y - muscle(x), 0.01);
-    let echo = 7 * step(skin(x) - y, 0.006) + fatEcho * inFat - 5 * inMuscle;
-    echo += 4 * line(y - fat(x), 0.012) + 6 * line(y - muscle(x), 0.012) - 5 * (y - 0.3);
-    for (const { at, width, from, size } of shadows)
-      echo -= size * line(x - at, width * (0.5 + y)) * step(y - from, 0.03);
-    return echo;
+  return (x: number) => {
+    const [skinEnd, fatEnd, muscleStart] = [skin(x), fat(x), muscle(x)];
+    return (y: number) => {
+      const inFat = step(y - skinEnd, 0.006) * step(fatEnd - y, 0.012);
+      let echo = 7 * step(skinEnd - y, 0.006) + fatEcho * inFat - 5 * step(y - muscleStart, 0.01);
+      echo += 4 * line(y - fatEnd, 0.012) + 6 * line(y - muscleStart, 0.012) - 5 * (y - 0.3);
+      for (const { at, width, from, size } of shadows) {
+        echo -= size * line(x - at, width * (0.5 + y)) * step(y - from, 0.03);
+      }
+      return echo;
+    };
   };
 }
 

@@ -70,11 +70,10 @@ export function pickCases(page: Omit<DemoPage, "spearman" | "classes" | "heads">
     }
   }
   const byAula = [...images].sort((a, b) => b.aula - a.aula);
-  const easyOnes = byAula.filter((image) => image.difficulty === "easy" && image.dice > 0.9);
-  const easy = page.easy ?? (easyOnes[0] ?? byAula[0]!).id;
-  const rest = byAula.filter((image) => image.id !== easy).reverse();
-  const drawn = rest.filter((image) => image.prediction.data.some((label) => label > 0));
-  const hard = page.hard ?? (drawn[0] ?? rest[0]!).id;
+  const drawn = byAula.filter((image) => image.prediction.data.some((label) => label > 0));
+  const plain = drawn.find((image) => image.difficulty === "easy" && image.dice > 0.9);
+  const easy = page.easy ?? (plain ?? drawn[0] ?? byAula[0]!).id;
+  const hard = page.hard ?? [...byAula, ...drawn].findLast(({ id }) => id !== easy)!.id;
   return { easy, hard };
 }
 
