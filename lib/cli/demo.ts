@@ -1,14 +1,19 @@
+import { existsSync, readdirSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
+import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
+import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
 import type { FitOptions } from "../ensemble/training.js";
+import { LayerEnsemblesError } from "../errors.js";
 import { integer, text } from "./arguments.js";
 import { AUGMENT } from "./augment.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { type DeviceFlags, placement, setThreads, withDeviceOptions } from "./device-options.js";
 import { counter, StatusLine, trainingProgress } from "./progress.js";
+import type { RunNotes } from "./run-notes.js";
 import { duration } from "./table.js";
 
 interface Flags extends DeviceFlags {
@@ -20,6 +25,9 @@ interface Flags extends DeviceFlags {
 }
 
 const SIZE = 128;
+
+/** The file by which a folder is known as the demo's own. */
+const MARK = "demo.json";
 
 /** `demo`: the whole path on images that it makes itself. */
 export function demoCommand(): Command {
@@ -41,6 +49,12 @@ export function demoCommand(): Command {
 async function demo(flags: Flags, session: Session): Promise<void> {
   const { checkOutput } = await import("./output.js");
   checkOutput(flags.out, "--out");
+  // An earlier demo is replaced; anything else is the user's own.
+  if (existsSync(flags.out) && readdirSync(flags.out).length > 0 && !existsSync(path.join(flags.out, MARK)))
+    throw new LayerEnsemblesError(
+      "ERR_LE_IO",
+      `Expected a new or empty folder for --out, or an earlier demo's, but received ${flags.out}, which holds other files.`,
+    );
   setThreads(flags);
   const { loadAddon } = await import("../native/load.js");
   await loadAddon(); // before anything is written: without it there is nothing to show
@@ -54,6 +68,10 @@ async function demo(flags: Flags, session: Session): Promise<void> {
 
   session.note(`making ${flags.images} phantom images in ${folders.data}`);
   for (const folder of Object.values(folders)) await rm(folder, { recursive: true, force: true });
+  await writeAtomic(
+    path.join(flags.out, MARK),
+    toJson({ seed: flags.seed, images: flags.images, epochs: flags.epochs }),
+  );
   const phantoms = await writePhantoms(folders.data, { count: flags.images, size: SIZE, seed: flags.seed });
   const difficulty = new Map(phantoms.map((phantom) => [phantom.id, phantom.difficulty]));
   const dataset = await Dataset.fromFolder(folders.data, { size: SIZE, classes: ["background", "lesion"] });
@@ -87,7 +105,7 @@ async function demo(flags: Flags, session: Session): Promise<void> {
         run: folders.run,
         signal,
         onProgress: trainingProgress(line),
-        notes: { preprocessing: dataset.preprocessing, classNames: dataset.classNames },
+        notes: { ...notesOf(dataset, folders.data) },
       });
       line.clear();
       const trained = duration((performance.now() - started) / 1000);
@@ -102,9 +120,20 @@ async function demo(flags: Flags, session: Session): Promise<void> {
   }
 }
 
+/** So that `predict` and `evaluate` work with the demo's run, too. */
+function notesOf(dataset: Dataset, folder: string): RunNotes {
+  return {
+    preprocessing: dataset.preprocessing,
+    classNames: dataset.classNames,
+    ignoreIndex: dataset.ignoreIndex,
+    data: { folder: path.resolve(folder), trainSplit: "train", valSplit: "val", drawn: null },
+    options: {},
+  };
+}
+
 async function show(
-  model: import("../ensemble/layer-ensemble.js").LayerEnsemble,
-  test: import("../data/dataset.js").Dataset,
+  model: LayerEnsemble,
+  test: Dataset,
   difficulty: ReadonlyMap<string, string>,
   made: string,
   flags: Flags,

@@ -1,0 +1,457 @@
+// The command line as a user has it: real processes, their exit codes, what they say and what they leave behind.
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cp } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { parseCsv } from "../../lib/data/csv.js";
+import { readImage, readMask } from "../../lib/data/image.js";
+import { writePhantoms } from "../../lib/data/phantoms.js";
+import { PACKAGE_VERSION } from "../../lib/native/package.js";
+import { writePng } from "../../lib/report/png.js";
+import { cli } from "../support/cli.js";
+
+let folder: string;
+let data: string;
+let trainingId: string;
+const small = ["--backbone", "plain-unet", "--width", "4", "--depth", "2", "--size", "32", "--device", "cpu"];
+const train = (run: string, ...more: string[]) => ["train", "--data", data, "--run", run, ...small, ...more];
+const inside = (...parts: string[]) => path.join(folder, ...parts);
+
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-cli-"));
+  data = inside("data");
+  const phantoms = await writePhantoms(data, { count: 40, size: 40, seed: 1 });
+  trainingId = phantoms.find(({ split }) => split === "train")?.id ?? "";
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe("usage", () => {
+  const one = async (args: string[]) => {
+    const { code, stdout, stderr } = await cli(args);
+    expect(stderr.trimEnd().split("\n")).toHaveLength(1);
+    return { code, stdout, stderr: stderr.trimEnd() };
+  };
+
+  it("shows help and version on standard output", async () => {
+    const help = await cli(["--help"]);
+    expect(help).toMatchObject({ code: 0, stderr: "" });
+    for (const name of ["layers", "train", "predict", "evaluate", "demo", "doctor", "install-libtorch"]) {
+      expect(help.stdout).toContain(`\n  ${name} `);
+    }
+    expect(await cli(["--version"])).toMatchObject({ code: 0, stdout: `${PACKAGE_VERSION}\n` });
+  });
+
+  it("gives every command an example in its help", async () => {
+    for (const name of ["layers", "train", "predict", "evaluate", "demo", "doctor", "install-libtorch"]) {
+      const { code, stdout } = await cli([name, "--help"]);
+      expect(code).toBe(0);
+      expect(stdout).toMatch(new RegExp(`Example:\n +layer-ensembles ${name}`));
+      expect(stdout).toContain("--json");
+    }
+  });
+
+  it.each([
+    [["trian"], "error: unknown command 'trian' (Did you mean train?)"],
+    [
+      ["train", "--data", "x", "--run", "y", "--epoch", "3"],
+      "error: unknown option '--epoch' (Did you mean --epochs?)",
+    ],
+    [["train", "--data", "x"], "error: required option '--run <dir>' not specified"],
+    [["train", "--run", "x-missing"], "error: required option '--data <dir>' not specified"],
+    [["train", "--run", "x", "--size", "12y"], "Expected HEIGHTxWIDTH in pixels, such as 128x128."],
+    [["train", "--run", "x", "--epochs", "2.5"], "Expected a whole number of at least 1."],
+    [["train", "--run", "x", "--loss", "focl"], "Did you mean focal?"],
+    [["train", "--run", "x", "--device", "tpu"], "Expected auto, cpu, cuda or cuda:<index>."],
+    [["train", "--data", "x", "--run", "x-missing", "--classes", "3", "--class-names", "a,b"], "--classes says 3 but"],
+    [["predict", "--run", "x", "--out", "y"], "error: expected image files or --data <dir>"],
+    [["predict", "--run", "x", "--out", "y", "--data", "z", "a.png"], "not both"],
+    [["layers", "unett"], '"unett" (Did you mean unet?)'],
+    [["layers", "unet", "--input", "0x3"], "Expected NxCxHxW"],
+  ])("ends with 2 for %j", async (args, message) => {
+    const { code, stdout, stderr } = await one(args);
+    expect(stderr).toContain(message);
+    expect(stderr).toMatch(/^error: /);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+  });
+
+  it("ends quietly where the reader leaves early", async () => {
+    const { spawnSync } = await import("node:child_process");
+    const main = path.resolve("dist/cli/main.js");
+    const shell = spawnSync("sh", ["-c", `"${process.execPath}" "${main}" layers unet --json | head -c 10; true`], {
+      encoding: "utf8",
+    });
+    expect(shell.stderr).toBe("");
+    expect(shell.stdout).toHaveLength(10);
+  });
+});
+
+describe("layers", () => {
+  it("lists layers in the order of execution, as a table and as JSON", async () => {
+    const args = ["layers", "plain-unet", "--width", "4", "--depth", "2", "--input", "1x1x32x32"];
+    const table = await cli(args);
+    expect(table).toMatchObject({ code: 0, stderr: "" });
+    const lines = table.stdout.split("\n");
+    expect(lines[0]).toMatch(/^layer +type +calls +output shape +parameters +tappable$/);
+    expect(lines[2]).toMatch(/^\S+ +Conv2d +1 +1×4×32×32 +36 +yes$/);
+    const layers = JSON.parse((await cli([...args, "--json"])).stdout);
+    expect(layers[0]).toMatchObject({ type: "Conv2d", shape: [1, 4, 32, 32], calls: 1, tappable: true });
+    expect(layers.filter((layer: { tappable: boolean }) => !layer.tappable)[0].whyNot).toBeTypeOf("string");
+  });
+
+  it("refuses an option of another kind of network", async () => {
+    const { code, stdout, stderr } = await cli(["layers", "unet", "--width", "4"]);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(/^error \[ERR_LE_OPTION\]: .*'width'.*\n$/);
+  });
+});
+
+describe("a run from beginning to end", () => {
+  let run: string;
+  beforeAll(async () => {
+    run = inside("run");
+    const ended = await cli(train(run, "--epochs", "2", "--batch-size", "8"));
+    expect(ended).toMatchObject({ code: 0 });
+    const epochs = ended.stderr.split("\n").filter((line) => line.startsWith("epoch "));
+    expect(epochs).toHaveLength(2);
+    expect(epochs[1]).toMatch(/^epoch 2\/2 +train loss [\d.]+ +val loss [\d.]+ +val Dice [\d.]+ /);
+    expect(ended.stderr).not.toContain("\x1b");
+    expect(ended.stdout).toMatch(/\n +fused +[\d.]+ +[\d.]+\n/);
+    expect(ended.stdout).toMatch(/Trained 2 epochs/);
+  });
+
+  it("leaves a run folder with everything and no temporary files", () => {
+    const files = readdirSync(run);
+    for (const name of ["run.json", "weights.safetensors", "state.safetensors", "history.csv"])
+      expect(files).toContain(name);
+    expect(files.filter((name) => name.endsWith(".tmp"))).toEqual([]);
+    const { notes, ensemble } = JSON.parse(readFileSync(path.join(run, "run.json"), "utf8"));
+    expect(notes).toMatchObject({
+      preprocessing: { size: [32, 32], resize: "stretch", channels: 1 },
+      classNames: ["background", expect.any(String)],
+    });
+    expect(ensemble).toMatchObject({ classes: 2, final: true, taps: [expect.any(String), expect.any(String)] });
+  });
+
+  it("lists the layers of the run", async () => {
+    const { code, stdout } = await cli(["layers", run, "--json", "--input", "32x32"]);
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout).length).toBeGreaterThan(10);
+  });
+
+  it("predicts a split: pictures of the stored size and a line per image", async () => {
+    const out = inside("predictions");
+    const maps = "entropy,variance";
+    const ended = await cli([
+      "predict",
+      "--run",
+      run,
+      "--data",
+      data,
+      "--split",
+      "test",
+      "--out",
+      out,
+      "--json",
+      "--maps",
+      maps,
+    ]);
+    expect(ended.stderr).toBe("");
+    expect(ended.code).toBe(0);
+    const records = ended.stdout
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(readFileSync(path.join(out, "predictions.jsonl"), "utf8")).toBe(ended.stdout);
+    const { rows } = parseCsv(readFileSync(path.join(data, "split.csv"), "utf8"), "split.csv");
+    expect(records.map(({ id }) => id)).toEqual(rows.filter(({ split }) => split === "test").map(({ id }) => id));
+    for (const record of records) {
+      expect(record.aula.normalised).toBeGreaterThanOrEqual(0);
+      expect(record.aula.normalised).toBeLessThanOrEqual(1);
+      expect(record.summaries.entropy.sum).toBeGreaterThanOrEqual(0);
+      expect(record.summaries.mutualInformation.mean).toBeGreaterThanOrEqual(0);
+      expect(record.files).toMatchObject({
+        mask: expect.any(String),
+        entropy: expect.any(String),
+        variance: expect.any(String),
+      });
+      for (const [what, file] of Object.entries<string>(record.files)) {
+        const { shape } = await readImage(path.join(out, file));
+        if (what !== "overlay") expect(shape.slice(1)).toEqual([40, 40]);
+      }
+      const mask = await readMask(path.join(out, record.files.mask));
+      const area = mask.data.filter((value) => value === 255).length;
+      expect(Object.values(record.area)).toEqual([1600 - area, area]);
+      const grey = await readImage(path.join(out, record.files.probability));
+      mask.data.forEach((label, i) => {
+        if (label === 255) expect(grey.data[i]).toBeGreaterThanOrEqual(127);
+        else expect(grey.data[i]).toBeLessThanOrEqual(128);
+      });
+    }
+  });
+
+  it("predicts files by path, and says so in a table", async () => {
+    const out = inside("by-path");
+    const file = path.join(data, "images", "phantom_0001.png");
+    const ended = await cli(["predict", "--run", run, "--out", out, "--maps", "none", "--fusion", "vote", file]);
+    expect(ended).toMatchObject({ code: 0, stderr: "" });
+    expect(ended.stdout).toMatch(/\nphantom_0001 /);
+    expect(readdirSync(out).sort()).toEqual(["masks", "overlays", "predictions.jsonl", "probabilities"]);
+  });
+
+  it("evaluates a split: what is printed, images.csv and summary.json agree", async () => {
+    const out = inside("evaluation");
+    const ended = await cli(["evaluate", "--run", run, "--data", data, "--split", "test", "--out", out, "--json"]);
+    expect(ended).toMatchObject({ code: 0, stderr: "" });
+    const printed = JSON.parse(ended.stdout);
+    const { scores, ...summary } = printed;
+    expect(JSON.parse(readFileSync(path.join(out, "summary.json"), "utf8"))).toEqual(summary);
+    const { rows } = parseCsv(readFileSync(path.join(out, "images.csv"), "utf8"), "images.csv");
+    expect(rows).toHaveLength(summary.images);
+    const dice = rows.map((row) => Number(row.dice));
+    expect(summary.dice.mean).toBeCloseTo(dice.reduce((a, b) => a + b, 0) / dice.length, 10);
+    const aula = rows.map((row) => Number(row.aula));
+    expect(aula).toEqual([...aula].sort((a, b) => a - b));
+    for (const name of [
+      "aula",
+      "pairwiseAgreement",
+      "softDiceConfidence",
+      "entropy.sum",
+      "entropy.mean",
+      "entropy.foreground",
+    ]) {
+      expect(summary.spearmanWithDice).toHaveProperty([name]);
+    }
+    expect(Object.keys(summary.headDice)).toEqual(
+      JSON.parse(readFileSync(path.join(run, "run.json"), "utf8")).ensemble.taps.concat("final"),
+    );
+    expect(scores[0].id).toBe(rows[0]?.id);
+  });
+
+  it("measures Dice at the stored size on what predict writes", async () => {
+    const out = inside("checked");
+    await cli(["predict", "--run", run, "--data", data, "--split", "test", "--out", out]);
+    const evaluated = JSON.parse(
+      (await cli(["evaluate", "--run", run, "--data", data, "--out", inside("checked-evaluation"), "--json"])).stdout,
+    );
+    for (const { id, dice } of evaluated.scores) {
+      const predicted = (await readMask(path.join(out, "masks", `${id}.png`))).data;
+      const truth = (await readMask(path.join(data, "masks", `${id}.png`))).data;
+      let [both, sum] = [0, 0];
+      predicted.forEach((value, i) => {
+        both += Number(value > 0 && truth[i]! > 0);
+        sum += Number(value > 0) + Number(truth[i]! > 0);
+      });
+      expect(dice).toBeCloseTo(sum === 0 ? 1 : (2 * both) / sum, 10);
+    }
+  });
+
+  it("leaves AULA out where fewer than three heads are kept", async () => {
+    const { taps } = JSON.parse(readFileSync(path.join(run, "run.json"), "utf8")).ensemble;
+    const skip = String(taps.length - 1);
+    const ended = await cli([
+      "evaluate",
+      "--run",
+      run,
+      "--data",
+      data,
+      "--out",
+      inside("skipped"),
+      "--skip",
+      skip,
+      "--json",
+    ]);
+    expect(ended.code).toBe(0);
+    const { aula, pairwiseAgreement } = JSON.parse(ended.stdout).scores[0];
+    expect(aula).toBeNull();
+    expect(pairwiseAgreement).toBeTypeOf("number");
+  });
+
+  it("refuses to skip all heads, and writes nothing", async () => {
+    const out = inside("none-left");
+    const ended = await cli(["predict", "--run", run, "--data", data, "--out", out, "--skip", "99"]);
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_OPTION\]: .*skip/);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  it("refuses a folder that holds a run, without --resume", async () => {
+    const before = readFileSync(path.join(run, "weights.safetensors"));
+    const ended = await cli(train(run));
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_IO\]: .*--resume/);
+    expect(readFileSync(path.join(run, "weights.safetensors"))).toEqual(before);
+  });
+
+  it("resumes with the run's own options, with more epochs, and refuses others", async () => {
+    const copy = inside("longer");
+    await cp(run, copy, { recursive: true });
+    const other = await cli(["train", "--run", copy, "--resume", "--loss", "focal"]);
+    expect(other.code).toBe(2);
+    expect(other.stderr).toContain("--loss");
+    const ended = await cli(["train", "--run", copy, "--resume", "--epochs", "3", "--json"]);
+    expect(ended.stderr).toContain("resuming at epoch 3 of 3");
+    expect(ended.code).toBe(0);
+    expect(JSON.parse(ended.stdout).epochs).toBe(3);
+  });
+
+  it("names a run whose weights are cut short", async () => {
+    const copy = inside("cut");
+    await cp(run, copy, { recursive: true });
+    truncateSync(path.join(copy, "weights.safetensors"), 1000);
+    const out = inside("cut-out");
+    const ended = await cli(["predict", "--run", copy, "--data", data, "--out", out]);
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_CHECKPOINT\]: .*weights\.safetensors/);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  it("writes no half of a prediction where an image is corrupt", async () => {
+    const good = path.join(data, "images", "phantom_0001.png");
+    const bad = inside("bad.png");
+    writeFileSync(bad, readFileSync(good).subarray(0, 500));
+    const out = inside("half");
+    const ended = await cli(["predict", "--run", run, "--out", out, "--batch-size", "1", good, bad]);
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_DATA\]: .*bad\.png.*\n$/);
+    expect(existsSync(out)).toBe(false);
+    expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+  });
+
+  it("refuses an output folder that is a file, and shows the stack with --debug", async () => {
+    const file = inside("a-file");
+    writeFileSync(file, "mine");
+    const ended = await cli(["evaluate", "--run", run, "--data", data, "--out", path.join(file, "out"), "--debug"]);
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_IO\]: .*a-file is a file\.\n/);
+    expect(ended.stderr).toMatch(/\n +at /);
+    expect(readFileSync(file, "utf8")).toBe("mine");
+  });
+});
+
+describe("bad data", () => {
+  const spoiled = async (name: string, spoil: (copy: string) => Promise<void> | void) => {
+    const copy = inside(name);
+    await cp(data, copy, { recursive: true });
+    await spoil(copy);
+    const run = inside(`${name}-run`);
+    const ended = await cli(["train", "--data", copy, "--run", run, ...small, "--epochs", "1", "--classes", "2"]);
+    expect(existsSync(run)).toBe(false);
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr.trimEnd().split("\n")).toHaveLength(1);
+    return ended.stderr;
+  };
+
+  it("names a corrupt image and leaves no run behind", async () => {
+    const message = await spoiled("corrupt", (copy) =>
+      truncateSync(path.join(copy, "images", `${trainingId}.png`), 400),
+    );
+    expect(message).toMatch(/^error \[ERR_LE_DATA\]: /);
+    expect(message).toContain(`${trainingId}.png`);
+  });
+
+  it("names an id without a file", async () => {
+    const message = await spoiled("missing", (copy) => rmSync(path.join(copy, "images", "phantom_0004.png")));
+    expect(message).toMatch(/^error \[ERR_LE_DATA\]: .*phantom_0004/);
+  });
+
+  it("names a mask with a label that is no class", async () => {
+    const message = await spoiled("label", (copy) =>
+      writePng(path.join(copy, "masks", "phantom_0005.png"), { data: new Uint8Array(1600).fill(7), shape: [40, 40] }),
+    );
+    expect(message).toMatch(/^error \[ERR_LE_DATA\]: .*phantom_0005.* 7/);
+  });
+
+  it("names a tap that does not exist, with the nearest", async () => {
+    const run = inside("tap-run");
+    const ended = await cli(train(run, "--taps", "encoder.0.9"));
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_TAP\]: .*encoder\.0\.9.*encoder\.0\./);
+    expect(existsSync(run)).toBe(false);
+  });
+
+  it("names a device that is not there", async () => {
+    const run = inside("device-run");
+    const args = train(run).filter((argument) => argument !== "--device" && argument !== "cpu");
+    const ended = await cli([...args, "--device", "cuda:63"]);
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_DEVICE\]: /);
+    expect(existsSync(run)).toBe(false);
+  });
+
+  it("names a split that is empty", async () => {
+    const ended = await cli(train(inside("split-run"), "--train-split", "trane"));
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_DATA\]: .*"trane".*train/);
+  });
+});
+
+describe("splits drawn at random", () => {
+  it("are recorded, and evaluate uses the recorded ones", async () => {
+    const copy = inside("drawn");
+    await cp(data, copy, { recursive: true });
+    rmSync(path.join(copy, "split.csv"));
+    const run = inside("drawn-run");
+    const trained = await cli([
+      "train",
+      "--data",
+      copy,
+      "--run",
+      run,
+      ...small,
+      "--epochs",
+      "1",
+      "--test-fraction",
+      "0.2",
+    ]);
+    expect(trained.code).toBe(0);
+    const { drawn } = JSON.parse(readFileSync(path.join(run, "run.json"), "utf8")).notes.data;
+    expect(drawn.test).toHaveLength(8);
+    // An image that was added later must not move one from training to test.
+    await cp(path.join(copy, "images", "phantom_0001.png"), path.join(copy, "images", "aaa.png"));
+    await cp(path.join(copy, "masks", "phantom_0001.png"), path.join(copy, "masks", "aaa.png"));
+    const ended = await cli(["evaluate", "--run", run, "--json"]);
+    expect(ended.code).toBe(0);
+    const ids = JSON.parse(ended.stdout).scores.map(({ id }: { id: string }) => id);
+    expect(ids.sort()).toEqual([...drawn.test].sort());
+  });
+});
+
+describe("an interrupted training", () => {
+  it("keeps its checkpoint, says how to go on, and ends as an unbroken one would", async () => {
+    const [broken, whole] = [inside("broken"), inside("whole")];
+    const options = ["--epochs", "12", "--threads", "1"];
+    let sent = false;
+    const stopped = await cli(train(broken, ...options), {
+      onProgress: (text, kill) => {
+        if (sent || !text.includes("epoch  3/12")) return;
+        sent = true;
+        kill("SIGINT");
+      },
+    });
+    expect(stopped).toMatchObject({ code: 130, signal: null, stdout: "" });
+    expect(stopped.stderr).toContain(`layer-ensembles train --run ${broken} --resume`);
+    const resumed = await cli(["train", "--run", broken, "--resume"]);
+    expect(resumed.code).toBe(0);
+    expect(resumed.stderr).toMatch(/resuming at epoch (4|5|6|7|8|9|10|11|12) of 12/);
+    expect(await cli(train(whole, ...options))).toMatchObject({ code: 0 });
+    const weights = (run: string) => readFileSync(path.join(run, "weights.safetensors"));
+    expect(weights(broken).equals(weights(whole))).toBe(true);
+  });
+
+  it("is killed by a second signal", async () => {
+    let signals = 0;
+    const ended = await cli(train(inside("killed"), "--epochs", "5000"), {
+      onProgress: (text, kill) => {
+        if (signals === 0 && text.includes("epoch    1/5000")) {
+          signals = 1;
+          kill("SIGINT");
+          kill("SIGINT");
+        }
+      },
+    });
+    // Signals that come together may be one; then the first stops it.
+    expect(ended.signal === "SIGINT" || ended.code === 130).toBe(true);
+  });
+});
