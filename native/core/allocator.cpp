@@ -1,0 +1,132 @@
+#include "allocator.h"
+
+#include <c10/core/CPUAllocator.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace le {
+
+namespace {
+
+constexpr size_t kAlignment = 64;  // room for the block's header, and what vector loads want
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kMaxCached = size_t{2} << 30;
+
+// Sizes are rounded up to four classes per power of two, so that a block of one batch fits the next; at most a quarter
+// is wasted.
+size_t size_class(size_t bytes) {
+  if (bytes <= 4096) return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  size_t power = 4096;
+  while (power * 2 < bytes) power *= 2;
+  const size_t step = power / 4;
+  return (bytes + step - 1) / step * step;
+}
+
+class PoolAllocator final : public c10::Allocator {
+ public:
+  // Never destroyed: tensors with static storage may be freed after every destructor of this library has run.
+  static PoolAllocator& instance() {
+    static auto* allocator = new PoolAllocator;
+    return *allocator;
+  }
+
+  c10::DataPtr allocate(size_t bytes) override {
+    const c10::Device cpu(c10::kCPU);
+    if (bytes == 0) return {nullptr, nullptr, &release, cpu};
+    if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+    const size_t size = size_class(bytes);
+    void* block = take(size);
+    if (!block) block = fresh(size);
+    *static_cast<size_t*>(block) = size;
+    void* data = static_cast<char*>(block) + kAlignment;
+    return {data, data, &release, cpu};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+
+  void trim() {
+    std::lock_guard lock(mutex_);
+    for (auto& [size, blocks] : free_)
+      for (void* block : blocks) std::free(block);
+    free_.clear();
+    cached_ = 0;
+  }
+  AllocatorStats stats() {
+    std::lock_guard lock(mutex_);
+    return {live_, cached_};
+  }
+
+ private:
+  void* take(size_t size) {
+    std::lock_guard lock(mutex_);
+    live_ += size;
+    const auto found = free_.find(size);
+    if (found == free_.end() || found->second.empty()) return nullptr;
+    void* block = found->second.back();
+    found->second.pop_back();
+    cached_ -= size;
+    return block;
+  }
+
+  void* fresh(size_t size) {
+    const size_t total = size + kAlignment;
+    const size_t alignment = total >= kHugePage ? kHugePage : kAlignment;
+    void* block = nullptr;
+    if (posix_memalign(&block, alignment, total) != 0) {
+      trim();  // what is cached in other sizes may be what is missing
+      if (posix_memalign(&block, alignment, total) != 0) {
+        std::lock_guard lock(mutex_);
+        live_ -= size;
+        throw std::bad_alloc();
+      }
+    }
+#if defined(__linux__)
+    if (total >= kHugePage) madvise(block, total, MADV_HUGEPAGE);
+#endif
+    return block;
+  }
+
+  static void release(void* data) {
+    if (!data) return;
+    void* block = static_cast<char*>(data) - kAlignment;
+    const size_t size = *static_cast<size_t*>(block);
+    PoolAllocator& pool = instance();
+    std::unique_lock lock(pool.mutex_);
+    pool.live_ -= size;
+    if (pool.cached_ + size <= kMaxCached) {
+      pool.free_[size].push_back(block);
+      pool.cached_ += size;
+      return;
+    }
+    lock.unlock();
+    std::free(block);
+  }
+
+  std::mutex mutex_;
+  std::map<size_t, std::vector<void*>> free_;
+  size_t live_ = 0, cached_ = 0;
+};
+
+}  // namespace
+
+void use_pool_allocator(bool on) {
+  static c10::Allocator* const system = c10::GetCPUAllocator();  // what was set before the first call
+  constexpr uint8_t kPriority = 10;                              // above libtorch's own
+  c10::SetCPUAllocator(on ? static_cast<c10::Allocator*>(&PoolAllocator::instance()) : system, kPriority);
+}
+
+void trim_allocator() { PoolAllocator::instance().trim(); }
+
+AllocatorStats allocator_stats() { return PoolAllocator::instance().stats(); }
+
+}  // namespace le

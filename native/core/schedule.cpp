@@ -1,0 +1,133 @@
+#include "schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "error.h"
+
+namespace le {
+
+namespace {
+
+constexpr double kPi = 3.14159265358979323846;
+
+double at_least(const Json& options, const char* name, double fallback, double low) {
+  const double value = options.number_or(name, fallback);
+  if (!(value >= low) || !std::isfinite(value))
+    fail(code::kOption, "Expected a number of at least ", low, " for option '", name, "' of the schedule but received ",
+         value, ".");
+  return value;
+}
+
+class Constant final : public Schedule {
+ public:
+  double factor(int64_t, int64_t) const override { return 1; }
+};
+
+// torch.optim.lr_scheduler.ReduceLROnPlateau, mode "min", threshold mode "rel".
+class Plateau final : public Schedule {
+ public:
+  explicit Plateau(const Json& options)
+      : drop_(at_least(options, "factor", 0.1, 0)),
+        threshold_(at_least(options, "threshold", 1e-4, 0)),
+        lowest_(at_least(options, "minFactor", 0, 0)),
+        patience_(static_cast<int64_t>(at_least(options, "patience", 10, 0))),
+        cooldown_(static_cast<int64_t>(at_least(options, "cooldown", 0, 0))) {
+    if (drop_ >= 1)
+      fail(code::kOption, "Expected below 1 for option 'factor' of the schedule but received ", drop_, ".");
+  }
+  double factor(int64_t, int64_t) const override { return factor_; }
+  void epoch_end(double monitored) override {
+    if (!has_best_ || monitored < best_ * (1 - threshold_)) {
+      best_ = monitored;
+      has_best_ = true;
+      bad_ = 0;
+    } else {
+      ++bad_;
+    }
+    if (cooling_ > 0) {
+      --cooling_;
+      bad_ = 0;
+    }
+    if (bad_ > patience_) {
+      factor_ = std::max(factor_ * drop_, lowest_);
+      cooling_ = cooldown_;
+      bad_ = 0;
+    }
+  }
+  Json state() const override {
+    return Json::Object{
+        {"factor", factor_}, {"best", has_best_ ? Json(best_) : Json()}, {"bad", bad_}, {"cooling", cooling_}};
+  }
+  void load_state(const Json& state) override {
+    factor_ = state.at("factor").number("factor");
+    has_best_ = state.has("best");
+    if (has_best_) best_ = state.at("best").number("best");
+    bad_ = state.at("bad").integer("bad");
+    cooling_ = state.at("cooling").integer("cooling");
+  }
+
+ private:
+  const double drop_, threshold_, lowest_;
+  const int64_t patience_, cooldown_;
+  double factor_ = 1, best_ = 0;
+  bool has_best_ = false;
+  int64_t bad_ = 0, cooling_ = 0;
+};
+
+// torch.optim.lr_scheduler.CosineAnnealingLR over all steps, after a linear warm-up.
+class Cosine final : public Schedule {
+ public:
+  explicit Cosine(const Json& options)
+      : lowest_(at_least(options, "minFactor", 0, 0)),
+        warmup_(static_cast<int64_t>(at_least(options, "warmupSteps", 0, 0))) {}
+  double factor(int64_t step, int64_t total) const override {
+    if (step < warmup_) return static_cast<double>(step + 1) / static_cast<double>(warmup_ + 1);
+    const auto length = static_cast<double>(std::max<int64_t>(1, total - warmup_));
+    const double done = std::min(1.0, static_cast<double>(step - warmup_) / length);
+    return lowest_ + (1 - lowest_) * (1 + std::cos(kPi * done)) / 2;
+  }
+
+ private:
+  const double lowest_;
+  const int64_t warmup_;
+};
+
+// torch.optim.lr_scheduler.OneCycleLR with cosine annealing; the base rate is max_lr.
+class OneCycle final : public Schedule {
+ public:
+  explicit OneCycle(const Json& options)
+      : rise_(at_least(options, "pctStart", 0.3, 0)),
+        first_(1 / at_least(options, "divFactor", 25, 1)),
+        last_(first_ / at_least(options, "finalDivFactor", 1e4, 1)) {
+    if (rise_ > 1)
+      fail(code::kOption, "Expected 0 to 1 for option 'pctStart' of the schedule but received ", rise_, ".");
+  }
+  double factor(int64_t step, int64_t total) const override {
+    const double top = rise_ * static_cast<double>(total) - 1, end = static_cast<double>(total) - 1;
+    const auto at = static_cast<double>(step);
+    if (at <= top) return between(first_, 1, top > 0 ? at / top : 1);
+    return between(1, last_, end > top ? std::min(1.0, (at - top) / (end - top)) : 1);
+  }
+
+ private:
+  static double between(double from, double to, double done) {
+    return to + (from - to) / 2 * (1 + std::cos(kPi * done));
+  }
+  const double rise_, first_, last_;
+};
+
+}  // namespace
+
+std::unique_ptr<Schedule> make_schedule(const Json& options) {
+  const std::string& name = options.at("name").string("name of the schedule");
+  if (name == "constant") return std::make_unique<Constant>();
+  if (name == "plateau") return std::make_unique<Plateau>(options);
+  if (name == "cosine") return std::make_unique<Cosine>(options);
+  if (name == "onecycle") return std::make_unique<OneCycle>(options);
+  fail(code::kOption, "Expected constant, plateau, cosine or onecycle for the name of the schedule but received '",
+       name, "'.");
+}
+
+}  // namespace le
