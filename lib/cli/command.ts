@@ -51,7 +51,7 @@ export async function runSession(json: boolean, work: (session: Session) => Prom
       process.kill(process.pid, name);
       return;
     }
-    process.stderr.write("\nstopping after this batch (press Ctrl-C again to stop at once)\n");
+    process.stderr.write("\nstopping (press Ctrl-C again to stop at once)\n");
     controller.abort(new Interrupted(name as Interrupted["signalName"], 128 + number));
   };
   const onInterrupt = () => stop("SIGINT", 2);
@@ -73,7 +73,6 @@ export async function runSession(json: boolean, work: (session: Session) => Prom
         }),
       note: (text) => process.stderr.write(`${text}\n`),
     });
-    controller.signal.throwIfAborted();
   } finally {
     restore();
   }

@@ -57,10 +57,9 @@ function report(error: unknown, debug: boolean): number {
   return 1;
 }
 
-// A reader such as `head` may leave early; that is no failure.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(0);
-  throw error;
+  // A reader such as `head` may leave early; that is no failure.
+  process.exit(error.code === "EPIPE" ? 0 : report(error, false));
 });
 
 try {

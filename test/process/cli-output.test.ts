@@ -1,0 +1,181 @@
+// What the command line prints and how it writes, without a process.
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { InvalidArgumentError } from "commander";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { inputShape, integer, list, number, oneOf, size } from "../../lib/cli/arguments.js";
+import { toJson } from "../../lib/cli/command.js";
+import { checkOutput, writeTogether } from "../../lib/cli/output.js";
+import { bar, StatusLine, trainingProgress } from "../../lib/cli/progress.js";
+import { duration, fixed, formatTable } from "../../lib/cli/table.js";
+import type { TrainingEvent } from "../../lib/ensemble/training.js";
+
+describe("formatTable", () => {
+  it("lines up columns by what is seen, and shows where rows were left out", () => {
+    const table = formatTable(
+      [{ heading: "name", align: "left" }, { heading: "x" }],
+      [["é", "1.5"], null, ["longer name", "12.25"]],
+    );
+    expect(table).toBe(
+      [
+        "name             x",
+        "───────────  ─────",
+        "é              1.5",
+        "…                …",
+        "longer name  12.25",
+        "",
+      ].join("\n"),
+    );
+  });
+
+  it("has only its head where there are no rows", () => {
+    expect(formatTable([{ heading: "a" }], [])).toBe("a\n─\n");
+  });
+});
+
+describe("numbers", () => {
+  it("are shown with fixed decimals, and a dash where there is none", () => {
+    expect([fixed(0.12345), fixed(Number.NaN), fixed(null), fixed(2, 0)]).toEqual(["0.123", "–", "–", "2"]);
+  });
+
+  it("are durations", () => {
+    expect([0.4, 59.4, 59.6, 125, 3725, Number.NaN].map(duration)).toEqual([
+      "0 s",
+      "59 s",
+      "1:00",
+      "2:05",
+      "1:02:05",
+      "–",
+    ]);
+  });
+
+  it("become null in JSON where JSON has none", () => {
+    expect(toJson({ a: Number.NaN, b: [Infinity, 1] })).toBe('{"a":null,"b":[null,1]}\n');
+  });
+});
+
+describe("arguments", () => {
+  it("are read, or refused", () => {
+    expect(integer({ min: 1 })("12")).toBe(12);
+    for (const wrong of ["0", "1.5", "1e3", "", "x", "0x10"])
+      expect(() => integer({ min: 1 })(wrong)).toThrow(InvalidArgumentError);
+    expect(number({ min: 0 })("1e-3")).toBe(0.001);
+    for (const wrong of ["-1", "NaN", "Infinity", " "])
+      expect(() => number({ min: 0 })(wrong)).toThrow(InvalidArgumentError);
+    expect(size("96x128")).toEqual([96, 128]);
+    expect(size("64")).toEqual([64, 64]);
+    for (const wrong of ["0x3", "3x", "axb", "1x2x3", "-1"]) expect(() => size(wrong)).toThrow(InvalidArgumentError);
+    expect(inputShape("2x3x64x96")).toEqual({ channels: 3, size: [64, 96] });
+    expect(inputShape("64x96")).toEqual({ size: [64, 96] });
+    expect(list(integer())("1, 2,3")).toEqual([1, 2, 3]);
+    expect(() => list(integer())("1,,3")).toThrow(InvalidArgumentError);
+    expect(() => oneOf(["cosine", "plateau"])("cosin")).toThrow("Did you mean cosine?");
+  });
+});
+
+const batch: TrainingEvent = {
+  type: "batch",
+  epoch: 1,
+  epochs: 4,
+  batch: 5,
+  batches: 10,
+  loss: 0.4321,
+  losses: { final: 0.4321 },
+  learningRate: 1e-3,
+  imagesPerSecond: 210.04,
+  secondsLeft: 125,
+};
+const epoch: TrainingEvent = {
+  type: "epoch",
+  epoch: 1,
+  epochs: 10,
+  loss: 0.5,
+  losses: { final: 0.5 },
+  validation: { loss: 0.25, heads: { final: { dice: 0.75, nll: 0.1, loss: 0.25 } }, fused: { dice: 0.75, nll: 0.1 } },
+  learningRate: 1e-3,
+  seconds: 3,
+  imagesPerSecond: 200,
+  secondsLeft: 60,
+  best: { epoch: 1, loss: 0.25 },
+  improved: true,
+};
+const epochLine =
+  "epoch  2/10  train loss 0.5000  val loss 0.2500  val Dice 0.750  val nll 0.100  200.0 images/s  1:00 left  *\n";
+
+describe("training progress", () => {
+  const show = (isTTY: boolean, events: TrainingEvent[], columns = 120) => {
+    const written: string[] = [];
+    const line = new StatusLine({ isTTY, columns, write: (text) => written.push(text) });
+    for (const event of events) trainingProgress(line)(event);
+    return written;
+  };
+
+  it("is one line per epoch where nobody watches", () => {
+    expect(show(false, [batch, batch, epoch])).toEqual([epochLine]);
+  });
+
+  it("is a bar on a terminal, cleared for each lasting line", () => {
+    const [drawn, cleared, lasting] = show(true, [batch, epoch]);
+    expect(drawn).toBe(`\repoch 2/4 ${bar(0.375, 20)} 5/10  loss 0.4321  210.0 images/s  2:05 left\x1b[K`);
+    expect([cleared, lasting]).toEqual(["\r\x1b[K", epochLine]);
+  });
+
+  it("never wraps on a narrow terminal", () => {
+    const [drawn = ""] = show(true, [batch], 30);
+    expect(drawn.replace("\r", "").replace("\x1b[K", "")).toHaveLength(29);
+  });
+
+  it("fills the bar from empty to full", () => {
+    expect([bar(0, 4), bar(0.5, 4), bar(1, 4), bar(7, 4)]).toEqual(["╌╌╌╌", "━━╌╌", "━━━━", "━━━━"]);
+  });
+});
+
+describe("writeTogether", () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-output-"));
+  });
+  afterEach(() => rmSync(folder, { recursive: true, force: true }));
+  const fill = async (temporary: string) => {
+    mkdirSync(path.join(temporary, "sub"));
+    writeFileSync(path.join(temporary, "sub", "a"), "new");
+    writeFileSync(path.join(temporary, "b"), "new");
+  };
+
+  it("makes a folder with its parents", async () => {
+    await writeTogether(path.join(folder, "x", "y"), fill);
+    expect(readdirSync(path.join(folder, "x"))).toEqual(["y"]);
+    expect(readFileSync(path.join(folder, "x", "y", "sub", "a"), "utf8")).toBe("new");
+  });
+
+  it("replaces files of the same name and keeps others", async () => {
+    const target = path.join(folder, "out");
+    mkdirSync(path.join(target, "sub"), { recursive: true });
+    for (const name of ["b", "c", "sub/a", "sub/d"]) writeFileSync(path.join(target, name), "old");
+    await writeTogether(target, fill);
+    const read = (name: string) => readFileSync(path.join(target, name), "utf8");
+    expect(["b", "c", "sub/a", "sub/d"].map(read)).toEqual(["new", "old", "new", "old"]);
+    expect(readdirSync(target).sort()).toEqual(["b", "c", "sub"]);
+  });
+
+  it("leaves nothing where the work fails, in a new folder and in an old one", async () => {
+    const failing = async (temporary: string) => {
+      await fill(temporary);
+      throw new Error("unlucky");
+    };
+    await expect(writeTogether(path.join(folder, "x", "y"), failing)).rejects.toThrow("unlucky");
+    expect(existsSync(path.join(folder, "x"))).toBe(false);
+    writeFileSync(path.join(folder, "mine"), "old");
+    await expect(writeTogether(folder, failing)).rejects.toThrow("unlucky");
+    expect(readdirSync(folder)).toEqual(["mine"]);
+  });
+
+  it("is refused beforehand where the folder cannot be", () => {
+    writeFileSync(path.join(folder, "file"), "");
+    expect(() => checkOutput(path.join(folder, "file", "out"), "--out")).toThrow(
+      expect.objectContaining({ code: "ERR_LE_IO", message: expect.stringContaining("--out") }),
+    );
+    expect(() => checkOutput(path.join(folder, "new", "out"), "--out")).not.toThrow();
+  });
+});
