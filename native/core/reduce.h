@@ -28,14 +28,15 @@ struct ReduceOptions {
 
 // N images, K heads, C classes, S = the output's spatial size.
 struct Reduced {
-  at::Tensor probabilities;      // N×C×S float; undefined unless asked for
-  at::Tensor mask;               // N×S uint8
-  at::Tensor maps[kMapCount];    // N×S float each; undefined unless asked for
-  at::Tensor labels;             // N×K×S uint8; undefined unless asked for
-  at::Tensor summaries;          // N×6×2 double: the sum of each map over all pixels, and over pixels with mask ≠ 0
-  at::Tensor class_sums;         // N×C×3 double: #(mask = c), sum of p̄_c, sum of p̄_c where mask = c
-  at::Tensor counts;             // N×K×C int64: #(m_k = c)
-  at::Tensor intersections;      // N×K×K×C int64: #(m_i = c and m_j = c), symmetric, diagonal = counts
+  at::Tensor probabilities;    // N×C×S float; undefined unless asked for
+  at::Tensor mask;             // N×S uint8
+  at::Tensor maps[kMapCount];  // N×S float each; undefined unless asked for
+  at::Tensor labels;           // N×K×S uint8; undefined unless asked for
+  at::Tensor summaries;  // N×6×2 double: the sum of each map over all pixels, and over pixels with mask ≠ 0; 0 where
+                         // not asked for
+  at::Tensor class_sums;     // N×C×3 double: #(mask = c), sum of p̄_c, sum of p̄_c where mask = c
+  at::Tensor counts;         // N×K×C int64: #(m_k = c)
+  at::Tensor intersections;  // N×K×K×C int64: #(m_i = c and m_j = c), symmetric, diagonal = counts
 };
 
 // `logits`: K tensors N×C×s_k, each of its own spatial size, float or bfloat16, any memory format, 2 or 3 spatial axes.
@@ -47,6 +48,9 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
 // The same by library operations, one head after another, on whatever device the logits are. Slower on the CPU; it is
 // what CUDA runs, and what the kernel is tested against.
 Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
+
+// Throws what reduce() says about arguments, all but the finiteness of the logits.
+void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
 
 // "avx512", "avx2" or "generic": what reduce() uses on this CPU. LAYER_ENSEMBLES_ISA lowers it, for tests.
 std::string reduce_isa();
