@@ -208,6 +208,22 @@ TEST("zoo: moving keeps every parameter's identity") {
   CHECK(before.front().second.grad().defined());
 }
 
+TEST("zoo: channels_last holds from the first layer on, for one channel too") {
+  for (const int64_t channels : {1, 3}) {
+    const auto backbone = make_backbone(Json::Object{{"kind", "unet"}, {"inChannels", channels}});
+    const at::Tensor x = at::randn({2, channels, 64, 48});
+    const at::Tensor expected = evaluate(*backbone, x);
+    const auto taps = backbone->tap({"encoder.conv1", "encoder.relu", "decoder.blocks.0", "segmentation_head"});
+    for (const bool training : {false, true}) {
+      backbone->to(at::kCPU, true);
+      backbone->train(training);
+      for (const at::Tensor& tap : backbone->forward(x, taps.get()).taps)
+        CHECK(tap.is_contiguous(at::MemoryFormat::ChannelsLast) && (tap.size(1) == 1 || !tap.is_contiguous()));
+      if (!training) CHECK(relative_error(evaluate(*backbone, x), expected) < 1e-4);
+    }
+  }
+}
+
 TEST("zoo: loading is strict, all or nothing, and lists what is wrong") {
   const auto unet = make(kSmallUnet);
   Json::Object options = config(kSmallUnet).object("config");

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "taps/hooks.h"
@@ -25,6 +26,9 @@ class Conv2d final : public UnaryModule {
   // Whether the folded convolution stands ready; folded() then gives what norm(conv(x)) would.
   bool has_folded() const { return folded_weight_.defined(); }
   at::Tensor folded(const at::Tensor& x) const;
+  // Whether one operation can also add and rectify; fused() then gives relu(norm(conv(x)) [+ shortcut]).
+  bool has_fused() const { return has_folded() && fuses_; }
+  at::Tensor fused(const at::Tensor& x, const at::Tensor& shortcut) const;
 
   void begin_inference(at::ScalarType dtype) override;
   void end_inference() override;
@@ -36,9 +40,11 @@ class Conv2d final : public UnaryModule {
 
  private:
   at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const;
+  at::Tensor pointwise(const at::Tensor& x, std::string_view then) const;
   const int64_t stride_, padding_;
   BatchNorm2d* norm_ = nullptr;
   at::Tensor cast_weight_, cast_bias_, folded_weight_, folded_bias_;
+  bool fuses_ = false;  // the folded weight is in oneDNN's own layout, for its fused convolutions
 };
 
 // eps 1e-5, momentum 0.1, affine, with running statistics.
@@ -47,8 +53,6 @@ class BatchNorm2d final : public UnaryModule {
   static constexpr double kEps = 1e-5, kMomentum = 0.1;
   explicit BatchNorm2d(int64_t channels);
   const char* type() const override { return "BatchNorm2d"; }
-  // Reports `output` as this module's, where a folded convolution has made it.
-  at::Tensor made_by_folding(at::Tensor output) const { return report(std::move(output)); }
 
   const at::Tensor weight, bias, running_mean, running_var, num_batches_tracked;
 
@@ -119,10 +123,12 @@ class Linear final : public UnaryModule {
   at::Tensor cast_weight_, cast_bias_;
 };
 
-// conv → norm [→ relu], folded where evaluation allows it and nobody taps the convolution.
+// norm(conv(x)), and relu(norm(conv(x)) [+ shortcut]), in as few operations as evaluation and the pass's taps allow.
 at::Tensor conv_norm(Conv2d& conv, BatchNorm2d& norm, const at::Tensor& x);
+at::Tensor conv_norm_relu(Conv2d& conv, BatchNorm2d& norm, ReLU& relu, const at::Tensor& x,
+                          const at::Tensor& shortcut = {});
 
-// Children "0", "1", … in order. A convolution followed by a batch norm is a pair that may fold.
+// Children "0", "1", … in order. A convolution, a batch norm and a ReLU in a row may fuse.
 class Sequential : public UnaryModule {
  public:
   // Python subclasses Sequential in places, and names the subclass.
@@ -142,6 +148,7 @@ class Sequential : public UnaryModule {
     UnaryModule* module;
     Conv2d* conv;       // where the module is one
     BatchNorm2d* norm;  // where the module is one
+    ReLU* relu;         // where the module is one
   };
   template <class M, class... Args>
   M& add_named(std::string name, Args&&... args) {

@@ -55,7 +55,12 @@ at::Tensor NativeBackbone::run(const at::Tensor& input) {
     fail(code::kShape, "Expected floating-point numbers for the input but received ",
          c10::toString(input.scalar_type()), ".");
   at::Tensor x = input.to(device());
-  if (channels_last_) x = x.contiguous(at::MemoryFormat::ChannelsLast);
+  if (channels_last_) {
+    x = x.contiguous(at::MemoryFormat::ChannelsLast);
+    // One channel is laid out the same either way, and only the strides say which: left as they are, everything up to
+    // the first mixed operation would run in the slower layout.
+    if (x.size(1) == 1) x = x.as_strided(x.sizes(), {x.size(2) * x.size(3), 1, x.size(3), 1});
+  }
   if (!derived_ || root_->training() || at::GradMode::is_enabled()) return (*root_)(x);
   // Derived weights have their type already. Autocast would look at each operation again, and do some of them in float.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);

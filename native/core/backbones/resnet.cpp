@@ -16,10 +16,6 @@ Sequential* make_downsample(Module& block, int64_t in, int64_t out, int64_t stri
   return &downsample;
 }
 
-at::Tensor add_shortcut(at::Tensor y, Sequential* downsample, const at::Tensor& x) {
-  return y.add_(downsample ? (*downsample)(x) : x);
-}
-
 }  // namespace
 
 std::array<int64_t, 5> ResNetSpec::channels() const {
@@ -46,9 +42,8 @@ BasicBlock::BasicBlock(int64_t in, int64_t width, int64_t stride)
 }
 
 at::Tensor BasicBlock::forward(const at::Tensor& x) {
-  at::Tensor y = relu_(conv_norm(conv1_, bn1_, x));
-  y = conv_norm(conv2_, bn2_, y);
-  return relu_(add_shortcut(y, downsample_, x));
+  const at::Tensor y = conv_norm_relu(conv1_, bn1_, relu_, x);
+  return conv_norm_relu(conv2_, bn2_, relu_, y, downsample_ ? (*downsample_)(x) : x);
 }
 
 Bottleneck::Bottleneck(int64_t in, int64_t width, int64_t stride)
@@ -66,10 +61,9 @@ Bottleneck::Bottleneck(int64_t in, int64_t width, int64_t stride)
 }
 
 at::Tensor Bottleneck::forward(const at::Tensor& x) {
-  at::Tensor y = relu_(conv_norm(conv1_, bn1_, x));
-  y = relu_(conv_norm(conv2_, bn2_, y));
-  y = conv_norm(conv3_, bn3_, y);
-  return relu_(add_shortcut(y, downsample_, x));
+  at::Tensor y = conv_norm_relu(conv1_, bn1_, relu_, x);
+  y = conv_norm_relu(conv2_, bn2_, relu_, y);
+  return conv_norm_relu(conv3_, bn3_, relu_, y, downsample_ ? (*downsample_)(x) : x);
 }
 
 ResNetTrunk::ResNetTrunk(Module& owner, const ResNetSpec& spec, int64_t in_channels, at::Generator& generator)
@@ -96,7 +90,7 @@ ResNetTrunk::ResNetTrunk(Module& owner, const ResNetSpec& spec, int64_t in_chann
 
 std::array<at::Tensor, 5> ResNetTrunk::operator()(const at::Tensor& x) const {
   std::array<at::Tensor, 5> features;
-  features[0] = relu_(conv_norm(conv1_, bn1_, x));
+  features[0] = conv_norm_relu(conv1_, bn1_, relu_, x);
   at::Tensor y = maxpool_(features[0]);
   for (size_t i = 0; i < layers_.size(); ++i) features[i + 1] = y = (*layers_[i])(y);
   return features;

@@ -82,18 +82,19 @@ class Module {
     return module;
   }
 
+  // Tells the hook what this module returned, and returns it. Every operator() ends with this, and so does whatever
+  // computes a module's output by another way.
+  at::Tensor report(at::Tensor output) const {
+    if (ForwardHook* hook = ForwardHook::current()) hook->returned(*this, output);
+    return output;
+  }
+
   const NamedTensors& own_parameters() const { return parameters_; }
   const NamedTensors& own_buffers() const { return buffers_; }
 
  protected:
   at::Tensor parameter(std::string name, at::Tensor value);
   at::Tensor buffer(std::string name, at::Tensor value);
-
-  // Every operator() ends with this.
-  at::Tensor report(at::Tensor output) const {
-    if (ForwardHook* hook = ForwardHook::current()) hook->returned(*this, output);
-    return output;
-  }
 
  private:
   void collect(const std::string& prefix, std::vector<Named>& all);
