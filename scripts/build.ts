@@ -9,7 +9,9 @@ import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { LayerEnsemblesError } from "../lib/errors.js";
+import { tryLoading } from "../lib/native/doctor.js";
 import { installLibtorch } from "../lib/native/install.js";
+import { findAddon } from "../lib/native/load.js";
 import { type Libtorch, readVersion, searchLibtorch } from "../lib/native/locate.js";
 import { lock } from "../lib/native/lock.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT } from "../lib/native/package.js";
@@ -139,7 +141,7 @@ function fingerprint(paths: string[]): string {
     if (info.isDirectory()) for (const name of readdirSync(item).sort()) visit(path.join(item, name));
     else hash.update(`${item} ${info.size} ${info.mtimeMs}\n`);
   };
-  for (const item of paths) visit(path.join(root, item));
+  for (const item of paths) visit(path.resolve(root, item));
   return hash.digest("hex");
 }
 
@@ -157,6 +159,18 @@ function compileTypeScript(progress: Progress): void {
   const result = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
   if (result.status !== 0) throw new BuildError("Failed: tsc -p tsconfig.build.json");
   writeFileSync(stamp, now);
+}
+
+/** Loads a newly built addon in a child process: a symbol that is missing shows only there. */
+function tryAddon(libtorch: Libtorch, progress: Progress): void {
+  const files = findAddon();
+  const stamp = path.join(root, "build", "loaded.fingerprint");
+  const now = fingerprint([files.addon, files.preload]);
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === now) return;
+  const { problem } = tryLoading(files, libtorch);
+  if (problem) throw new BuildError(problem);
+  writeFileSync(stamp, now);
+  progress.detail("the addon loads");
 }
 
 /** Everything that `npm test` and `npm run demo` need. Two builds at the same time wait for each other. */
@@ -183,6 +197,7 @@ async function buildAll(progress: Progress): Promise<Libtorch> {
   await cmake(folder, { LIBTORCH: libtorch.folder, CMAKE_JS_INC: require("node-api-headers").include_dir }, progress);
   const info = { libtorch: libtorch.version, flavour: libtorch.flavour };
   writeFileSync(path.join(folder, "Release", "build-info.json"), `${JSON.stringify(info)}\n`);
+  tryAddon(libtorch, progress);
   progress.next("TypeScript");
   compileTypeScript(progress);
   process.stderr.write(`Built in ${progress.elapsed()}.\n`);

@@ -129,10 +129,13 @@ function problemOf(error: unknown): Problem {
   return { code, message: (error as Error).message };
 }
 
-interface Trial {
+/** What loading in a child process showed. */
+export interface Trial {
+  /** The addon's `info()`; null where it did not load. */
   readonly info: Record<string, unknown> | null;
   readonly cudaProblem: string | null;
   readonly code: ErrorCode;
+  /** Why it did not load. */
   readonly problem: string | null;
 }
 
@@ -147,15 +150,23 @@ const addon = require(addonFile);
 console.log(JSON.stringify({ info: addon.info ? addon.info() : {}, cudaProblem }));
 `;
 
-/** Loads everything in a child process: a library that crashes must not take the report with it. */
-function tryLoading(files: AddonFiles, libtorch: Libtorch): Trial {
+/**
+ * Loads everything in a child process, with every symbol looked up at once: a library that crashes must not take the caller
+ * with it.
+ */
+export function tryLoading(files: AddonFiles, libtorch: Libtorch): Trial {
   const library = (name: string) => path.join(libtorch.folder, "lib", libraryName(name));
   const cuda = existsSync(library("torch_cuda")) ? library("torch_cuda") : "";
   const libraries = [library("c10"), library("torch_cpu")];
   const child = spawnSync(process.execPath, ["-e", TRIAL, files.preload, files.addon, cuda, ...libraries], {
     encoding: "utf8",
     timeout: 120_000,
-    env: { ...process.env, OMP_WAIT_POLICY: process.env.OMP_WAIT_POLICY ?? "passive", NODE_OPTIONS: "" },
+    env: {
+      ...process.env,
+      OMP_WAIT_POLICY: process.env.OMP_WAIT_POLICY ?? "passive",
+      NODE_OPTIONS: "",
+      LD_BIND_NOW: "1",
+    },
   });
   try {
     if (child.status === 0) {
@@ -163,8 +174,9 @@ function tryLoading(files: AddonFiles, libtorch: Libtorch): Trial {
       return { info, cudaProblem, code: "ERR_LE_INTERNAL", problem: null };
     }
   } catch {}
-  const said = /^(?:\w*Error): (.*)$/m.exec(child.stderr ?? "")?.[1];
-  const how = child.signal ? `it was killed by ${child.signal}` : (said ?? `exit code ${child.status}`);
+  const stderr = (child.stderr ?? "").trim();
+  const said = /^(?:\w*Error): (.*)$/m.exec(stderr)?.[1] ?? stderr.split("\n").pop();
+  const how = child.signal ? `it was killed by ${child.signal}` : said || `exit code ${child.status}`;
   return {
     info: null,
     cudaProblem: null,
