@@ -197,9 +197,9 @@ async function buildAll(progress: Progress): Promise<Libtorch> {
   await cmake(folder, { LIBTORCH: libtorch.folder, CMAKE_JS_INC: require("node-api-headers").include_dir }, progress);
   const info = { libtorch: libtorch.version, flavour: libtorch.flavour };
   writeFileSync(path.join(folder, "Release", "build-info.json"), `${JSON.stringify(info)}\n`);
-  tryAddon(libtorch, progress);
   progress.next("TypeScript");
   compileTypeScript(progress);
+  tryAddon(libtorch, progress);
   process.stderr.write(`Built in ${progress.elapsed()}.\n`);
   return libtorch;
 }

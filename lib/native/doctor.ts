@@ -60,7 +60,7 @@ export function doctor(): Diagnosis {
   if (!found) problems.push(problemOf(notFound(misses, search)));
 
   const trial = files && found ? tryLoading(files, found) : null;
-  if (trial?.problem) problems.push({ code: trial.code, message: `${trial.problem} ${cure(search)}` });
+  if (trial?.problem) problems.push({ code: trial.code, message: trial.problem });
 
   const checkout = existsSync(path.join(PACKAGE_ROOT, "CMakeLists.txt"));
   const tools = checkout ? findTools() : null;
@@ -177,12 +177,13 @@ export function tryLoading(files: AddonFiles, libtorch: Libtorch): Trial {
   const stderr = (child.stderr ?? "").trim();
   const said = /^(?:\w*Error): (.*)$/m.exec(stderr)?.[1] ?? stderr.split("\n").pop();
   const how = child.signal ? `it was killed by ${child.signal}` : said || `exit code ${child.status}`;
-  return {
-    info: null,
-    cudaProblem: null,
-    code: "ERR_LE_LIBTORCH_BROKEN",
-    problem: `Expected libtorch in ${libtorch.folder} and the addon ${files.addon} to load but received: ${how}.`,
-  };
+  const problem = `Expected libtorch in ${libtorch.folder} and the addon ${files.addon} to load but received: ${how}.`;
+  const failed = { info: null, cudaProblem: null };
+  if (how.startsWith(files.addon)) {
+    const fix = "Fix: npm run build in a checkout, or install the package again.";
+    return { ...failed, code: "ERR_LE_ADDON_NOT_FOUND", problem: `${problem} ${fix}` };
+  }
+  return { ...failed, code: "ERR_LE_LIBTORCH_BROKEN", problem: `${problem} ${cure()}` };
 }
 
 function glibcVersion(): string | null {
