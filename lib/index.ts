@@ -1,5 +1,11 @@
 export type { NdArray, NumericArray } from "./arrays.js";
-export { Backbone, type BackboneKind, type BackboneOptions, type LayerInfo, type LoadReport } from "./ensemble/backbone.js";
+export {
+  Backbone,
+  type BackboneKind,
+  type BackboneOptions,
+  type LayerInfo,
+  type LoadReport,
+} from "./ensemble/backbone.js";
 export {
   type EnsembleOptions,
   type Head,

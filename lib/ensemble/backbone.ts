@@ -1,7 +1,7 @@
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle, RawLayer } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
-import { type OptionSpecs, checkOptions, option } from "../options.js";
+import { checkOptions, type OptionSpecs, option } from "../options.js";
 import { fromNative } from "./call.js";
 
 /** Networks that this package builds itself. */

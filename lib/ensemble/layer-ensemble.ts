@@ -220,8 +220,7 @@ export class LayerEnsemble {
     const { taps = "auto", classes = 2, final = "auto", skip = 0, inputSize = [128, 128] } = options;
     const { dropout = 0, freezeBackbone = false, seed = 0, order = "execution" } = options;
     const { device = "auto", precision = "auto", channelsLast = true } = options;
-    const names =
-      taps === "auto" ? autoTaps(await backbone.probe(inputSize), { final: final !== false }) : [...taps];
+    const names = taps === "auto" ? autoTaps(await backbone.probe(inputSize), { final: final !== false }) : [...taps];
     const settings = { taps: names, classes, dropout, freezeBackbone, inputSize: [...inputSize], seed };
     try {
       const { handle, ready } = addon.createEnsemble(backbone.handle(), {
@@ -364,7 +363,10 @@ export class LayerEnsemble {
       schedule: withName(rest.schedule, "cosine"),
     };
     if (rest.earlyStopping && !validation)
-      throw new LayerEnsemblesError("ERR_LE_OPTION", "Expected option 'validation' with 'earlyStopping' but received none.");
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        "Expected option 'validation' with 'earlyStopping' but received none.",
+      );
     const recorded = { ...settings, ...(custom && { loss: { name: "custom" } }) };
     if (run !== undefined && !resume && existsSync(path.join(run, RUN_FILES.state)))
       throw new LayerEnsemblesError(
@@ -466,7 +468,10 @@ export class LayerEnsemble {
 
 function checkImage(image: NdArray, what: string, axes: readonly number[]): void {
   if (!(image?.data instanceof Float32Array) || !Array.isArray(image.shape))
-    throw new LayerEnsemblesError("ERR_LE_SHAPE", `Expected {data: Float32Array, shape} for ${what} but received ${typeof image}.`);
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected {data: Float32Array, shape} for ${what} but received ${typeof image}.`,
+    );
   if (!axes.includes(image.shape.length))
     throw new LayerEnsemblesError(
       "ERR_LE_SHAPE",

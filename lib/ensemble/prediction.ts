@@ -14,6 +14,7 @@ import {
   type MapSummary,
   type SoftDiceConfidence,
   softDiceConfidenceFromSums,
+  summaryFromSums,
 } from "../uncertainty/index.js";
 
 /** The maps, in the addon's order. */
@@ -70,7 +71,7 @@ export function toPrediction(raw: RawPrediction, heads: string[], skip: number):
     maps[name] = map;
     const sum = raw.summaries.data[i * 2] as number;
     const within = raw.summaries.data[i * 2 + 1] as number;
-    summaries[name] = { sum, mean: sum / pixels, foreground: within / Math.max(1, foreground) };
+    summaries[name] = summaryFromSums(sum, within, pixels, foreground);
   }
   return {
     mask: raw.mask,

@@ -50,15 +50,21 @@ export async function readRun(folder: string): Promise<Run> {
     text = await readFile(file, "utf8");
   } catch (cause) {
     const what = isMissing(cause) ? "no such file" : String(cause);
-    throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `Expected a run's ${RUN_FILES.run} at ${file} but received ${what}.`, {
-      cause,
-    });
+    throw new LayerEnsemblesError(
+      "ERR_LE_CHECKPOINT",
+      `Expected a run's ${RUN_FILES.run} at ${file} but received ${what}.`,
+      {
+        cause,
+      },
+    );
   }
   let run: Run;
   try {
     run = JSON.parse(text) as Run;
   } catch (cause) {
-    throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `Expected JSON in ${file} but received a damaged file.`, { cause });
+    throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `Expected JSON in ${file} but received a damaged file.`, {
+      cause,
+    });
   }
   const sound =
     typeof run === "object" &&
@@ -67,7 +73,10 @@ export async function readRun(folder: string): Promise<Run> {
     Array.isArray(run.ensemble?.taps) &&
     Number.isInteger(run.ensemble?.classes);
   if (!sound)
-    throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `Expected a run's description in ${file} but received other JSON.`);
+    throw new LayerEnsemblesError(
+      "ERR_LE_CHECKPOINT",
+      `Expected a run's description in ${file} but received other JSON.`,
+    );
   if (run.format !== FORMAT)
     throw new LayerEnsemblesError(
       "ERR_LE_CHECKPOINT",
@@ -79,7 +88,9 @@ export async function readRun(folder: string): Promise<Run> {
 /** Writes run.json, atomically; the folder is made. @throws ERR_LE_IO */
 export async function writeRun(folder: string, run: Omit<Run, "format">): Promise<void> {
   await mkdir(folder, { recursive: true }).catch((cause) => {
-    throw new LayerEnsemblesError("ERR_LE_IO", `Expected to make the folder ${folder} but received ${cause}.`, { cause });
+    throw new LayerEnsemblesError("ERR_LE_IO", `Expected to make the folder ${folder} but received ${cause}.`, {
+      cause,
+    });
   });
   await writeAtomic(path.join(folder, RUN_FILES.run), `${JSON.stringify({ format: FORMAT, ...run }, null, 2)}\n`);
 }

@@ -19,7 +19,9 @@ export function autoTaps(
   layers: readonly LayerInfo[],
   { count, final = true }: { count?: number; final?: boolean } = {},
 ): string[] {
-  const ran = layers.filter(({ tappable, shape, type }) => tappable && shape && shape.length >= 4 && !PASSIVE.test(type));
+  const ran = layers.filter(
+    ({ tappable, shape, type }) => tappable && shape && shape.length >= 4 && !PASSIVE.test(type),
+  );
   if (ran.length === 0)
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",

@@ -14,7 +14,7 @@ beforeAll(async () => {
 describe("foreign objects", () => {
   it("are refused with a TypeError, never read", async () => {
     const { backbone, model } = await smallModel();
-    expect(() => LayerEnsemble.prototype.predict.call({} as never, noise([1, 8, 8]))).rejects.toThrow(TypeError);
+    await expect(LayerEnsemble.prototype.predict.call({} as never, [noise([1, 8, 8])])).rejects.toThrow(TypeError);
     const predict = addon.predict as unknown as (...args: unknown[]) => unknown;
     for (const foreign of [{}, null, 1, "x", [], new Map(), addon.createDataset(), addon.createControl()])
       expect(() => predict(foreign, [], [], {})).toThrow(TypeError);
@@ -30,7 +30,7 @@ describe("foreign objects", () => {
     const add = addon.addSample as unknown as (...args: unknown[]) => unknown;
     const dataset = addon.createDataset();
     expect(() => add(dataset, new Float64Array(4), [1, 2, 2], new Uint8Array(4))).toThrow(/Float32Array/);
-    expect(() => add(dataset, new Float32Array(4), [1, 2, 3], new Uint8Array(4))).toThrow(code("ERR_LE_SHAPE") && /6 numbers/);
+    expect(() => add(dataset, new Float32Array(4), [1, 2, 3], new Uint8Array(4))).toThrow(/6 numbers/);
     expect(() => add(dataset, new Float32Array(4), [1, 2, 2], new Uint8Array(3))).toThrow(/4 labels/);
     expect(() => add(dataset, new Float32Array(4), [1, -2, -2], new Uint8Array(4))).toThrow(/at least 0/);
     expect(() => add(dataset, new Float32Array(4), [2 ** 40, 2 ** 40, 2], new Uint8Array(4))).toThrow();
@@ -47,7 +47,9 @@ describe("options", () => {
     await expect(Backbone.create("unett" as never)).rejects.toEqual(code("ERR_LE_OPTION"));
     await expect(LayerEnsemble.create(backbone, { tap: [] } as never)).rejects.toThrow(/'tap'.*'taps'/);
     await expect(model.fit([], { epoch: 1 } as never)).rejects.toThrow(/'epoch'.*'epochs'/);
-    await expect(model.fit(discs(2, 16), { optimizer: { name: "adam", beta: [0, 0] } as never })).rejects.toThrow(/'beta'/);
+    await expect(model.fit(discs(2, 16), { optimizer: { name: "adam", beta: [0, 0] } as never })).rejects.toThrow(
+      /'beta'/,
+    );
     await expect(model.fit(discs(2, 16), { epochs: "3" as never })).rejects.toThrow(/integer.*'epochs'.*"3"/);
     await model.dispose();
     await backbone.dispose();
@@ -90,7 +92,9 @@ describe("bad input", () => {
   it("of taps names the nearest layers", async () => {
     const backbone = await Backbone.create("plain-unet", { width: 4, depth: 2 });
     const [first] = backbone.layers().filter((layer) => layer.tappable);
-    await expect(LayerEnsemble.create(backbone, { taps: [`${first?.name}x`] })).rejects.toThrow(new RegExp(first!.name));
+    await expect(LayerEnsemble.create(backbone, { taps: [`${first?.name}x`] })).rejects.toThrow(
+      new RegExp(first!.name),
+    );
     await expect(LayerEnsemble.create(backbone, { taps: [`${first?.name}x`] })).rejects.toEqual(code("ERR_LE_TAP"));
     await expect(LayerEnsemble.create(backbone, { taps: [], final: false })).rejects.toEqual(code("ERR_LE_OPTION"));
     await expect(LayerEnsemble.create(backbone, { device: "cuda:63" })).rejects.toEqual(code("ERR_LE_DEVICE"));

@@ -9,7 +9,8 @@ const TOLERANCE = 1e-5;
 function expectNear(actual: ArrayLike<number>, expected: ArrayLike<number>): void {
   expect(actual.length).toBe(expected.length);
   let worst = 0;
-  for (let i = 0; i < actual.length; i++) worst = Math.max(worst, Math.abs((actual[i] as number) - (expected[i] as number)));
+  for (let i = 0; i < actual.length; i++)
+    worst = Math.max(worst, Math.abs((actual[i] as number) - (expected[i] as number)));
   expect(worst).toBeLessThan(TOLERANCE);
 }
 
@@ -27,7 +28,9 @@ describe.each([2, 4])("with %i classes", (classes) => {
     const image = noise([1, 45, 61]);
     const logits = await model.forward(image);
     const skip = options.skip ?? 0;
-    const heads: NdArray[] = [...logits.values()].slice(skip).map(({ data, shape }) => ({ data, shape: shape.slice(1) }));
+    const heads: NdArray[] = [...logits.values()]
+      .slice(skip)
+      .map(({ data, shape }) => ({ data, shape: shape.slice(1) }));
     const weights = options.weights?.slice(0, heads.length);
     const actual = await model.predict(image, { ...options, ...(weights && { weights }), labels: true });
     expect(actual.heads).toEqual(model.heads.slice(skip).map((head) => head.name));

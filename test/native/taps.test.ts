@@ -13,7 +13,9 @@ describe("layers", () => {
     expect(layers[find("encoder.layer1.0.relu")]).toMatchObject({ type: "ReLU", calls: 2, shape: [1, 64, 16, 24] });
     expect(layers[find("segmentation_head")]).toMatchObject({ shape: [1, 3, 64, 96] });
     expect(layers.find((layer) => layer.name === "decoder.blocks")).toMatchObject({ tappable: false, calls: 0 });
-    const parameters = layers.filter((layer) => !layer.name.includes(".")).reduce((sum, layer) => sum + layer.parameters, 0);
+    const parameters = layers
+      .filter((layer) => !layer.name.includes("."))
+      .reduce((sum, layer) => sum + layer.parameters, 0);
     // segmentation_models_pytorch.Unet("resnet18") has 14 328 209 with 3 input channels and 1 class.
     expect(parameters).toBe(14_328_209 - 2 * 64 * 49 + 2 * 145);
     await backbone.dispose();

@@ -189,7 +189,10 @@ describe("a run folder", () => {
     const weights = (run: string) => readFileSync(path.join(run, "weights.safetensors"));
     expect(weights(broken).equals(weights(whole))).toBe(true);
     const rows = (run: string) =>
-      readFileSync(path.join(run, "history.csv"), "utf8").trim().split("\n").map((row) => row.split(",")[0]);
+      readFileSync(path.join(run, "history.csv"), "utf8")
+        .trim()
+        .split("\n")
+        .map((row) => row.split(",")[0]);
     expect(rows(broken)).toEqual(rows(whole));
     expect(rows(broken)).toHaveLength(6);
   });

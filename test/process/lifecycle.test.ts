@@ -25,7 +25,13 @@ interface Ended {
 }
 
 /** Runs a program of ES module text and waits for its end; a hanging one is killed after `seconds`. */
-function run(program: string, { seconds = 40, onOutput }: { seconds?: number; onOutput?: (kill: (signal: NodeJS.Signals) => void, text: string) => void } = {}): Promise<Ended> {
+function run(
+  program: string,
+  {
+    seconds = 40,
+    onOutput,
+  }: { seconds?: number; onOutput?: (kill: (signal: NodeJS.Signals) => void, text: string) => void } = {},
+): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, ["--input-type=module", "-e", PREAMBLE + program], {
       stdio: ["ignore", "pipe", "pipe"],
@@ -48,7 +54,9 @@ function run(program: string, { seconds = 40, onOutput }: { seconds?: number; on
 
 describe("a program", () => {
   it("that forgets to dispose still exits by itself", async () => {
-    const ended = await run(`const model = await make(); await model.predict(samples(1, 32)[0].image); console.log("done");`);
+    const ended = await run(
+      `const model = await make(); await model.predict(samples(1, 32)[0].image); console.log("done");`,
+    );
     expect(ended).toMatchObject({ code: 0, output: "done\n" });
   });
 
@@ -88,7 +96,9 @@ describe("a program", () => {
   });
 
   it("ends with an unhandled rejection like any other", async () => {
-    const ended = await run(`const model = await make(); model.predict({ data: new Float32Array(2), shape: [1, 1, 3] });`);
+    const ended = await run(
+      `const model = await make(); model.predict({ data: new Float32Array(2), shape: [1, 1, 3] });`,
+    );
     expect(ended.code).toBe(1);
     expect(ended.output).toContain("ERR_LE_SHAPE");
   });

@@ -1,0 +1,87 @@
+import type { NdArray } from "../arrays.js";
+import { checkClasses, checkLabels, fail } from "../fusion/input.js";
+import { describe } from "../options.js";
+
+/**
+ * What the label maps m_1..m_K of one image's heads come to: enough for every measure of agreement, and small. K heads in
+ * depth order, C classes.
+ */
+export interface AgreementCounts {
+  /** K. */
+  heads: number;
+  /** C. */
+  classes: number;
+  /** K×C: number of pixels with m_k = c. */
+  counts: ArrayLike<number>;
+  /** K×K×C: number of pixels with m_j = c and m_k = c. Only j < k is read. */
+  intersections: ArrayLike<number>;
+}
+
+/**
+ * Counts labels and common labels.
+ * @param labels K×S, of {@link labelMaps}.
+ * @param classes C.
+ * @returns Also the intersections with j ≥ k: symmetric, with the counts on the diagonal.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE
+ */
+export function countAgreement(labels: NdArray<Uint8Array>, classes: number): AgreementCounts {
+  checkClasses("classes", classes);
+  checkLabels("labels", labels, { classes, rank: 2, axes: "K×S" });
+  const heads = labels.shape[0] as number;
+  const pixels = labels.data.length / heads;
+  const maps = Array.from({ length: heads }, (_, k) => labels.data.subarray(k * pixels, (k + 1) * pixels));
+  const counts = new Float64Array(heads * classes);
+  const intersections = new Float64Array(heads * heads * classes);
+  const common = new Uint32Array(classes);
+  for (const [j, a] of maps.entries()) {
+    common.fill(0);
+    for (let i = 0; i < pixels; i++) {
+      const label = a[i] as number;
+      common[label] = (common[label] as number) + 1;
+    }
+    counts.set(common, j * classes);
+    intersections.set(common, (j * heads + j) * classes);
+    for (let k = j + 1; k < heads; k++) {
+      const b = maps[k] as Uint8Array;
+      common.fill(0);
+      for (let i = 0; i < pixels; i++) {
+        const label = a[i] as number;
+        if (label === b[i]) common[label] = (common[label] as number) + 1;
+      }
+      intersections.set(common, (j * heads + k) * classes);
+      intersections.set(common, (k * heads + j) * classes);
+    }
+  }
+  return { heads, classes, counts, intersections };
+}
+
+/** Sizes that fit and counts that are counts. */
+export function checkCounts({ heads, classes, counts, intersections }: AgreementCounts): void {
+  if (!Number.isSafeInteger(heads) || heads < 1) {
+    fail("ERR_LE_VALUE", "counts.heads", "a positive integer", describe(heads));
+  }
+  checkClasses("counts.classes", classes);
+  const expected = { counts: heads * classes, intersections: heads * heads * classes };
+  for (const [name, values] of [["counts", counts] as const, ["intersections", intersections] as const]) {
+    if (values?.length !== expected[name]) {
+      fail("ERR_LE_SHAPE", `counts.${name}`, `${expected[name]} numbers`, describe(values));
+    }
+    for (let i = 0; i < values.length; i++) {
+      if (!Number.isSafeInteger(values[i]) || (values[i] as number) < 0) {
+        fail("ERR_LE_VALUE", `counts.${name}`, "numbers of pixels", `${describe(values[i])} at index ${i}`);
+      }
+    }
+  }
+}
+
+/** Dice of heads j < k for class c; 1 where both are empty. */
+export function headDice(of: AgreementCounts, j: number, k: number, c: number): number {
+  const either = (of.counts[j * of.classes + c] as number) + (of.counts[k * of.classes + c] as number);
+  return either === 0 ? 1 : (2 * (of.intersections[(j * of.heads + k) * of.classes + c] as number)) / either;
+}
+
+/** Whether at least one head gives some pixel class c. */
+export function isPredicted(of: AgreementCounts, c: number): boolean {
+  for (let k = 0; k < of.heads; k++) if ((of.counts[k * of.classes + c] as number) > 0) return true;
+  return false;
+}

@@ -1,0 +1,13 @@
+export { type AgreementCounts, countAgreement } from "./counts.js";
+export {
+  type Aula,
+  type AulaOptions,
+  aula,
+  aulaFromCounts,
+  type PairwiseAgreement,
+  type PredictionDepth,
+  pairwiseAgreement,
+  pairwiseAgreementFromCounts,
+  predictionDepth,
+  predictionDepthFromCounts,
+} from "./measures.js";

@@ -1,0 +1,202 @@
+import type { NdArray } from "../arrays.js";
+import { checkOptions, describe, option } from "../options.js";
+import {
+  checkFinite,
+  checkLogits,
+  type FloatArray,
+  fail,
+  type Heads,
+  type HeadViews,
+  headViews,
+  singleView,
+} from "./input.js";
+
+/**
+ * How K heads become one probability map p̄ (SPEC: fusion):
+ * - `"mean"`: weighted mean of the heads' probabilities.
+ * - `"logit-mean"`: softmax of the weighted mean of the logits.
+ * - `"vote"`: share of the heads whose label is the class.
+ * - `"last"`: the deepest head alone.
+ */
+export type Fusion = (typeof FUSIONS)[number];
+
+/** Every {@link Fusion}. */
+export const FUSIONS = ["mean", "logit-mean", "vote", "last"] as const;
+
+/** Options of {@link fuse}. */
+export interface FuseOptions {
+  /** @default "mean" */
+  fusion?: Fusion;
+  /** One per head, at least 0, not all 0. Used by `"mean"` and `"logit-mean"`. @default 1 each */
+  weights?: readonly number[];
+}
+
+const FUSE_OPTIONS = { fusion: option.oneOf(FUSIONS), weights: option.array(option.number({ min: 0 })) };
+
+/**
+ * Probabilities of one map of logits.
+ * @param logits C×S, finite.
+ * @returns C×S, in [0, 1], summing to 1 over the classes.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE
+ */
+export function softmax(logits: NdArray<FloatArray>): NdArray {
+  const heads = singleView("logits", logits);
+  checkLogits("logits", heads);
+  const out = new Float32Array(logits.data.length);
+  softmaxInto(heads.view, heads, out);
+  return { data: out, shape: [...logits.shape] };
+}
+
+/**
+ * Fuses the heads of one image; computed in double precision.
+ * @param heads Logits, K×C×S or K arrays C×S, finite.
+ * @returns p̄, C×S, in [0, 1], summing to 1 over the classes.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE; ERR_LE_OPTION for an unknown fusion, or weights that do not fit the heads
+ */
+export function fuse(heads: Heads, options: FuseOptions = {}): NdArray {
+  checkOptions("fuse", options, FUSE_OPTIONS);
+  const input = headViews("heads", heads);
+  checkLogits("heads", input);
+  const { fusion = "mean" } = options;
+  const weights = normalisedWeights(options.weights, input.views.length);
+  const { views, classes, pixels, spatial } = input;
+  const data = new Float32Array(classes * pixels);
+  switch (fusion) {
+    case "mean": {
+      const p = new Float64Array(data.length);
+      const sum = new Float64Array(data.length);
+      views.forEach((view, k) => {
+        softmaxInto(view, input, p);
+        addScaled(sum, p, weights[k] as number);
+      });
+      data.set(sum);
+      break;
+    }
+    case "logit-mean": {
+      const sum = new Float64Array(data.length);
+      views.forEach((view, k) => {
+        addScaled(sum, view, weights[k] as number);
+      });
+      softmaxInto(sum, input, data);
+      break;
+    }
+    case "vote": {
+      const votes = new Uint32Array(data.length);
+      const labels = new Uint8Array(pixels);
+      for (const view of views) {
+        argmaxInto(view, input, labels);
+        for (let i = 0; i < pixels; i++) {
+          const at = (labels[i] as number) * pixels + i;
+          votes[at] = (votes[at] as number) + 1;
+        }
+      }
+      for (let i = 0; i < data.length; i++) data[i] = (votes[i] as number) / views.length;
+      break;
+    }
+    case "last":
+      softmaxInto(views[views.length - 1] as FloatArray, input, data);
+  }
+  return { data, shape: [classes, ...spatial] };
+}
+
+/**
+ * The heads that remain when the first `skip` are left out, sharing memory with the given ones.
+ * @param skip T, 0 ≤ T < K.
+ * @throws ERR_LE_SHAPE; ERR_LE_VALUE for a T that leaves no head
+ */
+export function skipHeads<T extends FloatArray>(heads: NdArray<T> | readonly NdArray<T>[], skip: number): NdArray<T>[] {
+  const { views, classes, spatial } = headViews("heads", heads);
+  if (!Number.isSafeInteger(skip) || skip < 0 || skip >= views.length) {
+    fail(
+      "ERR_LE_VALUE",
+      "skip",
+      `an integer from 0 to ${views.length - 1}, as there are ${views.length} heads`,
+      describe(skip),
+    );
+  }
+  return views.slice(skip).map((view) => ({ data: view as T, shape: [classes, ...spatial] }));
+}
+
+/**
+ * The label map ŷ of one map of probabilities or logits: the class with the highest value, ties to the lower class.
+ * @param map C×S, finite.
+ * @returns S.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE
+ */
+export function argmax(map: NdArray<FloatArray>): NdArray<Uint8Array> {
+  const input = singleView("map", map);
+  checkFinite("map", input.view);
+  const data = new Uint8Array(input.pixels);
+  argmaxInto(input.view, input, data);
+  return { data, shape: [...input.spatial] };
+}
+
+/**
+ * The label maps m_k of the heads: {@link argmax} of each.
+ * @param heads Probabilities or logits, K×C×S or K arrays C×S, finite.
+ * @returns K×S.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE
+ */
+export function labelMaps(heads: Heads): NdArray<Uint8Array> {
+  const input = headViews("heads", heads);
+  checkLogits("heads", input);
+  const { views, pixels, spatial } = input;
+  const data = new Uint8Array(views.length * pixels);
+  views.forEach((view, k) => {
+    argmaxInto(view, input, data.subarray(k * pixels, (k + 1) * pixels));
+  });
+  return { data, shape: [views.length, ...spatial] };
+}
+
+type Layout = Pick<HeadViews, "classes" | "pixels">;
+
+function softmaxInto(logits: FloatArray, { classes, pixels }: Layout, out: FloatArray): void {
+  const exponentials = new Float64Array(classes);
+  for (let i = 0; i < pixels; i++) {
+    let max = logits[i] as number;
+    for (let c = 1; c < classes; c++) {
+      const z = logits[c * pixels + i] as number;
+      if (z > max) max = z;
+    }
+    let sum = 0;
+    for (let c = 0; c < classes; c++) {
+      const e = Math.exp((logits[c * pixels + i] as number) - max);
+      exponentials[c] = e;
+      sum += e;
+    }
+    for (let c = 0; c < classes; c++) out[c * pixels + i] = (exponentials[c] as number) / sum;
+  }
+}
+
+/** Class by class, so that memory is read in order. */
+function argmaxInto(values: FloatArray, { classes, pixels }: Layout, labels: Uint8Array): void {
+  const best = values.slice(0, pixels);
+  labels.fill(0);
+  for (let c = 1; c < classes; c++) {
+    const offset = c * pixels;
+    for (let i = 0; i < pixels; i++) {
+      const value = values[offset + i] as number;
+      if (value > (best[i] as number)) {
+        best[i] = value;
+        labels[i] = c;
+      }
+    }
+  }
+}
+
+function addScaled(sum: Float64Array, values: FloatArray, scale: number): void {
+  for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + scale * (values[i] as number);
+}
+
+/** Divided by their sum. */
+function normalisedWeights(weights: readonly number[] | undefined, heads: number): number[] {
+  if (!weights) return new Array<number>(heads).fill(1 / heads);
+  if (weights.length !== heads) {
+    fail("ERR_LE_OPTION", "option 'weights' of fuse", `${heads} weights, one per head`, `${weights.length}`);
+  }
+  const sum = weights.reduce((total, weight) => total + weight, 0);
+  if (!(sum > 0 && Number.isFinite(sum))) {
+    fail("ERR_LE_OPTION", "option 'weights' of fuse", "weights with a positive, finite sum", describe(weights));
+  }
+  return weights.map((weight) => weight / sum);
+}

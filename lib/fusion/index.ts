@@ -1,0 +1,2 @@
+export { argmax, FUSIONS, type FuseOptions, type Fusion, fuse, labelMaps, skipHeads, softmax } from "./fuse.js";
+export type { FloatArray, Heads } from "./input.js";

@@ -1,0 +1,152 @@
+// What the definitions accept, and the errors for what they do not. Every check names the argument.
+import type { NdArray, NumericArray } from "../arrays.js";
+import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
+import { describe } from "../options.js";
+
+/** Numbers with a fraction: logits, probabilities, maps. */
+export type FloatArray = Float32Array | Float64Array;
+
+/**
+ * One image's heads, in depth order: one K×C×S array, or K arrays C×S. S is one or more spatial axes, such as H×W or
+ * D×H×W.
+ */
+export type Heads = NdArray<FloatArray> | readonly NdArray<FloatArray>[];
+
+/** Checked heads as flat C×S views. */
+export interface HeadViews {
+  readonly views: readonly FloatArray[];
+  readonly classes: number;
+  readonly spatial: readonly number[];
+  /** Product of `spatial`. */
+  readonly pixels: number;
+}
+
+/** How far rounding may carry a probability out of [0, 1], and how far the sum over classes may be from 1. */
+const PROBABILITY_SLACK = 1e-6;
+const SUM_SLACK = 1e-3;
+/** Labels are bytes. */
+const MAX_CLASSES = 256;
+
+export function fail(code: ErrorCode, argument: string, expected: string, received: string): never {
+  throw new LayerEnsemblesError(code, `Expected ${expected} for ${argument} but received ${received}.`);
+}
+
+/** Checks the layout, not the values, of heads whose values are `what`: "logits" or "probabilities". */
+export function headViews(argument: string, heads: Heads): HeadViews {
+  if (!Array.isArray(heads)) {
+    const array = heads as NdArray<FloatArray>;
+    checkFloats(argument, array, 3, "K×C×S");
+    const [count, classes, ...spatial] = array.shape as [number, number, ...number[]];
+    checkClasses(`the class axis of ${argument}`, classes);
+    const stride = array.data.length / count;
+    const views = Array.from({ length: count }, (_, k) => array.data.subarray(k * stride, (k + 1) * stride));
+    return { views, classes, spatial, pixels: stride / classes };
+  }
+  const arrays = heads as readonly NdArray<FloatArray>[];
+  const first = arrays[0];
+  if (!first) fail("ERR_LE_SHAPE", argument, "at least one head", "an empty array");
+  arrays.forEach((head, k) => {
+    checkFloats(`${argument}[${k}]`, head, 2, "C×S");
+    checkSameShape(`${argument}[${k}]`, head.shape, first.shape);
+  });
+  const [classes, ...spatial] = first.shape as [number, ...number[]];
+  checkClasses(`the class axis of ${argument}`, classes);
+  return { views: arrays.map((head) => head.data), classes, spatial, pixels: first.data.length / classes };
+}
+
+/** The same for a single head or a fused map, C×S. */
+export function singleView(argument: string, map: NdArray<FloatArray>): HeadViews & { readonly view: FloatArray } {
+  checkFloats(argument, map, 2, "C×S");
+  const [classes, ...spatial] = map.shape as [number, ...number[]];
+  checkClasses(`the class axis of ${argument}`, classes);
+  return { view: map.data, views: [map.data], classes, spatial, pixels: map.data.length / classes };
+}
+
+/** Neither NaN nor infinite. */
+export function checkFinite(argument: string, values: ArrayLike<number>): void {
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i])) {
+      fail("ERR_LE_VALUE", argument, "finite numbers", `${describe(values[i])} at index ${i}`);
+    }
+  }
+}
+
+/** Finite logits in every head. */
+export function checkLogits(argument: string, { views }: HeadViews): void {
+  for (const view of views) checkFinite(argument, view);
+}
+
+/** In every head, probabilities in [0, 1] that sum to 1 over the classes, to 1e-3. */
+export function checkProbabilities(argument: string, { views, classes, pixels }: HeadViews): void {
+  const sums = new Float64Array(pixels);
+  views.forEach((view, k) => {
+    const name = views.length > 1 ? `head ${k} of ${argument}` : argument;
+    sums.fill(0);
+    for (let c = 0; c < classes; c++) {
+      const offset = c * pixels;
+      for (let i = 0; i < pixels; i++) {
+        const p = view[offset + i] as number;
+        if (!(p >= -PROBABILITY_SLACK && p <= 1 + PROBABILITY_SLACK)) {
+          fail("ERR_LE_VALUE", name, "probabilities from 0 to 1", `${p} at class ${c}, position ${i}`);
+        }
+        sums[i] = (sums[i] as number) + p;
+      }
+    }
+    for (let i = 0; i < pixels; i++) {
+      const sum = sums[i] as number;
+      if (Math.abs(sum - 1) > SUM_SLACK) {
+        fail("ERR_LE_VALUE", name, "probabilities that sum to 1 over the classes", `a sum of ${sum} at position ${i}`);
+      }
+    }
+  });
+}
+
+/** A number of classes that byte labels can hold. */
+export function checkClasses(argument: string, classes: number): void {
+  if (!Number.isSafeInteger(classes) || classes < 1 || classes > MAX_CLASSES) {
+    fail("ERR_LE_VALUE", argument, `an integer from 1 to ${MAX_CLASSES}`, describe(classes));
+  }
+}
+
+/** Byte labels in 0..classes-1, or `ignoreIndex` where one is given. `rank`: the least number of axes. */
+export function checkLabels(
+  argument: string,
+  labels: NdArray<Uint8Array>,
+  { classes, rank, axes, ignoreIndex = -1 }: { classes: number; rank: number; axes: string; ignoreIndex?: number },
+): void {
+  checkLayout(argument, labels, rank, axes);
+  if (!(labels.data instanceof Uint8Array)) fail("ERR_LE_SHAPE", argument, "a Uint8Array", describe(labels.data));
+  const { data } = labels;
+  for (let i = 0; i < data.length; i++) {
+    const label = data[i] as number;
+    if (label >= classes && label !== ignoreIndex) {
+      const or = ignoreIndex < 0 ? "" : ` or ${ignoreIndex}`;
+      fail("ERR_LE_VALUE", argument, `labels from 0 to ${classes - 1}${or}`, `${label} at position ${i}`);
+    }
+  }
+}
+
+export function checkSameShape(argument: string, shape: readonly number[], expected: readonly number[]): void {
+  if (shape.length !== expected.length || shape.some((size, axis) => size !== expected[axis])) {
+    fail("ERR_LE_SHAPE", argument, `the shape ${expected.join("×")}`, shape.join("×"));
+  }
+}
+
+export function checkFloats(argument: string, array: NdArray<FloatArray>, rank: number, axes: string): void {
+  checkLayout(argument, array, rank, axes);
+  if (!(array.data instanceof Float32Array || array.data instanceof Float64Array)) {
+    fail("ERR_LE_SHAPE", argument, "a Float32Array or Float64Array", describe(array.data));
+  }
+}
+
+function checkLayout(argument: string, array: NdArray<NumericArray>, rank: number, axes: string): void {
+  if (!ArrayBuffer.isView(array?.data) || !Array.isArray(array.shape)) {
+    fail("ERR_LE_SHAPE", argument, `an array ${axes} with data and shape`, describe(array));
+  }
+  const { data, shape } = array;
+  if (shape.length < rank || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
+    fail("ERR_LE_SHAPE", argument, `a shape ${axes} of positive sizes`, describe(shape));
+  }
+  const size = shape.reduce((product, axis) => product * axis, 1);
+  if (data.length !== size) fail("ERR_LE_SHAPE", argument, `${size} values (${shape.join("×")})`, `${data.length}`);
+}

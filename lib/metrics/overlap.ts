@@ -1,0 +1,76 @@
+import type { NdArray } from "../arrays.js";
+import { checkClasses, checkLabels, checkSameShape } from "../fusion/input.js";
+import { checkOptions, option } from "../options.js";
+
+/** Options of {@link dice} and {@link iou}. */
+export interface OverlapOptions {
+  /** C, from 1 to 256. */
+  classes: number;
+  /** Label of the truth that is left out, in both masks. @default 255 */
+  ignoreIndex?: number;
+}
+
+/**
+ * Dice overlap of each foreground class, 2·#(A∩B) / (#A + #B): 1 where both are empty, 0 where one is.
+ * @param prediction S, labels 0..C-1.
+ * @param truth S, labels 0..C-1 or `ignoreIndex`.
+ * @returns By class 1..C-1, in [0, 1].
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ */
+export function dice(
+  prediction: NdArray<Uint8Array>,
+  truth: NdArray<Uint8Array>,
+  options: OverlapOptions,
+): Record<number, number> {
+  return overlap("dice", prediction, truth, options, (a, b, both) => (2 * both) / (a + b));
+}
+
+/**
+ * Intersection over union of each foreground class, #(A∩B) / #(A∪B): 1 where both are empty, 0 where one is.
+ * @param prediction S, labels 0..C-1.
+ * @param truth S, labels 0..C-1 or `ignoreIndex`.
+ * @returns By class 1..C-1, in [0, 1].
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ */
+export function iou(
+  prediction: NdArray<Uint8Array>,
+  truth: NdArray<Uint8Array>,
+  options: OverlapOptions,
+): Record<number, number> {
+  return overlap("iou", prediction, truth, options, (a, b, both) => both / (a + b - both));
+}
+
+function overlap(
+  name: string,
+  prediction: NdArray<Uint8Array>,
+  truth: NdArray<Uint8Array>,
+  options: OverlapOptions,
+  measure: (predicted: number, real: number, both: number) => number,
+): Record<number, number> {
+  checkOptions(name, options, {
+    classes: option.required(option.integer()),
+    ignoreIndex: option.integer({ min: 0, max: 255 }),
+  });
+  const { classes, ignoreIndex = 255 } = options;
+  checkClasses(`option 'classes' of ${name}`, classes);
+  checkLabels("prediction", prediction, { classes, rank: 1, axes: "S" });
+  checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
+  checkSameShape("truth", truth.shape, prediction.shape);
+  const predicted = new Uint32Array(classes);
+  const real = new Uint32Array(classes);
+  const both = new Uint32Array(classes);
+  for (let i = 0; i < truth.data.length; i++) {
+    const y = truth.data[i] as number;
+    if (y === ignoreIndex) continue;
+    const label = prediction.data[i] as number;
+    predicted[label] = (predicted[label] as number) + 1;
+    real[y] = (real[y] as number) + 1;
+    if (label === y) both[y] = (both[y] as number) + 1;
+  }
+  const result: Record<number, number> = {};
+  for (let c = 1; c < classes; c++) {
+    const [a, b] = [predicted[c] as number, real[c] as number];
+    result[c] = a + b === 0 ? 1 : measure(a, b, both[c] as number);
+  }
+  return result;
+}

@@ -1,0 +1,1 @@
+export { type Pearson, pearson, type Spearman, spearman } from "./correlation.js";
