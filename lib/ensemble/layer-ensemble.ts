@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { FUSIONS, type Fusion } from "../fusion/index.js";
 import type { Addon, Handle } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
@@ -72,7 +73,7 @@ export interface PredictOptions {
   /** Leave out the first T heads. @default the ensemble's own */
   skip?: number;
   /** @default "mean" */
-  fusion?: "mean" | "logit-mean" | "vote" | "last";
+  fusion?: Fusion;
   /** One weight per kept head, for mean and logit-mean. @default all 1 */
   weights?: readonly number[];
   /** Which maps to bring out. @default all six */
@@ -111,7 +112,7 @@ const ENSEMBLE: OptionSpecs = {
 
 const PREDICT: OptionSpecs = {
   skip: option.integer({ min: 0 }),
-  fusion: option.oneOf(["mean", "logit-mean", "vote", "last"]),
+  fusion: option.oneOf(FUSIONS),
   weights: option.array(option.number({ min: 0 })),
   maps: option.array(option.oneOf(MAP_NAMES)),
   probabilities: option.boolean(),

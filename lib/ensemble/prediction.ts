@@ -61,17 +61,16 @@ export function toPrediction(raw: RawPrediction, heads: string[], skip: number):
     intersections: raw.intersections.data,
   };
   const pixels = raw.mask.data.length;
-  let foreground = 0;
-  for (let c = 1; c < classes; c++) foreground += raw.classSums.data[c * 3] as number;
+  let foregroundPixels = 0;
+  for (let c = 1; c < classes; c++) foregroundPixels += raw.classSums.data[c * 3] as number;
   const maps: Prediction["maps"] = {};
   const summaries: Prediction["summaries"] = {};
   for (const [i, name] of MAP_NAMES.entries()) {
     const map = raw.maps[i];
     if (!map) continue;
     maps[name] = map;
-    const sum = raw.summaries.data[i * 2] as number;
-    const within = raw.summaries.data[i * 2 + 1] as number;
-    summaries[name] = summaryFromSums(sum, within, pixels, foreground);
+    const [sum, foregroundSum] = raw.summaries.data.subarray(i * 2, i * 2 + 2) as unknown as [number, number];
+    summaries[name] = summaryFromSums({ sum, foregroundSum, pixels, foregroundPixels });
   }
   return {
     mask: raw.mask,
