@@ -77,7 +77,9 @@ class Workspace {
     take(scratch_.wide, heads * 2 * channels * kTile);
     take(scratch_.cached, heads * 2);
     take(scratch_.rows, heads);
-    take(scratch_.segment, 2 * (static_cast<size_t>(widest) + kTile));
+    take(scratch_.samples, classes * (static_cast<size_t>(widest) + kTile));
+    take(scratch_.next, classes * (static_cast<size_t>(widest) + kTile));
+    take(scratch_.segment, static_cast<size_t>(widest) + kTile);
     take(scratch_.lanes, (5 * classes + 2 * (kMaps + classes)) * 16);
     take(scratch_.totals, 2 * (kMaps + classes) * 16);
     take(scratch_.counts, classes);

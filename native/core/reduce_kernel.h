@@ -53,12 +53,14 @@ struct Row {
   float upper_weight, lower_weight;
 };
 
-// Working memory of one thread; every array begins at a multiple of 64 bytes, and segment begins as zeros.
+// Working memory of one thread; every array begins at a multiple of 64 bytes, and all begin as zeros.
 struct Scratch {
   float* wide;          // heads × 2 × channels × kTile: rows at the output's width
   int64_t* cached;      // heads × 2: which source rows those are
   Row* rows;            // heads
-  float* segment;       // 2 × (widest source row + kTile)
+  float* samples;       // classes × (widest source row + kTile): a piece of a source row as it lies in memory
+  float* next;          // the same: that of the next plane
+  float* segment;       // widest source row + kTile: one channel of it
   float* lanes;         // (5 × classes + 2 × (kMaps + classes)) × 16: vectors per class; sums of a row, lane by lane
   double* totals;       // 2 × (kMaps + classes) × 16: sums of the item, lane by lane
   int64_t* counts;      // classes

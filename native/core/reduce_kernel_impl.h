@@ -200,71 +200,90 @@ inline float keep_in_range(float x) {
   return low > kLargest ? kLargest : low;
 }
 
-// One channel of a piece of a source row. `kStride` 0: `stride` is known only now.
-template <class T, int kStride>
-uint32_t read_channel(const T* from, int64_t stride, int64_t count, float* to) {
-  if (kStride) stride = kStride;
+// `count` samples as floats; 1 where one is NaN or infinite.
+template <class T>
+uint32_t read_samples(const T* from, int64_t stride, int64_t count, float* to) {
   uint32_t bad = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float x = widen(from[i * stride]);
+  const auto read = [&](int64_t at, int64_t i) {
+    const float x = widen(from[at]);
     bad |= special(x);
     to[i] = keep_in_range(x);
+  };
+  if (stride == 1) {  // apart from the others for the compiler to see that it can use vectors
+    for (int64_t i = 0; i < count; ++i) read(i, i);
+  } else {
+    for (int64_t i = 0; i < count; ++i) read(i * stride, i);
   }
   return bad;
 }
 
-// The same for the difference of two channels.
-template <class T, int kStride>
-uint32_t read_difference(const T* zero, const T* one, int64_t stride, int64_t count, float* to) {
+// Every stride-th sample of a row; `minus`, unless null: less those of another row.
+template <int kStride>
+void pick_samples(const float* from, const float* minus, int64_t stride, int64_t count, float* to) {
   if (kStride) stride = kStride;
-  uint32_t bad = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float a = widen(zero[i * stride]), b = widen(one[i * stride]);
-    bad |= special(a) | special(b);
-    to[i] = keep_in_range(b - a);
+  if (minus) {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i * stride] - minus[i * stride];
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i * stride];
   }
-  return bad;
 }
 
-template <class T>
-uint32_t read_row(const Task& task, const Head& head, int64_t offset, int64_t channel, int64_t count, float* to) {
-  const T* from = static_cast<const T*>(head.data) + offset;
-  const int64_t stride = head.stride[2];
-  if (task.classes == 2) {
-    const T* one = from + head.class_stride;
-    if (stride == 1) return read_difference<T, 1>(from, one, stride, count, to);
-    if (stride == 2) return read_difference<T, 2>(from, one, stride, count, to);
-    return read_difference<T, 0>(from, one, stride, count, to);
+void pick_samples(const float* from, const float* minus, int64_t stride, int64_t count, float* to) {
+  switch (stride) {
+    case 1:
+      return pick_samples<1>(from, minus, stride, count, to);
+    case 2:
+      return pick_samples<2>(from, minus, stride, count, to);
+    case 3:
+      return pick_samples<3>(from, minus, stride, count, to);
+    case 4:
+      return pick_samples<4>(from, minus, stride, count, to);
+    default:
+      return pick_samples<0>(from, minus, stride, count, to);
   }
-  from += channel * head.class_stride;
-  if (stride == 1) return read_channel<T, 1>(from, stride, count, to);
-  if (stride == 4) return read_channel<T, 4>(from, stride, count, to);
-  return read_channel<T, 0>(from, stride, count, to);
 }
 
 // Source row `y` of a head, mixed in depth and brought to the output's width, for columns x … x + columns.
 uint32_t widen_row(const Task& task, const Head& head, int64_t image, int64_t z, int64_t y, int64_t x, int64_t columns,
-                   float* segment, float* to) {
+                   const Scratch& s, float* to) {
   const Axis &depth = head.axis[0], &width = head.axis[2];
-  const bool same = width.source == task.size[2], enlarges = width.source <= task.size[2];
+  const int64_t classes = task.classes;
   const int64_t first = width.index[x], last = least(width.index[x + columns - 1] + 1, width.source - 1);
-  const int64_t count = same ? columns : last - first + 1;
+  const int64_t count = last - first + 1;
+
+  // channels_last: the classes of a pixel lie together, and a piece of a row is one run of samples.
+  const bool together = head.class_stride == 1 && head.stride[2] == classes;
+  const int64_t runs = together ? 1 : classes, run = together ? count * classes : count;
+  const int64_t stride = together ? 1 : head.stride[2];
   const int64_t offset =
       image * head.image_stride + depth.index[z] * head.stride[0] + y * head.stride[1] + first * head.stride[2];
-  const float behind = depth.weight[z];
+  const float behind = depth.weight[z], before = 1 - behind;
   uint32_t bad = 0;
+  const int64_t bytes = head.bfloat16 ? 2 : 4, ahead = y + 1 < head.axis[1].source ? head.stride[1] : 0;
+  const auto read = [&](int64_t at, float* out) {
+    // The tile's next row is too far away for the processor to guess.
+    const char* next = static_cast<const char*>(head.data) + (at + ahead) * bytes;
+    for (int64_t i = 0; i < (run - 1) * stride * bytes + 1; i += 64) __builtin_prefetch(next + i);
+    return head.bfloat16 ? read_samples(static_cast<const uint16_t*>(head.data) + at, stride, run, out)
+                         : read_samples(static_cast<const float*>(head.data) + at, stride, run, out);
+  };
+  for (int64_t i = 0; i < runs; ++i) {
+    const int64_t at = offset + i * head.class_stride;
+    float* samples = s.samples + i * run;
+    bad |= read(at, samples);
+    if (behind == 0) continue;
+    bad |= read(at + head.stride[0], s.next);
+    for (int64_t j = 0; j < run; ++j) samples[j] = before * samples[j] + behind * s.next[j];
+  }
+
+  const bool same = width.source == task.size[2], enlarges = width.source <= task.size[2];
+  const int64_t of_class = together ? 1 : count, of_sample = together ? classes : 1;
   for (int64_t channel = 0; channel < task.channels(); ++channel, to += kTile) {
-    float* row = same ? to : segment;
-    const auto read = [&](int64_t at, float* out) {
-      return head.bfloat16 ? read_row<uint16_t>(task, head, at, channel, count, out)
-                           : read_row<float>(task, head, at, channel, count, out);
-    };
-    bad |= read(offset, row);
-    if (behind != 0) {
-      float* next = segment + width.source + kTile;
-      bad |= read(offset + head.stride[0], next);
-      const float before = 1 - behind;
-      for (int64_t i = 0; i < count; ++i) row[i] = before * row[i] + behind * next[i];
+    float* row = same ? to : s.segment;
+    if (classes == 2) {
+      pick_samples(s.samples + of_class, s.samples, of_sample, same ? columns : count, row);
+    } else {
+      pick_samples(s.samples + channel * of_class, nullptr, of_sample, same ? columns : count, row);
     }
     if (same) continue;
     row[count] = row[count - 1];  // the last sample's neighbour, taken with weight 0
@@ -299,7 +318,7 @@ void prepare_rows(const Task& task, int64_t image, int64_t z, int64_t y, int64_t
       float* to = s.wide + slot * row_size;
       if (s.cached[slot] != source[i]) {
         s.cached[slot] = source[i];
-        if (widen_row(task, head, image, z, source[i], x, columns, s.segment, to)) not_finite[k] = 1;
+        if (widen_row(task, head, image, z, source[i], x, columns, s, to)) not_finite[k] = 1;
       }
       wide[i] = to;
     }
