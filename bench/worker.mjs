@@ -1,0 +1,75 @@
+// One contender: this package. Reads one JSON command a line, answers each with one line; bench/peers/pytorch.py
+// understands the same.
+//   {"do": "setup", "threads", "device", "allocator"}  → {"versions", "device", …}
+//   {"do": "make", "name", "classes", "heads": "plain" | "auto", "size", "batch", "precision"?, "channelsLast"?}
+//                                                      → {"taps", "precision"}
+//   {"do": "predict", "name", "maps": boolean}         → {"ms"}: one batch from images in memory to arrays in memory
+//   {"do": "train", "name", "steps"}                   → {"ms"}: one step, mean over the steps
+import { createInterface } from "node:readline";
+import { Backbone, configure, LayerEnsemble } from "../dist/index.js";
+import { loadAddon } from "../dist/native/load.js";
+
+const models = new Map();
+let device = "cpu";
+
+const commands = {
+  async setup({ threads, allocator, ...rest }) {
+    ({ device } = rest);
+    configure({ ...(threads && { threads }), ...(allocator && { allocator }) });
+    return { info: (await loadAddon()).info() };
+  },
+
+  async make({ name, classes, heads, size, batch, precision = "auto", channelsLast = true }) {
+    const backbone = await Backbone.create("unet", { encoder: "resnet18", inChannels: 1, classes });
+    const taps = heads === "plain" ? [] : "auto";
+    const options = { taps, classes, device, precision, channelsLast, inputSize: [size, size] };
+    const model = await LayerEnsemble.create(backbone, options);
+    models.set(name, { model, samples: makeSamples(batch, size, classes), batch });
+    return {
+      taps: model.heads.map((head) => head.name).filter((head) => head !== "final"),
+      precision: model.precision,
+    };
+  },
+
+  async predict({ name, maps }) {
+    const { model, samples, batch } = models.get(name);
+    const images = samples.map((sample) => sample.image);
+    const start = performance.now();
+    await model.predict(images, { batchSize: batch, ...(!maps && { maps: [] }) });
+    return { ms: performance.now() - start };
+  },
+
+  async train({ name, steps }) {
+    const { model, samples, batch } = models.get(name);
+    const training = Array.from({ length: steps }, () => samples).flat();
+    const history = await model.fit(training, {
+      epochs: 1,
+      batchSize: batch,
+      learningRate: 1e-4,
+      schedule: "constant",
+    });
+    return { ms: (1000 * batch) / history.epochs[0].imagesPerSecond };
+  },
+};
+
+/** Noise, and masks of all classes in patches. */
+function makeSamples(count, size, classes) {
+  let state = 1;
+  const next = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  };
+  return Array.from({ length: count }, (_, i) => ({
+    image: { data: Float32Array.from({ length: size * size }, next), shape: [1, size, size] },
+    mask: {
+      data: Uint8Array.from({ length: size * size }, (_, p) => (i + (p >> 4) + ((p / size) >> 4)) % classes),
+      shape: [size, size],
+    },
+  }));
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line);
+  const answer = await commands[command.do](command).catch((error) => ({ error: String(error.stack ?? error) }));
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
