@@ -34,10 +34,11 @@ function residentSizes(kind: string, options: object, size: string): number[] {
 describe("1 000 predictions", () => {
   const cases: [string, string, object, string][] = [
     ["images of one size", "plain-unet", { width: 8, depth: 3 }, "[64, 64]"],
+    ["images of one size, by a large network", "unet", {}, "[64, 64]"],
     ["images of many sizes", "plain-unet", { width: 4, depth: 2 }, "[40 + (i * 7) % 50, 40 + (i * 13) % 50]"],
   ];
   it.each(cases)(
-    "of %s end within 10 %% of the resident size after the first 100",
+    "end within a tenth of the resident size after the first 100: %s",
     (_, kind, options, size) => {
       const sizes = residentSizes(kind, options, size);
       expect(sizes).toHaveLength(10);
