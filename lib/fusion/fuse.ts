@@ -160,7 +160,8 @@ function softmaxInto(logits: FloatArray, { classes, pixels }: Layout, out: Float
     }
     let sum = 0;
     for (let c = 0; c < classes; c++) {
-      const e = Math.exp((logits[c * pixels + i] as number) - max);
+      const z = logits[c * pixels + i] as number;
+      const e = z === max ? 1 : Math.exp(z - max);
       exponentials[c] = e;
       sum += e;
     }

@@ -27,7 +27,23 @@ export {
   skipHeads,
   softmax,
 } from "../fusion/index.js";
-export { type Pearson, pearson, type Spearman, spearman } from "../statistics/index.js";
+export {
+  augrc,
+  aurc,
+  auroc,
+  eaurc,
+  fpr95,
+  naurc,
+  type Pearson,
+  pearson,
+  type QualityControlCurve,
+  type QualityControlOptions,
+  qualityControlCurve,
+  type RiskCoverage,
+  riskCoverage,
+  type Spearman,
+  spearman,
+} from "../statistics/index.js";
 export {
   disagreement,
   entropy,

@@ -1,1 +1,14 @@
 export { type Pearson, pearson, type Spearman, spearman } from "./correlation.js";
+export {
+  augrc,
+  aurc,
+  auroc,
+  eaurc,
+  fpr95,
+  naurc,
+  type QualityControlCurve,
+  type QualityControlOptions,
+  qualityControlCurve,
+  type RiskCoverage,
+  riskCoverage,
+} from "./failures.js";

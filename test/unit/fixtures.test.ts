@@ -137,12 +137,38 @@ describe.skipIf(!present)("reference tables", () => {
     ? JSON.parse(readFileSync(path.join(FOLDER, "tables", "table.json"), "utf8"))
     : { tables: [] };
 
-  it.each(tables as { name: string }[])("$name", (table) => {
-    const { confidence, risk, expected } = table as unknown as Record<"confidence" | "risk", number[]> & {
-      expected: Record<string, Record<string, unknown>>;
-    };
-    const { continuous } = expected as { continuous: Record<string, unknown> };
-    expectClose(metrics.spearman(confidence, risk), continuous.spearman, TABLE_TOLERANCE, "spearman");
-    expectClose(metrics.pearson(confidence, risk), continuous.pearson, TABLE_TOLERANCE, "pearson");
+  it.each(tables as Table[])("$name", ({ confidence, dice, risk, failed, tau, expected }) => {
+    const { aurcStar, spearman, pearson, riskCoverage, ...continuous } = expected.continuous;
+    expectClose(metrics.spearman(confidence, risk), spearman, TABLE_TOLERANCE, "spearman");
+    expectClose(metrics.pearson(confidence, risk), pearson, TABLE_TOLERANCE, "pearson");
+    expectClose(metrics.riskCoverage(confidence, risk), riskCoverage, TABLE_TOLERANCE, "risk-coverage");
+    expectClose(areas(confidence, risk), continuous, TABLE_TOLERANCE, "continuous");
+    const ideal = metrics.aurc(confidence, risk) - metrics.eaurc(confidence, risk);
+    expectClose(ideal, aurcStar, TABLE_TOLERANCE, "ideal AURC");
+
+    const { aurcStar: _, auroc, fpr95, ...binary } = expected.binary;
+    expectClose(areas(confidence, failed.map(Number)), binary, TABLE_TOLERANCE, "binary");
+    expectClose(metrics.auroc(confidence, failed), auroc, TABLE_TOLERANCE, "auroc");
+    expectClose(metrics.fpr95(confidence, failed), fpr95, TABLE_TOLERANCE, "fpr95");
+
+    const curve = metrics.qualityControlCurve(confidence, dice, { tau });
+    expectClose(curve, expected.qualityControl, TABLE_TOLERANCE, "quality control");
   });
 });
+
+interface Table {
+  name: string;
+  confidence: number[];
+  dice: number[];
+  risk: number[];
+  failed: (number | boolean)[];
+  tau: number;
+  expected: Record<"continuous" | "binary" | "qualityControl", Record<string, unknown>>;
+}
+
+function areas(confidence: number[], risk: number[]) {
+  const { aurc, eaurc, naurc, augrc } = metrics;
+  return Object.fromEntries(
+    Object.entries({ aurc, eaurc, naurc, augrc }).map(([key, of]) => [key, of(confidence, risk)]),
+  );
+}

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { argmax, brier, dice, fuse, iou, nll } from "../../lib/metrics/index.js";
@@ -112,5 +113,31 @@ describe("nll and brier", () => {
     expectError(() => brier(floats([0.6, 0.6], [2, 1]), bytes([0])), "ERR_LE_VALUE", "probabilities", "sum to 1");
     expectError(() => nll(p, bytes([0, 1, 0]), { foregroundOnly: true } as never), "ERR_LE_OPTION", "'foregroundOnly'");
     expectError(() => nll(p, bytes([0, 1, 0]), { foreground: 1 as never }), "ERR_LE_OPTION", "'foreground'", "1");
+  });
+});
+
+describe("the module", () => {
+  it("runs anywhere: it imports no package, no Node module and nothing of the addon", () => {
+    const seen = new Set<string>();
+    const visit = (file: URL) => {
+      if (seen.has(file.href)) return;
+      seen.add(file.href);
+      for (const [, from = ""] of readFileSync(file, "utf8").matchAll(/\bfrom "([^"]+)"|\bimport\(/g)) {
+        expect(from, file.href).toMatch(/^\.\.?\/.*\.js$/);
+        visit(new URL(from.replace(/\.js$/, ".ts"), file));
+      }
+    };
+    visit(new URL("../../lib/metrics/index.ts", import.meta.url));
+    const parts = [...seen].map((href) => /\/lib\/(\w+)/.exec(href)?.[1]);
+    expect([...new Set(parts)].sort()).toEqual([
+      "agreement",
+      "arrays",
+      "errors",
+      "fusion",
+      "metrics",
+      "options",
+      "statistics",
+      "uncertainty",
+    ]);
   });
 });

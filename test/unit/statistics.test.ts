@@ -1,0 +1,289 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import {
+  augrc,
+  aurc,
+  auroc,
+  eaurc,
+  fpr95,
+  naurc,
+  pearson,
+  qualityControlCurve,
+  riskCoverage,
+  spearman,
+} from "../../lib/metrics/index.js";
+import { expectError } from "./support/heads.js";
+
+const UNDEFINED = Number.NaN;
+
+describe("correlations", () => {
+  // scipy.stats.pearsonr and spearmanr of SciPy 1.17.
+  it.each([
+    [3, 0.7230965103891194, 0.48543633981822615, 0.5, 0.6666666666666666],
+    [4, 0.7424279474603104, 0.2575720525396896, 0.7999999999999999, 0.2000000000000001],
+    [7, 0.6550353566449485, 0.1102869775234245, 0.6785714285714287, 0.09375025395983135],
+    [25, 0.4853750043581914, 0.01391333810432766, 0.4576923076923077, 0.02141605492583299],
+    [400, 0.3004124357423702, 8.697453987790684e-10, 0.2857566498494506, 5.919233933170365e-9],
+  ])("of %i values equal SciPy's, p to 9 digits", (n, r, p, rho, rankP) => {
+    const x = Array.from({ length: n }, (_, i) => ((i * 7919) % 101) / 101);
+    const y = x.map((value, i) => value * 0.3 + ((i * 104729) % 97) / 97);
+    const linear = pearson(x, y);
+    const ranked = spearman(x, y);
+    expect(linear.r).toBeCloseTo(r, 12);
+    expect(linear.p / p).toBeCloseTo(1, 9);
+    expect(ranked.rho).toBeCloseTo(rho, 12);
+    expect(ranked.p / rankP).toBeCloseTo(1, 9);
+  });
+
+  it("have p = 0 where they are perfect", () => {
+    expect(pearson([1, 2, 3], [2, 4, 6])).toEqual({ r: 1, p: 0 });
+    expect(spearman([1, 2, 3], [9, 4, 1])).toEqual({ rho: -1, p: 0 });
+  });
+
+  it("give ties their average rank", () => {
+    // Ranks 1.5, 1.5, 3, 4 and 1, 2, 3, 4: 4.5 / √(4.5 · 5).
+    expect(spearman([1, 1, 2, 3], [1, 2, 3, 4]).rho).toBeCloseTo(4.5 / Math.sqrt(22.5), 12);
+  });
+
+  it("are undefined for fewer than three values or a constant list", () => {
+    for (const [x, y] of [
+      [[], []],
+      [
+        [1, 2],
+        [1, 2],
+      ],
+      [
+        [0.1, 0.1, 0.1, 0.1],
+        [1, 2, 3, 4],
+      ],
+      [
+        [1, 2, 3],
+        [0, 0, 0],
+      ],
+    ] as const) {
+      expect(pearson(x, y)).toEqual({ r: UNDEFINED, p: UNDEFINED });
+      expect(spearman(x, y)).toEqual({ rho: UNDEFINED, p: UNDEFINED });
+    }
+  });
+
+  it("survive values whose squares overflow or vanish", () => {
+    const x = [1, 2, 3, 5];
+    const y = [1, 3, 2, 4];
+    for (const scale of [1e300, 1e-300])
+      expect(
+        pearson(
+          x.map((value) => value * scale),
+          y,
+        ).r,
+      ).toBeCloseTo(pearson(x, y).r, 12);
+  });
+
+  it("are from -1 to 1, symmetric, and Spearman's is blind to monotone change", () => {
+    const value = fc.integer({ min: -20, max: 20 });
+    fc.assert(
+      fc.property(fc.array(fc.tuple(value, value), { minLength: 3, maxLength: 30 }), (pairs) => {
+        const [x, y] = [pairs.map(([a]) => a), pairs.map(([, b]) => b)];
+        const { r, p } = pearson(x, y);
+        if (new Set(x).size === 1 || new Set(y).size === 1) {
+          expect(r).toBeNaN();
+          return;
+        }
+        expect(Math.abs(r)).toBeLessThanOrEqual(1);
+        expect(p).toBeGreaterThanOrEqual(0);
+        expect(p).toBeLessThanOrEqual(1);
+        expect(pearson(y, x).r).toBeCloseTo(r, 12);
+        expect(
+          spearman(
+            x.map((a) => Math.exp(a / 5)),
+            y,
+          ),
+        ).toEqual(spearman(x, y));
+        expect(
+          spearman(
+            x.map((a) => -a),
+            y,
+          ).rho,
+        ).toBeCloseTo(-spearman(x, y).rho, 12);
+      }),
+    );
+  });
+
+  it("refuse lists that do not fit", () => {
+    expectError(() => pearson([1, 2, 3], [1, 2]), "ERR_LE_SHAPE", "y", "3 values", "2");
+    expectError(() => spearman([1, UNDEFINED, 3], [1, 2, 3]), "ERR_LE_VALUE", "x", "NaN at index 1");
+    expectError(
+      () => spearman([1, 2, 3], [1, 2, Number.POSITIVE_INFINITY]),
+      "ERR_LE_VALUE",
+      "y",
+      "Infinity at index 2",
+    );
+  });
+});
+
+describe("risk and coverage", () => {
+  const confidence = [0.9, 0.5, 0.5, 0.1];
+  const risk = [0, 0.2, 0.4, 1];
+
+  it("have one point per distinct confidence", () => {
+    const { coverage, risk: selective, generalisedRisk } = riskCoverage(confidence, risk);
+    expect(coverage).toEqual([1, 0.75, 0.25, 0]);
+    [0.4, 0.2, 0, 0].forEach((value, i) => {
+      expect(selective[i]).toBeCloseTo(value, 12);
+    });
+    [0.4, 0.15, 0, 0].forEach((value, i) => {
+      expect(generalisedRisk[i]).toBeCloseTo(value, 12);
+    });
+  });
+
+  it("enclose areas worked out by hand", () => {
+    expect(aurc(confidence, risk)).toBeCloseTo(0.25 * 0.3 + 0.5 * 0.1, 12);
+    expect(augrc(confidence, risk)).toBeCloseTo(0.25 * 0.275 + 0.5 * 0.075, 12);
+    // AURC*: mean risks 0.4, 0.2, 0.1, 0 at coverage 1, 3/4, 1/2, 1/4.
+    expect(eaurc(confidence, risk)).toBeCloseTo(0.125 - 0.25 * (0.3 + 0.15 + 0.05), 12);
+  });
+
+  const table = fc.array(fc.tuple(fc.integer({ min: 0, max: 9 }), fc.integer({ min: 0, max: 16 })), {
+    minLength: 1,
+    maxLength: 25,
+  });
+  const lists = (rows: [number, number][]) => [rows.map(([a]) => a), rows.map(([, b]) => b / 16)] as const;
+
+  it("do not depend on the images' order, to the last bit", () => {
+    fc.assert(
+      fc.property(table, (rows) => {
+        const [given, reversed] = [lists(rows), lists([...rows].reverse())];
+        for (const measure of [riskCoverage, aurc, eaurc, naurc, augrc])
+          expect(measure(...reversed)).toEqual(measure(...given));
+      }),
+    );
+  });
+
+  it("are ideal for the order of the risk, random where nothing is told apart", () => {
+    fc.assert(
+      fc.property(table, (rows) => {
+        const [, risk] = lists(rows);
+        const mean = risk.reduce((a, b) => a + b, 0) / risk.length;
+        const varied = new Set(risk).size > 1;
+        const level = risk.map(() => 1);
+        expect(aurc(level, risk)).toBeCloseTo(mean, 12);
+        expect(augrc(level, risk)).toBeCloseTo(mean / 2, 12);
+        const sorted = [...risk].sort((a, b) => a - b);
+        const ideal = sorted.map((_, i) => -i);
+        expect(eaurc(ideal, sorted)).toBe(0);
+        if (varied) {
+          expect(naurc(level, risk)).toBeCloseTo(1, 9);
+          expect(naurc(ideal, sorted)).toBe(0);
+        } else {
+          expect(naurc(level, risk)).toBeNaN();
+        }
+      }),
+    );
+  });
+
+  it("have no excess below 0 where no confidence is tied", () => {
+    fc.assert(
+      fc.property(table, (rows) => {
+        const risk = lists(rows)[1];
+        expect(
+          eaurc(
+            risk.map((_, i) => i),
+            risk,
+          ),
+        ).toBeGreaterThanOrEqual(-1e-12);
+      }),
+    );
+  });
+
+  it("refuse lists that do not fit", () => {
+    expectError(() => aurc([], []), "ERR_LE_SHAPE", "confidence", "at least 1");
+    expectError(() => augrc([1], [1, 2]), "ERR_LE_SHAPE", "risk", "1", "2");
+    expectError(() => naurc([UNDEFINED], [1]), "ERR_LE_VALUE", "confidence", "NaN");
+  });
+});
+
+describe("auroc and fpr95", () => {
+  it("are worked out by hand", () => {
+    // Pairs of good and failed: 3 and 1, 3 and 2, 2 and 1 in order, 2 and 2 tied.
+    expect(auroc([3, 2, 2, 1], [0, 0, 1, 1])).toBe(3.5 / 4);
+    expect(fpr95([3, 2, 2, 1], [0, 0, 1, 1])).toBe(0.5);
+    expect(auroc([3, 2, 1], [false, false, true])).toBe(1);
+    expect(fpr95([3, 2, 1], [false, false, true])).toBe(0);
+  });
+
+  it("let one of twenty good images go, no more", () => {
+    const confidence = Array.from({ length: 21 }, (_, i) => 21 - i);
+    const failed = confidence.map((_, i) => i === 19);
+    expect(fpr95(confidence, failed)).toBe(0);
+    expect(fpr95([...confidence.slice(1), 0], [...failed.slice(1), true])).toBe(0.5);
+  });
+
+  it("are undefined where all or none have failed", () => {
+    for (const failed of [
+      [0, 0],
+      [1, 1],
+    ]) {
+      expect(auroc([1, 2], failed)).toBeNaN();
+      expect(fpr95([1, 2], failed)).toBeNaN();
+    }
+  });
+
+  it("turn into their opposite with the confidence", () => {
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.integer({ min: 0, max: 5 }), fc.boolean()), { minLength: 1 }), (rows) => {
+        const [confidence, failed] = [rows.map(([a]) => a), rows.map(([, b]) => b)];
+        const value = auroc(confidence, failed);
+        const opposite = auroc(
+          confidence.map((a) => -a),
+          failed,
+        );
+        if (new Set(failed).size === 1) expect([value, opposite]).toEqual([UNDEFINED, UNDEFINED]);
+        else expect(value + opposite).toBeCloseTo(1, 12);
+      }),
+    );
+  });
+
+  it("refuse what is no failure", () => {
+    expectError(() => auroc([1, 2], [0, 0.5]), "ERR_LE_VALUE", "failed", "0.5 at index 1");
+    expectError(() => fpr95([1, 2], [0]), "ERR_LE_SHAPE", "failed", "2", "1");
+  });
+});
+
+describe("quality-control curve", () => {
+  it("is worked out by hand", () => {
+    const curve = qualityControlCurve([1, 2, 2, 4], [0.1, 0.2, 0.9, 0.8], { tau: 0.5, points: 5 });
+    expect(curve.f).toEqual([0, 0.25, 0.5, 0.75, 1]);
+    expect(curve.y).toEqual([0.5, 0.25, 0.125, 0, 0]);
+    expect(curve.random).toEqual([0.5, 0.375, 0.25, 0.125, 0]);
+    expect(curve.ideal).toEqual([0.5, 0.25, 0, 0, 0]);
+    expect(curve.area).toBeCloseTo(0.25 * 0.375 + 0.5 * 0.125, 12);
+    expect([curve.areaRandom, curve.areaIdeal]).toEqual([0.25, 0.125]);
+    // From 1 unseen of 2 at f = 1/4 to none at 3/4; 0.1 remain at 0.7.
+    expect(curve.remaining5).toBeCloseTo(0.7, 12);
+  });
+
+  it("falls from the share of failures to 0, and lies above the ideal", () => {
+    const row = fc.tuple(fc.integer({ min: 0, max: 6 }), fc.double({ min: 0, max: 1, noNaN: true }));
+    fc.assert(
+      fc.property(fc.array(row, { minLength: 1, maxLength: 20 }), (rows) => {
+        const [confidence, dice] = [rows.map(([a]) => a), rows.map(([, b]) => b)];
+        const curve = qualityControlCurve(confidence, dice, { tau: 0.5, points: 33 });
+        expect(curve.y[0]).toBeCloseTo(dice.filter((value) => value < 0.5).length / dice.length, 12);
+        expect(curve.y.at(-1)).toBe(0);
+        curve.y.forEach((value, i) => {
+          expect(value).toBeGreaterThanOrEqual((curve.ideal[i] as number) - 1e-12);
+          if (i > 0) expect(value).toBeLessThanOrEqual((curve.y[i - 1] as number) + 1e-12);
+        });
+        expect(curve.area).toBeGreaterThanOrEqual(curve.areaIdeal - 1e-12);
+        expect(curve.remaining5).toBeGreaterThanOrEqual(0);
+        expect(curve.remaining5).toBeLessThanOrEqual(1);
+      }),
+    );
+  });
+
+  it("refuses options that do not fit", () => {
+    expectError(() => qualityControlCurve([1], [1], {} as never), "ERR_LE_OPTION", "'tau'", "nothing");
+    expectError(() => qualityControlCurve([1], [1], { tau: 2 }), "ERR_LE_OPTION", "'tau'", "2");
+    expectError(() => qualityControlCurve([1], [1], { tau: 0.5, points: 1 }), "ERR_LE_OPTION", "'points'", "1");
+    expectError(() => qualityControlCurve([], [], { tau: 0.5 }), "ERR_LE_SHAPE", "at least 1");
+  });
+});
