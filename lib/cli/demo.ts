@@ -158,7 +158,7 @@ async function show(
       difficulty: difficulty.get(result.id) ?? "unknown",
       dice: score.dice,
       aula: score.aula ?? 0,
-      agreements: [...(result.prediction.aula?.agreements ?? [])],
+      agreements: result.prediction.aula?.agreements[1] ?? [],
       image: result.image,
       truth: result.truth as NdArray<Uint8Array>,
       prediction: result.mask,

@@ -6,9 +6,10 @@ import type { Placement } from "../data/preprocess.js";
 import type { LayerEnsemble, PredictOptions } from "../ensemble/layer-ensemble.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { argmax } from "../fusion/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { type DeviceFlags, placement, setThreads } from "./device-options.js";
-import { datasetOptions, type RunNotes, runNotes } from "./run-notes.js";
+import { chooseSplit, dataOf, datasetOptions, type RunNotes, runNotes } from "./run-notes.js";
 
 /** A trained model with what its run says of the data. */
 export interface OpenRun {
@@ -59,7 +60,7 @@ export async function folderItems(
 ): Promise<Item[]> {
   const { Dataset } = await import("../data/dataset.js");
   const dataset = await Dataset.fromFolder(folder, { ...datasetOptions(notes), masks });
-  return datasetItems(select(dataset, folder, split, notes));
+  return datasetItems(chooseSplit(dataset, split, dataOf(notes, folder)));
 }
 
 /** The images of a dataset. */
@@ -77,24 +78,6 @@ export function datasetItems(dataset: Dataset): Item[] {
       };
     },
   }));
-}
-
-function select(dataset: Dataset, folder: string, split: string, notes: RunNotes): Dataset {
-  if (split === "all") return dataset;
-  const { drawn } = notes.data;
-  if (!drawn || path.resolve(folder) !== notes.data.folder) return dataset.split(split);
-  // Splits that training drew at random are the ones that it recorded, whatever the folder holds by now.
-  const ids = new Set(drawn[split]);
-  const chosen = dataset.subset(({ id }) => ids.has(id));
-  if (chosen.length === ids.size && ids.size > 0) return chosen;
-  const received =
-    ids.size === 0
-      ? `one of ${Object.keys(drawn).join(", ") || "none"} only`
-      : `${ids.size - chosen.length} of them no longer in the folder`;
-  throw new LayerEnsemblesError(
-    "ERR_LE_DATA",
-    `Expected the images of split "${split}", as drawn when the run was trained, in ${folder} but received ${received}.`,
-  );
 }
 
 /** Image files by path. Their ids are their names without ending, which must differ. */
@@ -183,22 +166,4 @@ export async function* infer(
       };
     }
   }
-}
-
-/** C×H×W → H×W. */
-function argmax({ data, shape }: NdArray): NdArray<Uint8Array> {
-  const [classes, height, width] = shape as [number, number, number];
-  const pixels = height * width;
-  const mask = new Uint8Array(pixels);
-  for (let i = 0; i < pixels; i++) {
-    let best = data[i] as number;
-    for (let c = 1; c < classes; c++) {
-      const value = data[c * pixels + i] as number;
-      if (value > best) {
-        best = value;
-        mask[i] = c;
-      }
-    }
-  }
-  return { data: mask, shape: [height, width] };
 }

@@ -1,6 +1,8 @@
 import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
+import { MAP_NAMES } from "../ensemble/prediction.js";
+import { FUSIONS, type Fusion } from "../fusion/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -9,22 +11,13 @@ import type { Result } from "./inference.js";
 import { counter, StatusLine } from "./progress.js";
 import { fixed, formatTable } from "./table.js";
 
-const MAPS = [
-  "entropy",
-  "expectedEntropy",
-  "mutualInformation",
-  "variance",
-  "disagreement",
-  "variationRatio",
-] as const satisfies readonly MapName[];
-
 interface Flags extends DeviceFlags {
   run: string;
   data?: string;
   split?: string;
   out: string;
   skip?: number;
-  fusion?: "mean" | "logit-mean" | "vote" | "last";
+  fusion?: Fusion;
   maps: MapName[];
   limit?: number;
   batchSize?: number;
@@ -33,7 +26,6 @@ interface Flags extends DeviceFlags {
 
 /** `predict`: masks, probabilities, heat maps, overlays, and how far to trust each. */
 export function predictCommand(): Command {
-  const fusions = ["mean", "logit-mean", "vote", "last"] as const;
   const command = newCommand(
     "predict",
     "segment images with a run, and say how far to trust each result",
@@ -47,8 +39,8 @@ export function predictCommand(): Command {
     .option("--split <name>", "which of its images (default: all)", text)
     .requiredOption("--out <dir>", "folder to write to", text)
     .option("--skip <T>", "first heads to leave out (default: the run's)", integer({ min: 0 }))
-    .option("--fusion <name>", fusions.join(", "), oneOf(fusions))
-    .option("--maps <list>", `heat maps to write: ${MAPS.join(", ")}, or none (default: entropy)`, mapNames)
+    .option("--fusion <name>", `${FUSIONS.join(", ")} (default: mean)`, oneOf(FUSIONS))
+    .option("--maps <list>", `heat maps to write: ${MAP_NAMES.join(", ")}, or none (default: entropy)`, mapNames)
     .option("--limit <n>", "at most so many images", integer({ min: 1 }))
     .option("--batch-size <n>", "images of one size that share a pass (default: 8)", integer({ min: 1 }));
   return withDeviceOptions(command).action((images: string[], flags: Flags) =>
@@ -57,7 +49,7 @@ export function predictCommand(): Command {
 }
 
 function mapNames(value: string): MapName[] {
-  return value === "none" ? [] : list(oneOf(MAPS))(value);
+  return value === "none" ? [] : list(oneOf(MAP_NAMES))(value);
 }
 
 async function predict(images: string[], flags: Flags, session: Session): Promise<void> {
@@ -112,7 +104,7 @@ type PredictionRecord = ReturnType<typeof recordOf>;
 
 function recordOf(result: Result, classNames: readonly string[], files: Record<string, string>) {
   const { id, prediction, mask } = result;
-  const byName = (perClass: Readonly<Record<number, number>>) =>
+  const byName = <T>(perClass: Readonly<Record<number, T>>) =>
     Object.fromEntries(Object.entries(perClass).map(([c, value]) => [classNames[Number(c)] ?? c, value]));
   const areas = new Array<number>(classNames.length).fill(0);
   for (const label of mask.data) areas[label] = (areas[label] ?? 0) + 1;
@@ -127,6 +119,7 @@ function recordOf(result: Result, classNames: readonly string[], files: Record<s
       value: aula.value,
       normalised: aula.normalised,
       perClass: byName(aula.perClass),
+      agreements: byName(aula.agreements),
       empty: aula.empty,
     },
     pairwiseAgreement: { overall: pairwiseAgreement.overall, perClass: byName(pairwiseAgreement.perClass) },

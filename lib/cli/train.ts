@@ -1,203 +1,44 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { Dataset, Sample } from "../data/dataset.js";
 import type { Backbone } from "../ensemble/backbone.js";
 import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
-import type {
-  EpochEvent,
-  FitOptions,
-  History,
-  LossName,
-  OptimizerOptions,
-  ScheduleOptions,
-} from "../ensemble/training.js";
-import { LayerEnsemblesError } from "../errors.js";
-import { integer, list, number, oneOf, size, text } from "./arguments.js";
-import { AUGMENT, type AugmentName } from "./augment.js";
-import { type BackboneFlags, backboneOptions, KINDS, withBackboneOptions } from "./backbone-options.js";
-import { Interrupted, newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
-import { type DeviceFlags, placement, setThreads, withDeviceOptions } from "./device-options.js";
+import type { EpochEvent, FitOptions, History } from "../ensemble/training.js";
+import { AUGMENT } from "./augment.js";
+import { backboneOptions } from "./backbone-options.js";
+import { Interrupted, runSession, type Session, toJson } from "./command.js";
+import { placement, setThreads } from "./device-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
-import { type RunNotes, runNotes } from "./run-notes.js";
+import { chooseSplit, type RunNotes } from "./run-notes.js";
 import { duration, fixed, formatTable } from "./table.js";
-
-/** Options that have a value in every run; the preset changes some. */
-interface Settings {
-  size: [number, number];
-  backbone: (typeof KINDS)[number];
-  taps: Taps;
-  final: boolean;
-  dropout: number;
-  freezeBackbone: boolean;
-  skip: number | "auto";
-  epochs: number;
-  batchSize: number;
-  accumulate: number;
-  learningRate: number;
-  loss: LossName;
-  optimizer: OptimizerOptions["name"];
-  schedule: ScheduleOptions["name"];
-  weightDecay: number | "auto";
-  clipNorm: number;
-  earlyStopping: number;
-  augment: AugmentName;
-  seed: number;
-  normalise: "zscore" | "percentile" | "none";
-  resize: "stretch" | "pad" | "none-with-pad";
-  channels: 1 | 3;
-  trainSplit: string;
-  valSplit: string;
-}
-
-interface Flags extends Partial<Settings>, BackboneFlags, DeviceFlags {
-  data?: string;
-  run: string;
-  classes?: number;
-  classNames?: string[];
-  headWeights?: number[];
-  valFraction?: number;
-  testFraction?: number;
-  encoderWeights?: string;
-  resume?: boolean;
-  json?: boolean;
-}
-
-type Taps = { kind: "auto"; count?: number } | { kind: "names"; names: string[] };
-
-const DEFAULTS: Settings = {
-  size: [128, 128],
-  backbone: "unet",
-  taps: { kind: "auto" },
-  final: true,
-  dropout: 0,
-  freezeBackbone: false,
-  skip: 0,
-  epochs: 50,
-  batchSize: 8,
-  accumulate: 1,
-  learningRate: 1e-3,
-  loss: "diceCrossEntropy",
-  optimizer: "adamw",
-  schedule: "onecycle",
-  weightDecay: "auto",
-  clipNorm: 1,
-  earlyStopping: 0,
-  augment: "default",
-  seed: 0,
-  normalise: "zscore",
-  resize: "stretch",
-  channels: 1,
-  trainSplit: "train",
-  valSplit: "val",
-};
-
-/** The training of Kushibar et al. (2022); `skip` is 3 for two classes and 5 for more. */
-const PAPER: Partial<Settings> = {
-  learningRate: 1e-4,
-  loss: "softDice",
-  optimizer: "adam",
-  schedule: "plateau",
-  clipNorm: 0,
-  earlyStopping: 20,
-  epochs: 200,
-  skip: "auto",
-};
-
-/** What a resumed run may change. */
-const CHANGEABLE = new Set(["data", "run", "resume", "epochs", "earlyStopping", "device", "threads", "json", "debug"]);
-
-const taps = (value: string): Taps => {
-  const auto = /^auto(?::(.*))?$/.exec(value);
-  if (auto) return auto[1] === undefined ? { kind: "auto" } : { kind: "auto", count: integer({ min: 1 })(auto[1]) };
-  return { kind: "names", names: value === "none" ? [] : list(text)(value) };
-};
+import { effectiveOptions, recordable, type TrainFlags, type TrainOptions, trainOptions } from "./train-options.js";
 
 /** `train`: from a data folder to a run folder. */
 export function trainCommand(): Command {
-  const positive = integer({ min: 1 });
-  const share = number({ min: 0, max: 0.99 });
-  const command = newCommand(
-    "train",
-    "train a Layer Ensemble on a folder of images and masks",
-    "layer-ensembles train --data data/busi --run runs/busi --classes 2 --size 128x128 --epochs 50\n" +
-      "layer-ensembles train --run runs/busi --resume",
-  )
-    .option("--data <dir>", "folder with images/, masks/ and, for fixed splits, split.csv", text)
-    .requiredOption("--run <dir>", "folder to make for the run: weights, history, checkpoints", text)
-    .option("--resume", "go on from the run's last checkpoint, with its own options")
-    .option("--size <HxW>", "size of the network's input (default: 128x128)", size)
-    .option("--classes <n>", "classes with background (default: what the masks hold)", integer({ min: 2, max: 255 }))
-    .option("--class-names <list>", "their names, background first", list(text))
-    .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS));
-  withBackboneOptions(command)
-    .option("--encoder-weights <file>", "safetensors file to start the encoder from", text)
-    .option("--freeze-backbone", "train the heads only")
-    .option("--taps <taps>", "layers that get a head: auto, auto:N, none or names (default: auto)", taps)
-    .option("--no-final", "the network's own output is no head")
-    .option("--dropout <p>", "dropout in each head (default: 0)", share)
-    .option("--skip <T>", "first heads to leave out of predictions (default: 0)", integer({ min: 0 }))
-    .option("--epochs <n>", "(default: 50)", positive)
-    .option("--batch-size <n>", "(default: 8)", positive)
-    .option("--accumulate <n>", "batches per step of the optimiser (default: 1)", positive)
-    .option("--learning-rate <rate>", "highest rate (default: 0.001)", number({ min: 0 }))
-    .option(
-      "--loss <name>",
-      "softDice, crossEntropy, diceCrossEntropy, focal, tversky, jaccard (default: diceCrossEntropy)",
-      oneOf(["softDice", "crossEntropy", "diceCrossEntropy", "focal", "tversky", "jaccard"]),
-    )
-    .option("--optimizer <name>", "adam, adamw, sgd (default: adamw)", oneOf(["adam", "adamw", "sgd"]))
-    .option("--weight-decay <x>", "(default: the optimiser's own)", number({ min: 0 }))
-    .option(
-      "--schedule <name>",
-      "constant, plateau, cosine, onecycle (default: onecycle)",
-      oneOf(["constant", "plateau", "cosine", "onecycle"]),
-    )
-    .option(
-      "--head-weights <list>",
-      "weight of each head's loss, in depth order (default: all 1)",
-      list(number({ min: 0 })),
-    )
-    .option("--clip-norm <x>", "largest norm of the gradients, 0 for any (default: 1)", number({ min: 0 }))
-    .option("--early-stopping <n>", "stop after n epochs without a better validation loss", integer({ min: 0 }))
-    .option("--augment <strength>", "none, light, default, strong", oneOf(["none", "light", "default", "strong"]))
-    .option("--seed <n>", "(default: 0)", integer({ min: 0 }))
-    .option("--train-split <name>", "(default: train)", text)
-    .option("--val-split <name>", "(default: val)", text)
-    .option(
-      "--val-fraction <x>",
-      "draw the validation split, whole groups at a time (default without split.csv: 0.15)",
-      share,
-    )
-    .option("--test-fraction <x>", "draw the test split (default without split.csv: 0.15)", share)
-    .option("--normalise <how>", "zscore, percentile, none (default: zscore)", oneOf(["zscore", "percentile", "none"]))
-    .option(
-      "--resize <how>",
-      "stretch, pad, none-with-pad (default: stretch)",
-      oneOf(["stretch", "pad", "none-with-pad"]),
-    )
-    .option("--channels <n>", "1: grey, 3: RGB (default: 1)", (value) => Number(oneOf(["1", "3"])(value)));
-  return withDeviceOptions(command).action((flags: Flags, self: Command) =>
-    runSession(flags.json ?? false, (session) => train(flags, given(self), session)),
+  return trainOptions().action((flags: TrainFlags, command: Command) =>
+    runSession(flags.json ?? false, (session) => train(flags, command, session)),
   );
 }
 
-/** The names of options that stood on the command line. */
-function given(command: Command): Set<string> {
-  const names = Object.keys(command.opts());
-  return new Set(names.filter((name) => command.getOptionValueSource(name) === "cli"));
-}
-
-async function train(flags: Flags, named: Set<string>, session: Session): Promise<void> {
+async function train(flags: TrainFlags, command: Command, session: Session): Promise<void> {
   const run = path.resolve(flags.run);
-  const options = await effectiveOptions(flags, named, run);
-  const dataset = await openData(options);
-  const names = { train: options.trainSplit, val: chosenVal(options, dataset, named) };
+  const { options, named, resumed } = await effectiveOptions(flags, command);
+  const dataset = await openData(options, resumed);
+  const data = resumed
+    ? { ...resumed.data, folder: path.resolve(options.data) }
+    : {
+        folder: path.resolve(options.data),
+        trainSplit: options.trainSplit,
+        valSplit: chosenVal(options, dataset, named),
+        drawn: isDrawn(options) ? idsBySplit(dataset) : null,
+      };
   const line = new StatusLine(process.stderr);
   const started = performance.now();
-  const training = await readAll(dataset.split(names.train), names.train, line, session);
-  const validation = names.val === null ? null : await readAll(dataset.split(names.val), names.val, line, session);
+  const read = (split: string) => readAll(chooseSplit(dataset, split, data), split, line, session);
+  const training = await read(data.trainSplit);
+  const validation = data.valSplit === null ? null : await read(data.valSplit);
 
   setThreads(options);
   const isNew = !existsSync(run);
@@ -207,12 +48,7 @@ async function train(flags: Flags, named: Set<string>, session: Session): Promis
       preprocessing: dataset.preprocessing,
       classNames: dataset.classNames,
       ignoreIndex: dataset.ignoreIndex,
-      data: {
-        folder: path.resolve(options.data),
-        trainSplit: names.train,
-        valSplit: names.val,
-        drawn: isDrawn(options) ? idsBySplit(dataset) : null,
-      },
+      data,
       options: recordable(options),
     };
     const { length: images } = training;
@@ -244,48 +80,7 @@ async function train(flags: Flags, named: Set<string>, session: Session): Promis
   }
 }
 
-type Options = Settings & Flags & { data: string };
-
-/** What a resumed run takes over. */
-function recordable({ run: _run, resume: _resume, ...options }: Options): Record<string, unknown> {
-  return { ...options, data: path.resolve(options.data) };
-}
-
-/** Defaults, then the preset, then the command line; a resumed run has its own options. */
-async function effectiveOptions(flags: Flags, named: Set<string>, run: string): Promise<Options> {
-  if (existsSync(run) && !statSync(run).isDirectory())
-    throw new LayerEnsemblesError("ERR_LE_IO", `Expected a folder for --run but received the file ${flags.run}.`);
-  const hasState = existsSync(path.join(run, "state.safetensors"));
-  if (hasState && !flags.resume)
-    throw new LayerEnsemblesError(
-      "ERR_LE_IO",
-      `Expected a new folder for --run but received ${flags.run}, which holds a run: add --resume to go on with it, or choose another.`,
-    );
-  if (flags.resume && hasState) {
-    const { readRun } = await import("../ensemble/run.js");
-    const recorded = runNotes(await readRun(run), flags.run).options as unknown as Options;
-    for (const name of named) {
-      const [now, before] = [flags, recorded].map((all) => JSON.stringify(all[name as keyof Flags]));
-      if (CHANGEABLE.has(name) || now === before) continue;
-      const dashed = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-      throw new UsageError(
-        `--resume keeps the run's own options, but --${dashed} is ${now} and was ${before ?? "not given"}`,
-      );
-    }
-    const changed = Object.fromEntries([...named].map((name) => [name, flags[name as keyof Flags]]));
-    return { ...recorded, ...changed, run: flags.run } as Options;
-  }
-  if (flags.data === undefined) throw new UsageError("required option '--data <dir>' not specified");
-  if (flags.classes !== undefined && flags.classNames && flags.classes !== flags.classNames.length)
-    throw new UsageError(`--classes says ${flags.classes} but --class-names has ${flags.classNames.length}`);
-  const explicit = Object.fromEntries(
-    Object.entries(flags).filter(([name, value]) => value !== undefined && named.has(name)),
-  );
-  const { json: _json, debug: _debug, resume, ...kept } = explicit as Record<string, unknown>;
-  return { ...DEFAULTS, ...(flags.preset === "paper" && PAPER), ...kept, ...(resume ? { resume } : {}) } as Options;
-}
-
-function isDrawn(options: Options): boolean {
+function isDrawn(options: TrainOptions): boolean {
   return (
     options.valFraction !== undefined ||
     options.testFraction !== undefined ||
@@ -293,9 +88,9 @@ function isDrawn(options: Options): boolean {
   );
 }
 
-async function openData(options: Options): Promise<Dataset> {
+async function openData(options: TrainOptions, resumed: RunNotes | null): Promise<Dataset> {
   const { Dataset } = await import("../data/dataset.js");
-  const classes = options.classNames ?? options.classes;
+  const classes = resumed?.classNames ?? options.classNames ?? options.classes;
   const noTable = !existsSync(path.join(options.data, "split.csv"));
   return Dataset.fromFolder(options.data, {
     size: options.size,
@@ -303,16 +98,17 @@ async function openData(options: Options): Promise<Dataset> {
     normalise: options.normalise,
     channels: options.channels,
     ...(classes !== undefined && { classes }),
-    ...(isDrawn(options) && {
-      valFraction: options.valFraction ?? (noTable ? 0.15 : 0),
-      testFraction: options.testFraction ?? (noTable ? 0.15 : 0),
-      seed: options.seed,
-    }),
+    ...(!resumed &&
+      isDrawn(options) && {
+        valFraction: options.valFraction ?? (noTable ? 0.15 : 0),
+        testFraction: options.testFraction ?? (noTable ? 0.15 : 0),
+        seed: options.seed,
+      }),
   });
 }
 
 /** No validation where the split that nobody asked for is not there. */
-function chosenVal(options: Options, dataset: Dataset, named: Set<string>): string | null {
+function chosenVal(options: TrainOptions, dataset: Dataset, named: Set<string>): string | null {
   const there = dataset.splits[options.valSplit] !== undefined;
   return there || named.has("valSplit") ? options.valSplit : null;
 }
@@ -335,7 +131,7 @@ function readAll(split: Dataset, name: string, line: StatusLine, { signal }: Ses
 }
 
 async function build(
-  options: Options,
+  options: TrainOptions,
   dataset: Dataset,
   run: string,
 ): Promise<{ backbone: Backbone; model: LayerEnsemble }> {
@@ -382,7 +178,7 @@ function runTraining(
   model: LayerEnsemble,
   training: Sample[],
   validation: Sample[] | null,
-  options: Options,
+  options: TrainOptions,
   run: string,
   notes: RunNotes,
   line: StatusLine,

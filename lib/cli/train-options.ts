@@ -1,0 +1,230 @@
+import { existsSync, statSync } from "node:fs";
+import path from "node:path";
+import type { Command } from "commander";
+import type { LossName, OptimizerOptions, ScheduleOptions } from "../ensemble/training.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { integer, list, number, oneOf, size, text } from "./arguments.js";
+import type { AugmentName } from "./augment.js";
+import { type BackboneFlags, KINDS, withBackboneOptions } from "./backbone-options.js";
+import { newCommand, UsageError } from "./command.js";
+import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import { type RunNotes, runNotes } from "./run-notes.js";
+
+/** Options that have a value in every run; the preset changes some. */
+export interface Settings {
+  size: [number, number];
+  backbone: (typeof KINDS)[number];
+  taps: Taps;
+  final: boolean;
+  dropout: number;
+  freezeBackbone: boolean;
+  skip: number | "auto";
+  epochs: number;
+  batchSize: number;
+  accumulate: number;
+  learningRate: number;
+  loss: LossName;
+  optimizer: OptimizerOptions["name"];
+  schedule: ScheduleOptions["name"];
+  weightDecay: number | "auto";
+  clipNorm: number;
+  earlyStopping: number;
+  augment: AugmentName;
+  seed: number;
+  normalise: "zscore" | "percentile" | "none";
+  resize: "stretch" | "pad" | "none-with-pad";
+  channels: 1 | 3;
+  trainSplit: string;
+  valSplit: string;
+}
+
+/** The command line of `train`. */
+export interface TrainFlags extends Partial<Settings>, BackboneFlags, DeviceFlags {
+  data?: string;
+  run: string;
+  classes?: number;
+  classNames?: string[];
+  headWeights?: number[];
+  valFraction?: number;
+  testFraction?: number;
+  encoderWeights?: string;
+  resume?: boolean;
+  json?: boolean;
+}
+
+/** Which layers get a head. */
+export type Taps = { kind: "auto"; count?: number } | { kind: "names"; names: string[] };
+
+const DEFAULTS: Settings = {
+  size: [128, 128],
+  backbone: "unet",
+  taps: { kind: "auto" },
+  final: true,
+  dropout: 0,
+  freezeBackbone: false,
+  skip: 0,
+  epochs: 50,
+  batchSize: 8,
+  accumulate: 1,
+  learningRate: 1e-3,
+  loss: "diceCrossEntropy",
+  optimizer: "adamw",
+  schedule: "onecycle",
+  weightDecay: "auto",
+  clipNorm: 1,
+  earlyStopping: 0,
+  augment: "default",
+  seed: 0,
+  normalise: "zscore",
+  resize: "stretch",
+  channels: 1,
+  trainSplit: "train",
+  valSplit: "val",
+};
+
+/** The training of Kushibar et al. (2022); `skip` is 3 for two classes and 5 for more. */
+const PAPER: Partial<Settings> = {
+  learningRate: 1e-4,
+  loss: "softDice",
+  optimizer: "adam",
+  schedule: "plateau",
+  clipNorm: 0,
+  earlyStopping: 20,
+  epochs: 200,
+  skip: "auto",
+};
+
+/** What a resumed run may change. */
+const CHANGEABLE = new Set(["data", "run", "resume", "epochs", "earlyStopping", "device", "threads", "json", "debug"]);
+
+const taps = (value: string): Taps => {
+  const auto = /^auto(?::(.*))?$/.exec(value);
+  if (auto) return auto[1] === undefined ? { kind: "auto" } : { kind: "auto", count: integer({ min: 1 })(auto[1]) };
+  return { kind: "names", names: value === "none" ? [] : list(text)(value) };
+};
+
+/** The command with its options, without its work. */
+export function trainOptions(): Command {
+  const positive = integer({ min: 1 });
+  const share = number({ min: 0, max: 0.99 });
+  const command = newCommand(
+    "train",
+    "train a Layer Ensemble on a folder of images and masks",
+    "layer-ensembles train --data data/busi --run runs/busi --classes 2 --size 128x128 --epochs 50\n" +
+      "layer-ensembles train --run runs/busi --resume",
+  )
+    .option("--data <dir>", "folder with images/, masks/ and, for fixed splits, split.csv", text)
+    .requiredOption("--run <dir>", "folder to make for the run: weights, history, checkpoints", text)
+    .option("--resume", "go on from the run's last checkpoint, with its own options")
+    .option("--size <HxW>", "size of the network's input (default: 128x128)", size)
+    .option("--classes <n>", "classes with background (default: what the masks hold)", integer({ min: 2, max: 255 }))
+    .option("--class-names <list>", "their names, background first", list(text))
+    .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS));
+  withBackboneOptions(command)
+    .option("--encoder-weights <file>", "safetensors file to start the encoder from", text)
+    .option("--freeze-backbone", "train the heads only")
+    .option("--taps <taps>", "layers that get a head: auto, auto:N, none or names (default: auto)", taps)
+    .option("--no-final", "the network's own output is no head")
+    .option("--dropout <p>", "dropout in each head (default: 0)", share)
+    .option("--skip <T>", "first heads to leave out of predictions (default: 0)", integer({ min: 0 }))
+    .option("--epochs <n>", "(default: 50)", positive)
+    .option("--batch-size <n>", "(default: 8)", positive)
+    .option("--accumulate <n>", "batches per step of the optimiser (default: 1)", positive)
+    .option("--learning-rate <rate>", "highest rate (default: 0.001)", number({ min: 0 }))
+    .option(
+      "--loss <name>",
+      "softDice, crossEntropy, diceCrossEntropy, focal, tversky, jaccard (default: diceCrossEntropy)",
+      oneOf(["softDice", "crossEntropy", "diceCrossEntropy", "focal", "tversky", "jaccard"]),
+    )
+    .option("--optimizer <name>", "adam, adamw, sgd (default: adamw)", oneOf(["adam", "adamw", "sgd"]))
+    .option("--weight-decay <x>", "(default: the optimiser's own)", number({ min: 0 }))
+    .option(
+      "--schedule <name>",
+      "constant, plateau, cosine, onecycle (default: onecycle)",
+      oneOf(["constant", "plateau", "cosine", "onecycle"]),
+    )
+    .option(
+      "--head-weights <list>",
+      "weight of each head's loss, in depth order (default: all 1)",
+      list(number({ min: 0 })),
+    )
+    .option("--clip-norm <x>", "largest norm of the gradients, 0 for any (default: 1)", number({ min: 0 }))
+    .option("--early-stopping <n>", "stop after n epochs without a better validation loss", integer({ min: 0 }))
+    .option("--augment <strength>", "none, light, default, strong", oneOf(["none", "light", "default", "strong"]))
+    .option("--seed <n>", "(default: 0)", integer({ min: 0 }))
+    .option("--train-split <name>", "(default: train)", text)
+    .option("--val-split <name>", "(default: val)", text)
+    .option(
+      "--val-fraction <x>",
+      "draw the validation split, whole groups at a time (default without split.csv: 0.15)",
+      share,
+    )
+    .option("--test-fraction <x>", "draw the test split (default without split.csv: 0.15)", share)
+    .option("--normalise <how>", "zscore, percentile, none (default: zscore)", oneOf(["zscore", "percentile", "none"]))
+    .option(
+      "--resize <how>",
+      "stretch, pad, none-with-pad (default: stretch)",
+      oneOf(["stretch", "pad", "none-with-pad"]),
+    )
+    .option("--channels <n>", "1: grey, 3: RGB (default: 1)", (value) => Number(oneOf(["1", "3"])(value)));
+  return withDeviceOptions(command);
+}
+
+/** The names of options that stood on the command line. */
+function namesGiven(command: Command): Set<string> {
+  const names = Object.keys(command.opts());
+  return new Set(names.filter((name) => command.getOptionValueSource(name) === "cli"));
+}
+
+/** Every option of one training, as it took effect. */
+export type TrainOptions = Settings & TrainFlags & { data: string };
+
+/** What a resumed run takes over. */
+export function recordable({ run: _run, resume: _resume, ...options }: TrainOptions): Record<string, unknown> {
+  return { ...options, data: path.resolve(options.data) };
+}
+
+/**
+ * Defaults, then the preset, then the command line; a resumed run has its own options and says what it is.
+ * @throws ERR_LE_IO where the run's folder cannot be used, ERR_LE_CHECKPOINT
+ */
+export async function effectiveOptions(
+  flags: TrainFlags,
+  command: Command,
+): Promise<{ options: TrainOptions; named: Set<string>; resumed: RunNotes | null }> {
+  const run = path.resolve(flags.run);
+  const named = namesGiven(command);
+  if (existsSync(run) && !statSync(run).isDirectory())
+    throw new LayerEnsemblesError("ERR_LE_IO", `Expected a folder for --run but received the file ${flags.run}.`);
+  const hasState = existsSync(path.join(run, "state.safetensors"));
+  if (hasState && !flags.resume)
+    throw new LayerEnsemblesError(
+      "ERR_LE_IO",
+      `Expected a new folder for --run but received ${flags.run}, which holds a run: add --resume to go on with it, or choose another.`,
+    );
+  if (flags.resume && hasState) {
+    const { readRun } = await import("../ensemble/run.js");
+    const resumed = runNotes(await readRun(run), flags.run);
+    const recorded = resumed.options as unknown as TrainOptions;
+    for (const name of named) {
+      const [now, before] = [flags, recorded].map((all) => JSON.stringify(all[name as keyof TrainFlags]));
+      if (CHANGEABLE.has(name) || now === before) continue;
+      const dashed = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+      throw new UsageError(
+        `--resume keeps the run's own options, but --${dashed} is ${now} and was ${before ?? "not given"}`,
+      );
+    }
+    const changed = Object.fromEntries([...named].map((name) => [name, flags[name as keyof TrainFlags]]));
+    return { options: { ...recorded, ...changed } as TrainOptions, named, resumed };
+  }
+  if (flags.data === undefined) throw new UsageError("required option '--data <dir>' not specified");
+  if (flags.classes !== undefined && flags.classNames && flags.classes !== flags.classNames.length)
+    throw new UsageError(`--classes says ${flags.classes} but --class-names has ${flags.classNames.length}`);
+  const explicit = Object.fromEntries(
+    Object.entries(flags).filter(([name, value]) => value !== undefined && named.has(name)),
+  );
+  const { json: _json, debug: _debug, resume, ...kept } = explicit as Record<string, unknown>;
+  const preset = flags.preset === "paper" ? PAPER : {};
+  const options = { ...DEFAULTS, ...preset, ...kept, ...(resume ? { resume } : {}) } as TrainOptions;
+  return { options, named, resumed: null };
+}
