@@ -88,4 +88,6 @@ export interface Addon {
   configure(options: { threads?: number; allocator?: "pool" | "system" }): void;
   info(): Record<string, unknown>;
   trimMemory(): void;
+  /** Stops every job of this thread and waits for it; for the end of the process. */
+  shutDown(): void;
 }

@@ -34,10 +34,12 @@ class Channel {
   void job_begins(Napi::Env env);
   void job_ends(Napi::Env env);
 
+  // Stops every job and joins every thread of this environment.
+  void shut_down();
+
  private:
   friend class Worker;
   using Function = Napi::TypedThreadSafeFunction<std::nullptr_t, JsTask, run_js_task>;
-  void shut_down();
   Function function_;
   std::set<Worker*> workers_;
   size_t jobs_ = 0;

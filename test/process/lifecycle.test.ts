@@ -111,7 +111,7 @@ describe("worker threads", () => {
       const body = ${JSON.stringify(`(async () => {${PREAMBLE}
         const model = await make();
         const result = await model.predict(samples(1, 32)[0].image);
-        require("node:worker_threads").parentPort.postMessage(result.mask.data.length);
+        (await import("node:worker_threads")).parentPort.postMessage(result.mask.data.length);
       })()`)};
       const start = () => new Promise((resolve, reject) => {
         const worker = new Worker(body, { eval: true });
@@ -130,9 +130,10 @@ describe("worker threads", () => {
       for (const loss of ["'softDice'", "(z) => ({ value: 1, gradient: new Float32Array(z.data.length) })"]) {
         const body = ${JSON.stringify(`(async () => {${PREAMBLE}
           const model = await make();
+          const { parentPort } = await import("node:worker_threads");
           let told = false;
           await model.fit(samples(64, 64), { epochs: 1000, loss: LOSS, onProgress: (e) => {
-            if (!told && e.type === "batch") { told = true; require("node:worker_threads").parentPort.postMessage("go"); }
+            if (!told && e.type === "batch") { told = true; parentPort.postMessage("go"); }
           } });
         })()`)}.replace("LOSS", loss);
         const worker = new Worker(body, { eval: true });
