@@ -52,8 +52,8 @@ class Backbone {
   virtual std::vector<Call> trace(const at::Tensor& input) = 0;
   // ERR_LE_TAP, with the nearest names, for a name that is unknown or cannot be tapped.
   virtual std::shared_ptr<TapSet> tap(std::vector<std::string> names) = 0;
-  // `taps` may be null. A tap is the value that its module returned (the last one where it ran more than once), and stays
-  // that value when a later layer works in place on the same memory.
+  // `taps` may be null. A tap is the value that its module returned (the last one where it ran more than once), and
+  // stays that value when a later layer works in place on the same memory.
   virtual Pass forward(const at::Tensor& input, const TapSet* taps) = 0;
 
   // Live references, under Python's state-dict names, in registration order.
@@ -62,8 +62,8 @@ class Backbone {
   virtual void train(bool on) = 0;
   // Moves parameters and buffers; convolution weights become channels_last where asked.
   virtual void to(c10::Device device, bool channels_last) = 0;
-  // Lets evaluation passes use derived weights (batch norm folded into the convolution before it, cast to `dtype`) until
-  // end_inference(). Outputs and taps stay the same up to rounding. A backbone that has none does nothing.
+  // Lets evaluation passes use derived weights (batch norm folded into the convolution before it, cast to `dtype`)
+  // until end_inference(). Outputs and taps stay the same up to rounding. A backbone that has none does nothing.
   virtual void begin_inference(at::ScalarType dtype) { (void)dtype; }
   virtual void end_inference() {}
   // A second backbone with the same configuration and a copy of the weights.
@@ -77,9 +77,9 @@ std::unique_ptr<Backbone> make_backbone(const Json& config);
 struct LoadReport {
   std::vector<std::string> missing, unexpected;
 };
-// Copies tensors into parameters and buffers by name. With `prefix`, only names below it are addressed ("encoder." loads
-// an encoder alone). Strict: any missing or unexpected name is ERR_LE_CHECKPOINT listing them, and nothing is changed.
-// A tensor of another shape is ERR_LE_CHECKPOINT always. num_batches_tracked may be missing.
+// Copies tensors into parameters and buffers by name. With `prefix`, only names below it are addressed ("encoder."
+// loads an encoder alone). Strict: any missing or unexpected name is ERR_LE_CHECKPOINT listing them, and nothing is
+// changed. A tensor of another shape is ERR_LE_CHECKPOINT always. num_batches_tracked may be missing.
 LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors, bool strict,
                         const std::string& prefix = "");
 

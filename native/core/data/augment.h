@@ -24,9 +24,10 @@ struct AugmentOptions {
   double brightness = 0;                          // added, ±, in units of the image's own standard deviation
   double contrast = 0;                            // factor 1 ± contrast about the image's mean
   double noise = 0;                               // standard deviation of Gaussian noise, in units of the image's own
-  uint8_t fill_mask = 0;                          // label of pixels that come from outside (ignore_index to leave them out)
+  uint8_t fill_mask = 0;  // label of pixels that come from outside (ignore_index to leave them out)
 
-  // {"flipHorizontal", "flipVertical", "rotation", "scale": [low, high], "translation", "brightness", "contrast", "noise"}
+  // {"flipHorizontal", "flipVertical", "rotation", "scale": [low, high], "translation", "brightness", "contrast",
+  // "noise"}
   static AugmentOptions from(const Json& options);
   bool any() const;
 };
