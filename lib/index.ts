@@ -1,5 +1,16 @@
 export type { NdArray, NumericArray } from "./arrays.js";
 export {
+  Dataset,
+  type DatasetOptions,
+  type FolderOptions,
+  type LoadOptions,
+  type MemorySample,
+  type OriginalSample,
+  type Sample,
+  type SampleInfo,
+} from "./data/dataset.js";
+export { type Placement, type Preprocessing, preprocess, restore, restoreLabels } from "./data/preprocess.js";
+export {
   Backbone,
   type BackboneKind,
   type BackboneOptions,
