@@ -55,7 +55,7 @@ struct AxisPlan {
 class Workspace {
  public:
   explicit Workspace(const kernel::Task& task) {
-    const size_t heads = task.heads, classes = task.classes, channels = task.channels();
+    const size_t heads = task.heads, classes = task.classes, channels = kernel::channels_of(task);
     int64_t widest = 0;
     for (size_t k = 0; k < heads; ++k) widest = std::max(widest, task.head[k].axis[2].source);
     lay_out(heads, classes, channels, widest);
@@ -262,8 +262,9 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
   auto* const intersections = result.intersections.mutable_data_ptr<int64_t>();
 
   // Sums are kept per item and added in the items' order; counts are whole numbers, whose order does not matter.
-  const int64_t per_image = task.items_per_image(), items = images * per_image, pairs = heads * heads * classes;
-  std::vector<double> sums(items * task.sums());
+  const int64_t per_image = kernel::items_per_image(task), items = images * per_image, pairs = heads * heads * classes,
+                per_item = 2 * kMaps + 3 * classes;
+  std::vector<double> sums(items * per_item);
   std::vector<uint8_t> not_finite(heads);
   std::mutex mutex;
   at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
@@ -271,8 +272,7 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
     std::vector<int64_t> local_pairs(pairs);
     std::vector<uint8_t> local_not_finite(heads);
     for (int64_t item = begin; item < end; ++item) {
-      isa.run(task, item, workspace.scratch(),
-              {&sums[item * task.sums()], local_pairs.data(), local_not_finite.data()});
+      isa.run(task, item, workspace.scratch(), {&sums[item * per_item], local_pairs.data(), local_not_finite.data()});
       if (item + 1 < end && (item + 1) % per_image != 0) continue;
       const std::lock_guard lock(mutex);
       int64_t* const of_image = intersections + item / per_image * pairs;
@@ -290,7 +290,7 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
   auto* const class_sums = result.class_sums.mutable_data_ptr<double>();
   for (int64_t item = 0; item < items; ++item) {
     const int64_t image = item / per_image;
-    const double* from = &sums[item * task.sums()];
+    const double* from = &sums[item * per_item];
     for (int64_t i = 0; i < 2 * kMaps; ++i) summaries[image * 2 * kMaps + i] += *from++;
     for (int64_t i = 0; i < 3 * classes; ++i) class_sums[image * 3 * classes + i] += *from++;
   }

@@ -38,14 +38,14 @@ struct Task {
   float* maps[kMaps];    // N×S, or null where not asked for
   uint8_t* mask;         // N×S
   uint8_t* labels;       // N×K×S, or null
-
-  int64_t tiles() const { return (size[2] + kTile - 1) / kTile; }
-  int64_t bands() const { return (size[1] + kBand - 1) / kBand; }
-  int64_t items_per_image() const { return size[0] * bands() * tiles(); }
-  int64_t sums() const { return 2 * kMaps + 3 * classes; }
-  // Channels that are interpolated: two classes need only the difference of their logits.
-  int64_t channels() const { return classes == 2 ? 1 : classes; }
 };
+
+// Internal to each translation unit, for the reason above.
+static inline int64_t tiles_of(const Task& task) { return (task.size[2] + kTile - 1) / kTile; }
+static inline int64_t bands_of(const Task& task) { return (task.size[1] + kBand - 1) / kBand; }
+static inline int64_t items_per_image(const Task& task) { return task.size[0] * bands_of(task) * tiles_of(task); }
+// Channels that are interpolated: two classes need only the difference of their logits.
+static inline int64_t channels_of(const Task& task) { return task.classes == 2 ? 1 : task.classes; }
 
 // A row of the tile of one head, as a mix of two of its rows that were brought to the output's width.
 struct Row {

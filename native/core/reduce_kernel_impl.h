@@ -278,7 +278,7 @@ uint32_t widen_row(const Task& task, const Head& head, int64_t image, int64_t z,
 
   const bool same = width.source == task.size[2], enlarges = width.source <= task.size[2];
   const int64_t of_class = together ? 1 : count, of_sample = together ? classes : 1;
-  for (int64_t channel = 0; channel < task.channels(); ++channel, to += kTile) {
+  for (int64_t channel = 0; channel < channels_of(task); ++channel, to += kTile) {
     float* row = same ? to : s.segment;
     if (classes == 2) {
       pick_samples(s.samples + of_class, s.samples, of_sample, same ? columns : count, row);
@@ -307,7 +307,7 @@ uint32_t widen_row(const Task& task, const Head& head, int64_t image, int64_t z,
 // Brings all heads to output row (z, y). Two rows of each are kept, at the parity of their index.
 void prepare_rows(const Task& task, int64_t image, int64_t z, int64_t y, int64_t x, int64_t columns, const Scratch& s,
                   uint8_t* not_finite) {
-  const int64_t row_size = task.channels() * kTile;
+  const int64_t row_size = channels_of(task) * kTile;
   for (int64_t k = 0; k < task.heads; ++k) {
     const Head& head = task.head[k];
     const float share = head.axis[1].weight[y];
@@ -660,8 +660,8 @@ double sum_of_lanes(const double* lanes) {
 
 void LE_RUN(const Task& task, int64_t item, const Scratch& s, const Partial& partial) {
   const int64_t height = task.size[1], width = task.size[2], plane = height * width, volume = task.size[0] * plane;
-  const int64_t tile = item % task.tiles(), band = item / task.tiles() % task.bands(),
-                z = item / (task.tiles() * task.bands()) % task.size[0], image = item / task.items_per_image();
+  const int64_t tile = item % tiles_of(task), band = item / tiles_of(task) % bands_of(task),
+                z = item / (tiles_of(task) * bands_of(task)) % task.size[0], image = item / items_per_image(task);
   const int64_t x = tile * kTile, columns = least(kTile, width - x);
   const int64_t top = band * kBand, bottom = least(top + kBand, height);
   const int64_t heads = task.heads, classes = task.classes, sums = 2 * (kMaps + classes);

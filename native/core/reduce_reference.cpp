@@ -11,6 +11,7 @@
 #include <ATen/ops/upsample_trilinear3d.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
 
@@ -45,6 +46,7 @@ at::Tensor count_pairs(const at::Tensor& labels, int64_t classes) {
 Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   check_reduce_arguments(logits, size, options);
   const at::NoGradGuard no_grad;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // it would count in bfloat16
   const auto heads = static_cast<int64_t>(logits.size());
   const int64_t classes = logits[0].size(1);
   double total_weight = 0;

@@ -3,7 +3,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
@@ -454,6 +456,18 @@ TEST("reduce gives the same bits for any layout of the logits") {
       });
     }
   }
+}
+
+TEST("reduce counts and fuses in full precision under autocast") {
+  at::manual_seed(13);
+  const auto logits = random_logits(1, 3, 3, {{40, 50}, {10, 13}}, 2);
+  const Reduced kernel = reduce(logits, {40, 50}, {}), reference = reduce_reference(logits, {40, 50}, {});
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  const Reduced kernel_inside = reduce(logits, {40, 50}, {}), reference_inside = reduce_reference(logits, {40, 50}, {});
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  CHECK(identical(kernel, kernel_inside));
+  CHECK(identical(reference, reference_inside));
 }
 
 TEST("reduce brings out what is asked for, with the same values") {
