@@ -181,6 +181,7 @@ describe("prediction depth", () => {
     expect(predictionDepthFromCounts(counts, 0.95).mean).toBe(4);
     expect(predictionDepthFromCounts(counts, 0.9).mean).toBe(3);
     expect(predictionDepthFromCounts(counts, 0).mean).toBe(1);
+    expect(predictionDepthFromCounts(chain([0.2, 0.9, 0.9]), 1).mean).toBe(2);
   });
 
   it("is 1 for unanimous heads and where nothing is predicted, undefined for a single head", () => {

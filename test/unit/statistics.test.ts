@@ -261,6 +261,10 @@ describe("quality-control curve", () => {
     expect(curve.remaining5).toBeCloseTo(0.7, 12);
   });
 
+  it("counts a Dice of exactly tau as no failure", () => {
+    expect(qualityControlCurve([1, 2], [0.5, 0.9], { tau: 0.5 }).y[0]).toBe(0);
+  });
+
   it("falls from the share of failures to 0, and lies above the ideal", () => {
     const row = fc.tuple(fc.integer({ min: 0, max: 6 }), fc.double({ min: 0, max: 1, noNaN: true }));
     fc.assert(

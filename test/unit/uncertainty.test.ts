@@ -37,6 +37,11 @@ describe("maps", () => {
     expect([...variationRatio(labels, 2).data]).toEqual([0.5, 0]);
   });
 
+  it("see small probabilities", () => {
+    const [p, q] = [0.005, 0.995];
+    expect(entropy(floats([p, q], [2, 1])).data[0]).toBeCloseTo(-p * Math.log(p) - q * Math.log(q), 6);
+  });
+
   it("count votes", () => {
     const labels = labelsOf("0000", "0011", "0122", "0111");
     // Pixel 1: 0,0,1,1; pixel 2 and 3: 0,1,2,1.
@@ -124,6 +129,7 @@ describe("maps", () => {
         "1.5",
         "class 0, position 0",
       );
+      expectError(() => map(floats([-0.5, 0.75, 0.75], [3, 1])), "ERR_LE_VALUE", "from 0 to 1", "-0.5 at class 0");
       expectError(() => map(floats([0.5, 0.4], [2, 1])), "ERR_LE_VALUE", "sum to 1", "position 0");
       expectError(() => map(floats([Number.NaN, 1], [2, 1])), "ERR_LE_VALUE", "NaN");
     }
@@ -145,6 +151,7 @@ describe("summaries", () => {
     const map = floats([1, 2, 3, 4], [2, 2]);
     expect(summarise(map, bytes([0, 1, 2, 0], [2, 2]))).toEqual({ sum: 10, mean: 2.5, foreground: 2.5 });
     expect(summarise(map, bytes([0, 0, 2, 1], [2, 2]))).toEqual({ sum: 10, mean: 2.5, foreground: 3.5 });
+    expect(summarise(map, bytes([0, 1, 0, 0], [2, 2])).foreground).toBe(2);
   });
 
   it("have no foreground part where nothing is predicted", () => {
