@@ -455,3 +455,27 @@ describe("an interrupted training", () => {
     expect(ended.signal === "SIGINT" || ended.code === 130).toBe(true);
   });
 });
+
+describe("the demo", () => {
+  it("makes images, a run and a page", async () => {
+    const out = inside("demo");
+    const ended = await cli(["demo", "--out", out, "--images", "40", "--epochs", "1", "--device", "cpu", "--json"]);
+    expect(ended.code).toBe(0);
+    const { page, images, scores } = JSON.parse(ended.stdout);
+    expect(page).toBe(path.join(out, "index.html"));
+    expect(scores).toHaveLength(images);
+    expect(readFileSync(page, "utf8")).toMatch(/^<!doctype html>[\s\S]*<\/html>\s*$/);
+    const evaluated = await cli(["evaluate", "--run", path.join(out, "run"), "--json"]);
+    expect(evaluated.code).toBe(0);
+    expect(JSON.parse(evaluated.stdout).dice.mean).toBeCloseTo(JSON.parse(ended.stdout).dice.mean, 3);
+  });
+
+  it("keeps its hands off a folder that holds something else", async () => {
+    const out = inside("demo-mine");
+    await cp(data, path.join(out, "data"), { recursive: true });
+    const ended = await cli(["demo", "--out", out]);
+    expect(ended).toMatchObject({ code: 1, stdout: "" });
+    expect(ended.stderr).toMatch(/^error \[ERR_LE_IO\]: .*demo-mine/);
+    expect(existsSync(path.join(out, "data", "split.csv"))).toBe(true);
+  });
+});
