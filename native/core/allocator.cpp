@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
@@ -19,8 +20,8 @@ namespace le {
 namespace {
 
 constexpr size_t kAlignment = 64;  // room for the block's header, and what vector loads want
+constexpr size_t kAddressable = SIZE_MAX >> 16;
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kMaxCached = size_t{2} << 30;
 
 // Sizes are rounded up to four classes per power of two, so that a block of one batch fits the next; at most a quarter
 // is wasted.
@@ -43,7 +44,7 @@ class PoolAllocator final : public c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     const c10::Device cpu(c10::kCPU);
     if (bytes == 0) return {nullptr, nullptr, &release, cpu};
-    if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+    if (bytes > kAddressable) throw std::bad_alloc();
     const size_t size = size_class(bytes);
     void* block = take(size);
     if (!block) block = fresh(size);
@@ -54,12 +55,13 @@ class PoolAllocator final : public c10::Allocator {
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 
-  void trim() {
-    std::lock_guard lock(mutex_);
-    for (auto& [size, blocks] : free_)
-      for (void* block : blocks) std::free(block);
-    free_.clear();
-    cached_ = 0;
+  void trim() { free_until(0); }
+  void limit(size_t bytes) {
+    {
+      std::lock_guard lock(mutex_);
+      limit_ = bytes;
+    }
+    free_until(bytes);
   }
   AllocatorStats stats() {
     std::lock_guard lock(mutex_);
@@ -103,18 +105,36 @@ class PoolAllocator final : public c10::Allocator {
     PoolAllocator& pool = instance();
     std::unique_lock lock(pool.mutex_);
     pool.live_ -= size;
-    if (pool.cached_ + size <= kMaxCached) {
-      pool.free_[size].push_back(block);
-      pool.cached_ += size;
-      return;
+    if (pool.cached_ + size <= pool.limit_) {
+      try {
+        pool.free_[size].push_back(block);
+        pool.cached_ += size;
+        return;
+      } catch (const std::bad_alloc&) {  // no room to note it: a deleter must not throw
+      }
     }
     lock.unlock();
     std::free(block);
   }
 
+  // Frees cached blocks, the largest first, until no more than `bytes` are left.
+  void free_until(size_t bytes) {
+    std::lock_guard lock(mutex_);
+    while (cached_ > bytes) {
+      const auto largest = std::prev(free_.end());
+      if (largest->second.empty()) {
+        free_.erase(largest);
+        continue;
+      }
+      std::free(largest->second.back());
+      largest->second.pop_back();
+      cached_ -= largest->first;
+    }
+  }
+
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> free_;
-  size_t live_ = 0, cached_ = 0;
+  size_t live_ = 0, cached_ = 0, limit_ = kDefaultCachedLimit;
 };
 
 }  // namespace
@@ -124,6 +144,8 @@ void use_pool_allocator(bool on) {
   constexpr uint8_t kPriority = 10;                              // above libtorch's own
   c10::SetCPUAllocator(on ? static_cast<c10::Allocator*>(&PoolAllocator::instance()) : system, kPriority);
 }
+
+void limit_cached_memory(size_t bytes) { PoolAllocator::instance().limit(bytes); }
 
 void trim_allocator() { PoolAllocator::instance().trim(); }
 

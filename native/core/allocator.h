@@ -11,6 +11,10 @@ void use_pool_allocator(bool on);
 // Gives cached blocks back to the system.
 void trim_allocator();
 
+// At most this many bytes are kept for reuse; what is above it is given back at once.
+inline constexpr size_t kDefaultCachedLimit = size_t{2} << 30;
+void limit_cached_memory(size_t bytes);
+
 struct AllocatorStats {
   size_t live = 0;    // bytes in use, as rounded up
   size_t cached = 0;  // bytes kept for reuse

@@ -28,12 +28,18 @@ double in_range(const Json& options, const char* name, double fallback, double l
 
 constexpr double kUnbounded = 1e300;
 
-void load(const std::map<std::string, at::Tensor>& state, const std::string& name, at::Tensor& into) {
-  const auto found = state.find(name);
-  if (found == state.end() || found->second.sizes() != into.sizes())
-    fail(code::kCheckpoint, "Expected '", name, "' of shape ", into.sizes(), " in the optimizer's state but received ",
-         found == state.end() ? "nothing" : "another shape", ".");
-  into.copy_(found->second);
+// Copies the tensors of those names from a saved state; nothing is changed where one is missing or of another shape.
+void load(const std::map<std::string, at::Tensor>& state, const NamedTensors& into) {
+  for (const auto& [name, tensor] : into) {
+    const auto found = state.find(name);
+    if (found == state.end())
+      fail(code::kCheckpoint, "Expected '", name, "' in the optimizer's state but received none.");
+    if (found->second.sizes() != tensor.sizes())
+      fail(code::kCheckpoint, "Expected shape ", tensor.sizes(), " for '", name,
+           "' in the optimizer's state but received ", found->second.sizes(), ".");
+  }
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : into) tensor.copy_(state.at(name));
 }
 
 // Kingma and Ba 2015; decoupled: Loshchilov and Hutter 2019.
@@ -47,7 +53,8 @@ class Adam final : public Optimizer {
         eps_(in_range(options, "eps", 1e-8, 0, kUnbounded)) {
     const auto betas = options.numbers_or("betas", {0.9, 0.999});
     if (betas.size() != 2 || !(betas[0] >= 0 && betas[0] < 1 && betas[1] >= 0 && betas[1] < 1))
-      fail(code::kOption, "Expected two numbers from 0 to below 1 for option 'betas' of the optimizer.");
+      fail(code::kOption, "Expected two numbers from 0 to below 1 for option 'betas' of the optimizer but received ",
+           options.at("betas").dump(), ".");
     beta1_ = betas[0];
     beta2_ = betas[1];
     for (const auto& [name, parameter] : parameters_) {
@@ -90,13 +97,7 @@ class Adam final : public Optimizer {
     }
     return all;
   }
-  void load_state(const std::map<std::string, at::Tensor>& state) override {
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      load(state, parameters_[i].first + ".exp_avg", mean_[i]);
-      load(state, parameters_[i].first + ".exp_avg_sq", square_[i]);
-      load(state, parameters_[i].first + ".step", steps_[i]);
-    }
-  }
+  void load_state(const std::map<std::string, at::Tensor>& saved) override { load(saved, state()); }
 
  private:
   void by_operations(at::Tensor value, const at::Tensor& gradient, at::Tensor mean, at::Tensor square,
@@ -166,9 +167,7 @@ class Sgd final : public Optimizer {
       all.emplace_back(parameters_[i].first + ".momentum_buffer", velocity_[i]);
     return all;
   }
-  void load_state(const std::map<std::string, at::Tensor>& state) override {
-    for (size_t i = 0; i < velocity_.size(); ++i) load(state, parameters_[i].first + ".momentum_buffer", velocity_[i]);
-  }
+  void load_state(const std::map<std::string, at::Tensor>& saved) override { load(saved, state()); }
 
  private:
   const bool fused_, nesterov_;

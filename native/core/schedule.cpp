@@ -12,11 +12,18 @@ namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 
-double at_least(const Json& options, const char* name, double fallback, double low) {
+double in_range(const Json& options, const char* name, double fallback, double low, double high) {
   const double value = options.number_or(name, fallback);
-  if (!(value >= low) || !std::isfinite(value))
-    fail(code::kOption, "Expected a number of at least ", low, " for option '", name, "' of the schedule but received ",
-         value, ".");
+  if (!(value >= low && value <= high))
+    fail(code::kOption, "Expected ", low, " to ", high, " for option '", name, "' of the schedule but received ", value,
+         ".");
+  return value;
+}
+
+int64_t count(const Json& options, const char* name, int64_t fallback) {
+  const int64_t value = options.integer_or(name, fallback);
+  if (value < 0)
+    fail(code::kOption, "Expected 0 or more for option '", name, "' of the schedule but received ", value, ".");
   return value;
 }
 
@@ -29,17 +36,17 @@ class Constant final : public Schedule {
 class Plateau final : public Schedule {
  public:
   explicit Plateau(const Json& options)
-      : drop_(at_least(options, "factor", 0.1, 0)),
-        threshold_(at_least(options, "threshold", 1e-4, 0)),
-        lowest_(at_least(options, "minFactor", 0, 0)),
-        patience_(static_cast<int64_t>(at_least(options, "patience", 10, 0))),
-        cooldown_(static_cast<int64_t>(at_least(options, "cooldown", 0, 0))) {
+      : drop_(in_range(options, "factor", 0.1, 0, 1)),
+        threshold_(in_range(options, "threshold", 1e-4, 0, 1)),
+        lowest_(in_range(options, "minFactor", 0, 0, 1)),
+        patience_(count(options, "patience", 10)),
+        cooldown_(count(options, "cooldown", 0)) {
     if (drop_ >= 1)
       fail(code::kOption, "Expected below 1 for option 'factor' of the schedule but received ", drop_, ".");
   }
   double factor(int64_t, int64_t) const override { return factor_; }
   void epoch_end(double monitored) override {
-    if (!has_best_ || monitored < best_ * (1 - threshold_)) {
+    if (has_best_ ? monitored < best_ * (1 - threshold_) : !std::isnan(monitored)) {
       best_ = monitored;
       has_best_ = true;
       bad_ = 0;
@@ -61,11 +68,13 @@ class Plateau final : public Schedule {
         {"factor", factor_}, {"best", has_best_ ? Json(best_) : Json()}, {"bad", bad_}, {"cooling", cooling_}};
   }
   void load_state(const Json& state) override {
-    factor_ = state.at("factor").number("factor");
+    const double factor = state.at("factor").number("factor");
+    const int64_t bad = state.at("bad").integer("bad"), cooling = state.at("cooling").integer("cooling");
+    best_ = state.number_or("best", 0);
     has_best_ = state.has("best");
-    if (has_best_) best_ = state.at("best").number("best");
-    bad_ = state.at("bad").integer("bad");
-    cooling_ = state.at("cooling").integer("cooling");
+    factor_ = factor;
+    bad_ = bad;
+    cooling_ = cooling;
   }
 
  private:
@@ -80,8 +89,7 @@ class Plateau final : public Schedule {
 class Cosine final : public Schedule {
  public:
   explicit Cosine(const Json& options)
-      : lowest_(at_least(options, "minFactor", 0, 0)),
-        warmup_(static_cast<int64_t>(at_least(options, "warmupSteps", 0, 0))) {}
+      : lowest_(in_range(options, "minFactor", 0, 0, 1)), warmup_(count(options, "warmupSteps", 0)) {}
   double factor(int64_t step, int64_t total) const override {
     if (step < warmup_) return static_cast<double>(step + 1) / static_cast<double>(warmup_ + 1);
     const auto length = static_cast<double>(std::max<int64_t>(1, total - warmup_));
@@ -98,12 +106,9 @@ class Cosine final : public Schedule {
 class OneCycle final : public Schedule {
  public:
   explicit OneCycle(const Json& options)
-      : rise_(at_least(options, "pctStart", 0.3, 0)),
-        first_(1 / at_least(options, "divFactor", 25, 1)),
-        last_(first_ / at_least(options, "finalDivFactor", 1e4, 1)) {
-    if (rise_ > 1)
-      fail(code::kOption, "Expected 0 to 1 for option 'pctStart' of the schedule but received ", rise_, ".");
-  }
+      : rise_(in_range(options, "pctStart", 0.3, 0, 1)),
+        first_(1 / in_range(options, "divFactor", 25, 1, 1e12)),
+        last_(first_ / in_range(options, "finalDivFactor", 1e4, 1, 1e12)) {}
   double factor(int64_t step, int64_t total) const override {
     const double top = rise_ * static_cast<double>(total) - 1, end = static_cast<double>(total) - 1;
     const auto at = static_cast<double>(step);
