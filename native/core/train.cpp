@@ -101,7 +101,8 @@ TrainOptions TrainOptions::from(const Json& options) {
 }
 
 Loss external_loss(std::function<LossAndGradient(const at::Tensor&, const at::Tensor&)> compute) {
-  return [compute = std::move(compute)](const at::Tensor& logits, const at::Tensor& target) {
+  return [compute = std::move(compute)](const at::Tensor& small, const at::Tensor& target) {
+    const at::Tensor logits = interpolate(small, target.sizes().slice(1));
     const auto [value, gradient] = compute(logits.detach(), target);
     if (gradient.sizes() != logits.sizes())
       fail(code::kShape, "Expected a gradient of shape ", logits.sizes(), " from the loss but received ",
@@ -301,7 +302,7 @@ class Trainer {
     }
     std::vector<at::Tensor> losses;
     for (auto& head : logits) {
-      losses.push_back(loss_(interpolate(head, input.sizes().slice(2)), target));
+      losses.push_back(loss_(head, target));
       head = at::Tensor();
     }
     return losses;
@@ -330,7 +331,7 @@ class Trainer {
           ensemble_.logits(batch.images.to(ensemble_.device(), options_.dtype, true, false, ensemble_.memory_format()));
       for (size_t k = 0; k < count; ++k) {
         const at::Tensor full = interpolate(logits[k], size);
-        losses[k] += loss_(full, target).item<double>() * images;
+        losses[k] += loss_(logits[k], target).item<double>() * images;
         scores[k].dice += dice_sum(full.argmax(1), target, ensemble_.classes(), options_.ignore_index);
         scores[k].nll += nll_sum(full.softmax(1), target, options_.ignore_index);
       }

@@ -46,7 +46,8 @@ struct TrainOptions {
 Json train(Ensemble& ensemble, const Dataset& training, const Dataset* validation, const TrainOptions& options,
            const std::optional<Loss>& custom_loss, const Control& control);
 
-// A loss computed elsewhere: `compute` gives the value and the gradient with respect to the logits.
+// A loss computed elsewhere: `compute` gets the logits at the target's size and gives the value and the gradient with
+// respect to them.
 using LossAndGradient = std::pair<double, at::Tensor>;
 Loss external_loss(std::function<LossAndGradient(const at::Tensor& logits, const at::Tensor& target)> compute);
 
