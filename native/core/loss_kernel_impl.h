@@ -72,7 +72,7 @@ inline V ln_1p(V x) {
   return ln(sum) + (x - (sum - 1.0f)) / sum;
 }
 
-// x^γ for 0 < x ≤ 1 and γ ≥ 0; for γ = -1 < … < 0 no more than e^87.
+// x^γ for 0 < x ≤ 1, between e^-87 and e^87.
 inline V power(V x, float gamma) {
   if (gamma == 0) return set(1.0f);
   if (gamma == 1) return x;
@@ -201,7 +201,7 @@ struct Work {
     others = rest * scale;
   }
 
-  // -ln p of one class from what softmax() left: exact for the most likely class, and for others by its logit.
+  // -ln p of one class, from the logits: p itself may have become 0.
   V minus_log(int64_t c, int64_t i) const {
     if (channels == 1) {
       const V d = load(logits + i), far = d < 0.0f ? -d : d, against = c == 1 ? -d : d;
