@@ -1,5 +1,6 @@
 #pragma once
-// A small JSON value: options from the binding, headers of safetensors files, run state. Integers stay exact to 64 bits.
+// A small JSON value: options from the binding, headers of safetensors files, run state. Integers stay exact to 64
+// bits.
 #include <cstdint>
 #include <map>
 #include <string>

@@ -16,7 +16,8 @@ namespace {
 constexpr const char* kMapNames[kMapCount] = {"entropy",  "expectedEntropy", "mutualInformation",
                                               "variance", "disagreement",    "variationRatio"};
 
-at::Tensor to_device(const Ensemble& ensemble, const at::Tensor& batch, at::ScalarType dtype) {
+at::Tensor to_device(const Ensemble& ensemble, at::Tensor batch, at::ScalarType dtype) {
+  if (ensemble.device().is_cuda()) batch = batch.pin_memory();  // pageable memory would make the copy wait
   return batch.to(ensemble.device(), dtype, /*non_blocking=*/true, /*copy=*/false, ensemble.memory_format());
 }
 

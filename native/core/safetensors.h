@@ -14,7 +14,7 @@ namespace le {
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 struct SafetensorsFile {
-  std::map<std::string, at::Tensor> tensors;     // on the CPU, contiguous, owning their memory's mapping
+  std::map<std::string, at::Tensor> tensors;    // on the CPU, contiguous, owning their memory's mapping
   std::map<std::string, std::string> metadata;  // the header's __metadata__
 };
 

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Backbone, LayerEnsemble, LayerEnsemblesError } from "../../lib/index.js";
 import type { Addon } from "../../lib/native/addon.js";
 import { loadAddon } from "../../lib/native/load.js";
+import { PACKAGE_VERSION } from "../../lib/native/package.js";
 import { discs, noise, smallModel } from "../support/model.js";
 
 const code = (value: string) => expect.objectContaining({ name: "LayerEnsemblesError", code: value });
@@ -36,6 +37,12 @@ describe("foreign objects", () => {
     expect(() => add(dataset, new Float32Array(4), [2 ** 40, 2 ** 40, 2], new Uint8Array(4))).toThrow();
     await model.dispose();
     await backbone.dispose();
+  });
+});
+
+describe("the addon", () => {
+  it("is of this package's version, and says what it runs on", () => {
+    expect(addon.info()).toMatchObject({ addon: PACKAGE_VERSION, libtorch: expect.stringMatching(/^2\.\d+\.\d+/) });
   });
 });
 
