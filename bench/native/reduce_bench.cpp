@@ -16,6 +16,7 @@
 #endif
 
 #include "allocator.h"
+#include "isa.h"
 #include "reduce.h"
 
 namespace {
@@ -59,7 +60,7 @@ void measure(int64_t classes, at::ScalarType type, bool all, int repetitions, bo
   const double median = processor[processor.size() / 2];
   std::printf(
       "%-9s C=%lld %-8s %-8s  wall: median %7.3f ms, best %7.3f ms;  processor: median %7.3f ms, %6.1f ticks/pixel\n",
-      reference ? "reference" : le::reduce_isa().c_str(), static_cast<long long>(classes),
+      reference ? "reference" : le::chosen_isa().c_str(), static_cast<long long>(classes),
       type == at::kFloat ? "float" : "bfloat16", all ? "all maps" : "no maps", wall[wall.size() / 2], wall.front(),
       median, median * rate / static_cast<double>(kSide * kSide));
 }

@@ -10,7 +10,7 @@
 #endif
 
 #include "error.h"
-#include "reduce.h"
+#include "isa.h"
 
 namespace le {
 
@@ -73,7 +73,7 @@ at::ScalarType resolve_precision(const std::string& precision, c10::Device devic
 Json device_info() {
   return Json::Object{{"libtorch", TORCH_VERSION},
                       {"threads", static_cast<int64_t>(at::get_num_threads())},
-                      {"isa", reduce_isa()},
+                      {"isa", chosen_isa()},
                       {"bf16", cpu_has_bf16()},
                       {"cuda", cuda_devices()}};
 }

@@ -4,25 +4,19 @@
 // compiled for AVX-512 could otherwise be the copy that the linker keeps for everyone.
 #include <cstdint>
 
+#include "axis.h"
+
 namespace le::kernel {
 
 inline constexpr int64_t kLossPadding = 16;  // floats in the longest vector
 
-// How an output axis reads a source axis: output i lies between samples index[i] and index[i] + 1, and takes weight[i]
-// of the second (0 where there is none).
-struct LossAxis {
-  const int32_t* index;
-  const float* weight;
-  int64_t source, size;
-};
-
 struct LossTask {
   int64_t classes;
-  LossAxis rows, columns;  // columns: both arrays go on to a multiple of kLossPadding by repeating their last entry
-  bool same;               // the logits have the target's size: nothing to interpolate
-  const float* logits;     // N×C×h×w
-  const void* target;      // N×H×W
-  bool byte_target;        // uint8, else int64
+  Axis rows, columns;   // columns: its arrays go on to a multiple of kLossPadding
+  bool same;            // the logits have the target's size: nothing to interpolate
+  const float* logits;  // N×C×h×w
+  const void* target;   // N×H×W
+  bool byte_target;     // uint8, else int64
   int32_t ignore_index;
   const float* class_weights;  // C
   bool nll, all_nll, focal;    // which of these sums are wanted

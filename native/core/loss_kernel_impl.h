@@ -3,29 +3,17 @@
 #include <cstring>
 
 #include "loss_kernel.h"
+#include "vector_math.h"
 
 namespace le::kernel {
 namespace {
 
-typedef float V __attribute__((vector_size(LE_LANES * 4)));
-typedef int32_t Ints __attribute__((vector_size(LE_LANES * 4)));
-constexpr int64_t kLanes = LE_LANES;
-
-inline V set(float x) { return V{} + x; }
-inline V load(const float* p) {
-  V x;
-  memcpy(&x, p, sizeof x);
-  return x;
-}
 inline Ints load(const int32_t* p) {
   Ints x;
   memcpy(&x, p, sizeof x);
   return x;
 }
-inline void store(float* p, V x) { memcpy(p, &x, sizeof x); }
 inline void add(float* p, V x) { store(p, load(p) + x); }
-inline Ints as_ints(V x) { return reinterpret_cast<Ints>(x); }
-inline V as_floats(Ints x) { return reinterpret_cast<V>(x); }
 inline V at_most(V x, float limit) { return x > limit ? set(limit) : x; }  // NaN stays NaN
 inline V largest(V a, V b) { return a > b ? a : b; }
 inline V where(Ints mask, V x) { return as_floats(mask & as_ints(x)); }
@@ -35,42 +23,8 @@ inline float total(const float* lanes) {
   return sum;
 }
 
-// e^-x for x ≥ 0, no less than e^-87. x log2 e is split into an integer and f in [-½, ½], for which there is a minimax
-// polynomial of degree 5; relative error below 3e-7 for x < 10.
-inline V exp_of_minus(V x) {
-  x = at_most(x, 87.0f);
-  const V magic = set(0x1.8p23f), log2e = set(0x1.715476p+0f);  // adding magic rounds to an integer, in the low bits
-  const V rounded = magic - x * log2e;
-  const V f = (magic - rounded) - x * log2e;
-  V y = set(0x1.5bba16p-10f);
-  y = y * f + 0x1.3cea88p-7f;
-  y = y * f + 0x1.c6b752p-5f;
-  y = y * f + 0x1.ebf9bcp-3f;
-  y = y * f + 0x1.62e42ap-1f;
-  y = y * f + 1.0f;
-  return as_floats(as_ints(y) + (as_ints(rounded) << 23));
-}
-
-// ln x for a normal x > 0. x = 2^e (1 + f) with √½ ≤ 1 + f < √2 and a minimax polynomial of degree 9 for ln(1 + f);
-// relative error below 1.5e-7.
-inline V ln(V x) {
-  const Ints e = (as_ints(x) - 0x3f3504f3) >> 23;
-  const V f = as_floats(as_ints(x) - (e << 23)) - 1.0f;
-  V y = set(0x1.65c778p-4f);
-  y = y * f - 0x1.25049ep-3f;
-  y = y * f + 0x1.318524p-3f;
-  y = y * f - 0x1.535d3p-3f;
-  y = y * f + 0x1.98d2cp-3f;
-  y = y * f - 0x1.00049ap-2f;
-  y = y * f + 0x1.5556f4p-2f;
-  y = y * f - 0x1.fffffap-2f;
-  return __builtin_convertvector(e, V) * 0x1.62e43p-1f + (f * f * y + f);
-}
-// ln(1 + x) for x ≥ 0: the logarithm of the rounded sum, plus what rounding took from it.
-inline V ln_1p(V x) {
-  const V sum = x + 1.0f;
-  return ln(sum) + (x - (sum - 1.0f)) / sum;
-}
+// e^-x for x ≥ 0, no less than e^-87.
+inline V bounded_exp_of_minus(V x) { return exp_of_minus(at_most(x, 87.0f)); }
 
 // x^γ for 0 < x ≤ 1, between e^-87 and e^87.
 inline V power(V x, float gamma) {
@@ -78,7 +32,7 @@ inline V power(V x, float gamma) {
   if (gamma == 1) return x;
   if (gamma == 2) return x * x;
   const V minus_log = largest(-ln(x), set(0.0f));
-  return gamma > 0 ? exp_of_minus(minus_log * gamma) : 1.0f / exp_of_minus(minus_log * -gamma);
+  return gamma > 0 ? bounded_exp_of_minus(minus_log * gamma) : 1.0f / bounded_exp_of_minus(minus_log * -gamma);
 }
 
 // Working memory of an item.
@@ -171,7 +125,7 @@ struct Work {
   void softmax(int64_t i, bool logarithm, V& nll, V& others) const {
     const Ints y = load(label + i);
     if (channels == 1) {
-      const V d = load(logits + i), far = d < 0.0f ? -d : d, t = exp_of_minus(far), larger = 1.0f / (1.0f + t);
+      const V d = load(logits + i), far = d < 0.0f ? -d : d, t = bounded_exp_of_minus(far), larger = 1.0f / (1.0f + t);
       const V smaller = t * larger;
       const Ints up = d > 0.0f;
       const V p1 = up ? larger : smaller, p0 = up ? smaller : larger;
@@ -187,7 +141,7 @@ struct Work {
     for (int64_t c = 1; c < task.classes; ++c) most = largest(most, load(logits + c * padded + i));
     V sum = set(0.0f), rest = set(0.0f);
     for (int64_t c = 0; c < task.classes; ++c) {
-      const V z = load(logits + c * padded + i), e = exp_of_minus(most - z);
+      const V z = load(logits + c * padded + i), e = bounded_exp_of_minus(most - z);
       const Ints here = y == static_cast<int32_t>(c);
       sum += e;
       rest += where(~here, e);
@@ -205,11 +159,11 @@ struct Work {
   V minus_log(int64_t c, int64_t i) const {
     if (channels == 1) {
       const V d = load(logits + i), far = d < 0.0f ? -d : d, against = c == 1 ? -d : d;
-      return largest(against, set(0.0f)) + ln_1p(exp_of_minus(far));
+      return largest(against, set(0.0f)) + ln_1p(bounded_exp_of_minus(far));
     }
     V most = load(logits + i), sum = set(0.0f);
     for (int64_t k = 1; k < task.classes; ++k) most = largest(most, load(logits + k * padded + i));
-    for (int64_t k = 0; k < task.classes; ++k) sum += exp_of_minus(most - load(logits + k * padded + i));
+    for (int64_t k = 0; k < task.classes; ++k) sum += bounded_exp_of_minus(most - load(logits + k * padded + i));
     return (most - load(logits + c * padded + i)) + ln(sum);
   }
 

@@ -16,12 +16,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <vector>
 
 #include "error.h"
+#include "interpolation.h"
+#include "isa.h"
 #include "loss_kernel.h"
-#include "reduce.h"
 
 namespace le {
 
@@ -43,24 +43,6 @@ void check_shapes(const at::Tensor& logits, const at::Tensor& target) {
          logits.sizes(), ".");
 }
 
-// One axis of an interpolation with align_corners=false, with the weights that libtorch takes.
-struct AxisPlan {
-  std::vector<int32_t> index;
-  std::vector<float> weight;
-
-  AxisPlan(int64_t source, int64_t output) {
-    const int64_t padded = (output + kernel::kLossPadding - 1) / kernel::kLossPadding * kernel::kLossPadding;
-    const float scale = static_cast<float>(source) / static_cast<float>(output);
-    for (int64_t i = 0; i < padded; ++i) {
-      const float at = std::fma(scale, static_cast<float>(std::min(i, output - 1)) + 0.5f, -0.5f);
-      const float position = std::max(at, 0.0f);
-      const int64_t below = std::min(static_cast<int64_t>(position), source - 1);
-      index.push_back(static_cast<int32_t>(below));
-      weight.push_back(below == source - 1 ? 0.0f : std::min(position - static_cast<float>(below), 1.0f));
-    }
-  }
-};
-
 struct Kernel {
   kernel::LossForward forward;
   kernel::LossBackward backward;
@@ -68,7 +50,7 @@ struct Kernel {
 
 Kernel chosen_kernel() {
 #if defined(__x86_64__)
-  const std::string isa = reduce_isa();
+  const std::string isa = chosen_isa();
   if (isa == "avx512") return {kernel::loss_forward_avx512, kernel::loss_backward_avx512};
   if (isa == "avx2") return {kernel::loss_forward_avx2, kernel::loss_backward_avx2};
 #endif
@@ -82,11 +64,12 @@ struct Plan {
   int64_t images, items;
 
   Plan(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& weights, const PixelSumsOptions& options)
-      : rows(source_rows(logits, target), target_rows(target)), columns(logits.size(-1), target.size(-1)) {
+      : rows(source_rows(logits, target), target_rows(target), kernel::kLossPadding),
+        columns(logits.size(-1), target.size(-1), kernel::kLossPadding) {
     images = logits.size(0);
     task.classes = logits.size(1);
-    task.rows = {rows.index.data(), rows.weight.data(), source_rows(logits, target), target_rows(target)};
-    task.columns = {columns.index.data(), columns.weight.data(), logits.size(-1), target.size(-1)};
+    task.rows = rows.axis();
+    task.columns = columns.axis();
     task.same = logits.sizes().slice(2) == target.sizes().slice(1);
     task.logits = logits.const_data_ptr<float>();
     task.target = target.const_data_ptr();

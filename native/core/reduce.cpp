@@ -7,13 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <utility>
 
 #include "error.h"
+#include "interpolation.h"
+#include "isa.h"
 #include "reduce_kernel.h"
 
 namespace le {
@@ -31,25 +31,6 @@ static_assert(kMaps == kMapCount && kEntropy == 1u << 0 && kExpectedEntropy == 1
 [[noreturn]] void fail_not_finite(size_t head) {
   fail(code::kValue, "Expected finite numbers for the logits of head ", head, " but received NaN or infinity.");
 }
-
-// One axis of an interpolation with align_corners=false, in single precision and with a fused multiply-add, as libtorch
-// computes it: both then take the same weights.
-struct AxisPlan {
-  std::vector<int32_t> index;
-  std::vector<float> weight;
-
-  AxisPlan(int64_t source, int64_t output) {
-    const int64_t padded = (output + kTile - 1) / kTile * kTile;
-    const float scale = static_cast<float>(source) / static_cast<float>(output);
-    for (int64_t i = 0; i < padded; ++i) {
-      const float at = std::fma(scale, static_cast<float>(std::min(i, output - 1)) + 0.5f, -0.5f);
-      const float position = std::max(at, 0.0f);
-      const int64_t below = std::min(static_cast<int64_t>(position), source - 1);
-      index.push_back(static_cast<int32_t>(below));
-      weight.push_back(below == source - 1 ? 0.0f : std::min(position - static_cast<float>(below), 1.0f));
-    }
-  }
-};
 
 // Scratch memory of one thread, in one allocation.
 class Workspace {
@@ -94,30 +75,13 @@ class Workspace {
   kernel::Scratch scratch_{};
 };
 
-struct Isa {
-  const char* name;
-  kernel::Run run;
-};
-
-Isa chosen_isa() {
-  std::vector<Isa> usable;
+kernel::Run chosen_kernel() {
+  [[maybe_unused]] const std::string isa = chosen_isa();
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    usable.push_back({"avx512", kernel::run_avx512});
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt"))
-    usable.push_back({"avx2", kernel::run_avx2});
+  if (isa == "avx512") return kernel::run_avx512;
+  if (isa == "avx2") return kernel::run_avx2;
 #endif
-  usable.push_back({"generic", kernel::run_generic});
-  const char* wanted = std::getenv("LAYER_ENSEMBLES_ISA");
-  if (!wanted || !*wanted) return usable.front();
-  bool found = false;
-  for (const char* name : {"avx512", "avx2", "generic"}) {
-    found = found || !std::strcmp(wanted, name);
-    for (const Isa& isa : usable)
-      if (found && !std::strcmp(isa.name, name)) return isa;
-  }
-  fail(code::kOption, "Expected avx512, avx2 or generic for LAYER_ENSEMBLES_ISA but received '", wanted, "'.");
+  return kernel::run_generic;
 }
 
 kernel::Fused fused_as(const ReduceOptions& options) {
@@ -189,13 +153,11 @@ void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayR
     fail(code::kValue, "Expected a positive sum for the heads' weights but received ", sum, ".");
 }
 
-std::string reduce_isa() { return chosen_isa().name; }
-
 Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   check_reduce_arguments(logits, size, options);
   if (!logits[0].device().is_cpu()) return reduce_reference(logits, size, options);
 
-  const Isa isa = chosen_isa();
+  const kernel::Run run = chosen_kernel();
   const auto heads = static_cast<int64_t>(logits.size());
   const int64_t images = logits[0].size(0), classes = logits[0].size(1);
 
@@ -222,8 +184,9 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
     for (int axis = 0; axis < 3; ++axis) {
       const int64_t of_tensor = axis - 3 + head.dim();
       source.stride[axis] = of_tensor < 2 ? 0 : head.stride(of_tensor);
-      const AxisPlan& plan = plans.try_emplace({input[axis], output[axis]}, input[axis], output[axis]).first->second;
-      source.axis[axis] = {plan.index.data(), plan.weight.data(), input[axis]};
+      const AxisPlan& plan =
+          plans.try_emplace({input[axis], output[axis]}, input[axis], output[axis], kTile).first->second;
+      source.axis[axis] = plan.axis();
       shrinks = shrinks || input[axis] > output[axis];
     }
     source.share = static_cast<float>((options.weights.empty() ? 1.0 : options.weights[k]) / total_weight);
@@ -272,7 +235,7 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
     std::vector<int64_t> local_pairs(pairs);
     std::vector<uint8_t> local_not_finite(heads);
     for (int64_t item = begin; item < end; ++item) {
-      isa.run(task, item, workspace.scratch(), {&sums[item * per_item], local_pairs.data(), local_not_finite.data()});
+      run(task, item, workspace.scratch(), {&sums[item * per_item], local_pairs.data(), local_not_finite.data()});
       if (item + 1 < end && (item + 1) % per_image != 0) continue;
       const std::lock_guard lock(mutex);
       int64_t* const of_image = intersections + item / per_image * pairs;

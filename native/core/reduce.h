@@ -2,7 +2,6 @@
 // From the heads' logits to everything that one prediction says: SPEC sections 4 to 6 in one pass over the pixels.
 #include <ATen/core/Tensor.h>
 
-#include <string>
 #include <vector>
 
 namespace le {
@@ -51,8 +50,5 @@ Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef 
 
 // Throws what reduce() says about arguments, all but the finiteness of the logits.
 void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
-
-// "avx512", "avx2" or "generic": what reduce() uses on this CPU. LAYER_ENSEMBLES_ISA lowers it, for tests.
-std::string reduce_isa();
 
 }  // namespace le

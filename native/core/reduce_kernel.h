@@ -3,6 +3,8 @@
 // templates: an inline function compiled for AVX-512 could otherwise be the copy that the linker keeps for everyone.
 #include <cstdint>
 
+#include "axis.h"
+
 namespace le::kernel {
 
 // One item of work: kBand rows of kTile columns of one plane of one image. A tile's width is the bits of a word, in
@@ -13,20 +15,12 @@ inline constexpr int kMaps = 6;  // in the order of the bits of le::Map
 // What the fused probabilities are made of.
 enum class Fused { kMean, kWeightedMean, kLogitMean, kVote, kLast };
 
-// How an output axis reads a source axis: output i lies between samples index[i] and index[i] + 1, and takes weight[i]
-// of the second (0 where there is none). Both arrays go on to a multiple of kTile by repeating their last entry.
-struct Axis {
-  const int32_t* index;
-  const float* weight;
-  int64_t source;  // number of samples
-};
-
 struct Head {
   const void* data;
   bool bfloat16;                                  // else float
   int64_t image_stride, class_stride, stride[3];  // in elements; axes are depth, height, width
-  Axis axis[3];
-  float share;  // weight / sum of weights
+  Axis axis[3];                                   // their arrays go on to a multiple of kTile
+  float share;                                    // weight / sum of weights
 };
 
 struct Task {

@@ -11,6 +11,7 @@
 #endif
 
 #include "reduce_kernel.h"
+#include "vector_math.h"
 
 namespace le::kernel {
 namespace {
@@ -18,12 +19,7 @@ namespace {
 // ---------------------------------------------------------------------------------------------------------- vectors
 
 #if LE_LANES == 16
-using V = __m512;
-using Ints = __m512i;
 using Mask = __mmask16;
-inline V set(float x) { return _mm512_set1_ps(x); }
-inline V load(const float* p) { return _mm512_loadu_ps(p); }
-inline void store(float* p, V x) { _mm512_storeu_ps(p, x); }
 inline Mask greater(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 inline Mask equal(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 inline V select(Mask m, V a, V b) { return _mm512_mask_blend_ps(m, b, a); }
@@ -31,14 +27,6 @@ inline V add_if(Mask m, V sum, V x) { return _mm512_mask_add_ps(sum, m, sum, x);
 inline V min(V a, V b) { return _mm512_min_ps(a, b); }
 inline V max(V a, V b) { return _mm512_max_ps(a, b); }
 inline V abs(V a) { return _mm512_abs_ps(a); }
-inline Ints as_ints(V a) { return _mm512_castps_si512(a); }
-inline V as_floats(Ints a) { return _mm512_castsi512_ps(a); }
-inline Ints ints(int32_t x) { return _mm512_set1_epi32(x); }
-inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
-inline Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
-inline Ints shift_up(Ints a) { return _mm512_slli_epi32(a, 23); }
-inline Ints shift_down(Ints a) { return _mm512_srai_epi32(a, 23); }
-inline V to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline uint32_t bits(Mask m) { return m; }
 inline Mask mask_of(uint32_t b) { return static_cast<Mask>(b); }
 inline void store_bytes(uint8_t* p, V x) {
@@ -46,17 +34,12 @@ inline void store_bytes(uint8_t* p, V x) {
 }
 // p[offset[i]] and p[offset[i] + 1] for offsets relative to the first, all below LE_LANES.
 inline void pairs_at(const float* p, const int32_t* offset, V& left, V& right) {
-  const Ints from = sub(_mm512_loadu_si512(offset), ints(offset[0]));
+  const __m512i from = _mm512_sub_epi32(_mm512_loadu_si512(offset), _mm512_set1_epi32(offset[0]));
   left = _mm512_permutexvar_ps(from, load(p));
   right = _mm512_permutexvar_ps(from, load(p + 1));
 }
 #elif LE_LANES == 8
-using V = __m256;
-using Ints = __m256i;
 using Mask = __m256;
-inline V set(float x) { return _mm256_set1_ps(x); }
-inline V load(const float* p) { return _mm256_loadu_ps(p); }
-inline void store(float* p, V x) { _mm256_storeu_ps(p, x); }
 inline Mask greater(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
 inline Mask equal(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 inline V select(Mask m, V a, V b) { return _mm256_blendv_ps(b, a, m); }
@@ -64,61 +47,38 @@ inline V add_if(Mask m, V sum, V x) { return sum + _mm256_and_ps(m, x); }
 inline V min(V a, V b) { return _mm256_min_ps(a, b); }
 inline V max(V a, V b) { return _mm256_max_ps(a, b); }
 inline V abs(V a) { return _mm256_andnot_ps(set(-0.0f), a); }
-inline Ints as_ints(V a) { return _mm256_castps_si256(a); }
-inline V as_floats(Ints a) { return _mm256_castsi256_ps(a); }
-inline Ints ints(int32_t x) { return _mm256_set1_epi32(x); }
-inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
-inline Ints sub(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
-inline Ints shift_up(Ints a) { return _mm256_slli_epi32(a, 23); }
-inline Ints shift_down(Ints a) { return _mm256_srai_epi32(a, 23); }
-inline V to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline uint32_t bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
 inline Mask mask_of(uint32_t b) {
-  const Ints lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  return as_floats(_mm256_cmpeq_epi32(_mm256_and_si256(ints(static_cast<int32_t>(b)), lane), lane));
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(b));
+  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(all, lane), lane));
 }
 inline void store_bytes(uint8_t* p, V x) {
-  const Ints i = _mm256_cvttps_epi32(x);
+  const __m256i i = _mm256_cvttps_epi32(x);
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
 inline void pairs_at(const float* p, const int32_t* offset, V& left, V& right) {
-  const Ints from = sub(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset)), ints(offset[0]));
+  const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset));
+  const __m256i from = _mm256_sub_epi32(all, _mm256_set1_epi32(offset[0]));
   left = _mm256_permutevar8x32_ps(load(p), from);
   right = _mm256_permutevar8x32_ps(load(p + 1), from);
 }
 #else
-// The compiler's own vectors: SSE2, NEON or whatever there is.
-typedef float V __attribute__((vector_size(16)));
-typedef int32_t Ints __attribute__((vector_size(16)));
+// By the compiler: SSE2, NEON or whatever there is.
 using Mask = Ints;
-inline V set(float x) { return V{x, x, x, x}; }
-inline V load(const float* p) {
-  V x;
-  memcpy(&x, p, sizeof x);
-  return x;
-}
-inline void store(float* p, V x) { memcpy(p, &x, sizeof x); }
 inline Mask greater(V a, V b) { return a > b; }
 inline Mask equal(V a, V b) { return a == b; }
-inline Ints as_ints(V a) { return reinterpret_cast<Ints>(a); }
-inline V as_floats(Ints a) { return reinterpret_cast<V>(a); }
 inline V select(Mask m, V a, V b) { return as_floats((as_ints(a) & m) | (as_ints(b) & ~m)); }
 inline V add_if(Mask m, V sum, V x) { return sum + as_floats(as_ints(x) & m); }
 inline V min(V a, V b) { return select(a < b, a, b); }
 inline V max(V a, V b) { return select(a > b, a, b); }
 inline V abs(V a) { return as_floats(as_ints(a) & 0x7fffffff); }
-inline Ints ints(int32_t x) { return Ints{x, x, x, x}; }
-inline Ints add(Ints a, Ints b) { return a + b; }
-inline Ints sub(Ints a, Ints b) { return a - b; }
-inline Ints shift_up(Ints a) { return a << 23; }
-inline Ints shift_down(Ints a) { return a >> 23; }
-inline V to_floats(Ints a) { return __builtin_convertvector(a, V); }
 inline uint32_t bits(Mask m) {
   m = m & Ints{1, 2, 4, 8};
   return static_cast<uint32_t>(m[0] | m[1] | m[2] | m[3]);
 }
-inline Mask mask_of(uint32_t b) { return (ints(static_cast<int32_t>(b)) & Ints{1, 2, 4, 8}) != ints(0); }
+inline Mask mask_of(uint32_t b) { return (Ints{1, 2, 4, 8} & static_cast<int32_t>(b)) != 0; }
 inline void store_bytes(uint8_t* p, V x) {
   for (int i = 0; i < 4; ++i) p[i] = static_cast<uint8_t>(x[i]);
 }
@@ -129,49 +89,10 @@ inline void pairs_at(const float* p, const int32_t* offset, V& left, V& right) {
 }
 #endif
 
-constexpr int kLanes = LE_LANES;
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-constexpr float kLn2 = 0x1.62e43p-1f, kLog2E = 0x1.715476p+0f;
 // Differences of logits stop here: e^-41.5 is 0 beside 1, and its square is still a normal number.
 constexpr float kFarthest = 41.5f;
-
-// e^-x for 0 ≤ x ≤ kFarthest, and 1 for 0. x log2 e is split into an integer and f in [-½, ½], for which there is a
-// minimax polynomial of degree 5; relative error below 1.7e-7 + 2e-8 x.
-inline V exp_of_minus(V x) {
-  const V magic = set(0x1.8p23f);  // adding it rounds to an integer, which is then in the low bits
-  const V rounded = magic - x * set(kLog2E);
-  const V f = (magic - rounded) - x * set(kLog2E);
-  V y = set(0x1.5bba16p-10f);
-  y = y * f + set(0x1.3cea88p-7f);
-  y = y * f + set(0x1.c6b752p-5f);
-  y = y * f + set(0x1.ebf9bcp-3f);
-  y = y * f + set(0x1.62e42ap-1f);
-  y = y * f + set(1.0f);
-  return as_floats(add(as_ints(y), shift_up(as_ints(rounded))));
-}
-
-// ln x for a normal x > 0. x = 2^e (1 + f) with √½ ≤ 1 + f < √2 and a minimax polynomial of degree 9 for ln(1 + f);
-// relative error below 1.5e-7.
-inline V ln(V x) {
-  const Ints e = shift_down(sub(as_ints(x), ints(0x3f3504f3)));
-  const V f = as_floats(sub(as_ints(x), shift_up(e))) - set(1.0f);
-  V y = set(0x1.65c778p-4f);
-  y = y * f + set(-0x1.25049ep-3f);
-  y = y * f + set(0x1.318524p-3f);
-  y = y * f + set(-0x1.535d3p-3f);
-  y = y * f + set(0x1.98d2cp-3f);
-  y = y * f + set(-0x1.00049ap-2f);
-  y = y * f + set(0x1.5556f4p-2f);
-  y = y * f + set(-0x1.fffffap-2f);
-  return to_floats(e) * set(kLn2) + (f * f * y + f);
-}
-
-// ln(1 + x) for x ≥ 0, and for -½ ≤ x ≤ 0: the logarithm of the rounded sum, plus what rounding took from it.
-inline V ln_1p(V x) {
-  const V sum = set(1.0f) + x;
-  return ln(sum) + (x - (sum - set(1.0f))) / sum;
-}
 
 // -p ln p, 0 for p = 0.
 inline V entropy_term(V p) { return -p * ln(max(p, set(1e-37f))); }

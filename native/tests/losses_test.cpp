@@ -19,8 +19,8 @@
 
 #include "check.h"
 #include "error.h"
+#include "isa.h"
 #include "loss_sums.h"
-#include "reduce.h"
 #include "training_fixtures.h"
 
 using namespace le;
@@ -167,7 +167,7 @@ TEST("losses: the kernel equals library operations at other sizes, larger and sm
 }
 
 TEST("losses: every instruction set gives the same") {
-  const std::string best = reduce_isa();
+  const std::string best = chosen_isa();
   for (const char* isa : {"generic", "avx2"}) {
     const EnvironmentValue environment("LAYER_ENSEMBLES_ISA", isa);
     for (const int64_t classes : {2, 4}) {
@@ -175,7 +175,7 @@ TEST("losses: every instruction set gives the same") {
       compare_with_operations(random_logits({2, classes, 19, 23}, 9), random_target(classes, {2, 19, 23}, 10), 3e-6);
     }
   }
-  CHECK(reduce_isa() == best);
+  CHECK(chosen_isa() == best);
 }
 
 TEST("losses: volumes and lines") {

@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "error.h"
+#include "isa.h"
 
 namespace {
 
@@ -231,7 +232,7 @@ void for_each_isa(const std::function<void()>& body) {
   int ran = 0;
   for (const char* name : {"avx512", "avx2", "generic"}) {
     setenv("LAYER_ENSEMBLES_ISA", name, 1);
-    if (reduce_isa() != name) continue;
+    if (chosen_isa() != name) continue;
     ++ran;
     try {
       body();
@@ -583,6 +584,6 @@ TEST("reduce refuses arguments that do not fit") {
 
 TEST("LAYER_ENSEMBLES_ISA must be a name that is known") {
   setenv("LAYER_ENSEMBLES_ISA", "avx1024", 1);
-  CHECK_THROWS(reduce_isa(), "ERR_LE_OPTION");
+  CHECK_THROWS(chosen_isa(), "ERR_LE_OPTION");
   unsetenv("LAYER_ENSEMBLES_ISA");
 }
