@@ -16,6 +16,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <optional>
+#include <string>
 
 #include "check.h"
 #include "error.h"
@@ -100,11 +102,20 @@ void compare_with_operations(const at::Tensor& logits, const at::Tensor& target,
 
 class EnvironmentValue {
  public:
-  EnvironmentValue(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  ~EnvironmentValue() { unsetenv(name_); }
+  EnvironmentValue(const char* name, const char* value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    setenv(name, value, 1);
+  }
+  ~EnvironmentValue() {
+    if (before_)
+      setenv(name_, before_->c_str(), 1);
+    else
+      unsetenv(name_);
+  }
 
  private:
   const char* name_;
+  std::optional<std::string> before_;
 };
 
 }  // namespace
