@@ -187,6 +187,7 @@ Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
   const auto work = [handle, options = to_json(info[1])]() -> Finish {
     handle->owner->get();
     const c10::Device device = resolve_device(options.string_or("device", "cpu"));
+    prepare_device(device);
     handle->dtype = resolve_precision(options.string_or("precision", "auto"), device);
     // The probe runs where the backbone is put last: on the CPU.
     handle->owner->backbone->to(c10::kCPU, false);

@@ -49,6 +49,10 @@ c10::Device resolve_device(const std::string& name) {
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
+void prepare_device(c10::Device device) {
+  if (device.is_cuda()) at::globalContext().setAllowTF32CuDNN(false);
+}
+
 bool cpu_has_bf16() {
 #if defined(__x86_64__)
   unsigned a = 0, b = 0, c = 0, d = 0;

@@ -13,6 +13,10 @@ namespace le {
 // is not there, ERR_LE_OPTION for another name.
 c10::Device resolve_device(const std::string& name);
 
+// Settings of libtorch for a device that is about to be used: on CUDA float means float, where cuDNN would
+// round it to TF32. For the whole process.
+void prepare_device(c10::Device device);
+
 // Whether the CPU has bfloat16 units (AVX-512 BF16 or AMX): without them bfloat16 is slower than float.
 bool cpu_has_bf16();
 
