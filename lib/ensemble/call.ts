@@ -2,14 +2,12 @@ import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle } from "../native/addon.js";
 
 /** From an error of the addon to this package's own, whose stack leads to the caller. */
-export function fromNative(error: unknown, below?: (...args: never[]) => unknown): unknown {
+export function fromNative(error: unknown): unknown {
   if (!(error instanceof Error)) return error;
   const { code, detail } = error as Error & { code?: unknown; detail?: unknown };
   if (typeof code !== "string" || !code.startsWith("ERR_LE_")) return error;
   const cause = typeof detail === "string" ? { cause: new Error(detail) } : undefined;
-  const own = new LayerEnsemblesError(code as ErrorCode, error.message, cause);
-  if (below) Error.captureStackTrace(own, below);
-  return own;
+  return new LayerEnsemblesError(code as ErrorCode, error.message, cause);
 }
 
 /**

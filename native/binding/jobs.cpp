@@ -125,6 +125,8 @@ Napi::Value run_job(Napi::Env env, Worker& worker, std::shared_ptr<Control> cont
                      deferred->Resolve(finish ? finish(env) : env.Undefined());
                    } catch (const Napi::Error& error) {
                      deferred->Reject(error.Value());
+                   } catch (...) {
+                     deferred->Reject(to_error(env, describe(std::current_exception())).Value());
                    }
                  });
                }});

@@ -222,11 +222,12 @@ Napi::Value forward_images(const Napi::CallbackInfo& info) {
                    Ensemble& ensemble = handle->get();
                    auto arrays = std::make_shared<std::vector<HostArray>>();
                    for (const auto& logits : forward(ensemble, images, handle->dtype)) arrays->emplace_back(logits);
-                   return [handle, arrays](Napi::Env env) {
+                   // By value: the ensemble may be disposed of before the result reaches the JavaScript thread.
+                   return [heads = ensemble.heads(), arrays](Napi::Env env) {
                      Napi::Array result = Napi::Array::New(env, arrays->size());
                      for (size_t k = 0; k < arrays->size(); ++k) {
                        Napi::Object head = (*arrays)[k].release(env).As<Napi::Object>();
-                       head.Set("name", handle->get().heads()[k].name);
+                       head.Set("name", heads[k].name);
                        result.Set(static_cast<uint32_t>(k), head);
                      }
                      return result;

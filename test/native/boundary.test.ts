@@ -161,6 +161,19 @@ describe("dispose", () => {
     await expect(LayerEnsemble.create(backbone)).rejects.toEqual(code("ERR_LE_DISPOSED"));
   });
 
+  it("may come before a result has reached JavaScript", async () => {
+    for (let i = 0; i < 20; i++) {
+      const { backbone, model } = await smallModel();
+      const pending = model.forward(noise([1, 1, 16, 16]));
+      const disposed = model.dispose();
+      const until = performance.now() + 15; // this thread is busy while both jobs end on theirs
+      while (performance.now() < until);
+      expect((await pending).size).toBe(model.heads.length);
+      await disposed;
+      await backbone.dispose();
+    }
+  });
+
   it("of the backbone ends its ensembles too", async () => {
     const { backbone, model } = await smallModel();
     await backbone[Symbol.asyncDispose]();
