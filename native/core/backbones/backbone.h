@@ -46,6 +46,8 @@ class Backbone {
   // The configuration that makes this backbone again (without its weights).
   virtual Json config() const = 0;
   virtual int64_t in_channels() const = 0;
+  // Of the input: 2 for N×C×H×W, 3 for N×C×D×H×W.
+  virtual int64_t spatial_axes() const { return 2; }
   // In registration order.
   virtual std::vector<Layer> layers() const = 0;
   // Runs one pass without gradients and without changing buffers (evaluation mode), and says which modules ran.
@@ -66,12 +68,16 @@ class Backbone {
   // until end_inference(). Outputs and taps stay the same up to rounding. A backbone that has none does nothing.
   virtual void begin_inference(at::ScalarType dtype) { (void)dtype; }
   virtual void end_inference() {}
+  // Writes the network with its present weights in the format that it came from, atomically. ERR_LE_OPTION for the
+  // networks of the zoo, which have no format of their own: their weights are saved as safetensors.
+  virtual void save(const std::string& path) const;
   // A second backbone with the same configuration and a copy of the weights.
   virtual std::unique_ptr<Backbone> clone() const = 0;
 };
 
-// {"kind": "unet" | "resnet18" | "resnet34" | "resnet50" | "plain-unet", ...}: see zoo.h. Weights are initialised from
-// config.seed without touching libtorch's global generator's later draws.
+// {"kind": "unet" | "resnet18" | "plain-unet" | ..., ...}: see zoo.h. Weights are initialised from config.seed without
+// touching libtorch's global generator's later draws. Or {"kind": "torchscript" | "exported" | "file", "file": path,
+// ...}: see imported.h.
 std::unique_ptr<Backbone> make_backbone(const Json& config);
 
 struct LoadReport {

@@ -1,8 +1,6 @@
 #include "backbones/layers.h"
 
-#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/batch_norm.h>
@@ -12,7 +10,6 @@
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/relu.h>
-#include <ATen/ops/rsqrt.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/zeros.h>
 
@@ -26,44 +23,6 @@ namespace {
 
 // Derived weights serve passes that record no gradients and change no statistics; anything else needs the parameters.
 bool evaluating(const Module& module) { return !module.training() && !at::GradMode::is_enabled(); }
-
-// oneDNN's convolution with what follows it, as PyTorch's own CPU compiler calls it. There is no C++ function for it.
-using Pointwise = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, at::IntArrayRef,
-                             at::IntArrayRef, at::IntArrayRef, int64_t, std::string_view,
-                             c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
-using PointwiseBinary = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                   const std::optional<at::Tensor>&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef,
-                                   int64_t, std::string_view, std::optional<at::Scalar>,
-                                   std::optional<std::string_view>, c10::List<std::optional<at::Scalar>>,
-                                   std::optional<std::string_view>);
-
-c10::OperatorHandle operation(const char* name, const char* overload) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload);
-}
-
-bool can_fuse(const at::Tensor& weight) {
-  if (!weight.is_cpu() || !at::globalContext().userEnabledMkldnn()) return false;
-  auto& dispatcher = c10::Dispatcher::singleton();
-  if (!dispatcher.findSchema({"mkldnn::_convolution_pointwise", "binary"})) return false;
-  if (weight.scalar_type() == at::kFloat) return true;
-  const auto supported = dispatcher.findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
-  if (!supported || weight.scalar_type() != at::kBFloat16) return false;
-  torch::jit::Stack stack;
-  supported->callBoxed(stack);
-  return stack.front().toBool();
-}
-
-// In the layout that oneDNN would otherwise make of it in every pass.
-at::Tensor packed(const at::Tensor& weight, int64_t stride, int64_t padding) {
-  torch::jit::Stack stack{weight,
-                          c10::List<int64_t>({padding, padding}),
-                          c10::List<int64_t>({stride, stride}),
-                          c10::List<int64_t>({1, 1}),
-                          int64_t{1},
-                          c10::IValue()};
-  operation("mkldnn::_reorder_convolution_weight", "").callBoxed(stack);
-  return stack.front().toTensor();
-}
 
 struct Fans {
   double in, out;
@@ -95,38 +54,20 @@ at::Tensor Conv2d::forward(const at::Tensor& x) {
   return convolve(x, weight, bias);
 }
 
-at::Tensor Conv2d::pointwise(const at::Tensor& x, std::string_view then) const {
-  static const auto run = operation("mkldnn::_convolution_pointwise", "").typed<Pointwise>();
-  return run.call(x, folded_weight_, folded_bias_, {padding_, padding_}, {stride_, stride_}, {1, 1}, 1, then,
-                  c10::List<std::optional<at::Scalar>>(), std::nullopt);
-}
-
-at::Tensor Conv2d::folded(const at::Tensor& x) const {
-  return fuses_ ? pointwise(x, "none") : convolve(x, folded_weight_, folded_bias_);
-}
-
-at::Tensor Conv2d::fused(const at::Tensor& x, const at::Tensor& shortcut) const {
-  if (!shortcut.defined()) return pointwise(x, "relu");
-  static const auto run = operation("mkldnn::_convolution_pointwise", "binary").typed<PointwiseBinary>();
-  return run.call(x, shortcut, folded_weight_, folded_bias_, {padding_, padding_}, {stride_, stride_}, {1, 1}, 1, "add",
-                  at::Scalar(1.0), "relu", c10::List<std::optional<at::Scalar>>(), std::nullopt);
-}
-
 void Conv2d::begin_inference(at::ScalarType dtype) {
   const at::NoGradGuard no_grad;
   cast_weight_ = weight.detach().to(dtype);
   cast_bias_ = bias.defined() ? bias.detach().to(dtype) : bias;
   if (!norm_) return;
-  // w·γ/σ and (b - μ)·γ/σ + β: what the two layers compute in evaluation.
-  const at::Tensor scale = norm_->weight * (norm_->running_var + BatchNorm2d::kEps).rsqrt();
-  const at::Tensor shift = bias.defined() ? bias - norm_->running_mean : -norm_->running_mean;
-  folded_weight_ = (weight * scale.view({-1, 1, 1, 1})).to(dtype).contiguous(weight.suggest_memory_format());
-  folded_bias_ = (norm_->bias + shift * scale).to(dtype);
-  fuses_ = can_fuse(folded_weight_);
-  if (fuses_) folded_weight_ = packed(folded_weight_, stride_, padding_);
+  const NormStatistics norm{norm_->weight.detach(), norm_->bias.detach(), norm_->running_mean, norm_->running_var,
+                            BatchNorm2d::kEps};
+  folded_ = FoldedConv(weight, bias, {{stride_, stride_}, {padding_, padding_}, {1, 1}, 1}, norm, dtype);
 }
 
-void Conv2d::end_inference() { cast_weight_ = cast_bias_ = folded_weight_ = folded_bias_ = at::Tensor(); }
+void Conv2d::end_inference() {
+  cast_weight_ = cast_bias_ = at::Tensor();
+  folded_ = FoldedConv();
+}
 
 BatchNorm2d::BatchNorm2d(int64_t channels)
     : weight(parameter("weight", at::ones({channels}))),
@@ -175,14 +116,15 @@ void Linear::begin_inference(at::ScalarType dtype) {
 void Linear::end_inference() { cast_weight_ = cast_bias_ = at::Tensor(); }
 
 at::Tensor conv_norm(Conv2d& conv, BatchNorm2d& norm, const at::Tensor& x) {
-  if (conv.has_folded() && evaluating(norm) && !wanted(conv)) return norm.report(conv.folded(x));
+  if (conv.folded().defined() && evaluating(norm) && !wanted(conv)) return norm.report(conv.folded()(x));
   return norm(conv(x));
 }
 
 at::Tensor conv_norm_relu(Conv2d& conv, BatchNorm2d& norm, ReLU& relu, const at::Tensor& x,
                           const at::Tensor& shortcut) {
-  if (conv.has_fused() && evaluating(norm) && !wanted(conv) && !wanted(norm))
-    return relu.report(conv.fused(x, shortcut));
+  const FoldedConv& folded = conv.folded();
+  if (folded.fuses() && evaluating(norm) && !wanted(conv) && !wanted(norm))
+    return relu.report(shortcut.defined() ? folded.then_add(x, shortcut, "relu") : folded.then(x, "relu"));
   at::Tensor y = conv_norm(conv, norm, x);
   return relu(shortcut.defined() ? y.add_(shortcut) : y);
 }

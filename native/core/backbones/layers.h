@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "backbones/folded_conv.h"
 #include "taps/hooks.h"
 
 namespace le {
@@ -23,12 +23,8 @@ class Conv2d final : public UnaryModule {
 
   // Names the batch norm that always takes this convolution's output, so that evaluation may fold the two.
   void folds_into(BatchNorm2d& norm) { norm_ = &norm; }
-  // Whether the folded convolution stands ready; folded() then gives what norm(conv(x)) would.
-  bool has_folded() const { return folded_weight_.defined(); }
-  at::Tensor folded(const at::Tensor& x) const;
-  // Whether one operation can also add and rectify; fused() then gives relu(norm(conv(x)) [+ shortcut]).
-  bool has_fused() const { return has_folded() && fuses_; }
-  at::Tensor fused(const at::Tensor& x, const at::Tensor& shortcut) const;
+  // The two as one, between begin_inference() and end_inference(); else undefined.
+  const FoldedConv& folded() const { return folded_; }
 
   void begin_inference(at::ScalarType dtype) override;
   void end_inference() override;
@@ -40,11 +36,10 @@ class Conv2d final : public UnaryModule {
 
  private:
   at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const;
-  at::Tensor pointwise(const at::Tensor& x, std::string_view then) const;
   const int64_t stride_, padding_;
   BatchNorm2d* norm_ = nullptr;
-  at::Tensor cast_weight_, cast_bias_, folded_weight_, folded_bias_;
-  bool fuses_ = false;  // the folded weight is in oneDNN's own layout, for its fused convolutions
+  at::Tensor cast_weight_, cast_bias_;
+  FoldedConv folded_;
 };
 
 // eps 1e-5, momentum 0.1, affine, with running statistics.

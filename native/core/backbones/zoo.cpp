@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "backbones/imported.h"
 #include "backbones/native_backbone.h"
 #include "backbones/plain_unet.h"
 #include "backbones/resnet.h"
@@ -118,6 +119,7 @@ std::vector<std::string> backbone_kinds() { return {"unet", "plain-unet", "resne
 
 std::unique_ptr<Backbone> make_backbone(const Json& config) {
   const std::string& kind = config.at("kind").string("kind");
+  if (kind == "torchscript" || kind == "exported" || kind == "file") return load_imported(config);
   const int64_t seed = config.integer_or("seed", 0);
   at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
   if (kind == "unet") return make_unet(config, seed, generator);
@@ -126,6 +128,11 @@ std::unique_ptr<Backbone> make_backbone(const Json& config) {
   if (std::find(kinds.begin(), kinds.end(), kind) != kinds.end()) return make_resnet(kind, config, seed, generator);
   fail(code::kOption, "Expected one of ", listed(kinds), " for option 'kind' but received '", kind, "': did you mean '",
        nearest_names(kind, kinds, 1).front(), "'?");
+}
+
+void Backbone::save(const std::string& path) const {
+  fail(code::kOption, "Expected a network that came from a model file but received one of this package's own for ",
+       path, ": save its weights as .safetensors.");
 }
 
 LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors, bool strict,

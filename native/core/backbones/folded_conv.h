@@ -1,0 +1,50 @@
+#pragma once
+// A convolution made ready for evaluation: a batch norm folded into its weights, these cast and laid out as oneDNN
+// wants them, and what follows (an activation, a shortcut) done in the same operation where that is possible.
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace le {
+
+// One number per spatial axis.
+struct ConvGeometry {
+  std::vector<int64_t> stride, padding, dilation;
+  int64_t groups = 1;
+};
+
+// What batch norm does in evaluation: (x - mean) / √(var + eps) · weight + bias. weight and bias may be undefined.
+struct NormStatistics {
+  at::Tensor weight, bias, mean, var;
+  double eps = 1e-5;
+};
+
+class FoldedConv {
+ public:
+  FoldedConv() = default;
+  // bias may be undefined; norm absent: the convolution alone. Everything is computed in the weights' own type and then
+  // cast to `dtype`. The weights are copied: later changes to them do not show.
+  FoldedConv(const at::Tensor& weight, const at::Tensor& bias, ConvGeometry geometry,
+             const std::optional<NormStatistics>& norm, at::ScalarType dtype);
+
+  bool defined() const { return weight_.defined(); }
+  // Whether one operation can also add and activate: then_*() may be called.
+  bool fuses() const { return fuses_; }
+
+  // norm(conv(x)). x has the type given to the constructor.
+  at::Tensor operator()(const at::Tensor& x) const;
+  // activation(norm(conv(x))); activation: "relu", or another that oneDNN fuses ("hardswish", "swish", "sigmoid", …).
+  at::Tensor then(const at::Tensor& x, std::string_view activation) const;
+  // activation(norm(conv(x)) + shortcut); activation: "relu", or "none".
+  at::Tensor then_add(const at::Tensor& x, const at::Tensor& shortcut, std::string_view activation) const;
+
+ private:
+  ConvGeometry geometry_;
+  at::Tensor weight_, bias_;
+  bool fuses_ = false;  // the weight is in oneDNN's own layout
+};
+
+}  // namespace le
