@@ -43,6 +43,22 @@ Json::Object ImportOptions::json() const {
   return result;
 }
 
+const char* kind_name(FileKind kind) {
+  switch (kind) {
+    case FileKind::kScript:
+      return "torchscript";
+    case FileKind::kExported:
+      return "exported";
+    case FileKind::kStateDict:
+      return "state-dict";
+    case FileKind::kSafetensors:
+      return "safetensors";
+    case FileKind::kUnknown:
+      break;
+  }
+  return "unknown";
+}
+
 std::unique_ptr<Backbone> load_imported(const Json& config) {
   const ImportOptions options = ImportOptions::from(config);
   const std::string& kind = config.at("kind").string("kind");
