@@ -12,8 +12,8 @@ const PASSIVE = /^(Identity|Upsample|Flatten)$|Pool|^Dropout/;
  *
  * @param layers what `Backbone.probe()` returned: layers with output shapes, in execution order
  * @param options.count how many to take, evenly spread over depth. Default: one for each stretch
- * @param options.final whether the network's own output is a head: then the last stretch, which ends in that output, is
- *   left out. Default: true
+ * @param options.final whether the network's own output is a head: then the last stretch, where it ends in that output,
+ *   is left out. Default: true
  * @throws ERR_LE_OPTION where fewer than `count` are found, or the layers have no shapes
  */
 export function autoTaps(
@@ -36,7 +36,8 @@ export function autoTaps(
     size = own;
     stretches.at(-1)?.push(layer);
   }
-  if (final) stretches.pop();
+  // A network that ends in a vector, as a classifier does, has no stretch that ends in its output.
+  if (final && layers.findLast(({ calls }) => calls !== 0) === ran.at(-1)) stretches.pop();
   const candidates = stretches.map(distinct);
   const most = candidates.reduce((sum, { length }) => sum + length, 0);
   if (count !== undefined && (!Number.isInteger(count) || count < 1 || count > most))
