@@ -50,7 +50,7 @@ export async function tryModel(
       {
         stdio: ["pipe", "pipe", "ignore"],
         env: { ...process.env, LAYER_ENSEMBLES_LIBTORCH: libtorch.folder, NODE_OPTIONS: "" },
-        timeout: seconds * 1000,
+        timeout: Math.ceil(seconds * 1000),
         killSignal: "SIGKILL",
       },
     );
