@@ -45,6 +45,22 @@ Json::Object ImportOptions::json() const {
   return result;
 }
 
+const char* kind_name(FileKind kind) {
+  switch (kind) {
+    case FileKind::kScript:
+      return "torchscript";
+    case FileKind::kExported:
+      return "exported";
+    case FileKind::kStateDict:
+      return "state-dict";
+    case FileKind::kSafetensors:
+      return "safetensors";
+    case FileKind::kUnknown:
+      break;
+  }
+  return "unknown";
+}
+
 FileKind file_kind(const std::string& path) {
   if (Archive::is_archive(path)) {
     const Archive archive(path);
