@@ -26,6 +26,7 @@ export {
   type PredictOptions,
 } from "./ensemble/layer-ensemble.js";
 export { MAP_NAMES, type Prediction } from "./ensemble/prediction.js";
+export { imagenetWeights, type WeightsOptions } from "./ensemble/pretrained.js";
 export { type Run, readRun } from "./ensemble/run.js";
 export { autoTaps } from "./ensemble/taps.js";
 export type {

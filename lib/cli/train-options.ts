@@ -124,7 +124,7 @@ export function trainOptions(): Command {
     .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS))
     .option("--model <file>", "the network: a TorchScript or torch.export file, instead of --backbone", text);
   withModelOptions(withBackboneOptions(command))
-    .option("--encoder-weights <file>", "safetensors file to start the encoder from", text)
+    .option("--encoder-weights <file>", "weights to start the encoder from: a file, or imagenet (fetched once)", text)
     .option("--freeze-backbone", "train the heads only")
     .option(
       "--taps <taps>",

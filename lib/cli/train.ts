@@ -43,7 +43,7 @@ async function train(flags: TrainFlags, command: Command, session: Session): Pro
 
   setThreads(options);
   const isNew = !existsSync(run);
-  const { backbone, model } = await build(options, dataset, run);
+  const { backbone, model } = await build(options, dataset, run, session);
   try {
     const notes: RunNotes = {
       preprocessing: dataset.preprocessing,
@@ -135,15 +135,14 @@ async function build(
   options: TrainOptions,
   dataset: Dataset,
   run: string,
+  session: Session,
 ): Promise<{ backbone: Backbone; model: LayerEnsemble }> {
   const { LayerEnsemble } = await import("../ensemble/layer-ensemble.js");
   const { autoTaps } = await import("../ensemble/taps.js");
   const { classes } = dataset;
   const started = existsSync(path.join(run, "state.safetensors"));
-  const backbone = await makeBackbone(options, classes, started ? run : null);
+  const backbone = await makeBackbone(options, classes, started ? run : null, session);
   try {
-    if (options.encoderWeights !== undefined && !started)
-      await backbone.loadWeights(options.encoderWeights, { part: "encoder" });
     const auto = options.taps.kind === "auto" ? options.taps : null;
     const names =
       options.taps.kind === "names"
@@ -171,15 +170,23 @@ async function build(
 }
 
 /** The network to train; that of a run that is gone on with has its copy there. */
-async function makeBackbone(options: TrainOptions, classes: number, run: string | null): Promise<Backbone> {
+async function makeBackbone(
+  options: TrainOptions,
+  classes: number,
+  run: string | null,
+  session: Session,
+): Promise<Backbone> {
   const { Backbone } = await import("../ensemble/backbone.js");
-  if (options.model === undefined)
+  if (options.model === undefined) {
+    const weights = run === null ? await encoderWeights(options, session) : undefined;
     return Backbone.create(options.backbone, {
       ...backboneOptions(options),
+      ...(weights !== undefined && { encoderWeights: weights }),
       inChannels: options.channels,
       classes: options.backbone.startsWith("resnet") ? 0 : classes,
       seed: options.seed,
     });
+  }
   if (run !== null) {
     const { readRun } = await import("../ensemble/run.js");
     return Backbone.fromConfig((await readRun(run)).backbone, run);
@@ -190,6 +197,14 @@ async function makeBackbone(options: TrainOptions, classes: number, run: string 
   throw new UsageError(
     `${options.model} takes images of ${backbone.inChannels} channels, but --channels is ${options.channels}`,
   );
+}
+
+/** The file to start the encoder from. `imagenet` is fetched here, where there is a terminal to say so. */
+async function encoderWeights(options: TrainOptions, { signal }: Session): Promise<string | undefined> {
+  if (options.encoderWeights !== "imagenet") return options.encoderWeights;
+  const { imagenetWeights } = await import("../ensemble/pretrained.js");
+  const { installProgressPrinter } = await import("../native/progress.js");
+  return imagenetWeights(options.encoder ?? "resnet18", { signal, onProgress: installProgressPrinter(process.stderr) });
 }
 
 /** Names as they are, and of each pattern the layers with a feature map that fit it, in execution order. */

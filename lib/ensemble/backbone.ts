@@ -20,6 +20,14 @@ export interface BackboneOptions {
   seed?: number;
   /** unet: encoder. @default "resnet18" */
   encoder?: "resnet18" | "resnet34" | "resnet50";
+  /**
+   * Networks with an encoder: a file of weights to start it from (safetensors, or a state dict by `torch.save`; of the
+   * classifier, whose last layer is left out, or of a network with such an encoder), or `"imagenet"` for torchvision's,
+   * which are fetched once. Where `inChannels` differs, each filter of the first convolution becomes its mean over its
+   * input channels, repeated for each new channel and scaled by old/new channels: a grey image in every channel gives the
+   * response that it gave before. The recorded configuration does not keep it: a run has its own weights. @default none
+   */
+  encoderWeights?: string;
   /** unet: channels of the five decoder blocks. @default [256, 128, 64, 32, 16] */
   decoderChannels?: number[];
   /** unet: attention in the decoder; `"scse"` is concurrent spatial and channel squeeze and excitation. @default null */
@@ -144,15 +152,29 @@ export class Backbone {
   }
 
   /**
-   * Builds a network with fresh weights.
-   * @throws ERR_LE_OPTION for a kind or an option that does not exist
+   * Builds a network with fresh weights, or with an encoder that has learned elsewhere: `encoderWeights`.
+   * @throws ERR_LE_OPTION for a kind or an option that does not exist; ERR_LE_CHECKPOINT and ERR_LE_IO for weights that
+   *   do not fit or cannot be read or fetched
    */
   static async create(kind: BackboneKind, options: BackboneOptions = {}): Promise<Backbone> {
     const specs = Object.hasOwn(KINDS, kind) ? KINDS[kind] : undefined;
     if (!specs) checkOptions("backbone", { kind }, { kind: option.oneOf(Object.keys(KINDS)) });
-    checkOptions(`backbone ${kind}`, options, specs as OptionSpecs);
+    const withEncoder = specs && "encoder" in specs ? { ...specs, encoderWeights: option.string() } : specs;
+    checkOptions(`backbone ${kind}`, options, withEncoder as OptionSpecs);
+    const { encoderWeights, ...rest } = options;
     const defaults = kind.startsWith("resnet") ? {} : { inChannels: 1, classes: 2 };
-    return Backbone.#make({ ...defaults, ...options, kind });
+    const backbone = await Backbone.#make({ ...defaults, ...rest, kind });
+    if (encoderWeights === undefined) return backbone;
+    try {
+      const { imagenetWeights } = await import("./pretrained.js");
+      const file =
+        encoderWeights === "imagenet" ? await imagenetWeights(backbone.config.encoder as string) : encoderWeights;
+      await backbone.#run(() => backbone.#addon.loadEncoder(backbone.handle(), file));
+      return backbone;
+    } catch (error) {
+      await backbone.dispose();
+      throw error;
+    }
   }
 
   /**
@@ -252,7 +274,9 @@ export class Backbone {
   }
 
   /**
-   * Loads weights from a safetensors file.
+   * Loads weights from a file, which is known by its content: safetensors, or a state dict that Python wrote with
+   * `torch.save` (also under "state_dict", "model_state_dict" or "model", and with DataParallel's "module."). Of such a
+   * file only tensors and plain containers are read; nothing in it is executed.
    * @param options.strict whether a missing or unexpected name is an error that lists them. Default true
    * @param options.part load only what lies below this name, with the file's names relative to it: `"encoder"` takes a
    *   ResNet's own state dict

@@ -55,6 +55,8 @@ export interface Addon {
     strict: boolean,
     prefix: string,
   ): Promise<{ missing: string[]; unexpected: string[] }>;
+  /** A classifier's weights, fitted to the network's encoder. */
+  loadEncoder(backbone: Handle, path: string): Promise<void>;
   saveBackbone(backbone: Handle, path: string, prefix: string): Promise<void>;
   /** In the format that the network came from. */
   saveModel(backbone: Handle, path: string): Promise<void>;

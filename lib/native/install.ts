@@ -1,14 +1,14 @@
 import { spawn } from "node:child_process";
-import { createHash, randomUUID } from "node:crypto";
-import { createReadStream, createWriteStream, existsSync } from "node:fs";
-import { cp, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { createWriteStream, existsSync } from "node:fs";
+import { cp, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import path from "node:path";
-import { Readable } from "node:stream";
+import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import yauzl from "yauzl";
 import { LayerEnsemblesError } from "../errors.js";
+import { DownloadError, download, hashFile, reasonOf, wrongChecksum } from "./download.js";
 import { cacheFolder, inspectLibtorch, type Libtorch, libraryName, readVersion } from "./locate.js";
 import { lock } from "./lock.js";
 import { LIBTORCH_VERSION } from "./package.js";
@@ -59,9 +59,6 @@ const KNOWN_SHA256: Record<string, string> = {
   "libtorch-shared-with-deps-2.13.0+cu130.zip": "945c5a3d946a28b387ad9dc9fddda7ba03e35fae1375b84ebff15df789436f82",
   "libtorch-macos-arm64-2.13.0.zip": "1e10c6c4dc2764150c9fb2ad28e1889191302734e7f939108e5d2f22f21a06f8",
 };
-
-const IDLE_TIMEOUT = 60_000;
-const ATTEMPTS = 5;
 
 /**
  * Puts a libtorch into the user cache, where the search finds it. Safe to run several times at once; a download that was
@@ -138,7 +135,7 @@ async function obtain(job: Job): Promise<string> {
   if (job.from) {
     const from = job.from.startsWith("file:") ? fileURLToPath(job.from) : job.from;
     if (/^https?:\/\//i.test(from)) {
-      await unpack(await download(from, job, job.sha256), tree, job);
+      await unpack(await fetchArchive(from, job, job.sha256), tree, job);
       return tree;
     }
     const info = await stat(from).catch(() => null);
@@ -162,7 +159,7 @@ async function obtain(job: Job): Promise<string> {
   if (archive) {
     const url = `${job.base ?? DOWNLOAD_BASE}/${archive.folder}/${encodeURIComponent(archive.name)}`;
     try {
-      const zip = await download(url, job, job.sha256 ?? KNOWN_SHA256[archive.name]);
+      const zip = await fetchArchive(url, job, job.sha256 ?? KNOWN_SHA256[archive.name]);
       await unpack(zip, tree, job);
       await rm(zip, { force: true });
       return tree;
@@ -223,127 +220,35 @@ function checkTree(tree: string, version: string, flavour: string): Libtorch {
 // ---- download ----
 
 /** Fetches `url` into the cache, resuming what an earlier attempt left. Gives the path of the complete file. */
-async function download(url: string, job: Job, sha256: string | undefined): Promise<string> {
+async function fetchArchive(url: string, job: Job, sha256: string | undefined): Promise<string> {
   const folder = path.join(job.cache, "downloads");
-  await mkdir(folder, { recursive: true });
   const name = decodeURIComponent(new URL(url).pathname.split("/").pop() || "archive").replace(/[^\w.+-]/g, "_");
   const file = path.join(folder, name);
-  if (existsSync(file) && sha256) {
-    if ((await hashFile(file)) === sha256.toLowerCase()) return file;
-    await rm(file);
-  }
-  const part = `${file}.part`;
-  let lastFailure: unknown;
-  for (let attempt = 1, size = -1; attempt <= ATTEMPTS; attempt++) {
-    try {
-      await fetchInto(part, url, job);
-      if (sha256) await verify(part, sha256, job);
-      await rename(part, file);
-      await rm(`${part}.json`, { force: true });
-      return file;
-    } catch (error) {
-      if (error instanceof LayerEnsemblesError || job.signal?.aborted) throw error;
-      if ((error as NodeJS.ErrnoException).syscall && (error as NodeJS.ErrnoException).code !== "ECONNRESET")
-        throw error;
-      lastFailure = error;
-      // A server that cannot be reached is given up at once; one that breaks off gets further attempts while it delivers.
-      const now = (await stat(part).catch(() => null))?.size ?? 0;
-      if (now <= Math.max(size, 0)) break;
-      size = now;
-      job.report({ stage: "note", detail: `${reasonOf(error)}; resuming at ${now} bytes` });
-      await sleep(Math.min(200 * 2 ** attempt, 5_000), undefined, { signal: job.signal });
-    }
-  }
-  throw new LayerEnsemblesError(
-    "ERR_LE_LIBTORCH_NOT_FOUND",
-    `Expected libtorch from ${url} but received: ${reasonOf(lastFailure)}`,
-    { cause: lastFailure },
-  );
-}
-
-/** One request that completes `part`, from where it stands if the server's file is still the same. */
-async function fetchInto(part: string, url: string, job: Job): Promise<void> {
-  const had = await stat(part).catch(() => null);
-  const tag = had ? await readTag(`${part}.json`, url) : null;
-  if (had && !tag) await rm(part, { force: true });
-  const start = had && tag ? had.size : 0;
-
-  const watchdog = new AbortController();
-  const signal = job.signal ? AbortSignal.any([job.signal, watchdog.signal]) : watchdog.signal;
-  let timer: NodeJS.Timeout | undefined;
-  const expectWithin = (milliseconds: number, what: string) => {
-    clearTimeout(timer);
-    timer = setTimeout(() => watchdog.abort(new Error(`${what} within ${milliseconds / 1000} s`)), milliseconds);
-  };
+  const { signal, connectTimeout, report } = job;
   try {
-    expectWithin(job.connectTimeout ?? 10_000, "the server did not answer");
-    const headers: Record<string, string> = { "accept-encoding": "identity" };
-    if (start > 0 && tag) Object.assign(headers, { range: `bytes=${start}-`, "if-range": tag });
-    const response = await fetch(url, { headers, signal });
-    if (response.status === 416) {
-      await response.body?.cancel();
-      await rm(part, { force: true });
-      return await fetchInto(part, url, job);
+    if (sha256 && existsSync(file)) {
+      if ((await hashFile(file)) === sha256.toLowerCase()) return file;
+      await rm(file);
     }
-    if (!response.ok || !response.body) throw new HttpError(`HTTP ${response.status} ${response.statusText}`);
-    const resumed = response.status === 206;
-    const offset = resumed ? start : 0;
-    const length = Number(response.headers.get("content-length") ?? Number.NaN);
-    const total = Number.isFinite(length) ? offset + length : null;
-    const newTag = response.headers.get("etag") ?? response.headers.get("last-modified");
-    if (newTag && !newTag.startsWith("W/")) await writeFile(`${part}.json`, JSON.stringify({ url, tag: newTag }));
-    else await rm(`${part}.json`, { force: true });
-
-    let done = offset;
-    const counted = async function* (body: AsyncIterable<Uint8Array>) {
-      for await (const chunk of body) {
-        done += chunk.length;
-        expectWithin(IDLE_TIMEOUT, "no data came");
-        job.report({ stage: "download", detail: url, done, total });
-        yield chunk;
-      }
-    };
-    job.report({ stage: "download", detail: url, done, total });
-    const body = Readable.fromWeb(response.body as import("node:stream/web").ReadableStream);
-    await pipeline(body, counted, createWriteStream(part, { flags: resumed ? "a" : "w" }), { signal });
-    if (total !== null && done !== total) throw new HttpError(`the server sent ${done} of ${total} bytes`);
+    await download(url, file, { sha256, signal, connectTimeout, report });
+    return file;
   } catch (error) {
-    throw watchdog.signal.aborted ? watchdog.signal.reason : error;
-  } finally {
-    clearTimeout(timer);
+    if (!(error instanceof DownloadError)) throw error;
+    const broken = error.kind === "checksum";
+    throw new LayerEnsemblesError(
+      broken ? "ERR_LE_LIBTORCH_BROKEN" : "ERR_LE_LIBTORCH_NOT_FOUND",
+      broken ? `${error.message}. ${CHECKSUM_FIX}` : `Expected libtorch from ${url} but received: ${error.message}`,
+      { cause: error.cause },
+    );
   }
 }
 
-class HttpError extends Error {}
-
-async function readTag(file: string, url: string): Promise<string | null> {
-  try {
-    const saved = JSON.parse(await readFile(file, "utf8"));
-    return saved.url === url && typeof saved.tag === "string" ? saved.tag : null;
-  } catch {
-    return null;
-  }
-}
-
-async function hashFile(file: string): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of createReadStream(file)) hash.update(chunk);
-  return hash.digest("hex");
-}
+const CHECKSUM_FIX = "Fix: try again, or check the source of the file.";
 
 async function verify(file: string, sha256: string, job: Job): Promise<void> {
   job.report({ stage: "check", detail: file });
-  const actual = await hashFile(file);
-  if (actual === sha256.toLowerCase()) return;
-  if (file.endsWith(".part")) {
-    await rm(file, { force: true });
-    await rm(`${file}.json`, { force: true });
-  }
-  throw new LayerEnsemblesError(
-    "ERR_LE_LIBTORCH_BROKEN",
-    `Expected SHA-256 ${sha256.toLowerCase()} for ${path.basename(file).replace(/\.part$/, "")} but received ${actual}. ` +
-      "Fix: try again, or check the source of the file.",
-  );
+  const wrong = await wrongChecksum(file, sha256);
+  if (wrong) throw new LayerEnsemblesError("ERR_LE_LIBTORCH_BROKEN", `${wrong}. ${CHECKSUM_FIX}`);
 }
 
 // ---- pip ----
@@ -493,12 +398,6 @@ async function removeLeftovers(cache: string, name: string): Promise<void> {
   for (const entry of await readdir(cache)) {
     if (entry.startsWith(`.${name}-`)) await rm(path.join(cache, entry), { recursive: true, force: true });
   }
-}
-
-function reasonOf(error: unknown): string {
-  const cause = (error as { cause?: { code?: string; message?: string } })?.cause;
-  const message = (error as Error)?.message ?? String(error);
-  return cause?.message ? `${message} (${cause.message})` : cause?.code ? `${message} (${cause.code})` : message;
 }
 
 function typed(error: unknown, cache: string, signal: AbortSignal | undefined): unknown {

@@ -58,10 +58,15 @@ export function libraryName(name: string): string {
   return `lib${name}${LIBRARY_SUFFIX}`;
 }
 
+/** The folder of what this package fetches for a user. */
+export function userCache(env: NodeJS.ProcessEnv = process.env): string {
+  const base = env.XDG_CACHE_HOME && path.isAbsolute(env.XDG_CACHE_HOME) ? env.XDG_CACHE_HOME : null;
+  return path.join(base ?? path.join(env.HOME || os.homedir(), ".cache"), "layer-ensembles");
+}
+
 /** The folder that `install-libtorch` fills, one sub-folder per version and flavour. */
 export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
-  const base = env.XDG_CACHE_HOME && path.isAbsolute(env.XDG_CACHE_HOME) ? env.XDG_CACHE_HOME : null;
-  return path.join(base ?? path.join(env.HOME || os.homedir(), ".cache"), "layer-ensembles", "libtorch");
+  return path.join(userCache(env), "libtorch");
 }
 
 /** `"2.13.0+cpu"` → `"2.13"`. C++ symbols and layouts are stable within one major.minor only. */

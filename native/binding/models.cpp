@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backbones/backbone.h"
+#include "backbones/encoder_weights.h"
 #include "backbones/imported.h"
 #include "convert.h"
 #include "device.h"
@@ -14,6 +15,7 @@
 #include "jobs.h"
 #include "predict.h"
 #include "train.h"
+#include "weights_file.h"
 
 namespace le::binding {
 
@@ -161,14 +163,35 @@ Napi::Value trace_backbone(const Napi::CallbackInfo& info) {
   });
 }
 
+// Adds the file's name to an error that does not know it.
+template <class Work>
+auto of_file(const std::string& path, Work work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    if (error.code() != code::kCheckpoint || std::string(error.what()).find(path) != std::string::npos) throw;
+    throw Error(error.code(), path + ": " + error.what(), error.cause());
+  }
+}
+
+// loadEncoder(backbone, path) → Promise<void>
+Napi::Value load_encoder_weights(const Napi::CallbackInfo& info) {
+  auto handle = backbone_of(info);
+  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
+                 [handle, path = to_string(info[1], "path")]() -> Finish {
+                   of_file(path, [&] { load_encoder(handle->get(), read_weights(path)); });
+                   return {};
+                 });
+}
+
 // loadBackbone(backbone, path, strict, prefix) → Promise<{missing, unexpected}>
 Napi::Value load_backbone(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
   return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
                  [handle, path = to_string(info[1], "path"), strict = info[2].ToBoolean().Value(),
                   prefix = to_string(info[3], "prefix")]() -> Finish {
-                   const auto file = read_safetensors(path);
-                   const LoadReport report = load_weights(handle->get(), file.tensors, strict, prefix);
+                   const LoadReport report =
+                       of_file(path, [&] { return load_weights(handle->get(), read_weights(path), strict, prefix); });
                    return finish_json(
                        Json::Object{{"missing", Json::Array(report.missing.begin(), report.missing.end())},
                                     {"unexpected", Json::Array(report.unexpected.begin(), report.unexpected.end())}});
@@ -416,13 +439,7 @@ Napi::Value load_ensemble(const Napi::CallbackInfo& info) {
   auto handle = ensemble_of(info);
   return run_job(info.Env(), *handle->owner->worker, std::make_shared<Control>(),
                  [handle, path = to_string(info[1], "path")]() -> Finish {
-                   try {
-                     handle->get().load_state(read_safetensors(path).tensors);
-                   } catch (const Error& error) {
-                     if (error.code() != code::kCheckpoint || std::string(error.what()).find(path) != std::string::npos)
-                       throw;
-                     throw Error(error.code(), path + ": " + error.what(), error.cause());
-                   }
+                   of_file(path, [&] { handle->get().load_state(read_safetensors(path).tensors); });
                    return {};
                  });
 }
@@ -458,6 +475,7 @@ void export_models(Napi::Env env, Napi::Object exports) {
   add.operator()<dispose_backbone>("disposeBackbone");
   add.operator()<trace_backbone>("traceBackbone");
   add.operator()<load_backbone>("loadBackbone");
+  add.operator()<load_encoder_weights>("loadEncoder");
   add.operator()<save_backbone>("saveBackbone");
   add.operator()<save_model>("saveModel");
   add.operator()<kind_of_file>("fileKind");

@@ -18,9 +18,7 @@ using test::write_bytes;
 namespace {
 
 // Made by scripts/models/make_weight_fixtures.py.
-std::string fixture(const std::string& name) {
-  return (std::filesystem::path(__FILE__).parent_path() / "../../test/fixtures/weights" / name).string();
-}
+std::string fixture(const std::string& name) { return std::string(LE_FIXTURES) + "/weights/" + name; }
 
 std::string message_of(const std::function<void()>& work) {
   try {

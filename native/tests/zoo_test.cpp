@@ -5,6 +5,7 @@
 
 #include <set>
 
+#include "backbones/encoder_weights.h"
 #include "error.h"
 // After libtorch, which has a CHECK of its own.
 #include "check.h"
@@ -13,8 +14,8 @@ using namespace le;
 
 namespace {
 
-Json config(const char* text) { return Json::parse(text, code::kOption); }
-std::unique_ptr<Backbone> make(const char* text) { return make_backbone(config(text)); }
+Json config(const std::string& text) { return Json::parse(text, code::kOption); }
+std::unique_ptr<Backbone> make(const std::string& text) { return make_backbone(config(text)); }
 
 const char* const kSmallUnet = R"({"kind":"unet","inChannels":1,"classes":2,"decoderChannels":[32,16,16,16,16]})";
 const char* const kSmall = R"({"kind":"plain-unet","width":4,"depth":3})";
@@ -276,6 +277,45 @@ TEST("zoo: an encoder loads alone, from its own file or from a whole network's")
   CHECK(contains(message_of([&] { load_weights(*unet, with_classifier, true, "encoder."); }, code::kCheckpoint),
                  "fc.weight"));
   CHECK(load_weights(*unet, with_classifier, false, "encoder.").unexpected.size() == 2);
+}
+
+TEST("zoo: a classifier becomes an encoder, whatever the number of its input channels") {
+  const std::string head = R"("classes":3,"decoderChannels":[8,8,8,8,8])";
+  const auto donor = state(*make(R"({"kind":"resnet18","inChannels":3,"classes":4,"seed":3})"));
+  const at::Tensor filters = donor.at("conv1.weight");
+  for (const int64_t channels : {1, 2, 3, 5}) {
+    const auto unet = make(R"({"kind":"unet",)" + head + R"(,"inChannels":)" + std::to_string(channels) + "}");
+    const auto before = state(*unet);
+    load_encoder(*unet, donor);
+    const auto after = state(*unet);
+    CHECK(at::equal(after.at("encoder.layer4.1.conv2.weight"), donor.at("layer4.1.conv2.weight")));
+    CHECK(at::equal(after.at("decoder.blocks.0.conv1.0.weight"), before.at("decoder.blocks.0.conv1.0.weight")));
+    const at::Tensor adapted = after.at("encoder.conv1.weight");
+    if (channels == 3) {
+      CHECK(at::equal(adapted, filters));
+      continue;
+    }
+    CHECK(at::allclose(adapted, (filters.mean(1, true) * (3.0 / double(channels))).expand_as(adapted), 1e-6, 1e-7));
+    // A grey image in every channel gives the response that it gave before.
+    const at::Tensor grey = at::rand({1, 1, 16, 16});
+    const auto response = [&](const at::Tensor& weight) {
+      return at::conv2d(grey.expand({1, weight.size(1), 16, 16}).contiguous(), weight);
+    };
+    CHECK(at::allclose(response(adapted), response(filters), 1e-4, 1e-5));
+    // From a whole network with such an encoder too.
+    const auto other = make(R"({"kind":"unet",)" + head + R"(,"inChannels":3})");
+    load_encoder(*other, after);
+    CHECK(at::equal(state(*other).at("encoder.layer4.1.conv2.weight"), donor.at("layer4.1.conv2.weight")));
+  }
+  const auto unet = make(R"({"kind":"unet",)" + head + "}");
+  const auto before = state(*unet);
+  auto wrong = donor;
+  wrong.erase("layer1.0.conv1.weight");
+  CHECK(contains(message_of([&] { load_encoder(*unet, wrong); }, code::kCheckpoint), "layer1.0.conv1.weight"));
+  CHECK_THROWS(load_encoder(*unet, state(*make(R"({"kind":"resnet34"})"))), code::kCheckpoint);
+  CHECK_THROWS(load_encoder(*unet, {}), code::kCheckpoint);
+  CHECK(same(before, state(*unet)));
+  CHECK_THROWS(load_encoder(*make(kSmall), donor), code::kOption);
 }
 
 TEST("zoo: derived weights give the same, follow the weights, and end with training") {

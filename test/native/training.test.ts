@@ -283,4 +283,43 @@ describe("weights of a backbone", () => {
     await unet.dispose();
     await other.dispose();
   });
+
+  it("come from state dicts of Python, and from nothing that asks for more", async () => {
+    const resnet = await Backbone.create("resnet18", { classes: 0 });
+    const fixture = (name: string) => path.join(import.meta.dirname, "../fixtures/weights", name);
+    await expect(resnet.loadWeights(fixture("checkpoint.pth"))).rejects.toMatchObject({
+      code: "ERR_LE_CHECKPOINT",
+      message: expect.stringMatching(/checkpoint\.pth.*unexpected: bias, weight/s),
+    });
+    const report = await resnet.loadWeights(fixture("legacy.pth"), { strict: false });
+    expect(report.unexpected).toContain("bfloat16");
+    await expect(resnet.loadWeights(fixture("module.pth"))).rejects.toMatchObject({
+      code: "ERR_LE_CHECKPOINT",
+      message: expect.stringContaining("save model.state_dict()"),
+    });
+    await resnet.dispose();
+  });
+
+  it("start an encoder, for any number of channels, without staying in the configuration", async () => {
+    const donor = await Backbone.create("resnet18", { classes: 4, seed: 7 });
+    const file = path.join(folder, "donor.safetensors");
+    await donor.save(file);
+    const fresh = await Backbone.create("unet", { inChannels: 1 });
+    const started = await Backbone.create("unet", { inChannels: 1, encoderWeights: file });
+    expect(started.config).toEqual(fresh.config);
+    const [encoder, part] = [path.join(folder, "started"), path.join(folder, "part")];
+    await started.save(encoder, { part: "encoder" });
+    await donor.save(part, { part: "layer3" });
+    const again = await Backbone.create("resnet18", { classes: 4, inChannels: 1 });
+    await again.loadWeights(encoder, { strict: false });
+    const same = path.join(folder, "same");
+    await again.save(same, { part: "layer3" });
+    expect(readFileSync(same).equals(readFileSync(part))).toBe(true);
+    const create = (encoderWeights: string, encoder: "resnet18" | "resnet34" = "resnet18") =>
+      Backbone.create("unet", { encoder, encoderWeights });
+    await expect(create(file, "resnet34")).rejects.toEqual(code("ERR_LE_CHECKPOINT"));
+    await expect(create(path.join(folder, "nowhere"))).rejects.toEqual(code("ERR_LE_IO"));
+    await expect(Backbone.create("plain-unet", { encoderWeights: file })).rejects.toEqual(code("ERR_LE_OPTION"));
+    for (const backbone of [donor, fresh, started, again]) await backbone.dispose();
+  });
 });

@@ -1,8 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
-import http from "node:http";
-import type { AddressInfo } from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -10,45 +8,11 @@ import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { type InstallProgress, installLibtorch } from "../../lib/native/install.js";
 import { libraryName, searchLibtorch } from "../../lib/native/locate.js";
 import { fakeArchive, fakeLibtorch, temporaryFolder } from "../support/libtorch.js";
+import { cutOff, serve, unreachable } from "../support/server.js";
 
 const sha256 = (data: Buffer) => createHash("sha256").update(data).digest("hex");
 const error = (code: string, message: string | RegExp) =>
   expect.objectContaining({ name: "LayerEnsemblesError", code, message: expect.stringMatching(message) });
-
-interface Request {
-  url: string;
-  range: string | undefined;
-}
-
-/** A server on this machine; `answer` may treat single requests in its own way by returning true. */
-async function serve(
-  data: Buffer,
-  answer: (n: number, request: http.IncomingMessage, response: http.ServerResponse) => boolean = () => false,
-  etag = '"1"',
-) {
-  const requests: Request[] = [];
-  const server = http.createServer((request, response) => {
-    const range = request.headers.range;
-    requests.push({ url: request.url ?? "", range });
-    if (answer(requests.length, request, response)) return;
-    const start = range && request.headers["if-range"] === etag ? Number(/bytes=(\d+)-/.exec(range)?.[1]) : 0;
-    response.writeHead(start ? 206 : 200, { etag, "content-length": data.length - start });
-    response.end(data.subarray(start));
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  onTestFinished(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-  return { requests, base: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
-}
-
-/** Sends the first `bytes` and breaks the connection. */
-function cutOff(response: http.ServerResponse, data: Buffer, start: number, bytes: number, etag = '"1"') {
-  response.writeHead(start ? 206 : 200, { etag, "content-length": data.length - start });
-  response.write(data.subarray(start, start + bytes), () => setTimeout(() => response.destroy(), 50));
-  return true;
-}
 
 /** Puts a `python3` before all others. */
 function fakePython(script: string): void {
@@ -62,7 +26,6 @@ function fakePython(script: string): void {
 }
 
 const noPython = () => fakePython('echo "/usr/bin/python3: No module named pip" >&2; exit 1');
-const unreachable = "http://127.0.0.1:9";
 const partsOf = (cache: string) => (existsSync(cache) ? readdirSync(cache).filter((name) => name !== "downloads") : []);
 
 describe("installLibtorch --from", () => {
