@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "backbones/checks.h"
 #include "error.h"
 
 namespace le {
@@ -28,7 +29,6 @@ NativeBackbone::NativeBackbone(std::unique_ptr<UnaryModule> root, Json config, i
       in_channels_(in_channels),
       modules_(root_->enumerate()),
       fates_(modules_.size(), Fate::kUnknown) {
-  for (const auto& [name, module] : modules_) index_of_.emplace(name, module->index());
 }
 
 std::vector<Layer> NativeBackbone::layers() const {
@@ -48,19 +48,7 @@ std::vector<Layer> NativeBackbone::layers() const {
 }
 
 at::Tensor NativeBackbone::run(const at::Tensor& input) {
-  if (!input.defined() || input.dim() != 4 || input.size(1) != in_channels_ || input.numel() == 0)
-    fail(code::kShape, "Expected an input of N×", in_channels_, "×H×W but received ",
-         input.defined() ? input.sizes() : at::IntArrayRef(), ".");
-  if (!input.is_floating_point())
-    fail(code::kShape, "Expected floating-point numbers for the input but received ",
-         c10::toString(input.scalar_type()), ".");
-  at::Tensor x = input.to(device());
-  if (channels_last_) {
-    x = x.contiguous(at::MemoryFormat::ChannelsLast);
-    // One channel is laid out the same either way, and only the strides say which: left as they are, everything up to
-    // the first mixed operation would run in the slower layout.
-    if (x.size(1) == 1) x = x.as_strided(x.sizes(), {x.size(2) * x.size(3), 1, x.size(3), 1});
-  }
+  const at::Tensor x = checked_input(input, in_channels_, spatial_axes(), device(), channels_last_);
   if (!derived_ || root_->training() || at::GradMode::is_enabled()) return (*root_)(x);
   // Derived weights have their type already. Autocast would look at each operation again, and do some of them in float.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
@@ -103,23 +91,8 @@ std::vector<Call> NativeBackbone::trace(const at::Tensor& input) {
 }
 
 std::shared_ptr<TapSet> NativeBackbone::tap(std::vector<std::string> names) {
-  std::vector<int> slots(modules_.size(), -1);
-  for (size_t i = 0; i < names.size(); ++i) {
-    const auto found = index_of_.find(names[i]);
-    if (found == index_of_.end() || found->second == 0) {
-      std::vector<std::string> candidates;
-      for (const auto& [name, module] : modules_)
-        if (!name.empty() && !module->why_not_tappable()) candidates.push_back(name);
-      std::string nearest;
-      for (const auto& name : nearest_names(names[i], candidates)) nearest += (nearest.empty() ? "" : ", ") + name;
-      fail(code::kTap, "Expected the name of a layer for tap but received '", names[i], "'. Nearest: ", nearest, ".");
-    }
-    const size_t index = found->second;
-    if (const char* why = modules_[index].module->why_not_tappable())
-      fail(code::kTap, "Expected a layer that can be tapped but received '", names[i], "': ", why, ".");
-    if (slots[index] >= 0) fail(code::kTap, "Expected distinct taps but received '", names[i], "' twice.");
-    slots[index] = static_cast<int>(i);
-  }
+  std::vector<int> slots = tap_slots(names, layers());
+  slots.insert(slots.begin(), -1);  // the root
   return std::make_shared<NativeTapSet>(std::move(names), std::move(slots));
 }
 

@@ -2,7 +2,6 @@
 // The zoo's networks as backbones: a tree of hookable modules behind the common interface.
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "backbones/backbone.h"
@@ -38,7 +37,6 @@ class NativeBackbone final : public Backbone {
   const Json config_;
   const int64_t in_channels_;
   const std::vector<Module::Named> modules_;  // the root first
-  std::unordered_map<std::string, size_t> index_of_;
   std::vector<Fate> fates_;  // by module index
   bool channels_last_ = false;
 

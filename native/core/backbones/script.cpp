@@ -1,10 +1,680 @@
+// TorchScript files as backbones.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <c10/core/InferenceMode.h>
+#include <caffe2/serialize/inline_container.h>
+#include <fcntl.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <mutex>
+#include <unordered_set>
+
+#include "archive.h"
+#include "backbones/checks.h"
 #include "backbones/imported.h"
+#include "backbones/script_graph.h"
 #include "error.h"
 
 namespace le {
 
+namespace {
+
+using script::Submodule;
+using torch::jit::Code;
+using torch::jit::Graph;
+using torch::jit::Stack;
+
+std::string message_of(const std::exception& error) {
+  const auto* from_libtorch = dynamic_cast<const c10::Error*>(&error);
+  return from_libtorch ? from_libtorch->what_without_backtrace() : error.what();
+}
+
+// ---- Reading the file
+
+// Looks through the file before libtorch's reader does. Loading runs what a file brings along as __setstate__, and
+// rebuilds objects of C++ classes from bytes that their code trusts: neither belongs in a network that can be tapped.
+void check_file(const std::string& path) {
+  const Archive archive(path);
+  archive.check_all();
+  if (!archive.has_folder("code") || !archive.find("data.pkl") || !archive.find("constants.pkl"))
+    fail(code::kCheckpoint, "Expected a TorchScript file (torch.jit.script or torch.jit.trace, then .save) at ", path,
+         " but received another archive.");
+  constexpr uint64_t kMostText = 64 << 20;
+  caffe2::serialize::PyTorchStreamReader reader(path);
+  for (const Archive::Entry& entry : archive.entries()) {
+    const bool source = entry.name.starts_with("code/") && entry.name.ends_with(".py");
+    if (!source && entry.name != "data.pkl" && entry.name != "constants.pkl") continue;
+    if (entry.size > kMostText)
+      fail(code::kCheckpoint, "Expected at most ", kMostText, " bytes for ", entry.name, " in ", path,
+           " but received ", entry.size, ".");
+    const auto [data, size] = reader.getRecord(entry.name);
+    const std::string_view text(static_cast<const char*>(data.get()), size);
+    const auto refuse = [&](const char* what) {
+      fail(code::kCheckpoint, "Expected a network of torch.nn modules in ", path, " but received one with ", what,
+           ": export the network without (not quantised, not compiled for a backend).");
+    };
+    if (source && text.find("__setstate__") != text.npos) refuse("a __setstate__ method, which would run while it loads");
+    if (text.find("torch.classes") != text.npos) refuse("objects of C++ classes");
+  }
+}
+
+torch::jit::Module load_module(const std::string& path) {
+  try {
+    check_file(path);
+    // Without the debug files: they hold the names of the exporter's sources, which nobody needs here.
+    return torch::jit::load(path, c10::kCPU, /*load_debug_files=*/false);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(code::kCheckpoint,
+                "Expected a TorchScript module in " + path +
+                    " but libtorch could not read it: export it again with torch.jit.script or torch.jit.trace, "
+                    "with a version of PyTorch not newer than this libtorch.",
+                message_of(error));
+  }
+}
+
+// ---- Arguments and results
+
+std::string type_of(const Json& value) {
+  return value.is_null()     ? "null"
+         : value.is_string() ? "a string"
+         : value.is_number() ? "a number"
+         : value.is_array()  ? "an array"
+         : value.is_object() ? "an object"
+                             : "a boolean";
+}
+
+bool is_integral(const Json& value) {
+  try {
+    value.integer("");
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+// A number, or nested arrays of numbers, as a tensor.
+at::Tensor tensor_from(const Json& value, const std::string& what) {
+  if (value.is_array()) {
+    std::vector<at::Tensor> rows;
+    for (const Json& item : value.array(what)) rows.push_back(tensor_from(item, what));
+    if (rows.empty()) return at::empty({0});
+    for (const at::Tensor& row : rows)
+      if (row.sizes() != rows[0].sizes())
+        fail(code::kOption, "Expected rows of one length for ", what, " but received ", rows[0].sizes(), " and ",
+             row.sizes(), ".");
+    // One number with a fraction makes all of them such.
+    return at::stack(rows);
+  }
+  if (value.is_number()) return is_integral(value) ? at::tensor(value.integer(what)) : at::tensor(value.number(what)).to(at::kFloat);
+  return at::tensor(value.boolean(what));
+}
+
+c10::IValue argument_from(const Json& value, const c10::TypePtr& type, const std::string& what) {
+  switch (type->kind()) {
+    case c10::TypeKind::OptionalType:
+      if (value.is_null()) return {};
+      return argument_from(value, type->expectRef<c10::OptionalType>().getElementType(), what);
+    case c10::TypeKind::IntType:
+      return value.integer(what);
+    case c10::TypeKind::FloatType:
+      return value.number(what);
+    case c10::TypeKind::NumberType:
+      return is_integral(value) ? c10::IValue(value.integer(what)) : c10::IValue(value.number(what));
+    case c10::TypeKind::BoolType:
+      return value.boolean(what);
+    case c10::TypeKind::StringType:
+      return value.string(what);
+    case c10::TypeKind::NoneType:
+      if (value.is_null()) return {};
+      break;
+    case c10::TypeKind::TensorType:
+      return tensor_from(value, what);
+    case c10::TypeKind::ListType: {
+      const auto element = type->expectRef<c10::ListType>().getElementType();
+      c10::impl::GenericList list(element);
+      for (const Json& item : value.array(what)) list.push_back(argument_from(item, element, what));
+      return list;
+    }
+    case c10::TypeKind::TupleType: {
+      const auto elements = type->expectRef<c10::TupleType>().elements();
+      const Json::Array& items = value.array(what);
+      if (items.size() != elements.size())
+        fail(code::kOption, "Expected ", elements.size(), " elements for ", what, " but received ", items.size(), ".");
+      std::vector<c10::IValue> tuple;
+      for (size_t i = 0; i < items.size(); ++i) tuple.push_back(argument_from(items[i], elements[i], what));
+      return c10::ivalue::Tuple::create(std::move(tuple));
+    }
+    default:
+      break;
+  }
+  fail(code::kOption, "Expected ", type->repr_str(), " for ", what, ", which ", type_of(value), " cannot give.");
+}
+
+struct Arguments {
+  size_t image;                     // index, self not counted
+  std::string image_name;
+  std::vector<c10::IValue> values;  // of all, in order; that of the image is empty
+};
+
+// "x: Tensor, n: int = 3"
+std::string listed(const std::vector<c10::Argument>& arguments) {
+  std::string text;
+  for (size_t i = 1; i < arguments.size(); ++i)
+    text += (i > 1 ? ", " : "") + arguments[i].name() + ": " + arguments[i].type()->repr_str();
+  return text.empty() ? "none" : text;
+}
+
+Arguments resolve_arguments(const c10::FunctionSchema& schema, const ImportOptions& options) {
+  const auto& all = schema.arguments();  // the first is self
+  const auto index_of = [&](const std::string& name, const std::string& option) -> size_t {
+    for (size_t i = 1; i < all.size(); ++i)
+      if (all[i].name() == name || std::to_string(i - 1) == name) return i - 1;
+    fail(code::kOption, "Expected an argument of forward (", listed(all), ") for option '", option,
+         "' but received '", name, "'.");
+  };
+  if (all.size() < 2)
+    fail(code::kCheckpoint, "Expected a forward method that takes an image in ", options.file,
+         " but received one without arguments.");
+  Arguments result;
+  result.image = options.image.empty() ? 0 : index_of(options.image, "image");
+  result.image_name = all[result.image + 1].name();
+  const auto& image_type = all[result.image + 1].type();
+  if (!c10::TensorType::get()->isSubtypeOf(*image_type))
+    fail(code::kOption, "Expected a tensor for option 'image' but received argument '", result.image_name, "' of type ",
+         image_type->repr_str(), ". The arguments of forward are ", listed(all), ".");
+  std::vector<const Json*> given(all.size() - 1, nullptr);
+  for (const auto& [name, value] : options.inputs) {
+    const size_t index = index_of(name, "inputs");
+    if (index == result.image)
+      fail(code::kOption, "Expected values for the arguments other than the image for option 'inputs' but received '",
+           name, "', which takes the image.");
+    given[index] = &value;
+  }
+  for (size_t i = 0; i < given.size(); ++i) {
+    const c10::Argument& argument = all[i + 1];
+    if (i == result.image)
+      result.values.emplace_back();
+    else if (given[i])
+      result.values.push_back(
+          argument_from(*given[i], argument.type(), "argument '" + argument.name() + "' of forward"));
+    else if (argument.default_value())
+      result.values.push_back(*argument.default_value());
+    else if (argument.type()->kind() == c10::TypeKind::OptionalType)
+      result.values.emplace_back();
+    else
+      fail(code::kOption, "Expected a value in option 'inputs' for argument '", argument.name(), "' of type ",
+           argument.type()->repr_str(), " but received none. The arguments of forward are ", listed(all), ".");
+  }
+  return result;
+}
+
+// The first tensor in `value`, depth first; undefined where there is none.
+at::Tensor first_tensor(const c10::IValue& value) {
+  const auto first_of = [](const auto& items) {
+    for (const c10::IValue& item : items)
+      if (at::Tensor found = first_tensor(item); found.defined()) return found;
+    return at::Tensor();
+  };
+  if (value.isTensor()) return value.toTensor();
+  if (value.isTuple()) return first_of(value.toTupleRef().elements().vec());
+  if (value.isList()) return first_of(value.toListRef());
+  if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict())
+      if (at::Tensor found = first_tensor(entry.value()); found.defined()) return found;
+  }
+  return {};
+}
+
+// What forward returned, as options.output asks for.
+at::Tensor chosen_output(c10::IValue value, const Json::Array& path) {
+  const auto refuse = [&](const std::string& received) {
+    fail(code::kOption, "Expected the place of a tensor in what forward returns for option 'output' but received ",
+         Json(path).dump(), ": ", received, ".");
+  };
+  for (const Json& step : path) {
+    if (value.isTuple()) {
+      const auto& tuple = value.toTupleRef();
+      size_t index = tuple.elements().size();
+      if (step.is_string()) {
+        const auto schema = value.type()->expectRef<c10::TupleType>().schema();
+        for (size_t i = 0; schema && i < schema->arguments().size(); ++i)
+          if (schema->arguments()[i].name() == step.string("output")) index = i;
+      } else {
+        index = static_cast<size_t>(step.integer("output"));
+      }
+      if (index >= tuple.elements().size())
+        refuse("there is no " + step.dump() + " in a tuple of " + std::to_string(tuple.elements().size()));
+      const c10::IValue item = tuple.elements()[index];
+      value = item;
+    } else if (value.isList()) {
+      const auto items = value.toListRef();
+      const auto index = static_cast<size_t>(step.integer("output"));
+      if (index >= items.size())
+        refuse("there is no " + step.dump() + " in a list of " + std::to_string(items.size()));
+      const c10::IValue item = items[index];
+      value = item;
+    } else if (value.isGenericDict()) {
+      const auto dict = value.toGenericDict();
+      const c10::IValue key =
+          step.is_string() ? c10::IValue(step.string("output")) : c10::IValue(step.integer("output"));
+      const auto found = dict.find(key);
+      if (found == dict.end()) {
+        std::string keys;
+        for (const auto& entry : dict)
+          keys += (keys.empty() ? "" : ", ") +
+                  (entry.key().isString() ? entry.key().toStringRef() : std::to_string(entry.key().toInt()));
+        refuse("there is no " + step.dump() + " in a dictionary of " + keys);
+      }
+      const c10::IValue item = found->value();
+      value = item;
+    } else {
+      refuse("there is nothing below " + value.tagKind());
+    }
+  }
+  if (path.empty() && value.isGenericDict()) {
+    const auto dict = value.toGenericDict();
+    if (dict.keyType()->kind() == c10::TypeKind::StringType)
+      if (const auto found = dict.find("out"); found != dict.end() && found->value().isTensor())
+        return found->value().toTensor();
+  }
+  if (!path.empty() && !value.isTensor()) refuse("it is " + value.tagKind());
+  at::Tensor output = first_tensor(value);
+  if (!output.defined())
+    fail(code::kShape, "Expected a network that returns a tensor, or several in a tuple, list or dictionary, but received ",
+         value.tagKind(), ".");
+  return output;
+}
+
+// ---- The backbone
+
+// Names resolved to modules, and the program that brings them out.
+class ScriptTapSet final : public TapSet {
+ public:
+  ScriptTapSet(std::vector<std::string> names, std::vector<int> slots, const void* owner)
+      : TapSet(std::move(names)), slots(std::move(slots)), owner(owner) {}
+  const std::vector<int> slots;  // by module: the place in `names`, or -1
+  const void* const owner;
+
+  // Made by the first pass that needs it, for what was known of the outputs' fates then.
+  mutable std::mutex mutex;
+  mutable Code program;
+  mutable int generation = -1;
+};
+
+class ScriptBackbone final : public Backbone {
+ public:
+  ScriptBackbone(torch::jit::Module module, ImportOptions options, std::vector<bool> follows)
+      : module_(std::move(module)),
+        options_(std::move(options)),
+        modules_(script::named_modules(module_)),
+        follows_(std::move(follows)),
+        arguments_(resolve_arguments(module_.get_method("forward").function().getSchema(), options_)),
+        inlined_(script::inlined_forward(module_, modules_)),
+        fates_(modules_.size(), Fate::kUnknown) {
+    if (follows_.empty()) note_frozen();
+    resolve_shape();
+    no_taps_ = std::make_shared<ScriptTapSet>(std::vector<std::string>(), std::vector<int>(modules_.size(), -1), this);
+  }
+
+  Json config() const override {
+    Json::Object config = options_.json();
+    config.emplace("kind", "torchscript");
+    return config;
+  }
+  int64_t in_channels() const override { return options_.in_channels; }
+  int64_t spatial_axes() const override { return options_.spatial_axes; }
+  std::vector<Layer> layers() const override;
+  std::vector<Call> trace(const at::Tensor& input) override;
+  std::shared_ptr<TapSet> tap(std::vector<std::string> names) override;
+  Pass forward(const at::Tensor& input, const TapSet* taps) override;
+  NamedTensors parameters() const override { return named_tensors(true); }
+  NamedTensors buffers() const override { return named_tensors(false); }
+  void train(bool on) override;
+  void to(c10::Device device, bool channels_last) override;
+  void save(const std::string& path) const override;
+  std::unique_ptr<Backbone> clone() const override;
+
+ private:
+  void note_frozen();
+  void resolve_shape();
+  NamedTensors named_tensors(bool parameters) const;
+  torch::jit::Module copied() const;
+  // Moves every tensor of the network, those in its graphs too.
+  void lay_out(c10::Device device, bool channels_last);
+  // forward's result, with `lists` as the last inputs.
+  c10::IValue run(const Code& program, const at::Tensor& input, std::vector<c10::IValue> lists) const;
+  const Code& program(const ScriptTapSet& taps) const;
+
+  torch::jit::Module module_;
+  ImportOptions options_;  // as resolved
+  std::vector<Submodule> modules_;
+  // By module: whether train(true) reaches it. A file that was saved in training mode with some module in evaluation
+  // mode (batch norm frozen by bn.eval()) means that module to stay so. One saved in evaluation mode says nothing
+  // about what its author would freeze, so that all follow, as model.train() does.
+  std::vector<bool> follows_;
+  Arguments arguments_;
+  const std::shared_ptr<Graph> inlined_;
+  std::vector<Fate> fates_;
+  int generation_ = 0;  // of fates_ and of the tensors that graphs hold
+  c10::Device device_ = c10::kCPU;
+  bool channels_last_ = false, channels_last_asked_ = false;
+  std::optional<bool> channels_last_works_;  // unknown before the first trace
+  std::shared_ptr<ScriptTapSet> no_taps_;
+};
+
+void ScriptBackbone::note_frozen() {
+  const bool training = module_.is_training();
+  for (const Submodule& module : modules_)
+    follows_.push_back(!training || torch::jit::Module(module.object).is_training());
+}
+
+void ScriptBackbone::resolve_shape() {
+  options_.image = arguments_.image_name;
+  int64_t groups = 1;
+  const at::Tensor weight =
+      script::first_convolution(*inlined_, inlined_->inputs()[arguments_.image + 1], module_, groups);
+  const auto resolve = [&](int64_t& option, const char* name, int64_t found) {
+    if (option == 0 && !weight.defined())
+      fail(code::kOption, "Expected option '", name, "' for ", options_.file,
+           ", because the network does not begin with a convolution that would show it.");
+    if (option == 0) option = found;
+  };
+  resolve(options_.in_channels, "inChannels", weight.defined() ? weight.size(1) * groups : 0);
+  resolve(options_.spatial_axes, "spatialAxes", weight.defined() ? weight.dim() - 2 : 0);
+}
+
+std::vector<Layer> ScriptBackbone::layers() const {
+  std::vector<Layer> all;
+  for (size_t i = 1; i < modules_.size(); ++i) {
+    Layer layer;
+    layer.name = modules_[i].name;
+    layer.type = modules_[i].type;
+    layer.tappable = modules_[i].why_not.empty();
+    layer.why_not = modules_[i].why_not;
+    std::unordered_set<const void*> counted;
+    for (const auto& tensor : torch::jit::Module(modules_[i].object).parameters())
+      if (counted.insert(tensor.unsafeGetTensorImpl()).second) layer.parameters += tensor.numel();
+    all.push_back(std::move(layer));
+  }
+  return all;
+}
+
+c10::IValue ScriptBackbone::run(const Code& program, const at::Tensor& input, std::vector<c10::IValue> lists) const {
+  const at::Tensor image =
+      checked_input(input, options_.in_channels, options_.spatial_axes, device_, channels_last_);
+  Stack stack{module_._ivalue()};
+  for (size_t i = 0; i < arguments_.values.size(); ++i)
+    stack.push_back(i == arguments_.image ? c10::IValue(image) : arguments_.values[i]);
+  for (auto& list : lists) stack.push_back(std::move(list));
+  // Calls that could not be inlined go through libtorch's optimising executor, whose first passes differ from later
+  // ones in time and rounding.
+  const torch::jit::GraphOptimizerEnabledGuard as_written(false);
+  try {
+    torch::jit::InterpreterState(program).run(stack);
+  } catch (const std::exception& error) {
+    const std::string cause = message_of(error);
+    if (cause.find("can't allocate memory") != cause.npos || cause.find("out of memory") != cause.npos)
+      throw Error(code::kMemory, "Expected enough memory but the device refused it: use smaller batches or images.",
+                  cause);
+    std::ostringstream message;
+    message << "Expected the network of " << options_.file << " to take an input of " << image.sizes()
+            << " but it refused. Its input may need another size, or option 'inChannels' or 'inputs' other values.";
+    throw Error(code::kShape, message.str(), cause);
+  }
+  return std::move(stack.back());
+}
+
+const Code& ScriptBackbone::program(const ScriptTapSet& taps) const {
+  const std::lock_guard lock(taps.mutex);
+  if (taps.generation != generation_) {
+    taps.program = Code(script::with_taps(*inlined_, taps.slots, fates_), "forward");
+    taps.generation = generation_;
+  }
+  return taps.program;
+}
+
+std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
+  // Normal tensors are needed for their version counters, even where the caller is in inference mode.
+  const c10::InferenceMode normal(false);
+  const at::NoGradGuard no_grad;
+  std::vector<bool> modes;
+  for (const Submodule& module : modules_) modes.push_back(torch::jit::Module(module.object).is_training());
+  const struct Restore {
+    ScriptBackbone& self;
+    const std::vector<bool>& modes;
+    ~Restore() {
+      for (size_t i = 0; i < modes.size(); ++i)
+        if (self.modules_[i].object->type()->findAttributeSlot("training"))
+          self.modules_[i].object->setAttr("training", static_cast<bool>(modes[i]));
+    }
+  } restore{*this, modes};
+  train(false);
+
+  const bool channels_last = channels_last_;
+  lay_out(device_, false);
+  c10::List<int64_t> indices, versions;
+  c10::impl::GenericList outputs(c10::OptionalType::ofTensor());
+  const at::Tensor image = input.is_inference() ? input.clone() : input;
+  const Code traced(script::with_trace(*inlined_), "trace");
+  const at::Tensor expected =
+      chosen_output(run(traced, image, {indices, outputs, versions}), options_.output);
+
+  std::vector<Call> calls;
+  std::vector<Fate> fates(modules_.size(), Fate::kUnknown);
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const auto module = static_cast<size_t>(indices.get(i));
+    const c10::IValue output = outputs.get(i);
+    std::vector<int64_t> shape;
+    if (output.isTensor() && output.toTensor().defined()) {
+      const at::Tensor& tensor = output.toTensor();
+      shape = tensor.sizes().vec();
+      // A module that ran more than once shares only what every call allows.
+      if (tensor.is_inference() || tensor._version() != versions.get(i))
+        fates[module] = Fate::kOverwritten;
+      else if (fates[module] == Fate::kUnknown)
+        fates[module] = Fate::kKept;
+    }
+    calls.push_back({modules_[module].name, std::move(shape)});
+  }
+  fates_ = std::move(fates);
+  ++generation_;
+
+  if (!channels_last_works_) {
+    // A graph that was written or traced for contiguous tensors may view them in ways that another layout forbids.
+    channels_last_works_ = false;
+    try {
+      lay_out(device_, true);
+      const at::Tensor output = chosen_output(run(program(*no_taps_), image, {c10::impl::GenericList(c10::OptionalType::ofTensor())}), options_.output);
+      const auto scale = expected.abs().max().item<double>();
+      channels_last_works_ = output.sizes() == expected.sizes() &&
+                             (output - expected).abs().max().item<double>() <= 1e-3 * scale;
+    } catch (const std::exception&) {
+    }
+  }
+  lay_out(device_, (channels_last || channels_last_asked_) && *channels_last_works_);
+  return calls;
+}
+
+std::shared_ptr<TapSet> ScriptBackbone::tap(std::vector<std::string> names) {
+  std::vector<int> slots = tap_slots(names, layers());
+  slots.insert(slots.begin(), -1);  // the root
+  return std::make_shared<ScriptTapSet>(std::move(names), std::move(slots), this);
+}
+
+Pass ScriptBackbone::forward(const at::Tensor& input, const TapSet* taps) {
+  const auto* set = taps ? dynamic_cast<const ScriptTapSet*>(taps) : no_taps_.get();
+  if (!set || set->owner != this)
+    fail(code::kInternal, "Expected taps made by this backbone but received another's.");
+  c10::impl::GenericList list(c10::OptionalType::ofTensor());
+  list.resize(set->names.size());
+  Pass pass;
+  pass.output = chosen_output(run(program(*set), input, {list}), options_.output);
+  for (size_t i = 0; i < set->names.size(); ++i) {
+    const c10::IValue value = list.get(i);
+    pass.taps.push_back(value.isTensor() ? value.toTensor() : at::Tensor());
+  }
+  return pass;
+}
+
+NamedTensors ScriptBackbone::named_tensors(bool parameters) const {
+  NamedTensors all;
+  std::unordered_set<const void*> seen;  // a tensor with two names is listed once, as Python does
+  for (const Submodule& module : modules_) {
+    const auto& type = module.object->type();
+    for (size_t i = 0; i < type->numAttributes(); ++i) {
+      const bool wanted = parameters ? type->is_parameter(i) : type->is_buffer(i);
+      const c10::IValue& value = module.object->slots()[i];
+      if (!wanted || !value.isTensor() || !value.toTensor().defined()) continue;
+      const std::string& key = type->getAttributeName(i);
+      if (seen.insert(value.toTensor().unsafeGetTensorImpl()).second)
+        all.emplace_back(module.name.empty() ? key : module.name + "." + key, value.toTensor());
+    }
+  }
+  return all;
+}
+
+void ScriptBackbone::train(bool on) {
+  if (on) end_inference();
+  for (size_t i = 0; i < modules_.size(); ++i)
+    if (modules_[i].object->type()->findAttributeSlot("training"))
+      modules_[i].object->setAttr("training", on && follows_[i]);
+}
+
+void ScriptBackbone::to(c10::Device device, bool channels_last) {
+  end_inference();
+  channels_last_asked_ = channels_last;
+  lay_out(device, channels_last && channels_last_works_.value_or(true));
+}
+
+void ScriptBackbone::lay_out(c10::Device device, bool channels_last) {
+  if (device == device_ && channels_last == channels_last_) return;
+  const at::NoGradGuard no_grad;
+  // set_data keeps each tensor's identity: an optimiser may already hold it.
+  for (auto& [name, tensor] : parameters())
+    tensor.set_data(tensor.detach().to(device).contiguous(layout(tensor.dim(), channels_last)));
+  if (device != device_) {
+    std::unordered_set<const void*> moved;
+    const auto move = [&](const c10::IValue& value) {
+      value.visit([&](const c10::IValue& inner) {
+        if (inner.isTensor() && inner.toTensor().defined() &&
+            moved.insert(inner.toTensor().unsafeGetTensorImpl()).second && inner.toTensor().device() != device) {
+          const at::Tensor& tensor = inner.toTensor();
+          tensor.set_data(tensor.detach().to(device));
+        }
+        return false;
+      });
+    };
+    move(module_._ivalue());
+    for (const c10::IValue& value : arguments_.values) move(value);
+    script::move_constants(*inlined_, device);
+    ++generation_;
+  }
+  device_ = device;
+  channels_last_ = channels_last;
+}
+
+torch::jit::Module ScriptBackbone::copied() const {
+  // Without gradients: a clone would otherwise remember what it was cloned from. (InferenceMode would turn them on.)
+  const c10::InferenceMode normal(false);
+  const at::NoGradGuard no_grad;
+  torch::jit::Module copy = module_.deepcopy();
+  const auto from = script::named_modules(module_), to = script::named_modules(copy);
+  for (size_t m = 0; m < from.size(); ++m)
+    for (size_t i = 0; i < from[m].object->slots().size(); ++i) {
+      const c10::IValue &value = from[m].object->slots()[i], &twin = to[m].object->slots()[i];
+      if (value.isTensor() && value.toTensor().defined() && value.toTensor().is_leaf())
+        twin.toTensor().set_requires_grad(value.toTensor().requires_grad());
+    }
+  return copy;
+}
+
+void ScriptBackbone::save(const std::string& path) const {
+  // A copy, because the modes in the file are not those of this moment: evaluation, which is what a reader expects,
+  // unless some modules are frozen, which only a file in training mode can say.
+  torch::jit::Module copy = copied();
+  const auto modules = script::named_modules(copy);
+  const bool any_frozen = std::find(follows_.begin(), follows_.end(), false) != follows_.end();
+  for (size_t i = 0; i < modules.size(); ++i)
+    if (modules[i].object->type()->findAttributeSlot("training"))
+      modules[i].object->setAttr("training", any_frozen && follows_[i]);
+  if (!device_.is_cpu()) copy.to(c10::kCPU);
+
+  static std::atomic<unsigned> serial{0};
+  const std::string temporary = path + "." + std::to_string(::getpid()) + "-" + std::to_string(serial++) + ".tmp";
+  const auto refused = [&](const std::string& reason) {
+    ::unlink(temporary.c_str());
+    fail(code::kIo, "Expected to write ", path, " but received: ", reason, ".");
+  };
+  errno = 0;
+  std::ofstream stream(temporary, std::ios::binary | std::ios::trunc);
+  if (!stream) refused(std::strerror(errno));
+  try {
+    copy.save(stream);
+  } catch (const std::exception& error) {
+    refused(message_of(error));
+  }
+  stream.close();
+  if (!stream) refused(std::strerror(errno));
+  const auto flush = [](const std::string& name, int flags) {
+    const int descriptor = ::open(name.c_str(), flags | O_CLOEXEC);
+    const bool flushed = descriptor >= 0 && ::fsync(descriptor) == 0;
+    if (descriptor >= 0) ::close(descriptor);
+    return flushed;
+  };
+  if (!flush(temporary, O_RDWR)) refused(std::strerror(errno));
+  if (::rename(temporary.c_str(), path.c_str()) != 0) refused(std::strerror(errno));
+  // The rename itself reaches the disk with the folder. Some file systems cannot flush one: the file is whole anyway.
+  const auto folder = std::filesystem::path(path).parent_path();
+  flush(folder.empty() ? "." : folder.string(), O_RDONLY | O_DIRECTORY);
+}
+
+std::unique_ptr<Backbone> ScriptBackbone::clone() const {
+  auto copy = std::make_unique<ScriptBackbone>(copied(), options_, follows_);
+  copy->lay_out(device_, channels_last_);
+  copy->channels_last_asked_ = channels_last_asked_;
+  copy->channels_last_works_ = channels_last_works_;
+  copy->fates_ = fates_;
+  return copy;
+}
+
+}  // namespace
+
 std::unique_ptr<Backbone> load_script(const ImportOptions& options) {
-  fail(code::kCheckpoint, "TorchScript files cannot be read yet: ", options.file);
+  torch::jit::Module module = load_module(options.file);
+  if (!module.find_method("forward"))
+    fail(code::kCheckpoint, "Expected a module with a forward method in ", options.file,
+         " but received one without: export the network itself, not a part that is called otherwise.");
+  if (module.parameters().size() == 0)
+    fail(code::kCheckpoint, "Expected a network with parameters in ", options.file,
+         " but received one that has none, as torch.jit.freeze and torch.jit.optimize_for_inference leave it: save ",
+         "torch.jit.script(model) or torch.jit.trace(model, example) without them.");
+  script::refuse_foreign_operators(module, options.file);
+  try {
+    return std::make_unique<ScriptBackbone>(std::move(module), options, std::vector<bool>());
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(code::kCheckpoint,
+                "Expected a network that can be taken apart in " + options.file +
+                    " but libtorch refused: export it again with torch.jit.script or torch.jit.trace.",
+                message_of(error));
+  }
 }
 
 }  // namespace le

@@ -1,0 +1,437 @@
+#include "backbones/script_graph.h"
+
+#include <torch/csrc/jit/api/compilation_unit.h>
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "error.h"
+
+namespace le::script {
+
+namespace {
+
+namespace aten = c10::aten;
+namespace attr = c10::attr;
+namespace prim = c10::prim;
+using c10::Symbol;
+using torch::jit::Block;
+using torch::jit::WithInsertPoint;
+
+// Marks where a module returned: one input (the value), and in attribute value the index of the module. Never executed.
+const Symbol& returned_mark() {
+  static const Symbol symbol = Symbol::fromQualString("layer_ensembles::returned");
+  return symbol;
+}
+
+// Inlining repeats a graph for each call: ten levels that call the next ten times would be 10^10 nodes.
+constexpr size_t kMostNodes = 1'000'000;
+constexpr size_t kMostModules = 100'000;
+constexpr int kMostDepth = 200;
+
+// "__torch__.torch.nn.modules.conv.___torch_mangle_0.Conv2d" → "Conv2d"
+std::string class_name(const c10::ClassType& type) { return type.name()->name(); }
+
+template <class Visit>
+void each_node(Block* block, const Visit& visit) {
+  for (auto it = block->nodes().begin(); it != block->nodes().end();) {
+    Node* node = *it;
+    ++it;  // visit may destroy the node
+    for (Block* inner : node->blocks()) each_node(inner, visit);
+    visit(node);
+  }
+}
+
+bool is_module(const c10::TypePtr& type) {
+  const auto cls = type->cast<c10::ClassType>();
+  return cls && cls->is_module();
+}
+
+// Tracing calls the second call of one module forward1, the third forward2, and so on.
+bool is_forward(const std::string& method) {
+  return method.starts_with("forward") &&
+         std::all_of(method.begin() + 7, method.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+// A traced method is a list of operations and calls of submodules: what chooses, or reads numbers, was written by hand.
+bool is_traced(Graph& graph) {
+  bool traced = true;
+  each_node(graph.block(), [&](Node* node) {
+    if (node->kind() == prim::If || node->kind() == prim::Loop || node->kind() == prim::CallFunction) traced = false;
+    if (node->kind() == prim::GetAttr && !is_module(node->output()->type()) &&
+        !node->output()->type()->isSubtypeOf(*c10::TensorType::get()))
+      traced = false;
+  });
+  return traced;
+}
+
+void add_nodes(size_t& count, Block* block) {
+  each_node(block, [&](Node*) { ++count; });
+  if (count > kMostNodes)
+    fail(code::kCheckpoint, "Expected a network of at most ", kMostNodes, " operations but received more.");
+}
+
+class Inliner {
+ public:
+  Inliner(const torch::jit::Module& root, std::vector<Submodule>& modules)
+      : root_(root), modules_(modules), seen_(modules.size()) {
+    for (size_t i = 0; i < modules.size(); ++i) index_of_.emplace(modules[i].object.get(), i);
+  }
+
+  std::shared_ptr<Graph> operator()() {
+    const auto forward = torch::jit::tryToGraphFunction(root_.get_method("forward").function());
+    if (!forward) fail(code::kCheckpoint, "Expected a forward method with a graph but received a built-in one.");
+    graph_ = forward->graph()->copy();
+    add_nodes(count_, graph_->block());
+    use_live_mode(*forward->graph(), graph_->block()->nodes().begin(), graph_->block()->nodes().end(),
+                  graph_->inputs()[0]);
+    inline_range(*graph_->block()->nodes().begin(), graph_->block()->return_node(), 0);
+    drop_messages();
+    explain();
+    return graph_;
+  }
+
+ private:
+  struct Seen {
+    bool called = false, dynamic = false, interface = false;
+    c10::TypePtr not_tensor;
+  };
+
+  // Inlines the calls in [begin, end), which lie in one block.
+  void inline_range(Node* begin, Node* end, int depth) {
+    if (depth > kMostDepth)
+      fail(code::kCheckpoint, "Expected calls nested at most ", kMostDepth, " deep but received more.");
+    for (Node* node = begin; node != end;) {
+      for (Block* block : node->blocks()) inline_range(*block->nodes().begin(), block->return_node(), depth + 1);
+      Node* const next = node->next();
+      if (node->kind() == prim::CallFunction)
+        inline_function(node, depth);
+      else if (node->kind() == prim::CallMethod)
+        inline_method(node, depth);
+      node = next;
+    }
+  }
+
+  void inline_function(Node* call, int depth) {
+    const auto type = call->input(0)->type()->cast<c10::FunctionType>();
+    auto* function = type ? torch::jit::tryToGraphFunction(*type->function()) : nullptr;
+    if (!function) return;
+    Node *const before = call->prev(), *const after = call->next();
+    call->removeInput(0);
+    add_nodes(count_, function->graph()->block());
+    torch::jit::inlineCallTo(call, function, function->graph().get());
+    inline_range(before->next(), after, depth + 1);
+  }
+
+  void inline_method(Node* call, int depth) {
+    Value* const self = call->input(0);
+    const std::string method = call->s(attr::name);
+    const auto object = known_value(self, *graph_, root_);
+    const auto found = object && object->isObject() ? index_of_.find(object->toObject().get()) : index_of_.end();
+    Seen* seen = found == index_of_.end() ? nullptr : &seen_[found->second];
+    const auto cls = self->type()->cast<c10::ClassType>();
+    if (!cls) {
+      // An interface: which module it is may change from pass to pass.
+      if (seen) seen->interface = true;
+      return;
+    }
+    auto* function = torch::jit::tryToGraphFunction(cls->getMethod(method));
+    if (!function) return;
+
+    Node *const before = call->prev(), *const after = call->next();
+    add_nodes(count_, function->graph()->block());
+    const auto outputs = torch::jit::inlineCallTo(call, function, function->graph().get());
+    if (cls->is_module()) use_live_mode(*function->graph(), before->next()->iterator(), after->iterator(), self);
+    if (cls->is_module() && is_forward(method)) {
+      if (!seen) {
+        dynamic_.insert(cls->name()->qualifiedName());
+      } else {
+        seen->called = true;
+        Value* const output = outputs.at(0);
+        if (!output->type()->isSubtypeOf(*c10::TensorType::get())) seen->not_tensor = output->type();
+        Node* mark = graph_->create(returned_mark(), {output}, 0);
+        mark->i_(attr::value, static_cast<int64_t>(found->second));
+        mark->insertBefore(after);
+      }
+    }
+    inline_range(before->next(), after, depth + 1);
+  }
+
+  // Tracing leaves the mode that it was done in as a constant. `method` is the graph from which the nodes in
+  // [begin, end) were copied, `owner` the module that it belongs to. Dropout and batch norm of torch.nn count batches
+  // and draw numbers in training alone; so does the graph from here on, whichever mode it was traced in. (What a trace
+  // left out altogether, such as stochastic depth traced in evaluation, cannot be brought back.)
+  void use_live_mode(Graph& method, torch::jit::graph_node_list_iterator begin,
+                     torch::jit::graph_node_list_iterator end, Value* owner) {
+    // By operator: the argument that says whether this is training.
+    static const std::map<Symbol, size_t> flags{{aten::batch_norm, 5},
+                                                {aten::instance_norm, 5},
+                                                {aten::dropout, 2},
+                                                {Symbol::aten("dropout_"), 2},
+                                                {Symbol::aten("feature_dropout"), 2},
+                                                {Symbol::aten("feature_dropout_"), 2},
+                                                {Symbol::aten("alpha_dropout"), 2},
+                                                {Symbol::aten("alpha_dropout_"), 2},
+                                                {Symbol::aten("feature_alpha_dropout"), 2},
+                                                {Symbol::aten("rrelu"), 3},
+                                                {Symbol::aten("rrelu_"), 3}};
+    const auto cls = owner->type()->cast<c10::ClassType>();
+    const auto training = cls ? cls->findAttribute("training") : nullptr;
+    if (!training || training->kind() != c10::TypeKind::BoolType || !is_traced(method)) return;
+    for (auto it = begin; it != end;) {
+      Node* const node = *it;
+      ++it;
+      // Counted anew below.
+      if (node->kind() == aten::add_ && !node->output()->hasUses() && is_batch_count(node->input(0))) {
+        node->destroy();
+        continue;
+      }
+      const auto flag = flags.find(node->kind());
+      if (flag == flags.end() || node->inputs().size() <= flag->second ||
+          node->input(flag->second)->node()->kind() != prim::Constant)
+        continue;
+      const bool norm = flag->second == 5;
+      // Norms without running statistics take those of the batch in either mode.
+      if (norm && node->input(3)->mustBeNone()) continue;
+      const WithInsertPoint here(node);
+      Value* const live = graph_->insertGetAttr(owner, "training");
+      node->replaceInput(flag->second, live);
+      if (norm && cls->findAttribute("num_batches_tracked") &&
+          cls->getAttribute("num_batches_tracked")->isSubtypeOf(*c10::TensorType::get())) {
+        Node* branch = graph_->insertNode(graph_->create(prim::If, {live}, 0));
+        Block* counting = branch->addBlock();
+        branch->addBlock();
+        const WithInsertPoint inside(counting);
+        graph_->insert(aten::add_, {graph_->insertGetAttr(owner, "num_batches_tracked"), int64_t{1}});
+      }
+    }
+  }
+
+  static bool is_batch_count(const Value* value) {
+    return value->node()->kind() == prim::GetAttr && value->node()->s(attr::name) == "num_batches_tracked";
+  }
+
+  // Printing is no part of a network's result, and may be in the way of a program whose output is read by another.
+  void drop_messages() {
+    static const std::set<Symbol> messages{prim::Print, aten::warn, Symbol::prim("warn")};
+    each_node(graph_->block(), [](Node* node) {
+      if (messages.contains(node->kind()) &&
+          std::none_of(node->outputs().begin(), node->outputs().end(), [](Value* v) { return v->hasUses(); }))
+        node->destroy();
+    });
+  }
+
+  // Says of each module why it cannot be tapped.
+  void explain() {
+    std::string behind_interface;  // the last module found to be one; what is below it is not seen either
+    for (size_t i = 1; i < modules_.size(); ++i) {
+      Submodule& module = modules_[i];
+      const Seen& seen = seen_[i];
+      if (seen.interface) behind_interface = module.name + ".";
+      const auto cls = module.object->type();
+      if (seen.interface || (!behind_interface.empty() && module.name.starts_with(behind_interface))) {
+        module.why_not = "it is called through an interface, which may be another module in the next pass";
+      } else if (seen.called) {
+        if (!seen.not_tensor) continue;
+        const auto kind = seen.not_tensor->kind();
+        module.why_not = kind == c10::TypeKind::TupleType || kind == c10::TypeKind::ListType ||
+                                 kind == c10::TypeKind::DictType
+                             ? "it returns several values"
+                             : "it returns " + seen.not_tensor->repr_str() + ", which is not always a tensor";
+      } else if (dynamic_.contains(cls->name()->qualifiedName())) {
+        module.why_not = "which module is called is decided only while the network runs";
+      } else if (module.type == "ModuleList" || module.type == "ModuleDict") {
+        module.why_not = module.type == "ModuleList" ? "it is a list and is never called"
+                                                     : "it is a dictionary and is never called";
+      } else {
+        module.why_not = "it is never called in forward";
+      }
+    }
+  }
+
+  const torch::jit::Module& root_;
+  std::vector<Submodule>& modules_;
+  std::vector<Seen> seen_;
+  std::unordered_map<const void*, size_t> index_of_;
+  std::set<std::string> dynamic_;  // classes of modules that are called without it being known which
+  std::shared_ptr<Graph> graph_;
+  size_t count_ = 0;
+};
+
+// Gives each mark to `replace` together with the module's index and destroys it.
+template <class Replace>
+void replace_marks(Graph& graph, const Replace& replace) {
+  each_node(graph.block(), [&](Node* node) {
+    if (node->kind() != returned_mark()) return;
+    {
+      const WithInsertPoint here(node);
+      replace(node->input(0), static_cast<size_t>(node->i(attr::value)));
+    }
+    node->destroy();
+  });
+}
+
+Value* add_list(Graph& graph, const char* name, c10::TypePtr element) {
+  return graph.addInput(name)->setType(c10::ListType::create(std::move(element)));
+}
+
+bool is_tensor(const Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
+
+}  // namespace
+
+std::vector<Submodule> named_modules(const torch::jit::Module& root) {
+  std::vector<Submodule> all;
+  std::unordered_set<const void*> seen;
+  const auto collect = [&](const auto& self, const std::string& name, const torch::jit::Module& module,
+                           int depth) -> void {
+    if (!seen.insert(module._ivalue().get()).second) return;
+    if (all.size() >= kMostModules || depth > kMostDepth)
+      fail(code::kCheckpoint, "Expected at most ", kMostModules, " modules, nested at most ", kMostDepth,
+           " deep, but received more.");
+    all.push_back({name, class_name(*module.type()), module._ivalue(), ""});
+    for (const auto& child : module.named_children())
+      self(self, name.empty() ? child.name : name + "." + child.name, child.value, depth + 1);
+  };
+  collect(collect, "", root, 0);
+  return all;
+}
+
+void refuse_foreign_operators(const torch::jit::Module& root, const std::string& path) {
+  // Files and other processes, and what trusts numbers that it is given to be right addresses.
+  static const std::set<std::string> refused{"aten::save",
+                                             "aten::load",
+                                             "aten::from_file",
+                                             "aten::open",
+                                             "aten::set_",
+                                             "aten::set_data",
+                                             "aten::_sparse_coo_tensor_unsafe",
+                                             "aten::_sparse_compressed_tensor_unsafe",
+                                             "aten::_sparse_csr_tensor_unsafe",
+                                             "aten::_sparse_csc_tensor_unsafe",
+                                             "aten::_sparse_bsr_tensor_unsafe",
+                                             "aten::_sparse_bsc_tensor_unsafe",
+                                             "aten::_nested_view_from_buffer",
+                                             "aten::_nested_view_from_buffer_copy"};
+  for (torch::jit::Function* function : root._ivalue()->compilation_unit()->get_functions()) {
+    auto* with_graph = torch::jit::tryToGraphFunction(*function);
+    if (!with_graph) continue;
+    each_node(with_graph->graph()->block(), [&](Node* node) {
+      const std::string name = node->kind().toQualString();
+      if (name.starts_with("prim::rpc") || name == "prim::PythonOp" || refused.contains(name))
+        fail(code::kCheckpoint, "Expected a network that computes in ", path, " but received one that uses ", name,
+             ": export it without.");
+      if (!node->kind().is_aten() && !node->kind().is_prim())
+        fail(code::kCheckpoint, "Expected operators of libtorch in ", path, " but received ", name,
+             ", which is not in libtorch: export the network without that operator.");
+    });
+  }
+}
+
+std::optional<c10::IValue> known_value(const Value* value, const Graph& graph, const torch::jit::Module& root) {
+  if (value == graph.inputs()[0]) return c10::IValue(root._ivalue());
+  const Node* node = value->node();
+  if (node->kind() != prim::GetAttr) return std::nullopt;
+  const auto object = known_value(node->input(0), graph, root);
+  if (!object || !object->isObject()) return std::nullopt;
+  const auto slot = object->toObjectRef().type()->findAttributeSlot(node->s(attr::name));
+  if (!slot) return std::nullopt;
+  return object->toObjectRef().getSlot(*slot);
+}
+
+std::shared_ptr<Graph> inlined_forward(const torch::jit::Module& root, std::vector<Submodule>& modules) {
+  return Inliner(root, modules)();
+}
+
+std::shared_ptr<Graph> with_taps(const Graph& inlined, const std::vector<int>& slots, const std::vector<Fate>& fates) {
+  auto graph = const_cast<Graph&>(inlined).copy();
+  Value* const list = add_list(*graph, "taps", c10::OptionalType::ofTensor());
+  replace_marks(*graph, [&](Value* output, size_t module) {
+    if (slots[module] < 0) return;
+    if (fates[module] != Fate::kKept)
+      output = graph->insert(aten::clone, {output});
+    graph->insert(aten::_set_item, {list, static_cast<int64_t>(slots[module]), output});
+  });
+  torch::jit::EliminateDeadCode(graph);
+  graph->lint();
+  return graph;
+}
+
+std::shared_ptr<Graph> with_trace(const Graph& inlined) {
+  auto graph = const_cast<Graph&>(inlined).copy();
+  Value* const indices = add_list(*graph, "indices", c10::IntType::get());
+  Value* const outputs = add_list(*graph, "outputs", c10::OptionalType::ofTensor());
+  Value* const versions = add_list(*graph, "versions", c10::IntType::get());
+  replace_marks(*graph, [&](Value* output, size_t module) {
+    graph->insert(aten::append, {indices, static_cast<int64_t>(module)});
+    if (is_tensor(output)) {
+      graph->insert(aten::append, {outputs, output});
+      graph->insert(aten::append, {versions, graph->insert(Symbol::aten("_version"), {output})});
+    } else {
+      graph->insert(aten::append, {outputs, c10::IValue()});
+      graph->insert(aten::append, {versions, int64_t{0}});
+    }
+  });
+  graph->lint();
+  return graph;
+}
+
+void move_constants(Graph& graph, c10::Device device) {
+  each_node(graph.block(), [&](Node* node) {
+    if (node->kind() == prim::Constant && node->hasAttribute(attr::value) &&
+        node->kindOf(attr::value) == torch::jit::AttributeKind::t)
+      node->t_(attr::value, node->t(attr::value).to(device));
+  });
+}
+
+at::Tensor first_convolution(const Graph& inlined, const Value* image, const torch::jit::Module& root,
+                             int64_t& groups) {
+  // By operator: where its number of groups is.
+  static const std::map<std::string, size_t> convolutions{
+      {"aten::conv2d", 6}, {"aten::conv3d", 6}, {"aten::convolution", 8}, {"aten::_convolution", 8}};
+  // Behind these, what was a channel may be something else.
+  static const std::set<std::string> mixing{
+      "aten::cat",       "aten::stack",   "aten::concat",        "aten::view",    "aten::reshape", "aten::permute",
+      "aten::transpose", "aten::flatten", "aten::pixel_unshuffle", "aten::select",  "aten::slice",   "aten::index",
+      "aten::chunk",     "aten::split",   "aten::unfold",        "aten::narrow",  "aten::mean",    "aten::sum",
+      "aten::expand",    "aten::repeat",  "aten::einsum",        "aten::matmul",  "aten::linear",  "aten::movedim",
+      "aten::squeeze",   "aten::unsqueeze", "aten::index_select", "aten::gather", "aten::tile",    "aten::pixel_shuffle"};
+  std::unordered_set<const Value*> reached{image};
+  at::Tensor weight;
+  const auto walk = [&](const auto& self, const Block* block) -> bool {
+    for (const Node* node : block->nodes()) {
+      const std::string kind = node->kind().toQualString();
+      bool from_image = std::any_of(node->inputs().begin(), node->inputs().end(),
+                                    [&](const Value* input) { return reached.contains(input); });
+      if (const auto found = convolutions.find(kind); found != convolutions.end()) {
+        if (!from_image || !reached.contains(node->input(0))) continue;
+        const auto value = known_value(node->input(1), inlined, root);
+        const auto number = torch::jit::toIValue(node->input(found->second));
+        if (!value || !value->isTensor() || !number || !number->isInt()) return true;
+        weight = value->toTensor();
+        groups = number->toInt();
+        return true;
+      }
+      for (const Block* inner : node->blocks()) {
+        for (size_t i = 0; i < inner->inputs().size(); ++i)
+          if (from_image) reached.insert(inner->inputs()[i]);
+        if (self(self, inner)) return true;
+        for (const Value* output : inner->outputs()) from_image |= reached.contains(output);
+      }
+      if (!from_image || mixing.contains(kind)) continue;
+      for (const Value* output : node->outputs())
+        if (is_tensor(output) || !node->blocks().empty()) reached.insert(output);
+    }
+    return false;
+  };
+  walk(walk, const_cast<Graph&>(inlined).block());
+  return weight;
+}
+
+}  // namespace le::script
