@@ -48,6 +48,8 @@ class Backbone {
   virtual int64_t in_channels() const = 0;
   // Of the input: 2 for N×C×H×W, 3 for N×C×D×H×W.
   virtual int64_t spatial_axes() const { return 2; }
+  // Spatial size that the network was recorded with; empty where any will do.
+  virtual std::vector<int64_t> example_size() const { return {}; }
   // In registration order.
   virtual std::vector<Layer> layers() const = 0;
   // Runs one pass without gradients and without changing buffers (evaluation mode), and says which modules ran.

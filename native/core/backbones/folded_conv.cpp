@@ -53,7 +53,7 @@ at::Tensor packed(const at::Tensor& weight, const ConvGeometry& geometry) {
 
 FoldedConv::FoldedConv(const at::Tensor& weight, const at::Tensor& bias, ConvGeometry geometry,
                        const std::optional<NormStatistics>& norm, at::ScalarType dtype)
-    : geometry_(std::move(geometry)) {
+    : geometry_(std::move(geometry)), dtype_(dtype) {
   const at::NoGradGuard no_grad;
   at::Tensor w = weight.detach(), b = bias.defined() ? bias.detach() : bias;
   if (norm) {

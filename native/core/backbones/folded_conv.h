@@ -31,6 +31,8 @@ class FoldedConv {
              const std::optional<NormStatistics>& norm, at::ScalarType dtype);
 
   bool defined() const { return weight_.defined(); }
+  // That of the weights and of what it takes.
+  at::ScalarType dtype() const { return dtype_; }
   // Whether one operation can also add and activate: then_*() may be called.
   bool fuses() const { return fuses_; }
 
@@ -43,6 +45,7 @@ class FoldedConv {
 
  private:
   ConvGeometry geometry_;
+  at::ScalarType dtype_ = at::kFloat;
   at::Tensor weight_, bias_;
   bool fuses_ = false;  // the weight is in oneDNN's own layout
 };

@@ -1,0 +1,284 @@
+#include "backbones/exported_run.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/hardswish.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/silu.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+
+#include "error.h"
+
+namespace le {
+
+namespace {
+
+using c10::IValue;
+
+bool holds(const IValue& value, ValueKind kind) {
+  switch (kind) {
+    case ValueKind::kTensor:
+      return value.isTensor();
+    case ValueKind::kInt:
+      return value.isInt();
+    case ValueKind::kFloat:
+      return value.isDouble();
+    case ValueKind::kBool:
+      return value.isBool();
+    case ValueKind::kNone:
+      return true;
+  }
+  return false;
+}
+
+double real(const IValue& value) { return value.isDouble() ? value.toDouble() : static_cast<double>(value.toInt()); }
+
+}  // namespace
+
+ExportedPlan::ExportedPlan(std::shared_ptr<const ExportedProgram> program, bool training,
+                           std::vector<ExportedCapture> captures, std::vector<int> results,
+                           std::vector<FusedConv> fused, std::vector<std::pair<int, at::Tensor>> derived)
+    : program_(std::move(program)),
+      training_(training),
+      captures_(std::move(captures)),
+      results_(std::move(results)),
+      fused_(std::move(fused)),
+      derived_(std::move(derived)) {
+  const auto& nodes = program_->nodes;
+  std::vector<int> fused_at(nodes.size(), -1);
+  std::vector<bool> skipped(nodes.size());
+  for (size_t i = 0; i < fused_.size(); ++i) {
+    for (const int node : fused_[i].nodes) skipped[node] = true;
+    fused_at[fused_[i].nodes.back()] = static_cast<int>(i);
+  }
+  std::vector<std::vector<int>> captured_after(nodes.size() + 1);
+  for (size_t i = 0; i < captures_.size(); ++i)
+    if (captures_[i].slot >= 0) captured_after[captures_[i].after + 1].push_back(static_cast<int>(i));
+
+  // From the end: the first use that is met is the last one.
+  std::vector<bool> needed(program_->slot_names.size());
+  const auto need = [&](int slot) {
+    const bool fresh = !needed[slot];
+    needed[slot] = true;
+    return fresh;
+  };
+  for (const int slot : results_)
+    if (slot >= 0) need(slot);
+  for (const auto& [slot, weight] : program_->mutations)
+    if (training_) need(slot);
+  for (size_t i = nodes.size(); i-- > 0;) {
+    const ExportedNode& node = nodes[i];
+    Step step;
+    step.node = &node;
+    step.fused = fused_at[i];
+    step.captures = captured_after[i + 1];
+    // What is captured here is needed until here, and may be needed by nobody later.
+    for (const int capture : step.captures)
+      if (need(captures_[capture].slot)) step.drop.push_back(captures_[capture].slot);
+    if (step.fused < 0 && (skipped[i] || (node.only_training && !training_))) {
+      if (step.captures.empty()) continue;
+      step.node = nullptr;
+    } else if (step.fused >= 0) {
+      const FusedConv& conv = fused_[step.fused];
+      for (const int slot : {conv.output, conv.shortcut, conv.input})
+        if (slot >= 0 && need(slot)) step.drop.push_back(slot);
+    } else {
+      for (const auto& [slot, kind] : node.outputs)
+        if (slot >= 0 && need(slot)) step.drop.push_back(slot);
+      // The last of several places that name the same slot takes it; nothing is read after.
+      for (const Link& link : node.links)
+        for (const int slot : link.slots) step.last.push_back(slot >= 0 && !needed[slot]);
+      for (const Link& link : node.links)
+        for (const int slot : link.slots)
+          if (slot >= 0) need(slot);
+      size_t at = step.last.size();
+      std::vector<int> taken;
+      for (auto link = node.links.rbegin(); link != node.links.rend(); ++link)
+        for (auto slot = link->slots.rbegin(); slot != link->slots.rend(); ++slot) {
+          if (!step.last[--at]) continue;
+          if (std::find(taken.begin(), taken.end(), *slot) != taken.end())
+            step.last[at] = false;
+          else
+            taken.push_back(*slot);
+        }
+    }
+    steps_.push_back(std::move(step));
+  }
+  std::reverse(steps_.begin(), steps_.end());
+}
+
+ExportedPlan::Result ExportedPlan::run(std::vector<IValue> values, const std::vector<at::Tensor>& weights,
+                                       c10::Device device) const {
+  for (const auto& [slot, tensor] : derived_) values[slot] = tensor;
+  if (!training_)
+    for (const int slot : program_->written)
+      if (values[slot].isTensor()) values[slot] = values[slot].toTensor().clone();
+  Result result;
+  result.captures.resize(captures_.size());
+  const auto capture = [&](int index) {
+    const ExportedCapture& wanted = captures_[index];
+    if (!values[wanted.slot].isTensor()) return;
+    const at::Tensor& tensor = values[wanted.slot].toTensor();
+    result.captures[index] = wanted.copy ? tensor.clone() : tensor;
+  };
+  for (size_t i = 0; i < captures_.size(); ++i)
+    if (captures_[i].slot >= 0 && captures_[i].after < 0) capture(static_cast<int>(i));
+  torch::jit::Stack stack;
+  stack.reserve(32);
+  for (const Step& step : steps_) {
+    try {
+      if (step.fused >= 0)
+        run_fused(fused_[step.fused], values);
+      else if (step.node)
+        run_node(step, values, stack, device, weights);
+    } catch (const Error&) {
+      throw;
+    } catch (const c10::Error& error) {
+      throw Error(code::kShape,
+                  "Expected an input that suits the exported network but received one that its operation " +
+                      step.node->name + " (" + step.node->target + ") refuses.",
+                  error.what_without_backtrace());
+    }
+    for (const int index : step.captures) capture(index);
+    for (const int slot : step.drop) values[slot] = IValue();
+  }
+  for (const int slot : results_)
+    result.results.push_back(slot >= 0 && values[slot].isTensor() ? values[slot].toTensor() : at::Tensor());
+  if (training_) {
+    const at::NoGradGuard no_grad;
+    for (const auto& [slot, weight] : program_->mutations)
+      if (values[slot].isTensor()) weights[weight].copy_(values[slot].toTensor());
+  }
+  return result;
+}
+
+void ExportedPlan::run_node(const Step& step, std::vector<IValue>& values, torch::jit::Stack& stack, c10::Device device,
+                            const std::vector<at::Tensor>& weights) const {
+  const ExportedNode& node = *step.node;
+  stack.assign(node.arguments.begin(), node.arguments.end());
+  if (node.mode) stack[node.mode->position] = training_ ? node.mode->training : node.mode->evaluating;
+  const uint8_t* last = step.last.data();
+  for (const Link& link : node.links) {
+    IValue& to = stack[link.position];
+    const auto item = [&](size_t i) -> const IValue& { return link.slots[i] >= 0 ? values[link.slots[i]] : link.fixed[i]; };
+    switch (link.kind) {
+      case Link::Kind::kValue:
+        if (*last)
+          to = std::move(values[link.slots[0]]);
+        else
+          to = values[link.slots[0]];
+        last++;
+        continue;
+      case Link::Kind::kFloat:
+        to = real(values[link.slots[0]]);
+        break;
+      case Link::Kind::kWrapped:
+        to = wrapped_number(values[link.slots[0]]);
+        break;
+      case Link::Kind::kTensors: {
+        c10::List<at::Tensor> list;
+        list.reserve(link.slots.size());
+        for (const int slot : link.slots) list.push_back(values[slot].toTensor());
+        to = std::move(list);
+        break;
+      }
+      case Link::Kind::kOptionalTensors: {
+        c10::List<std::optional<at::Tensor>> list;
+        list.reserve(link.slots.size());
+        for (const int slot : link.slots)
+          list.push_back(slot >= 0 ? std::optional<at::Tensor>(values[slot].toTensor()) : std::nullopt);
+        to = std::move(list);
+        break;
+      }
+      case Link::Kind::kInts: {
+        std::vector<int64_t> list(link.slots.size());
+        for (size_t i = 0; i < list.size(); ++i) list[i] = item(i).toInt();
+        to = std::move(list);
+        break;
+      }
+      case Link::Kind::kFloats: {
+        std::vector<double> list(link.slots.size());
+        for (size_t i = 0; i < list.size(); ++i) list[i] = real(item(i));
+        to = std::move(list);
+        break;
+      }
+      case Link::Kind::kBools: {
+        c10::List<bool> list;
+        for (size_t i = 0; i < link.slots.size(); ++i) list.push_back(item(i).toBool());
+        to = std::move(list);
+        break;
+      }
+      case Link::Kind::kArray: {
+        c10::List<IValue> list(c10::AnyType::get());
+        for (size_t i = 0; i < link.slots.size(); ++i) list.push_back(item(i));
+        to = std::move(list);
+        break;
+      }
+      case Link::Kind::kDevice:
+        to = device;
+        break;
+    }
+    for (const int slot : link.slots)
+      if (*last++ && slot >= 0) values[slot] = IValue();
+  }
+  const auto wrong = [&](const char* what) {
+    fail(code::kInternal, "Expected ", what, " from operation ", node.name, " (", node.target,
+         ") of the exported network but received something else.");
+  };
+  if (node.symbolic) {
+    IValue made = node.symbolic(stack);
+    stack.clear();
+    if (node.outputs.empty() || node.outputs[0].first < 0) return;
+    const auto [slot, kind] = node.outputs[0];
+    if (kind == ValueKind::kFloat && made.isInt()) made = static_cast<double>(made.toInt());
+    if (!holds(made, kind)) wrong("a number of the recorded kind");
+    values[slot] = std::move(made);
+    return;
+  }
+  if (node.counter >= 0 && training_) {
+    const at::NoGradGuard no_grad;
+    weights[node.counter].add_(1);
+  }
+  node.op->callBoxed(&stack);
+  if (node.list_output) {
+    if (stack.empty() || !stack[0].isTensorList() || stack[0].toTensorList().size() != node.outputs.size())
+      wrong("the recorded number of tensors");
+    const auto list = stack[0].toTensorList();
+    for (size_t i = 0; i < node.outputs.size(); ++i) values[node.outputs[i].first] = list.get(i);
+  } else {
+    for (size_t i = 0; i < node.outputs.size(); ++i) {
+      const auto [slot, kind] = node.outputs[i];
+      if (slot < 0) continue;
+      if (i >= stack.size() || !holds(stack[i], kind)) wrong("a result of the recorded kind");
+      values[slot] = std::move(stack[i]);
+    }
+  }
+  stack.clear();
+}
+
+void ExportedPlan::run_fused(const FusedConv& fused, std::vector<IValue>& values) const {
+  const FoldedConv& conv = *fused.conv;
+  const at::ScalarType dtype = conv.dtype();
+  const at::Tensor x = values[fused.input].toTensor().to(dtype);
+  const std::string& activation = fused.activation;
+  const std::string_view after = activation.empty() ? "none" : std::string_view(activation);
+  at::Tensor y;
+  if (fused.shortcut >= 0 && conv.fuses()) {
+    y = conv.then_add(x, values[fused.shortcut].toTensor().to(dtype), after);
+  } else if (fused.shortcut < 0 && conv.fuses()) {
+    y = conv.then(x, after);
+  } else {
+    y = conv(x);
+    if (fused.shortcut >= 0) y = y.add_(values[fused.shortcut].toTensor());
+    if (activation == "relu") at::relu_(y);
+    if (activation == "hardswish") at::hardswish_(y);
+    if (activation == "swish") at::silu_(y);
+    if (activation == "sigmoid") y = at::sigmoid(y);
+  }
+  values[fused.output] = std::move(y);
+}
+
+}  // namespace le
