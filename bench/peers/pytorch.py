@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts" / "parity"))
-import models  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples" / "python"))
+import zoo  # noqa: E402
 
 
 class LayerEnsemble(nn.Module):
@@ -154,7 +154,7 @@ class Contender:
             precision = "bf16" if units else "fp32"
         self.precision, self.dtype = precision, torch.bfloat16 if precision == "bf16" else torch.float32
         self.format = torch.channels_last if channelsLast else torch.contiguous_format
-        backbone = models.make({"kind": "unet", "encoder": "resnet18", "inChannels": 1, "classes": classes})
+        backbone = zoo.make({"kind": "unet", "encoder": "resnet18", "inChannels": 1, "classes": classes})
         self.net = LayerEnsemble(backbone, taps, classes, size).to(self.device, memory_format=self.format)
         self.fast = self.optimizer = None
         self.size = (size, size)

@@ -192,6 +192,46 @@ def reason(error):
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:240]
 
 
+def make_network(folder, name, network, seed):
+    """Writes the expectations and model files of one network."""
+    model = randomise(network.make(), seed)
+    x = torch.randn(network.shape)
+    taps, tensors = expectations(model, network, x)
+    cases, refused = [], {}
+    for variant in network.variants:
+        kind = variant.split("-")[0]
+        path = folder / f"{name}.{variant}.{'pt2' if kind == 'export' else 'pt'}"
+        candidate = copy.deepcopy(model)
+        args = network.args(x)
+        try:
+            module, training, facts = make_file(variant, candidate, network, args, x, taps, str(path))
+        except Exception as error:
+            refused[variant] = reason(error)
+            path.unlink(missing_ok=True)
+            continue
+        # A traced module takes tensors alone.
+        call = module if variant != "trace" else (lambda *a, m=module: m(*(t for t in a if torch.is_tensor(t))))
+        found = check_file(call, network, tensors, training)
+        if found.get("eval", True) is not True:
+            refused[variant] = f"what was exported gives another result in Python: {found['eval']}"
+            path.unlink()
+            continue
+        cases.append(
+            {
+                **{"file": path.name, "format": kind, "variant": variant, "taps": taps},
+                "options": network.options.get(variant, network.options.get("*", {})),
+                "trainable": variant != "export-core",
+                # An export in training mode has the same dynamic axes as one in evaluation.
+                "odd": network.odd and found.get("odd", facts.get("dynamic", False)) is True,
+                "unused": list(network.unused.get(variant, ())),
+                **facts,
+            }
+        )
+    metadata = {"cases": json.dumps(cases), "refused": json.dumps(refused), "torch": torch.__version__}
+    save_file(tensors, folder / f"{name}.safetensors", metadata)
+    return cases, refused, taps
+
+
 def main(folder, filters):
     torch.set_num_threads(2)
     warnings.simplefilter("ignore")
@@ -200,58 +240,28 @@ def main(folder, filters):
     networks, missing = all_networks()
     for library, why in missing.items():
         print(f"{library}: left out ({why})")
-    began, made = time.time(), 0
+    began, made, failed = time.time(), 0, []
     for seed, (name, network) in enumerate(networks.items()):
         if filters and not any(part in name for part in filters):
             continue
         start = time.time()
         torch.manual_seed(seed)
-        model = randomise(network.make(), seed)
-        x = torch.randn(network.shape)
-        taps, tensors = expectations(model, network, x)
-        cases, refused, notes = [], {}, []
-        for variant in network.variants:
-            kind = variant.split("-")[0]
-            path = folder / f"{name}.{variant}.{'pt2' if kind == 'export' else 'pt'}"
-            candidate = copy.deepcopy(model)
-            args = network.args(x)
-            try:
-                module, training, facts = make_file(variant, candidate, network, args, x, taps, str(path))
-            except Exception as error:
-                refused[variant] = reason(error)
-                path.unlink(missing_ok=True)
-                notes.append(f"{variant} refused")
-                continue
-            # A module that was scripted or traced takes the arguments that it has.
-            call = module if variant != "trace" else (lambda *a, m=module: m(*(t for t in a if torch.is_tensor(t))))
-            found = check_file(call, network, tensors, training)
-            if found.get("eval", True) is not True:
-                refused[variant] = f"Python's own result differs from the eager module's: {found['eval']}"
-                path.unlink()
-                notes.append(f"{variant} wrong in Python")
-                continue
-            options = network.options.get(variant, network.options.get("*", {}))
-            cases.append(
-                {
-                    **{"file": path.name, "format": kind, "variant": variant, "options": options, "taps": taps},
-                    "trainable": variant != "export-core",
-                    # An export in training mode has the same dynamic axes as one in evaluation.
-                    "odd": network.odd and found.get("odd", facts.get("dynamic", False)) is True,
-                    "unused": list(network.unused.get(variant, ())),
-                    **facts,
-                }
-            )
-            notes.append(f"{variant}{'' if facts.get('dynamic', True) else ' (static)'}")
-            made += 1
-            del module, call
-            gc.collect()
-        metadata = {"cases": json.dumps(cases), "refused": json.dumps(refused), "torch": torch.__version__}
-        save_file(tensors, folder / f"{name}.safetensors", metadata)
-        print(f"{name}: {', '.join(notes)}; {len(taps)} taps, {time.time() - start:.1f} s", flush=True)
+        try:
+            cases, refused, taps = make_network(folder, name, network, seed)
+        except Exception as error:
+            failed.append(name)
+            print(f"{name}: FAILED: {reason(error)}", flush=True)
+            continue
+        made += len(cases)
+        names = [case["variant"] + (" (static)" if case.get("static") else "") for case in cases]
+        print(f"{name}: {', '.join(names)}; {len(taps)} taps, {time.time() - start:.1f} s", flush=True)
         for variant, why in refused.items():
             print(f"    {variant}: {why}", flush=True)
+        gc.collect()
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e9
     print(f"{made} model files, {size:.2f} GB in {folder}, {time.time() - began:.0f} s")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

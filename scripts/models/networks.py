@@ -1,7 +1,6 @@
 """The networks that make_model_files.py exports: of torchvision, timm and transformers, and some made to be difficult.
 All have random weights; nothing is downloaded. A library that is not installed leaves its networks out."""
 
-import importlib.util
 import math
 import sys
 from dataclasses import dataclass, field
@@ -12,11 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# The twins of this package's own networks. By path: several folders of scripts have a file of that name.
-_spec = importlib.util.spec_from_file_location("zoo_twins", Path(__file__).resolve().parents[1] / "parity" / "models.py")
-zoo = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = zoo  # torch.jit.script looks a class's module up here
-_spec.loader.exec_module(zoo)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "python"))
+import zoo  # noqa: E402  twins of this package's own networks
 
 
 @dataclass
@@ -264,7 +260,7 @@ def torchvision_networks():
         "regnet_y_400mf": Network(lambda: models.regnet_y_400mf(**plain)),
         "densenet121": Network(lambda: models.densenet121(**plain), taps=("features.denseblock1.denselayer2.norm1", "features.denseblock2", "features.norm5")),
         "convnext_tiny": Network(lambda: models.convnext_tiny(**plain, stochastic_depth_prob=0.0)),
-        "swin_t": Network(lambda: models.swin_t(**plain, stochastic_depth_prob=0.0), taps=("features.1.1.attn", "features.2"), odd=False),
+        "swin_t": Network(lambda: models.swin_t(**plain), taps=("features.1.1.attn", "features.2"), odd=False),
         "googlenet": Network(
             lambda: models.googlenet(**plain, init_weights=False),
             taps=("inception3a.branch2", "inception4a"),
