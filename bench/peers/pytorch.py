@@ -208,7 +208,7 @@ def rehook(net):
     return net
 
 
-def main():
+def main(kind=Contender):
     contenders, device = {}, "cpu"
     for line in sys.stdin:
         command = json.loads(line)
@@ -220,7 +220,7 @@ def main():
                 torch.backends.cudnn.benchmark = True
                 answer = {"info": {"torch": torch.__version__, "python": sys.version.split()[0], "threads": torch.get_num_threads()}}
             elif command["do"] == "make":
-                contender = contenders[command["name"]] = Contender(device, **command)
+                contender = contenders[command["name"]] = kind(device, **command)
                 answer = {"precision": contender.precision}
             else:
                 answer = getattr(contenders[command["name"]], command["do"])(**command)
