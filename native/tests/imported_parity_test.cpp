@@ -2,7 +2,7 @@
 // scripts/models/make_model_files.py wrote, given by LAYER_ENSEMBLES_MODEL_FILES. Without it no test is registered.
 //
 // Each file gives one line that scripts/models/table.py reads, in errors relative to the largest value:
-//   imported NAME VARIANT eval=… taps=… odd=… channels_last=… folded=… train=… grad=… buffer=… tapped=7/8
+//   imported NAME VARIANT eval=… taps=… odd=… single=… channels_last=… folded=… train=… grad=… buffer=… tapped=7/8
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/sum.h>
@@ -125,6 +125,15 @@ void check_evaluation(const Fixture& fixture, Backbone& backbone, const std::vec
     tap(output(backbone.tap({names[i]}).get(), "with " + names[i])[0], names[i], " alone");
 }
 
+// A batch of one, which a file that was made of two images may still refuse or take for another shape.
+void check_single(const Fixture& fixture, Backbone& backbone, Errors& errors) {
+  const at::NoGradGuard no_grad;
+  backbone.train(false);
+  const auto first = [&](const std::string& name) { return fixture.at(name).narrow(0, 0, 1); };
+  errors.add("single", "the output",
+             relative_error(backbone.forward(first("input"), nullptr).output, first("eval/output")), kForward);
+}
+
 void check_training(const ImportCase& imported, const Fixture& fixture, Backbone& backbone,
                     const std::vector<std::string>& names, Errors& errors) {
   backbone.train(true);
@@ -192,6 +201,7 @@ void run(const ImportCase& imported) {
     check_evaluation(fixture, *backbone, names, "eval", "eval",
                      errors);  // trace() may have taught it what is overwritten
     if (imported.has("odd")) check_evaluation(fixture, *backbone, names, "odd", "odd", errors);
+    if (imported.has("single")) check_single(fixture, *backbone, errors);
     for (const bool channels_last : {false, true}) {
       backbone->to(at::kCPU, channels_last);
       if (channels_last) check_evaluation(fixture, *backbone, names, "eval", "channels_last", errors);

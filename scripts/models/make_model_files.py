@@ -10,7 +10,7 @@ of output · cotangent and of each tap · cotangent, with cotangent = cos(0, 1, 
 parameter's gradient only the first rows are kept. Dropout and stochastic depth have probability 0.
 
 Metadata "cases" is a JSON list, one entry per model file: {"file", "format": "script" | "trace" | "export", "variant",
-"options": ImportOptions (native/core/backbones/imported.h), "trainable", "odd", "unused": prefixes of parameters and
+"options": ImportOptions (native/core/backbones/imported.h), "trainable", "odd", "single" (takes a batch of one), "unused": prefixes of parameters and
 buffers that this file's graph does not use in training}. "refused" tells, by variant, why there is no file."""
 
 import copy
@@ -153,6 +153,8 @@ def make_file(variant, model, network, args, x, taps, path):
         if variant == "export-preserved":
             preserved = {"preserve_module_call_signature": tuple(taps)}
         try:
+            if not network.dynamic:
+                raise ValueError("sizes that vary were not tried")
             program = export(model, args, dynamic_shapes=dynamic_shapes(args, x), **preserved)
             dynamic = True
         except Exception as error:
@@ -170,14 +172,14 @@ def make_file(variant, model, network, args, x, taps, path):
 def check_file(module, network, tensors, training):
     """Whether the file itself, run by Python, gives the same for both sizes: then a difference is the reader's."""
     found = {}
-    for size in ("eval", "odd"):
-        if f"{size}/output" not in tensors or training:
+    for size in ("eval", "single", "odd"):
+        if (size == "odd" and not network.odd) or (size == "single" and not network.single) or training:
             continue
-        x = tensors["input" if size == "eval" else "odd/input"]
+        x = {"eval": tensors["input"], "single": tensors["input"][:1], "odd": tensors.get("odd/input")}[size]
         try:
             with torch.no_grad():
                 output = pick(module(*network.args(x)), network.output)
-            expected = tensors[f"{size}/output"]
+            expected = tensors["odd/output"] if size == "odd" else tensors["eval/output"][: len(x)]
             found[size] = output.shape == expected.shape and (output - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
         except Exception as error:
             found[size] = reason(error)
@@ -223,6 +225,7 @@ def make_network(folder, name, network, seed):
                 "trainable": variant != "export-core",
                 # An export in training mode has the same dynamic axes as one in evaluation.
                 "odd": network.odd and found.get("odd", facts.get("dynamic", False)) is True,
+                "single": network.single and found.get("single", facts.get("dynamic", False)) is True,
                 "unused": list(network.unused.get(variant, ())),
                 **facts,
             }

@@ -31,6 +31,10 @@ class Network:
     output: Any = None
     # Whether images of any size and shape pass, so that a second, odd size is compared.
     odd: bool = True
+    # Whether a batch of one image passes too.
+    single: bool = True
+    # Whether torch.export shall try sizes that vary: for windows of attention it thinks for minutes.
+    dynamic: bool = True
     # Prefixes of parameters and buffers that a variant does not use in training.
     unused: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
     # Exported while training with these modules in evaluation mode: batch norm that stays frozen.
@@ -260,7 +264,7 @@ def torchvision_networks():
         "regnet_y_400mf": Network(lambda: models.regnet_y_400mf(**plain)),
         "densenet121": Network(lambda: models.densenet121(**plain), taps=("features.denseblock1.denselayer2.norm1", "features.denseblock2", "features.norm5")),
         "convnext_tiny": Network(lambda: models.convnext_tiny(**plain, stochastic_depth_prob=0.0)),
-        "swin_t": Network(lambda: models.swin_t(**plain), taps=("features.1.1.attn", "features.2"), odd=False),
+        "swin_t": Network(lambda: models.swin_t(**plain), taps=("features.1.1.attn", "features.2"), odd=False, dynamic=False),
         "googlenet": Network(
             lambda: models.googlenet(**plain, init_weights=False),
             taps=("inception3a.branch2", "inception4a"),
@@ -364,6 +368,7 @@ def own_networks():
                 # The number is a constant of the traced graph; the tensor is given by its index.
                 "trace": {"image": "1", "inputs": {"0": [0.25, 0.75]}},
             },
+            single=False,
         ),
         "nested": Network(Nested, shape=(2, 1, 64, 64), taps=("pair.left", "stem"), output=[1, 1], options={"*": {"output": [1, 1]}}),
         "dictionary": Network(Dictionary, shape=(2, 1, 64, 64), output=["mask"], options={"*": {"output": ["mask"]}}),

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 FORMATS = ("script", "trace", "export")
 HEADINGS = {"script": "TorchScript, scripted", "trace": "TorchScript, traced", "export": "torch.export"}
-FORWARD, FOLDED, BACKWARD = ("eval", "taps", "odd", "channels_last", "train"), ("folded",), ("grad", "buffer")
+FORWARD, FOLDED, BACKWARD = ("eval", "taps", "odd", "single", "channels_last", "train"), ("folded",), ("grad", "buffer")
 
 
 def read_measured(path):
