@@ -16,6 +16,7 @@ export {
   type BackboneOptions,
   type LayerInfo,
   type LoadReport,
+  type ModelOptions,
 } from "./ensemble/backbone.js";
 export {
   type EnsembleOptions,

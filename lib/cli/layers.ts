@@ -1,15 +1,17 @@
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import type { Command } from "commander";
 import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
 import { nearest } from "../options.js";
-import { inputShape, integer } from "./arguments.js";
+import { inputShape, integer, text } from "./arguments.js";
 import { type BackboneFlags, backboneOptions, KINDS, withBackboneOptions } from "./backbone-options.js";
 import { newCommand, runSession, toJson, UsageError } from "./command.js";
+import { glob, isGlob, type ModelFlags, modelOptions, withModelOptions } from "./model-options.js";
 import { formatTable, grouped } from "./table.js";
 
-interface Flags extends BackboneFlags {
+interface Flags extends BackboneFlags, ModelFlags {
   input?: { channels?: number; size: [number, number] };
   inChannels?: number;
+  filter?: string;
   json?: boolean;
 }
 
@@ -18,16 +20,19 @@ export function layersCommand(): Command {
   const command = newCommand(
     "layers",
     "list the layers of a network, in the order in which they run",
-    "layer-ensembles layers unet --encoder resnet18 --input 1x1x128x128",
+    "layer-ensembles layers unet --encoder resnet18 --input 1x1x128x128\n" +
+      "layer-ensembles layers model.pt2 --input 1x3x256x256 --filter relu",
   )
-    .argument("<network>", `kind of network (${KINDS.join(", ")}) or a run folder`)
+    .argument("<network>", `kind of network (${KINDS.join(", ")}), a TorchScript or torch.export file, or a run folder`)
     .option("--input <NxCxHxW>", "shape of the image that is sent through it (default: 1x1x128x128)", inputShape)
-    .option("--in-channels <n>", "channels of the image", integer({ min: 1 }));
-  return withBackboneOptions(command).action((network: string, flags: Flags) =>
+    .option("--in-channels <n>", "channels of the image", integer({ min: 1 }))
+    .option("--filter <text>", "only layers whose name contains it, or fits it where it has * (or **) or ?", text);
+  return withModelOptions(withBackboneOptions(command)).action((network: string, flags: Flags) =>
     runSession(flags.json ?? false, async ({ json, print }) => {
       const backbone = await open(network, flags);
       try {
-        const layers = await backbone.probe(flags.input?.size);
+        const all = await backbone.probe(flags.input?.size);
+        const layers = all.filter(filter(flags.filter));
         await print(json ? toJson(layers, 2) : describe(layers));
       } finally {
         await backbone.dispose();
@@ -41,19 +46,29 @@ async function open(network: string, flags: Flags): Promise<Backbone> {
   if (!kind && !existsSync(network)) {
     const near = nearest(network, KINDS);
     throw new UsageError(
-      `expected a run folder or one of ${KINDS.join(", ")} but received "${network}"${near ? ` (Did you mean ${near}?)` : ""}`,
+      `expected a model file, a run folder or one of ${KINDS.join(", ")} but received "${network}"${near ? ` (Did you mean ${near}?)` : ""}`,
     );
   }
   const { Backbone } = await import("../ensemble/backbone.js");
   if (!kind) {
-    const { readRun } = await import("../ensemble/run.js");
-    const run = await readRun(network);
-    return Backbone.fromConfig(run.backbone);
+    const isFile = statSync(network).isFile();
+    const inChannels = flags.inChannels ?? flags.input?.channels;
+    return Backbone.load(network, {
+      ...modelOptions(flags),
+      ...(isFile && inChannels !== undefined && { inChannels }),
+      ...(isFile && flags.input && { spatialAxes: flags.input.size.length as 2 | 3 }),
+    });
   }
   const channels = flags.inChannels ?? flags.input?.channels;
   if (flags.input?.channels !== undefined && channels !== flags.input.channels)
     throw new UsageError(`--input has ${flags.input.channels} channels but --in-channels says ${channels}`);
   return Backbone.create(kind, { ...backboneOptions(flags), ...(channels !== undefined && { inChannels: channels }) });
+}
+
+function filter(wanted: string | undefined): (layer: LayerInfo) => boolean {
+  if (wanted === undefined) return () => true;
+  const fits = isGlob(wanted) ? glob(wanted) : (name: string) => name.includes(wanted);
+  return ({ name }) => fits(name);
 }
 
 function describe(layers: readonly LayerInfo[]): string {

@@ -8,6 +8,7 @@ import type { AugmentName } from "./augment.js";
 import { type BackboneFlags, KINDS, withBackboneOptions } from "./backbone-options.js";
 import { newCommand, UsageError } from "./command.js";
 import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import { type ModelFlags, withModelOptions } from "./model-options.js";
 import { type RunNotes, runNotes } from "./run-notes.js";
 
 /** Options that have a value in every run; the preset changes some. */
@@ -39,8 +40,9 @@ export interface Settings {
 }
 
 /** The command line of `train`. */
-export interface TrainFlags extends Partial<Settings>, BackboneFlags, DeviceFlags {
+export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags, DeviceFlags {
   data?: string;
+  model?: string;
   run: string;
   classes?: number;
   classNames?: string[];
@@ -119,11 +121,16 @@ export function trainOptions(): Command {
     .option("--size <HxW>", "size of the network's input (default: 128x128)", size)
     .option("--classes <n>", "classes with background (default: what the masks hold)", integer({ min: 2, max: 255 }))
     .option("--class-names <list>", "their names, background first", list(text))
-    .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS));
-  withBackboneOptions(command)
+    .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS))
+    .option("--model <file>", "the network: a TorchScript or torch.export file, instead of --backbone", text);
+  withModelOptions(withBackboneOptions(command))
     .option("--encoder-weights <file>", "safetensors file to start the encoder from", text)
     .option("--freeze-backbone", "train the heads only")
-    .option("--taps <taps>", "layers that get a head: auto, auto:N, none or names (default: auto)", taps)
+    .option(
+      "--taps <taps>",
+      "layers that get a head: auto, auto:N, none, or names; * and ** fit many (default: auto)",
+      taps,
+    )
     .option("--no-final", "the network's own output is no head")
     .option("--dropout <p>", "dropout in each head (default: 0)", share)
     .option("--skip <T>", "first heads to leave out of predictions (default: 0)", integer({ min: 0 }))
@@ -181,7 +188,8 @@ export type TrainOptions = Settings & TrainFlags & { data: string };
 
 /** What a resumed run takes over. */
 export function recordable({ run: _run, resume: _resume, ...options }: TrainOptions): Record<string, unknown> {
-  return { ...options, data: path.resolve(options.data) };
+  const { model } = options;
+  return { ...options, data: path.resolve(options.data), ...(model !== undefined && { model: path.resolve(model) }) };
 }
 
 /**
@@ -217,6 +225,18 @@ export async function effectiveOptions(
     const changed = Object.fromEntries([...named].map((name) => [name, flags[name as keyof TrainFlags]]));
     return { options: { ...recorded, ...changed } as TrainOptions, named, resumed };
   }
+  if (flags.model !== undefined)
+    for (const name of [
+      "backbone",
+      "encoder",
+      "decoderChannels",
+      "attention",
+      "width",
+      "depth",
+      "encoderWeights",
+    ] as const)
+      if (flags[name] !== undefined)
+        throw new UsageError(`--model brings its own network; it cannot go with an option of --backbone (${name})`);
   if (flags.data === undefined) throw new UsageError("required option '--data <dir>' not specified");
   if (flags.classes !== undefined && flags.classNames && flags.classes !== flags.classNames.length)
     throw new UsageError(`--classes says ${flags.classes} but --class-names has ${flags.classNames.length}`);

@@ -3,13 +3,14 @@ import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { Dataset, Sample } from "../data/dataset.js";
-import type { Backbone } from "../ensemble/backbone.js";
+import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
 import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
 import type { EpochEvent, FitOptions, History } from "../ensemble/training.js";
 import { AUGMENT } from "./augment.js";
 import { backboneOptions } from "./backbone-options.js";
-import { Interrupted, runSession, type Session, toJson } from "./command.js";
+import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
 import { placement, setThreads } from "./device-options.js";
+import { glob, isGlob, modelOptions } from "./model-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
 import { chooseSplit, type RunNotes } from "./run-notes.js";
 import { duration, fixed, formatTable } from "./table.js";
@@ -135,23 +136,18 @@ async function build(
   dataset: Dataset,
   run: string,
 ): Promise<{ backbone: Backbone; model: LayerEnsemble }> {
-  const { Backbone } = await import("../ensemble/backbone.js");
   const { LayerEnsemble } = await import("../ensemble/layer-ensemble.js");
   const { autoTaps } = await import("../ensemble/taps.js");
   const { classes } = dataset;
-  const backbone = await Backbone.create(options.backbone, {
-    ...backboneOptions(options),
-    inChannels: options.channels,
-    classes: options.backbone.startsWith("resnet") ? 0 : classes,
-    seed: options.seed,
-  });
+  const started = existsSync(path.join(run, "state.safetensors"));
+  const backbone = await makeBackbone(options, classes, started ? run : null);
   try {
-    if (options.encoderWeights !== undefined && !existsSync(path.join(run, "state.safetensors")))
+    if (options.encoderWeights !== undefined && !started)
       await backbone.loadWeights(options.encoderWeights, { part: "encoder" });
     const auto = options.taps.kind === "auto" ? options.taps : null;
     const names =
       options.taps.kind === "names"
-        ? options.taps.names
+        ? await matching(options.taps.names, () => backbone.probe(options.size))
         : autoTaps(await backbone.probe(options.size), {
             final: options.final,
             ...(auto?.count !== undefined && { count: auto.count }),
@@ -172,6 +168,41 @@ async function build(
     await backbone.dispose();
     throw error;
   }
+}
+
+/** The network to train; that of a run that is gone on with has its copy there. */
+async function makeBackbone(options: TrainOptions, classes: number, run: string | null): Promise<Backbone> {
+  const { Backbone } = await import("../ensemble/backbone.js");
+  if (options.model === undefined)
+    return Backbone.create(options.backbone, {
+      ...backboneOptions(options),
+      inChannels: options.channels,
+      classes: options.backbone.startsWith("resnet") ? 0 : classes,
+      seed: options.seed,
+    });
+  if (run !== null) {
+    const { readRun } = await import("../ensemble/run.js");
+    return Backbone.fromConfig((await readRun(run)).backbone, run);
+  }
+  const backbone = await Backbone.load(options.model, modelOptions(options));
+  if (backbone.inChannels === options.channels) return backbone;
+  await backbone.dispose();
+  throw new UsageError(
+    `${options.model} takes images of ${backbone.inChannels} channels, but --channels is ${options.channels}`,
+  );
+}
+
+/** Names as they are, and of each pattern the layers with a feature map that fit it, in execution order. */
+async function matching(wanted: readonly string[], probe: () => Promise<LayerInfo[]>): Promise<string[]> {
+  if (!wanted.some(isGlob)) return [...wanted];
+  const layers = (await probe()).filter(({ tappable, shape }) => tappable && shape && shape.length >= 4);
+  const names = wanted.flatMap((pattern) => {
+    if (!isGlob(pattern)) return [pattern];
+    const found = layers.map(({ name }) => name).filter(glob(pattern));
+    if (found.length === 0) throw new UsageError(`no layer with a feature map fits --taps ${pattern}`);
+    return found;
+  });
+  return [...new Set(names)];
 }
 
 function runTraining(

@@ -1,8 +1,11 @@
+import { statSync } from "node:fs";
+import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
-import type { Addon, Handle, RawLayer } from "../native/addon.js";
+import type { Addon, Handle, RawBackbone, RawLayer } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
 import { fromNative } from "./call.js";
+import { RUN_FILES, readRun } from "./run.js";
 
 /** Networks that this package builds itself. */
 export type BackboneKind = "unet" | "plain-unet" | "resnet18" | "resnet34" | "resnet50";
@@ -54,6 +57,46 @@ export interface LoadReport {
   unexpected: string[];
 }
 
+/** What a model file leaves open. */
+export interface ModelOptions {
+  /** The argument of the network's `forward` that takes the image: its name, or its index from 0. @default the first */
+  image?: string | number;
+  /** Values of its other arguments, by name or index. An argument that has a default needs none. @default {} */
+  inputs?: Readonly<Record<string, unknown>>;
+  /**
+   * Where the network's own output (the head "final") is in what `forward` returns: a key or index, or a path of them.
+   * @default the tensor itself; of a dict `"out"` where that exists; else the first tensor
+   */
+  output?: string | number | readonly (string | number)[];
+  /** Channels of the image. @default as the file says, or its first convolution shows */
+  inChannels?: number;
+  /** 2 for images, 3 for volumes. @default as the file says, or its first convolution shows */
+  spatialAxes?: 2 | 3;
+  /**
+   * Whether the file comes from a source that you trust. A TorchScript file that does not is first read in a process of
+   * its own, with limits on time and memory, because libtorch's reader may crash on a damaged one; that takes about half a
+   * second. `torch.export` files need no trial. Either is a program, which runs when images are sent through it.
+   * @default false
+   */
+  trust?: boolean;
+}
+
+const MODEL: OptionSpecs = {
+  image: option.anyOf(option.string(), option.integer({ min: 0 })),
+  inputs: option.custom(
+    "an object of values by argument",
+    (value) => Object(value) === value && !Array.isArray(value) && typeof value !== "function",
+  ),
+  output: option.anyOf(
+    option.string(),
+    option.integer({ min: 0 }),
+    option.array(option.anyOf(option.string(), option.integer({ min: 0 })), { min: 1 }),
+  ),
+  inChannels: option.integer({ min: 1, max: 4096 }),
+  spatialAxes: option.oneOf([2, 3]),
+  trust: option.boolean(),
+};
+
 const NETWORK: OptionSpecs = { inChannels: option.integer({ min: 1 }), seed: option.integer({ min: 0 }) };
 const RESNET: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 0 }) };
 const KINDS: Record<BackboneKind, OptionSpecs> = {
@@ -85,19 +128,18 @@ export class Backbone {
   #disposed: Promise<void> | undefined;
   /** Channels of the image. */
   readonly inChannels: number;
+  /** Spatial axes of the image: 2 for C×H×W, 3 for C×D×H×W. */
+  readonly spatialAxes: 2 | 3;
   /** The configuration that builds this network again, without its weights. */
   readonly config: Readonly<Record<string, unknown>>;
 
-  private constructor(
-    addon: Addon,
-    handle: Handle,
-    described: { layers: RawLayer[]; inChannels: number; config: Record<string, unknown> },
-  ) {
+  private constructor(addon: Addon, handle: Handle, described: RawBackbone) {
     this.#addon = addon;
     this.#handle = handle;
     this.#raw = described.layers;
     this.#layers = described.layers.map((layer) => ({ ...layer }));
     this.inChannels = described.inChannels;
+    this.spatialAxes = described.spatialAxes;
     this.config = described.config;
   }
 
@@ -110,11 +152,67 @@ export class Backbone {
     if (!specs) checkOptions("backbone", { kind }, { kind: option.oneOf(Object.keys(KINDS)) });
     checkOptions(`backbone ${kind}`, options, specs as OptionSpecs);
     const defaults = kind.startsWith("resnet") ? {} : { inChannels: 1, classes: 2 };
-    return Backbone.fromConfig({ ...defaults, ...options, kind });
+    return Backbone.#make({ ...defaults, ...options, kind });
   }
 
-  /** Builds the network that a run's configuration describes; see {@link Backbone.config}. */
-  static async fromConfig(config: Readonly<Record<string, unknown>>): Promise<Backbone> {
+  /**
+   * Loads a network from a file that Python wrote, or from a run folder (with the weights that training kept).
+   *
+   * Files are recognised by their content: `torch.jit.save` (scripted or traced) and `torch.export.save`. Nothing of the
+   * network is written again by hand: layers have the names of Python's `named_modules()`. See docs/models.md.
+   * @throws ERR_LE_CHECKPOINT for a file that is damaged, of another kind, or that holds a network that cannot be tapped,
+   *   with what to export instead; ERR_LE_OPTION for options that do not fit the network; ERR_LE_IO
+   */
+  static async load(file: string, options: ModelOptions = {}): Promise<Backbone> {
+    checkOptions("Backbone.load", options, MODEL);
+    const { trust = false, ...rest } = options;
+    if (!isFolder(file)) return Backbone.#import({ ...rest, kind: "file", file: path.resolve(file) }, trust);
+    const given = Object.keys(rest);
+    if (given.length > 0)
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        `Expected no option '${given[0]}' for the run folder ${file}, which has its own, but received one.`,
+      );
+    const run = await readRun(file);
+    const backbone = await Backbone.fromConfig(run.backbone, file);
+    try {
+      const report = await backbone.loadWeights(path.join(file, RUN_FILES.weights), { strict: false });
+      const foreign = report.unexpected.find((name) => !name.startsWith("heads."));
+      if (report.missing.length > 0 || foreign !== undefined)
+        throw new LayerEnsemblesError(
+          "ERR_LE_CHECKPOINT",
+          `Expected the weights of the run's network in ${file} but received ${foreign ?? "some"} that do not fit it (missing: ${report.missing.slice(0, 8).join(", ") || "none"}).`,
+        );
+      return backbone;
+    } catch (error) {
+      await backbone.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * Builds the network that a run's configuration describes; see {@link Backbone.config}.
+   * @param folder the run's folder, where a network that came from a file has its copy. Default: the working directory
+   */
+  static async fromConfig(config: Readonly<Record<string, unknown>>, folder = "."): Promise<Backbone> {
+    if (typeof config.file !== "string") return Backbone.#make(config);
+    return Backbone.#import({ ...config, file: path.resolve(folder, config.file) }, false);
+  }
+
+  static async #import(config: Record<string, unknown> & { file: string }, trust: boolean): Promise<Backbone> {
+    const addon = await loadAddon();
+    try {
+      if (!trust && (await addon.fileKind(config.file)) === "torchscript") {
+        const { tryModel } = await import("../native/trial.js");
+        await tryModel(config);
+      }
+    } catch (error) {
+      throw fromNative(error);
+    }
+    return Backbone.#make(config);
+  }
+
+  static async #make(config: Readonly<Record<string, unknown>>): Promise<Backbone> {
     const addon = await loadAddon();
     try {
       const { handle, ready } = addon.createBackbone(config);
@@ -167,13 +265,16 @@ export class Backbone {
   }
 
   /**
-   * Saves weights and buffers as safetensors, atomically.
-   * @param options.part save only what lies below this name, relative to it
+   * Saves weights and buffers as safetensors, atomically. A network that came from a file is saved whole, with its present
+   * weights in the format of that file, which Python loads, unless the name ends in `.safetensors`.
+   * @param options.part save only what lies below this name, with names relative to it; weights only
    * @throws ERR_LE_IO
    */
-  async save(path: string, options: { part?: string } = {}): Promise<void> {
+  async save(file: string, options: { part?: string } = {}): Promise<void> {
     checkOptions("save", options, { part: option.string() });
-    return this.#run(() => this.#addon.saveBackbone(this.handle(), path, options.part ? `${options.part}.` : ""));
+    const whole = typeof this.config.file === "string" && !file.endsWith(".safetensors") && options.part === undefined;
+    if (whole) return this.#run(() => this.#addon.saveModel(this.handle(), file));
+    return this.#run(() => this.#addon.saveBackbone(this.handle(), file, options.part ? `${options.part}.` : ""));
   }
 
   /** Waits for what is under way, then frees the network. Ensembles made of it cannot be used any more. */
@@ -204,4 +305,8 @@ export class Backbone {
       throw fromNative(error);
     }
   }
+}
+
+function isFolder(name: string): boolean {
+  return statSync(name, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }

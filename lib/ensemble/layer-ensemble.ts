@@ -12,7 +12,7 @@ import { Backbone } from "./backbone.js";
 import { callNative, fromNative } from "./call.js";
 import { MAP_NAMES, type Prediction, toPrediction } from "./prediction.js";
 import { Recorder } from "./recorder.js";
-import { RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { MODEL_FILES, makeFolder, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
 import { autoTaps } from "./taps.js";
 import {
   AUGMENT_OPTIONS,
@@ -266,7 +266,7 @@ export class LayerEnsemble {
   static async load(folder: string, options: PlacementOptions = {}): Promise<LayerEnsemble> {
     checkOptions("LayerEnsemble.load", options, PLACEMENT);
     const run = await readRun(folder);
-    const backbone = await Backbone.fromConfig(run.backbone);
+    const backbone = await Backbone.fromConfig(run.backbone, folder);
     try {
       const model = await LayerEnsemble.#make(
         backbone,
@@ -293,11 +293,18 @@ export class LayerEnsemble {
     await this.#native(() => this.#addon.saveEnsemble(this.#handle, path.join(folder, RUN_FILES.weights)));
   }
 
-  #writeRun(folder: string, notes: Record<string, unknown>, training: Record<string, unknown> | undefined) {
+  async #writeRun(folder: string, notes: Record<string, unknown>, training: Record<string, unknown> | undefined) {
     const info = this.#addon.info() as { libtorch?: string };
+    const config = { ...this.backbone.config };
+    if (typeof config.file === "string") {
+      // A run needs nothing outside its folder. The copy is the network; weights.safetensors has what training made of it.
+      config.file = MODEL_FILES[config.kind as keyof typeof MODEL_FILES];
+      await makeFolder(folder);
+      await this.backbone.save(path.join(folder, config.file as string));
+    }
     return writeRun(folder, {
       versions: { "layer-ensembles": PACKAGE_VERSION, libtorch: String(info.libtorch), node: process.version },
-      backbone: { ...this.backbone.config },
+      backbone: config,
       ensemble: this.#options,
       skip: this.skip,
       ...(training && { training: { ...training, device: this.device, precision: this.precision } }),

@@ -14,12 +14,15 @@ export const RUN_FILES = {
   history: "history.csv",
 } as const;
 
+/** The copy of a network that came from a file, by kind. */
+export const MODEL_FILES = { torchscript: "backbone.pt", exported: "backbone.pt2" } as const;
+
 /** What run.json says: all that loading a model needs beside its weights, and how it came to be. */
 export interface Run {
   format: number;
   /** Versions that wrote it. */
   versions: Record<string, string>;
-  /** {@link Backbone.config}. */
+  /** {@link Backbone.config}; `file` is relative to the run's folder. */
   backbone: Record<string, unknown>;
   /** Options of the ensemble; `taps` in head order. */
   ensemble: {
@@ -85,12 +88,17 @@ export async function readRun(folder: string): Promise<Run> {
   return { ...run, notes: run.notes ?? {}, skip: run.skip ?? 0 };
 }
 
-/** Writes run.json, atomically; the folder is made. @throws ERR_LE_IO */
-export async function writeRun(folder: string, run: Omit<Run, "format">): Promise<void> {
+/** Makes a run's folder. @throws ERR_LE_IO */
+export async function makeFolder(folder: string): Promise<void> {
   await mkdir(folder, { recursive: true }).catch((cause) => {
     throw new LayerEnsemblesError("ERR_LE_IO", `Expected to make the folder ${folder} but received ${cause}.`, {
       cause,
     });
   });
+}
+
+/** Writes run.json, atomically; the folder is made. @throws ERR_LE_IO */
+export async function writeRun(folder: string, run: Omit<Run, "format">): Promise<void> {
+  await makeFolder(folder);
   await writeAtomic(path.join(folder, RUN_FILES.run), `${JSON.stringify({ format: FORMAT, ...run }, null, 2)}\n`);
 }

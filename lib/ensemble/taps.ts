@@ -7,12 +7,13 @@ const PASSIVE = /^(Identity|Upsample|Flatten)$|Pool|^Dropout/;
 /**
  * Picks taps spread over the depth of a network: the layers in execution order are cut where the feature maps' size
  * changes, and of each stretch the outermost layer that finishes last is taken. For a U-Net with a ResNet encoder these
- * are the stem's ReLU, the four encoder stages and the decoder blocks.
+ * are the stem's ReLU, the four encoder stages and the decoder blocks. Where more are asked for than there are stretches,
+ * as in a classifier, the others come from inside the stretches, outer layers first, evenly.
  *
  * @param layers what `Backbone.probe()` returned: layers with output shapes, in execution order
- * @param options.count how many to keep, evenly spread over depth. Default: all found
- * @param options.final whether the network's own output is a head: then the last stretch, which ends in that output, is
- *   left out. Default: true
+ * @param options.count how many to take, evenly spread over depth. Default: one for each stretch
+ * @param options.final whether the network's own output is a head: then the last stretch, where it ends in that output,
+ *   is left out. Default: true
  * @throws ERR_LE_OPTION where fewer than `count` are found, or the layers have no shapes
  */
 export function autoTaps(
@@ -35,18 +36,53 @@ export function autoTaps(
     size = own;
     stretches.at(-1)?.push(layer);
   }
-  if (final) stretches.pop();
-  const level = (layer: LayerInfo) => layer.name.split(".").length;
-  const outermost = stretches.map((stretch) =>
-    stretch.reduce((best, layer) => (level(layer) <= level(best) ? layer : best)),
-  );
-  const names = outermost.map((layer) => layer.name);
-  if (count === undefined) return names;
-  if (!Number.isInteger(count) || count < 1 || count > names.length)
+  // A network that ends in a vector, as a classifier does, has no stretch that ends in its output.
+  if (final && layers.findLast(({ calls }) => calls !== 0) === ran.at(-1)) stretches.pop();
+  const candidates = stretches.map(distinct);
+  const most = candidates.reduce((sum, { length }) => sum + length, 0);
+  if (count !== undefined && (!Number.isInteger(count) || count < 1 || count > most))
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",
-      `Expected 1 to ${names.length} for the count of automatic taps but received ${count}.`,
+      `Expected 1 to ${most} for the count of automatic taps but received ${count}.`,
     );
+  const shares = share(
+    candidates.map(({ length }) => length),
+    Math.max(count ?? 0, candidates.length),
+  );
+  const names = candidates.flatMap((stretch, i) => outermost(stretch, shares[i] as number));
+  return count === undefined ? names : spread(names, count);
+}
+
+/** Without those that are the last step of the layer around them: their output is that layer's own. */
+function distinct(stretch: readonly LayerInfo[]): LayerInfo[] {
+  return stretch.filter(({ name }, i) => !name.startsWith(`${stretch[i + 1]?.name}.`));
+}
+
+/** How many to take of each stretch: one each, then one more each in turn while there are any. */
+function share(sizes: readonly number[], total: number): number[] {
+  const shares = sizes.map(() => 0);
+  for (let left = total; left > 0; )
+    for (const [i, size] of sizes.entries())
+      if (left > 0 && (shares[i] as number) < size) {
+        shares[i] = (shares[i] as number) + 1;
+        left--;
+      }
+  return shares;
+}
+
+/** The names of `count` layers of a stretch in execution order: the last outermost one, and others spread before it. */
+function outermost(stretch: readonly LayerInfo[], count: number): string[] {
+  const level = ({ name }: LayerInfo) => name.split(".").length;
+  const levels = stretch.map(level).sort((a, b) => a - b);
+  const deepest = levels[count - 1] as number;
+  const names = stretch.filter((layer) => level(layer) <= deepest).map(({ name }) => name);
+  const last = stretch.findLast((layer) => level(layer) === levels[0])?.name;
+  if (count === 1) return last === undefined ? [] : [last];
+  return spread(names, count);
+}
+
+/** `count` of the names at even distances, the last among them. */
+function spread(names: readonly string[], count: number): string[] {
   if (count === 1) return names.slice(-1);
   return Array.from({ length: count }, (_, i) => names[Math.round((i * (names.length - 1)) / (count - 1))] as string);
 }

@@ -29,12 +29,24 @@ export interface RawLayer {
   whyNot?: string;
 }
 
+/** A new backbone as the addon reports it. */
+export interface RawBackbone {
+  layers: RawLayer[];
+  inChannels: number;
+  spatialAxes: 2 | 3;
+  config: Record<string, unknown>;
+}
+
+/** What a file is, by its content. */
+export type FileKind = "torchscript" | "exported" | "state-dict" | "safetensors" | "unknown";
+
 /** The functions of the native addon (native/binding). Options are checked before they get here. */
 export interface Addon {
   createBackbone(config: object): {
     handle: Handle;
-    ready: Promise<{ layers: RawLayer[]; inChannels: number; config: Record<string, unknown> }>;
+    ready: Promise<RawBackbone>;
   };
+  fileKind(path: string): Promise<FileKind>;
   disposeBackbone(backbone: Handle): Promise<void>;
   traceBackbone(backbone: Handle, shape: readonly number[]): Promise<{ name: string; shape: number[] }[]>;
   loadBackbone(
@@ -44,6 +56,8 @@ export interface Addon {
     prefix: string,
   ): Promise<{ missing: string[]; unexpected: string[] }>;
   saveBackbone(backbone: Handle, path: string, prefix: string): Promise<void>;
+  /** In the format that the network came from. */
+  saveModel(backbone: Handle, path: string): Promise<void>;
   createEnsemble(
     backbone: Handle,
     options: object,

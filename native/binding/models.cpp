@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backbones/backbone.h"
+#include "backbones/imported.h"
 #include "convert.h"
 #include "device.h"
 #include "ensemble.h"
@@ -110,6 +111,7 @@ Napi::Value create_backbone(const Napi::CallbackInfo& info) {
                                 handle->bytes = bytes_of(handle->backbone->parameters());
                                 const Json described = Json::Object{{"layers", describe_layers(*handle->backbone)},
                                                                     {"inChannels", handle->backbone->in_channels()},
+                                                                    {"spatialAxes", handle->backbone->spatial_axes()},
                                                                     {"config", handle->backbone->config()}};
                                 return [handle, described](Napi::Env env) {
                                   Napi::MemoryManagement::AdjustExternalMemory(env, handle->bytes);
@@ -117,6 +119,14 @@ Napi::Value create_backbone(const Napi::CallbackInfo& info) {
                                 };
                               }));
   return result;
+}
+
+// fileKind(path) → Promise<"torchscript" | "exported" | "state-dict" | "safetensors" | "unknown">
+Napi::Value kind_of_file(const Napi::CallbackInfo& info) {
+  auto worker = std::make_shared<Worker>(info.Env());  // goes with the job
+  return run_job(
+      info.Env(), *worker, std::make_shared<Control>(),
+      [worker, path = to_string(info[0], "path")]() -> Finish { return finish_json(kind_name(file_kind(path))); });
 }
 
 // disposeBackbone(backbone) → Promise<void>, after the jobs before it
@@ -174,6 +184,16 @@ Napi::Value save_backbone(const Napi::CallbackInfo& info) {
                    if (state.empty())
                      fail(code::kOption, "Expected the prefix of some parameter but received '", prefix, "'.");
                    write_safetensors(path, state, {{"format", "pt"}});
+                   return {};
+                 });
+}
+
+// saveModel(backbone, path) → Promise<void>, in the format that the network came from
+Napi::Value save_model(const Napi::CallbackInfo& info) {
+  auto handle = backbone_of(info);
+  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
+                 [handle, path = to_string(info[1], "path")]() -> Finish {
+                   handle->get().save(path);
                    return {};
                  });
 }
@@ -439,6 +459,8 @@ void export_models(Napi::Env env, Napi::Object exports) {
   add.operator()<trace_backbone>("traceBackbone");
   add.operator()<load_backbone>("loadBackbone");
   add.operator()<save_backbone>("saveBackbone");
+  add.operator()<save_model>("saveModel");
+  add.operator()<kind_of_file>("fileKind");
   add.operator()<create_ensemble>("createEnsemble");
   add.operator()<dispose_ensemble>("disposeEnsemble");
   add.operator()<forward_images>("forward");

@@ -2,25 +2,18 @@
 
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
 #include <limits>
 
 #include "error.h"
+#include "file.h"
 
 namespace le {
 
 namespace {
 
 constexpr uint64_t kMaxHeader = 100'000'000;
-constexpr size_t kMaxChunk = size_t{1} << 30;  // some systems refuse larger reads and writes
 constexpr const char* kMetadata = "__metadata__";
 
 struct Type {
@@ -32,49 +25,6 @@ constexpr Type kTypes[] = {{"F64", at::kDouble}, {"F32", at::kFloat},  {"F16", a
                            {"U8", at::kByte},    {"U16", at::kUInt16}, {"U32", at::kUInt32}, {"U64", at::kUInt64},
                            {"BOOL", at::kBool}};
 
-class File {
- public:
-  File(const std::string& path, int flags) : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
-  ~File() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  bool is_open() const { return descriptor_ >= 0; }
-  int descriptor() const { return descriptor_; }
-  bool close() {
-    const int result = ::close(descriptor_);
-    descriptor_ = -1;
-    return result == 0;
-  }
-  // False at the end of the file (errno 0) or on an error (errno set).
-  bool read(void* to, size_t bytes, off_t offset) const {
-    auto* out = static_cast<char*>(to);
-    while (bytes) {
-      errno = 0;
-      const ssize_t n = ::pread(descriptor_, out, std::min(bytes, kMaxChunk), offset);
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) return false;
-      out += n, offset += n, bytes -= static_cast<size_t>(n);
-    }
-    return true;
-  }
-  bool write(const void* from, size_t bytes) const {
-    const auto* in = static_cast<const char*>(from);
-    while (bytes) {
-      const ssize_t n = ::write(descriptor_, in, std::min(bytes, kMaxChunk));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return false;
-      in += n, bytes -= static_cast<size_t>(n);
-    }
-    return true;
-  }
-
- private:
-  int descriptor_;
-};
-
 // What one entry of the header says, checked.
 struct Entry {
   std::string name;
@@ -85,15 +35,10 @@ struct Entry {
 
 class Reader {
  public:
-  explicit Reader(const std::string& path) : path_(path), file_(path, O_RDONLY | O_NONBLOCK) {}
+  explicit Reader(const std::string& path) : path_(path), file_(path) {}
 
   SafetensorsFile read() {
-    struct stat status {};
-    if (!file_.is_open() || ::fstat(file_.descriptor(), &status) != 0)
-      fail(code::kIo, "Expected a readable file ", path_, " but received: ", std::strerror(errno), ".");
-    if (!S_ISREG(status.st_mode)) fail(code::kIo, "Expected a regular file ", path_, " but received another kind.");
-    const auto size = static_cast<uint64_t>(status.st_size);
-
+    const uint64_t size = file_.size();
     unsigned char prefix[8];
     if (size < sizeof prefix) damaged("a header length", "a file of " + std::to_string(size) + " bytes");
     fill(prefix, sizeof prefix, 0);
@@ -120,9 +65,7 @@ class Reader {
   }
 
   void fill(void* to, size_t bytes, uint64_t offset) const {
-    if (file_.read(to, bytes, static_cast<off_t>(offset))) return;
-    if (errno) fail(code::kIo, "Expected to read ", path_, " but received: ", std::strerror(errno), ".");
-    damaged("all of its bytes", "a file that became shorter while it was read");
+    if (!file_.read(to, bytes, offset)) damaged("all of its bytes", "a file that became shorter while it was read");
   }
 
   at::Tensor allocate(const Entry& entry) const {
@@ -201,7 +144,7 @@ class Reader {
   }
 
   const std::string path_;
-  const File file_;
+  const InputFile file_;
 };
 
 const char* type_name(const at::Tensor& tensor, const std::string& name) {
@@ -240,25 +183,11 @@ void write_safetensors(const std::string& path, const NamedTensors& tensors,
   char prefix[8];
   for (int i = 0; i < 8; ++i) prefix[i] = static_cast<char>(static_cast<uint64_t>(text.size()) >> (8 * i));
 
-  static std::atomic<unsigned> serial{0};
-  const std::string temporary = path + "." + std::to_string(::getpid()) + "-" + std::to_string(serial++) + ".tmp";
-  const auto refused = [&] {
-    const int reason = errno;
-    ::unlink(temporary.c_str());
-    fail(code::kIo, "Expected to write ", path, " but received: ", std::strerror(reason), ".");
-  };
-  File file(temporary, O_WRONLY | O_CREAT | O_EXCL);
-  if (!file.is_open()) refused();
-  bool written = file.write(prefix, sizeof prefix) && file.write(text.data(), text.size());
-  for (size_t i = 0; written && i < sorted.size(); ++i)
-    written = file.write(sorted[i].second.const_data_ptr(), sorted[i].second.nbytes());
-  if (!written || ::fsync(file.descriptor()) != 0 || !file.close()) refused();
-  if (::rename(temporary.c_str(), path.c_str()) != 0) refused();
-  // The rename itself reaches the disk with the folder. Some file systems cannot flush one: the file is whole either
-  // way.
-  const auto folder = std::filesystem::path(path).parent_path();
-  const File parent(folder.empty() ? "." : folder.string(), O_RDONLY | O_DIRECTORY);
-  if (parent.is_open()) ::fsync(parent.descriptor());
+  OutputFile file(path);
+  file.write(prefix, sizeof prefix);
+  file.write(text.data(), text.size());
+  for (const auto& [name, tensor] : sorted) file.write(tensor.const_data_ptr(), tensor.nbytes());
+  file.commit();
 }
 
 }  // namespace le

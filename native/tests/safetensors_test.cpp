@@ -2,45 +2,20 @@
 
 #include <ATen/ATen.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/resource.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include "error.h"
+#include "folder.h"
 #include "random.h"
 // After libtorch, which has a CHECK of its own.
 #include "check.h"
 
 using namespace le;
-namespace fs = std::filesystem;
+using test::Folder;
+using test::read_bytes;
+using test::write_bytes;
 
 namespace {
-
-class Folder {
- public:
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "safetensors-XXXXXX").string();
-    CHECK(::mkdtemp(name.data()));
-    path_ = name;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  std::string file(const std::string& name) const { return (path_ / name).string(); }
-  size_t entries() const { return std::distance(fs::directory_iterator(path_), fs::directory_iterator()); }
-
- private:
-  fs::path path_;
-};
-
-void write_bytes(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-}
-
-std::string read_bytes(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 std::string with_header(const std::string& header, size_t data_bytes, int64_t length = -1) {
   const uint64_t n = length < 0 ? header.size() : static_cast<uint64_t>(length);
@@ -99,7 +74,7 @@ TEST("safetensors: a file may be replaced while its tensors live") {
   write_safetensors(path, {{"a", at::ones({1000})}});
   const at::Tensor before = read_safetensors(path).tensors.at("a");
   write_safetensors(path, {{"a", at::zeros({1000})}});
-  fs::resize_file(path, 10);
+  std::filesystem::resize_file(path, 10);
   CHECK(before.sum().item<double>() == 1000);
 }
 
@@ -207,7 +182,7 @@ TEST("safetensors: the file system's refusals") {
   CHECK_THROWS(read_safetensors(folder.file("none.safetensors")), code::kIo);
   CHECK_THROWS(read_safetensors(folder.file("")), code::kIo);  // a folder
   CHECK_THROWS(write_safetensors(folder.file("none/w.safetensors"), samples()), code::kIo);
-  fs::create_directory(folder.file("taken"));
+  std::filesystem::create_directory(folder.file("taken"));
   CHECK_THROWS(write_safetensors(folder.file("taken"), samples()), code::kIo);
   CHECK(folder.entries() == 1);  // no temporary file is left
   CHECK_THROWS(write_safetensors(folder.file("w"), {{"a", at::ones({1})}, {"a", at::ones({1})}}), code::kInternal);

@@ -36,7 +36,24 @@ describe("layers", () => {
       "decoder.blocks.3",
     ]);
     expect(autoTaps(layers, { count: 3 })).toEqual(["encoder.relu", "encoder.layer4", "decoder.blocks.3"]);
-    expect(() => autoTaps(layers, { count: 99 })).toThrow(/1 to 9/);
+    expect(() => autoTaps(layers, { count: 99 })).toThrow(/1 to \d\d for the count.*99/);
+    await backbone.dispose();
+  });
+
+  it("give as many automatic taps as asked for, also where there are fewer resolutions", async () => {
+    const backbone = await Backbone.create("resnet18", { classes: 0 });
+    const layers = await backbone.probe([64, 64]);
+    const place = new Map(layers.map(({ name }, i) => [name, i]));
+    const five = ["relu", "layer1", "layer2", "layer3", "layer4"];
+    expect(autoTaps(layers, { final: false }).slice(0, 5)).toEqual(five);
+    for (const count of [2, 7, 10, 20]) {
+      const names = autoTaps(layers, { count });
+      expect(new Set(names).size).toBe(count);
+      expect(names).toEqual([...names].sort((a, b) => (place.get(a) ?? 0) - (place.get(b) ?? 0)));
+      if (count >= 7) expect(names).toEqual(expect.arrayContaining(five));
+      // A block's last step gives the block's own output: it is never tapped beside the block.
+      expect(names.some((name) => names.includes(`${name}.1`))).toBe(false);
+    }
     await backbone.dispose();
   });
 });
