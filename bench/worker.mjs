@@ -21,7 +21,7 @@ const commands = {
 
   async make({ name, classes, heads, size, batch, precision = "auto", channelsLast = true, file, weights }) {
     const backbone = file
-      ? await Backbone.load(file)
+      ? await Backbone.load(file, { trust: true })
       : await Backbone.create("unet", { encoder: "resnet18", inChannels: 1, classes });
     if (weights) await backbone.loadWeights(weights);
     const taps = heads === "plain" ? [] : heads;
