@@ -1,8 +1,11 @@
 // Imported networks against PyTorch: every model file and expectation in the folder that
 // scripts/models/make_model_files.py wrote, given by LAYER_ENSEMBLES_MODEL_FILES. Without it no test is registered.
 //
+// LAYER_ENSEMBLES_SAVED names a folder to keep what each network saves, for scripts/models/check_saved.py.
+//
 // Each file gives one line that scripts/models/table.py reads, in errors relative to the largest value:
-//   imported NAME VARIANT eval=… taps=… odd=… single=… channels_last=… folded=… train=… grad=… buffer=… tapped=7/8
+//   imported NAME VARIANT eval=… taps=… odd=… single=… channels_last=… folded=… train=… grad=… buffer=… saved=…
+//   tapped=7/8
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/sum.h>
@@ -68,11 +71,10 @@ struct ImportCase {
   }
 };
 
-std::unique_ptr<Backbone> load(const ImportCase& imported) {
+std::unique_ptr<Backbone> load(const ImportCase& imported, const std::string& file) {
   Json::Object config = imported.json.at("options").object("options");
-  const auto folder = std::filesystem::path(imported.path).parent_path();
   config.emplace("kind", "file");
-  config.emplace("file", (folder / imported.json.at("file").string("file")).string());
+  config.emplace("file", file);
   return make_backbone(config);
 }
 
@@ -134,6 +136,20 @@ void check_single(const Fixture& fixture, Backbone& backbone, Errors& errors) {
              relative_error(backbone.forward(first("input"), nullptr).output, first("eval/output")), kForward);
 }
 
+// What it saves is read back, with the weights that it has now.
+void check_saved(const ImportCase& imported, const Fixture& fixture, const Backbone& backbone, Errors& errors) {
+  const char* kept = std::getenv("LAYER_ENSEMBLES_SAVED");
+  const std::filesystem::path folder = kept ? kept : std::filesystem::temp_directory_path();
+  const std::string path = (folder / ("saved-" + imported.json.at("file").string("file"))).string();
+  backbone.save(path);
+  const at::NoGradGuard no_grad;
+  const auto again = load(imported, path);
+  again->train(false);
+  errors.add("saved", "the output",
+             relative_error(again->forward(fixture.at("input"), nullptr).output, fixture.at("eval/output")), kForward);
+  if (!kept) std::filesystem::remove(path);
+}
+
 void check_training(const ImportCase& imported, const Fixture& fixture, Backbone& backbone,
                     const std::vector<std::string>& names, Errors& errors) {
   backbone.train(true);
@@ -193,7 +209,8 @@ void run(const ImportCase& imported) {
               << more << std::endl;
   };
   try {
-    const auto backbone = load(imported);
+    const auto folder = std::filesystem::path(imported.path).parent_path();
+    const auto backbone = load(imported, (folder / imported.json.at("file").string("file")).string());
     const auto names = tappable(imported, *backbone, errors);
     const auto trained = backbone->clone();  // before anything else is done with it
     check_evaluation(fixture, *backbone, names, "eval", "eval", errors);
@@ -211,6 +228,7 @@ void run(const ImportCase& imported) {
       if (imported.has("odd")) check_evaluation(fixture, *backbone, names, "odd", "folded", errors);
       backbone->end_inference();
     }
+    check_saved(imported, fixture, *backbone, errors);
     if (imported.has("trainable")) check_training(imported, fixture, *trained, names, errors);
     report(" tapped=" + std::to_string(names.size()) + "/" +
            std::to_string(imported.json.strings_or("taps", {}).size()));

@@ -169,7 +169,12 @@ def make_file(variant, model, network, args, x, taps, path):
     return module, training, facts
 
 
-def check_file(module, network, tensors, training):
+def call_with(module, variant, args):
+    """A traced module takes tensors alone."""
+    return module(*(arg for arg in args if torch.is_tensor(arg) or variant != "trace"))
+
+
+def check_file(module, variant, network, tensors, training):
     """Whether the file itself, run by Python, gives the same for both sizes: then a difference is the reader's."""
     found = {}
     for size in ("eval", "single", "odd"):
@@ -178,7 +183,7 @@ def check_file(module, network, tensors, training):
         x = {"eval": tensors["input"], "single": tensors["input"][:1], "odd": tensors.get("odd/input")}[size]
         try:
             with torch.no_grad():
-                output = pick(module(*network.args(x)), network.output)
+                output = pick(call_with(module, variant, network.args(x)), network.output)
             expected = tensors["odd/output"] if size == "odd" else tensors["eval/output"][: len(x)]
             found[size] = output.shape == expected.shape and (output - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
         except Exception as error:
@@ -211,9 +216,7 @@ def make_network(folder, name, network, seed):
             refused[variant] = reason(error)
             path.unlink(missing_ok=True)
             continue
-        # A traced module takes tensors alone.
-        call = module if variant != "trace" else (lambda *a, m=module: m(*(t for t in a if torch.is_tensor(t))))
-        found = check_file(call, network, tensors, training)
+        found = check_file(module, variant, network, tensors, training)
         if found.get("eval", True) is not True:
             refused[variant] = f"what was exported gives another result in Python: {found['eval']}"
             path.unlink()
