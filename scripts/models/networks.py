@@ -214,7 +214,7 @@ class TimmUnet(nn.Module):
         super().__init__()
         import timm
 
-        self.encoder = timm.create_model(encoder, features_only=True, pretrained=False)
+        self.encoder = timm.create_model(encoder, features_only=True, pretrained=False, scriptable=True)
         channels = self.encoder.feature_info.channels()
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(low + high, low, 3, padding=1, bias=False), nn.BatchNorm2d(low), nn.ReLU(inplace=True))
@@ -252,19 +252,27 @@ def torchvision_networks():
     models = import_torchvision().models
     plain = {"weights": None}
     seg = {"weights": None, "weights_backbone": None}
+
+    def convnext():  # of half the tiny one's width
+        block = models.convnext.CNBlockConfig
+        return models.convnext.ConvNeXt([block(48, 96, 2), block(96, 192, 2), block(192, 384, 4), block(384, None, 2)])
+
+    def swin():
+        return models.swin_transformer.SwinTransformer([4, 4], 48, [2, 2, 4, 2], [3, 6, 12, 24], [7, 7])
+
     return {
         "resnet18": Network(
             lambda: models.resnet18(**plain),
             taps=("relu", "layer1.0.relu", "layer1.0.bn2", "layer2.0.downsample", "layer4.1.bn2"),
             variants=("script", "trace", "export", "export-train", "export-core"),
         ),
-        "resnet50": Network(lambda: models.resnet50(**plain)),
+        "resnet50": Network(lambda: models.resnet50(**plain), variants=("script", "export")),
         "mobilenet_v3_small": Network(lambda: models.mobilenet_v3_small(**plain), taps=("features.1.block.1", "features.4.block.2.scale_activation")),
         "efficientnet_b0": Network(lambda: models.efficientnet_b0(**plain, stochastic_depth_prob=0.0)),
         "regnet_y_400mf": Network(lambda: models.regnet_y_400mf(**plain)),
         "densenet121": Network(lambda: models.densenet121(**plain), taps=("features.denseblock1.denselayer2.norm1", "features.denseblock2", "features.norm5")),
-        "convnext_tiny": Network(lambda: models.convnext_tiny(**plain, stochastic_depth_prob=0.0)),
-        "swin_t": Network(lambda: models.swin_t(**plain), taps=("features.1.1.attn", "features.2"), odd=False, dynamic=False),
+        "convnext": Network(convnext),
+        "swin": Network(swin, taps=("features.1.1.attn", "features.2"), odd=False, dynamic=False),
         "googlenet": Network(
             lambda: models.googlenet(**plain, init_weights=False),
             taps=("inception3a.branch2", "inception4a"),
@@ -275,7 +283,7 @@ def torchvision_networks():
         "deeplabv3_resnet50": Network(
             lambda: models.segmentation.deeplabv3_resnet50(**seg, num_classes=3),
             taps=("backbone.layer3", "classifier.0.convs.4", "classifier.0"),
-            variants=("script", "trace", "export"),
+            variants=("script", "export"),
         ),
         "lraspp_mobilenet_v3_large": Network(
             lambda: models.segmentation.lraspp_mobilenet_v3_large(**seg, num_classes=3), taps=("backbone.4", "classifier.cbr", "classifier")
@@ -298,7 +306,7 @@ def timm_networks():
         "timm_vit_tiny": Network(make("vit_tiny_patch16_224", img_size=64), taps=("patch_embed.proj", "blocks.2", "blocks.11", "norm"), count=4, odd=False),
         "timm_convnext_atto": Network(make("convnext_atto"), taps=("stages.0", "stages.2.blocks.3.conv_dw")),
         "timm_mobilenetv4": Network(make("mobilenetv4_conv_small"), taps=("blocks.1", "blocks.3.0")),
-        "timm_hrnet_w18_small": Network(make("hrnet_w18_small"), taps=("stage2.0.fuse_layers.0.1", "stage4.1.branches.2")),
+        "timm_hrnet_w18_small": Network(make("hrnet_w18_small"), taps=("stage2.0.fuse_layers.0.1", "stage4.0.branches.2")),
         "timm_unet_resnet18": Network(lambda: TimmUnet("resnet18"), taps=("blocks.0", "encoder.layer2.1.act2", "blocks.3.2")),
         "timm_unet_mobilenetv3": Network(lambda: TimmUnet("mobilenetv3_small_050"), taps=("blocks.0", "blocks.3.2")),
     }
@@ -307,7 +315,7 @@ def timm_networks():
 def transformers_networks():
     from transformers import ConvNextConfig, SegformerConfig, SegformerForSemanticSegmentation, UperNetConfig, UperNetForSemanticSegmentation
 
-    def segformer(**more):
+    def segformer():
         return SegformerForSemanticSegmentation(
             SegformerConfig(
                 depths=[2, 2, 2, 2],
@@ -318,7 +326,6 @@ def transformers_networks():
                 attention_probs_dropout_prob=0,
                 classifier_dropout_prob=0,
                 drop_path_rate=0,
-                **more,
             )
         )
 
@@ -328,11 +335,10 @@ def transformers_networks():
             UperNetConfig(backbone_config=backbone, hidden_size=32, num_labels=3, use_auxiliary_head=False, auxiliary_in_channels=48)
         )
 
-    # A dataclass comes out; tracing needs a tuple.
+    # A dataclass comes out of both; a trace makes a dict of it.
     return {
-        "segformer": Network(segformer, taps=("decode_head.batch_norm", "decode_head.classifier"), variants=("script", "export")),
-        "segformer_tuple": Network(lambda: segformer(return_dict=False), taps=("decode_head.batch_norm",), variants=("trace",)),
-        "upernet_convnext": Network(upernet, taps=("decode_head.fpn_bottleneck",), variants=("script", "export")),
+        "segformer": Network(segformer, taps=("decode_head.batch_norm", "decode_head.classifier")),
+        "upernet_convnext": Network(upernet, taps=("decode_head.fpn_bottleneck",)),
     }
 
 
@@ -344,7 +350,6 @@ def own_networks():
         "unet_resnet18": Network(
             lambda: zoo.make(unet),
             taps=("encoder.relu", "encoder.layer1.0.relu", "encoder.layer3", "decoder.blocks.1.conv2.1", "decoder.blocks.4.conv2.2"),
-            variants=every,
         ),
         "unet_scse": Network(
             lambda: zoo.make({**unet, "attention": "scse", "decoderChannels": [64, 32, 32, 16, 16]}), taps=("decoder.blocks.1.attention1.attention",)
