@@ -58,11 +58,15 @@ export function ours(title = "layer-ensembles") {
   return new Contender(title, [process.execPath, path.join(here, "worker.mjs")]);
 }
 
-/** Tuned PyTorch, or null where no Python with torch is found: PYTHON, then python3. */
-export function pytorch(python = process.env.PYTHON || "python3") {
+/**
+ * PyTorch, or null where no Python with torch is found: PYTHON, then python3.
+ * @param script of bench/peers: `pytorch.py` is tuned, `imported.py` eager
+ */
+export function pytorch(python = process.env.PYTHON || "python3", script = "pytorch.py") {
   const probe = spawnSync(python, ["-c", "import torch, numpy"], { encoding: "utf8" });
   if (probe.status !== 0) return null;
-  return new Contender("PyTorch, tuned", [python, path.join(here, "peers", "pytorch.py")]);
+  const title = script === "pytorch.py" ? "PyTorch, tuned" : "PyTorch, eager";
+  return new Contender(title, [python, path.join(here, "peers", script)]);
 }
 
 /**

@@ -1,8 +1,8 @@
 // One contender: this package. Reads one JSON command a line, answers each with one line; bench/peers/pytorch.py
 // understands the same.
 //   {"do": "setup", "threads", "device", "allocator"}  → {"versions", "device", …}
-//   {"do": "make", "name", "classes", "heads": "plain" | "auto", "size", "batch", "precision"?, "channelsLast"?}
-//                                                      → {"taps", "precision"}
+//   {"do": "make", "name", "classes", "heads": "plain" | "auto" | names, "size", "batch", "precision"?, "channelsLast"?,
+//    "file"?: a network's, "weights"?: of the U-Net} → {"taps", "precision"}
 //   {"do": "predict", "name", "maps": boolean}         → {"ms"}: one batch from images in memory to arrays in memory
 //   {"do": "train", "name", "steps"}                   → {"ms"}: one step, mean over the steps
 import { createInterface } from "node:readline";
@@ -19,9 +19,12 @@ const commands = {
     return { info: (await loadAddon()).info() };
   },
 
-  async make({ name, classes, heads, size, batch, precision = "auto", channelsLast = true }) {
-    const backbone = await Backbone.create("unet", { encoder: "resnet18", inChannels: 1, classes });
-    const taps = heads === "plain" ? [] : "auto";
+  async make({ name, classes, heads, size, batch, precision = "auto", channelsLast = true, file, weights }) {
+    const backbone = file
+      ? await Backbone.load(file, { trust: true })
+      : await Backbone.create("unet", { encoder: "resnet18", inChannels: 1, classes });
+    if (weights) await backbone.loadWeights(weights);
+    const taps = heads === "plain" ? [] : heads;
     const options = { taps, classes, device, precision, channelsLast, inputSize: [size, size] };
     const model = await LayerEnsemble.create(backbone, options);
     models.set(name, { model, samples: makeSamples(batch, size, classes), batch });

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts" / "parity"))
-import models  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples" / "python"))
+import zoo  # noqa: E402
 
 
 class LayerEnsemble(nn.Module):
@@ -154,7 +154,7 @@ class Contender:
             precision = "bf16" if units else "fp32"
         self.precision, self.dtype = precision, torch.bfloat16 if precision == "bf16" else torch.float32
         self.format = torch.channels_last if channelsLast else torch.contiguous_format
-        backbone = models.make({"kind": "unet", "encoder": "resnet18", "inChannels": 1, "classes": classes})
+        backbone = zoo.make({"kind": "unet", "encoder": "resnet18", "inChannels": 1, "classes": classes})
         self.net = LayerEnsemble(backbone, taps, classes, size).to(self.device, memory_format=self.format)
         self.fast = self.optimizer = None
         self.size = (size, size)
@@ -208,7 +208,7 @@ def rehook(net):
     return net
 
 
-def main():
+def main(kind=Contender):
     contenders, device = {}, "cpu"
     for line in sys.stdin:
         command = json.loads(line)
@@ -220,7 +220,7 @@ def main():
                 torch.backends.cudnn.benchmark = True
                 answer = {"info": {"torch": torch.__version__, "python": sys.version.split()[0], "threads": torch.get_num_threads()}}
             elif command["do"] == "make":
-                contender = contenders[command["name"]] = Contender(device, **command)
+                contender = contenders[command["name"]] = kind(device, **command)
                 answer = {"precision": contender.precision}
             else:
                 answer = getattr(contenders[command["name"]], command["do"])(**command)

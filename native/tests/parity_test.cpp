@@ -3,60 +3,26 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/abs.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/cos.h>
-#include <ATen/ops/max.h>
 #include <ATen/ops/sum.h>
 
 #include <cstdlib>
 #include <filesystem>
 
 #include "backbones/backbone.h"
-#include "check.h"
 #include "error.h"
+#include "fixture.h"
 
 using namespace le;
+using test::check_close, test::Fixture, test::names_of;
 
 namespace {
 
 constexpr double kTolerance = 1e-5;
 
-class Fixture {
- public:
-  explicit Fixture(const std::string& path) : file_(read_safetensors(path)) {}
-
-  // Tensors whose names begin with `prefix`, without it.
-  std::map<std::string, at::Tensor> under(const std::string& prefix) const {
-    std::map<std::string, at::Tensor> found;
-    for (const auto& [name, tensor] : file_.tensors)
-      if (name.starts_with(prefix)) found.emplace(name.substr(prefix.size()), tensor);
-    return found;
-  }
-  const at::Tensor& at(const std::string& name) const { return file_.tensors.at(name); }
-  std::unique_ptr<Backbone> backbone() const {
-    auto result = make_backbone(Json::parse(file_.metadata.at("config"), code::kCheckpoint));
-    load_weights(*result, under("state/"), true);
-    return result;
-  }
-
- private:
-  SafetensorsFile file_;
-};
-
-void check_close(const std::string& what, const at::Tensor& actual, const at::Tensor& expected, double tolerance) {
-  if (!actual.defined()) test::failed(__FILE__, __LINE__, what, " is undefined");
-  if (actual.sizes() != expected.sizes()) test::failed(__FILE__, __LINE__, what, " has shape ", actual.sizes());
-  const at::Tensor a = actual.detach().to(at::kDouble), e = expected.to(at::kDouble);
-  const double scale = e.abs().max().item<double>();
-  const double error = (a - e).abs().max().item<double>() / (scale > 0 ? scale : 1);
-  if (!(error <= tolerance)) test::failed(__FILE__, __LINE__, what, " differs by ", error, " of its largest value");
-}
-
-std::vector<std::string> names_of(const std::map<std::string, at::Tensor>& tensors) {
-  std::vector<std::string> names;
-  for (const auto& [name, tensor] : tensors) names.push_back(name);
-  return names;
+std::unique_ptr<Backbone> backbone_of(const Fixture& fixture) {
+  auto result = make_backbone(Json::parse(fixture.metadata("config"), code::kCheckpoint));
+  load_weights(*result, fixture.under("state/"), true);
+  return result;
 }
 
 void check_evaluation(const Fixture& fixture, Backbone& backbone, double tolerance) {
@@ -94,8 +60,7 @@ void check_training(const Fixture& fixture, Backbone& backbone) {
   backbone.train(true);
   const Pass pass = backbone.forward(fixture.at("input"), backbone.tap(names).get());
   at::Tensor loss = (pass.output * fixture.at("train/cotangent")).sum();
-  for (const at::Tensor& tap : pass.taps)
-    loss = loss + (tap * at::arange(tap.numel(), at::kFloat).cos().view(tap.sizes())).sum() / tap.numel();
+  for (const at::Tensor& tap : pass.taps) loss = loss + (tap * test::cosines(tap)).sum() / tap.numel();
   loss.backward();
 
   check_close("output", pass.output, fixture.at("train/output"), kTolerance);
@@ -119,7 +84,7 @@ void register_case(const std::string& path) {
     test::Register(name + what, [path, run] {
       at::set_num_threads(2);
       const Fixture fixture(path);
-      const auto backbone = fixture.backbone();
+      const auto backbone = backbone_of(fixture);
       run(fixture, *backbone);
     });
   };

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from models import make
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "python"))
+from zoo import make  # noqa: E402
 
 TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 

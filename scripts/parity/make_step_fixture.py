@@ -13,7 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from make_fixtures import save_safetensors
-from models import make
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "python"))
+from zoo import make  # noqa: E402
 
 CONFIG = {"kind": "plain-unet", "inChannels": 1, "classes": 3, "width": 4, "depth": 2, "seed": 0}
 TAPS = ["encoder.0", "encoder.1"]

@@ -1,5 +1,8 @@
 """The zoo's networks in plain PyTorch, written from the papers with the state-dict names of torchvision's ResNet and
-segmentation_models_pytorch's Unet. They are the reference that the C++ networks are compared with."""
+segmentation_models_pytorch's Unet. They are the reference that the C++ networks are compared with. torch.jit.script takes
+them too."""
+
+from typing import List, Optional
 
 import torch
 from torch import nn
@@ -79,16 +82,18 @@ class ResNet(nn.Module):
             self.fc = nn.Linear(inplanes, classes)
 
     def features(self, x):
-        maps = [self.relu(self.bn1(self.conv1(x)))]
-        y = self.maxpool(maps[0])
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            y = layer(y)
-            maps.append(y)
-        return maps
+        first = self.relu(self.bn1(self.conv1(x)))
+        second = self.layer1(self.maxpool(first))
+        third = self.layer2(second)
+        fourth = self.layer3(third)
+        return [first, second, third, fourth, self.layer4(fourth)]
 
     def forward(self, x):
         maps = self.features(x)
-        return self.fc(torch.flatten(self.avgpool(maps[-1]), 1)) if hasattr(self, "fc") else maps
+        if hasattr(self, "fc"):
+            return self.fc(torch.flatten(self.avgpool(maps[-1]), 1))
+        else:
+            return maps
 
 
 class Conv2dReLU(nn.Sequential):
@@ -125,7 +130,7 @@ class UnetDecoderBlock(nn.Module):
         self.conv2 = Conv2dReLU(out_channels, out_channels)
         self.attention2 = Attention(attention, out_channels)
 
-    def forward(self, x, skip, size):
+    def forward(self, x, skip: Optional[torch.Tensor], size: List[int]):
         x = F.interpolate(x, size=size, mode="nearest")
         if skip is not None:
             x = self.attention1(torch.cat([x, skip], 1))
@@ -140,9 +145,12 @@ class UnetDecoder(nn.Module):
         skips = [*encoder_channels[-2::-1], 0]
         self.blocks = nn.ModuleList(UnetDecoderBlock(i, s, o, attention) for i, s, o in zip(ins, skips, decoder_channels))
 
-    def forward(self, maps, size):
+    def forward(self, maps: List[torch.Tensor], size: List[int]):
         x = self.center(maps[-1])
-        for block, skip in zip(self.blocks, [*maps[-2::-1], None]):
+        for i, block in enumerate(self.blocks):
+            skip: Optional[torch.Tensor] = None
+            if i + 1 < len(maps):
+                skip = maps[len(maps) - 2 - i]
             x = block(x, skip, size if skip is None else skip.shape[2:])
         return x
 
@@ -187,9 +195,9 @@ class PlainUnet(nn.Module):
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, x):
-        maps = []
+        maps: List[torch.Tensor] = []
         for level in self.encoder:
-            x = level(self.pool(x) if maps else x)
+            x = level(self.pool(x) if len(maps) > 0 else x)
             maps.append(x)
         maps.pop()
         for level in self.decoder:
