@@ -185,9 +185,17 @@ void check_training(const ImportCase& imported, const Fixture& fixture, Backbone
       gradient = gradient.narrow(0, 0, expected.size(0));  // of large ones only the first rows were kept
     errors.add("grad", name, relative_error(gradient, expected, largest * 1e-3), kBackward);
   }
-  for (const auto& [name, parameter] : parameters)
+  // A shared one counts once, under its first name: an optimiser would step twice otherwise.
+  std::map<const void*, std::string> first_name;
+  for (const auto& [name, parameter] : parameters) {
+    const auto [first, fresh] = first_name.emplace(parameter.unsafeGetTensorImpl(), name);
+    if (!fresh) {
+      errors.fail(name + " is listed and is the same parameter as " + first->second);
+      continue;
+    }
     if (!gradients.contains(name) && parameter.grad().defined() && parameter.grad().abs().max().item<double>() > 0)
       errors.fail(name + " has a gradient and should have none");
+  }
 
   const auto all = backbone.buffers();
   const std::map<std::string, at::Tensor> buffers(all.begin(), all.end());
