@@ -127,6 +127,8 @@ const KINDS: Record<BackboneKind, OptionSpecs> = {
   resnet50: RESNET,
 };
 
+const PROBE_SIZES = { 2: [128, 128], 3: [32, 32, 32] } as const;
+
 /** A network whose layers can be tapped. */
 export class Backbone {
   readonly #addon: Addon;
@@ -138,6 +140,8 @@ export class Backbone {
   readonly inChannels: number;
   /** Spatial axes of the image: 2 for C×H×W, 3 for C×D×H×W. */
   readonly spatialAxes: 2 | 3;
+  /** Spatial size of the image of a probe, unless told: the one that the network was recorded with, where it has one. */
+  readonly probeSize: readonly number[];
   /** The configuration that builds this network again, without its weights. */
   readonly config: Readonly<Record<string, unknown>>;
 
@@ -148,6 +152,7 @@ export class Backbone {
     this.#layers = described.layers.map((layer) => ({ ...layer }));
     this.inChannels = described.inChannels;
     this.spatialAxes = described.spatialAxes;
+    this.probeSize = described.exampleSize.length > 0 ? described.exampleSize : PROBE_SIZES[described.spatialAxes];
     this.config = described.config;
   }
 
@@ -252,10 +257,10 @@ export class Backbone {
 
   /**
    * Runs one dummy image through the network to see which layers run, in which order and with which output.
-   * @param inputSize the image's height and width. Default [128, 128]
+   * @param inputSize the image's spatial size. Default: {@link probeSize}
    * @returns the layers that ran, in the order in which they (last) finished, then those that did not run
    */
-  async probe(inputSize: readonly number[] = [128, 128]): Promise<LayerInfo[]> {
+  async probe(inputSize: readonly number[] = this.probeSize): Promise<LayerInfo[]> {
     const shape = [1, this.inChannels, ...inputSize];
     const calls = await this.#run(() => this.#addon.traceBackbone(this.handle(), shape));
     const ran = new Map<string, LayerInfo>();

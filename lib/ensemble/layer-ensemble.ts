@@ -54,7 +54,7 @@ export interface EnsembleOptions extends PlacementOptions {
   dropout?: number;
   /** Train the heads only; the backbone's weights and batch-norm statistics stay. @default false */
   freezeBackbone?: boolean;
-  /** Height and width of the probe's dummy image. @default [128, 128] */
+  /** Spatial size of the probe's dummy image. @default the backbone's `probeSize` */
   inputSize?: readonly number[];
   /** Seed of the heads' initial weights. @default 0 */
   seed?: number;
@@ -222,7 +222,7 @@ export class LayerEnsemble {
 
   static async #make(backbone: Backbone, options: EnsembleOptions, ownsBackbone: boolean, run?: Run) {
     const addon = await loadAddon();
-    const { taps = "auto", classes = 2, final = "auto", skip = 0, inputSize = [128, 128] } = options;
+    const { taps = "auto", classes = 2, final = "auto", skip = 0, inputSize = backbone.probeSize } = options;
     const { dropout = 0, freezeBackbone = false, seed = 0, order = "execution" } = options;
     const { device = "auto", precision = "auto", channelsLast = true } = options;
     const names = taps === "auto" ? autoTaps(await backbone.probe(inputSize), { final: final !== false }) : [...taps];

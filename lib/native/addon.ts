@@ -34,6 +34,8 @@ export interface RawBackbone {
   layers: RawLayer[];
   inChannels: number;
   spatialAxes: 2 | 3;
+  /** Empty where any size will do. */
+  exampleSize: number[];
   config: Record<string, unknown>;
 }
 

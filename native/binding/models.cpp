@@ -107,19 +107,21 @@ Napi::Value create_backbone(const Napi::CallbackInfo& info) {
   auto handle = std::make_shared<BackboneHandle>(env);
   Napi::Object result = Napi::Object::New(env);
   result.Set("handle", make_handle(env, handle, kBackboneTag));
-  result.Set("ready", run_job(env, *handle->worker, std::make_shared<Control>(),
-                              [handle, config = to_json(info[0])]() -> Finish {
-                                handle->backbone = make_backbone(config);
-                                handle->bytes = bytes_of(handle->backbone->parameters());
-                                const Json described = Json::Object{{"layers", describe_layers(*handle->backbone)},
-                                                                    {"inChannels", handle->backbone->in_channels()},
-                                                                    {"spatialAxes", handle->backbone->spatial_axes()},
-                                                                    {"config", handle->backbone->config()}};
-                                return [handle, described](Napi::Env env) {
-                                  Napi::MemoryManagement::AdjustExternalMemory(env, handle->bytes);
-                                  return from_json(env, described);
-                                };
-                              }));
+  result.Set(
+      "ready",
+      run_job(env, *handle->worker, std::make_shared<Control>(), [handle, config = to_json(info[0])]() -> Finish {
+        handle->backbone = make_backbone(config);
+        handle->bytes = bytes_of(handle->backbone->parameters());
+        const Json described = Json::Object{{"layers", describe_layers(*handle->backbone)},
+                                            {"inChannels", handle->backbone->in_channels()},
+                                            {"spatialAxes", handle->backbone->spatial_axes()},
+                                            {"exampleSize", integers(handle->backbone->example_size())},
+                                            {"config", handle->backbone->config()}};
+        return [handle, described](Napi::Env env) {
+          Napi::MemoryManagement::AdjustExternalMemory(env, handle->bytes);
+          return from_json(env, described);
+        };
+      }));
   return result;
 }
 

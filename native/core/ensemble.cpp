@@ -13,6 +13,10 @@
 
 namespace le {
 
+namespace {
+std::string head_prefix(size_t index) { return "heads." + std::to_string(index) + "."; }
+}  // namespace
+
 EnsembleOptions EnsembleOptions::from(const Json& options) {
   EnsembleOptions result;
   result.taps = options.strings_or("taps", {});
@@ -67,6 +71,12 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
     taps_ = backbone_->tap(names);
   }
 
+  for (const auto& [name, tensor] : backbone_->parameters())
+    for (size_t k = 0; k < heads_.size(); ++k)
+      if (name.starts_with(head_prefix(k)))
+        fail(code::kOption, "Expected a network without a module '", head_prefix(k),
+             "' for a layer ensemble, whose own ", "weights have that name, but received '", name,
+             "': rename the network's module.");
   at::Generator generator = at::detail::createCPUGenerator(options_.seed);
   for (const auto& head : heads_)
     segmentation_.emplace_back(head.channels, options_.classes, axes, options_.dropout, generator);
@@ -113,8 +123,8 @@ NamedTensors Ensemble::trainable() const {
   NamedTensors all;
   if (!options_.freeze_backbone) all = backbone_->parameters();
   for (size_t k = 0; k < segmentation_.size(); ++k) {
-    all.emplace_back("heads." + std::to_string(k) + ".weight", segmentation_[k].weight);
-    all.emplace_back("heads." + std::to_string(k) + ".bias", segmentation_[k].bias);
+    all.emplace_back(head_prefix(k) + "weight", segmentation_[k].weight);
+    all.emplace_back(head_prefix(k) + "bias", segmentation_[k].bias);
   }
   return all;
 }
@@ -123,8 +133,8 @@ NamedTensors Ensemble::state() const {
   NamedTensors all = backbone_->parameters();
   for (auto& buffer : backbone_->buffers()) all.push_back(std::move(buffer));
   for (size_t k = 0; k < segmentation_.size(); ++k) {
-    all.emplace_back("heads." + std::to_string(k) + ".weight", segmentation_[k].weight);
-    all.emplace_back("heads." + std::to_string(k) + ".bias", segmentation_[k].bias);
+    all.emplace_back(head_prefix(k) + "weight", segmentation_[k].weight);
+    all.emplace_back(head_prefix(k) + "bias", segmentation_[k].bias);
   }
   return all;
 }

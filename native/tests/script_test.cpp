@@ -38,11 +38,10 @@ double difference(const at::Tensor& actual, const at::Tensor& expected) {
   return (actual.to(at::kDouble) - expected.to(at::kDouble)).abs().max().item<double>() / scale;
 }
 
-#define CHECK_CLOSE(actual, expected, tolerance, what)                         \
-  do {                                                                         \
-    const double le_difference = difference(actual, expected);                 \
-    if (!(le_difference <= (tolerance)))                                       \
-      test::failed(__FILE__, __LINE__, what, " differs by ", le_difference);   \
+#define CHECK_CLOSE(actual, expected, tolerance, what)                                                          \
+  do {                                                                                                          \
+    const double le_difference = difference(actual, expected);                                                  \
+    if (!(le_difference <= (tolerance))) test::failed(__FILE__, __LINE__, what, " differs by ", le_difference); \
   } while (false)
 
 // Everything that Python's forward hooks saw in both modes.
@@ -118,9 +117,15 @@ void compare_fixture(const std::string& name, const std::string& source = "") {
 TEST("script: a network with branches, loops, repeated calls and a shared module is what Python sees") {
   compare_fixture("branches");
 }
-TEST("script: in-place successors leave a tap as its module returned it, scripted") { compare_fixture("block-scripted"); }
-TEST("script: in-place successors leave a tap as its module returned it, traced") { compare_fixture("block-traced", "block-scripted"); }
-TEST("script: a network traced in training mode can be evaluated") { compare_fixture("block-traced-training", "block-scripted"); }
+TEST("script: in-place successors leave a tap as its module returned it, scripted") {
+  compare_fixture("block-scripted");
+}
+TEST("script: in-place successors leave a tap as its module returned it, traced") {
+  compare_fixture("block-traced", "block-scripted");
+}
+TEST("script: a network traced in training mode can be evaluated") {
+  compare_fixture("block-traced-training", "block-scripted");
+}
 TEST("script: a network traced in evaluation mode can be trained") { compare_fixture("eval-traced"); }
 TEST("script: a batch norm saved as frozen stays frozen, scripted") { compare_fixture("frozen-scripted"); }
 TEST("script: a batch norm saved as frozen stays frozen, traced") { compare_fixture("frozen-traced"); }

@@ -163,7 +163,9 @@ void ExportedPlan::run_node(const Step& step, std::vector<IValue>& values, torch
   const uint8_t* last = step.last.data();
   for (const Link& link : node.links) {
     IValue& to = stack[link.position];
-    const auto item = [&](size_t i) -> const IValue& { return link.slots[i] >= 0 ? values[link.slots[i]] : link.fixed[i]; };
+    const auto item = [&](size_t i) -> const IValue& {
+      return link.slots[i] >= 0 ? values[link.slots[i]] : link.fixed[i];
+    };
     switch (link.kind) {
       case Link::Kind::kValue:
         if (*last)

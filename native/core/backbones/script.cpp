@@ -59,15 +59,16 @@ void check_file(const std::string& path) {
     const bool source = entry.name.starts_with("code/") && entry.name.ends_with(".py");
     if (!source && entry.name != "data.pkl" && entry.name != "constants.pkl") continue;
     if (entry.size > kMostText)
-      fail(code::kCheckpoint, "Expected at most ", kMostText, " bytes for ", entry.name, " in ", path,
-           " but received ", entry.size, ".");
+      fail(code::kCheckpoint, "Expected at most ", kMostText, " bytes for ", entry.name, " in ", path, " but received ",
+           entry.size, ".");
     const auto [data, size] = reader.getRecord(entry.name);
     const std::string_view text(static_cast<const char*>(data.get()), size);
     const auto refuse = [&](const char* what) {
       fail(code::kCheckpoint, "Expected a network of torch.nn modules in ", path, " but received one with ", what,
            ": export the network without (not quantised, not compiled for a backend).");
     };
-    if (source && text.find("__setstate__") != text.npos) refuse("a __setstate__ method, which would run while it loads");
+    if (source && text.find("__setstate__") != text.npos)
+      refuse("a __setstate__ method, which would run while it loads");
     if (text.find("torch.classes") != text.npos) refuse("objects of C++ classes");
   }
 }
@@ -121,7 +122,8 @@ at::Tensor tensor_from(const Json& value, const std::string& what) {
     // One number with a fraction makes all of them such.
     return at::stack(rows);
   }
-  if (value.is_number()) return is_integral(value) ? at::tensor(value.integer(what)) : at::tensor(value.number(what)).to(at::kFloat);
+  if (value.is_number())
+    return is_integral(value) ? at::tensor(value.integer(what)) : at::tensor(value.number(what)).to(at::kFloat);
   return at::tensor(value.boolean(what));
 }
 
@@ -167,7 +169,7 @@ c10::IValue argument_from(const Json& value, const c10::TypePtr& type, const std
 }
 
 struct Arguments {
-  size_t image;                     // index, self not counted
+  size_t image;  // index, self not counted
   std::string image_name;
   std::vector<c10::IValue> values;  // of all, in order; that of the image is empty
 };
@@ -185,8 +187,8 @@ Arguments resolve_arguments(const c10::FunctionSchema& schema, const ImportOptio
   const auto index_of = [&](const std::string& name, const std::string& option) -> size_t {
     for (size_t i = 1; i < all.size(); ++i)
       if (all[i].name() == name || std::to_string(i - 1) == name) return i - 1;
-    fail(code::kOption, "Expected an argument of forward (", listed(all), ") for option '", option,
-         "' but received '", name, "'.");
+    fail(code::kOption, "Expected an argument of forward (", listed(all), ") for option '", option, "' but received '",
+         name, "'.");
   };
   if (all.size() < 2)
     fail(code::kCheckpoint, "Expected a forward method that takes an image in ", options.file,
@@ -265,8 +267,7 @@ at::Tensor chosen_output(c10::IValue value, const Json::Array& path) {
     } else if (value.isList()) {
       const auto items = value.toListRef();
       const auto index = static_cast<size_t>(step.integer("output"));
-      if (index >= items.size())
-        refuse("there is no " + step.dump() + " in a list of " + std::to_string(items.size()));
+      if (index >= items.size()) refuse("there is no " + step.dump() + " in a list of " + std::to_string(items.size()));
       const c10::IValue item = items[index];
       value = item;
     } else if (value.isGenericDict()) {
@@ -296,7 +297,8 @@ at::Tensor chosen_output(c10::IValue value, const Json::Array& path) {
   if (!path.empty() && !value.isTensor()) refuse("it is " + value.tagKind());
   at::Tensor output = first_tensor(value);
   if (!output.defined())
-    fail(code::kShape, "Expected a network that returns a tensor, or several in a tuple, list or dictionary, but received ",
+    fail(code::kShape,
+         "Expected a network that returns a tensor, or several in a tuple, list or dictionary, but received ",
          value.tagKind(), ".");
   return output;
 }
@@ -416,8 +418,7 @@ std::vector<Layer> ScriptBackbone::layers() const {
 }
 
 c10::IValue ScriptBackbone::run(const Code& program, const at::Tensor& input, std::vector<c10::IValue> lists) const {
-  const at::Tensor image =
-      checked_input(input, options_.in_channels, options_.spatial_axes, device_, channels_last_);
+  const at::Tensor image = checked_input(input, options_.in_channels, options_.spatial_axes, device_, channels_last_);
   Stack stack{module_._ivalue()};
   for (size_t i = 0; i < arguments_.values.size(); ++i)
     stack.push_back(i == arguments_.image ? c10::IValue(image) : arguments_.values[i]);
@@ -472,8 +473,7 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
   c10::impl::GenericList outputs(c10::OptionalType::ofTensor());
   const at::Tensor image = input.is_inference() ? input.clone() : input;
   const Code traced(script::with_trace(*inlined_), "trace");
-  const at::Tensor expected =
-      chosen_output(run(traced, image, {indices, outputs, versions}), options_.output);
+  const at::Tensor expected = chosen_output(run(traced, image, {indices, outputs, versions}), options_.output);
 
   std::vector<Call> calls;
   std::vector<Fate> fates(modules_.size(), Fate::kUnknown);
@@ -500,10 +500,11 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
     channels_last_works_ = false;
     try {
       lay_out(device_, true);
-      const at::Tensor output = chosen_output(run(program(*no_taps_), image, {c10::impl::GenericList(c10::OptionalType::ofTensor())}), options_.output);
+      const at::Tensor output = chosen_output(
+          run(program(*no_taps_), image, {c10::impl::GenericList(c10::OptionalType::ofTensor())}), options_.output);
       const auto scale = expected.abs().max().item<double>();
-      channels_last_works_ = output.sizes() == expected.sizes() &&
-                             (output - expected).abs().max().item<double>() <= 1e-3 * scale;
+      channels_last_works_ =
+          output.sizes() == expected.sizes() && (output - expected).abs().max().item<double>() <= 1e-3 * scale;
     } catch (const std::exception&) {
     }
   }
@@ -519,8 +520,7 @@ std::shared_ptr<TapSet> ScriptBackbone::tap(std::vector<std::string> names) {
 
 Pass ScriptBackbone::forward(const at::Tensor& input, const TapSet* taps) {
   const auto* set = taps ? dynamic_cast<const ScriptTapSet*>(taps) : no_taps_.get();
-  if (!set || set->owner != this)
-    fail(code::kInternal, "Expected taps made by this backbone but received another's.");
+  if (!set || set->owner != this) fail(code::kInternal, "Expected taps made by this backbone but received another's.");
   c10::impl::GenericList list(c10::OptionalType::ofTensor());
   list.resize(set->names.size());
   Pass pass;
