@@ -407,7 +407,7 @@ void ArchiveWriter::finish() {
     put_common(directory, entry.crc, entry.size, !wide.empty());
     put(directory, entry.name.size(), 2);
     put(directory, wide.empty() ? 0 : wide.size() + 4, 2);
-    put(directory, 0, 2 + 2 + 2 + 4);  // comment, disk, attributes
+    directory.append(2 + 2 + 2 + 4, '\0');  // comment, disk, attributes
     put(directory, narrow(entry.header), 4);
     directory += entry.name;
     if (wide.empty()) continue;

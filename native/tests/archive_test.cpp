@@ -54,7 +54,7 @@ std::string build(const std::vector<Item>& items, const End& end = {}) {
     bytes += local_name + item.data;
     put(directory, 0x02014b50, 4), put(directory, 20, 2);
     common(directory, item.name, item.extra.size());
-    put(directory, 0, 2 + 2 + 2 + 4), put(directory, offset, 4);
+    directory.append(2 + 2 + 2 + 4, '\0'), put(directory, offset, 4);
     directory += item.name + item.extra;
   }
   const auto or_else = [](int64_t value, uint64_t otherwise) { return value < 0 ? otherwise : uint64_t(value); };
@@ -285,7 +285,7 @@ TEST("archive: entries above 4 GB, and many") {
   const auto entry = [&](char name, uint64_t bytes, uint64_t offset) {
     put(tail, 0x02014b50, 4), put(tail, 45, 2), put(tail, 45, 2), put(tail, 8, 2), put(tail, 0, 2), put(tail, 0, 4);
     put(tail, 0, 4), put(tail, 0xffffffff, 4), put(tail, 0xffffffff, 4), put(tail, 3, 2), put(tail, 28, 2);
-    put(tail, 0, 10), put(tail, 0xffffffff, 4);
+    tail.append(10, '\0'), put(tail, 0xffffffff, 4);
     tail += std::string("a/") + name;
     put(tail, 1, 2), put(tail, 24, 2), put(tail, bytes, 8), put(tail, bytes, 8), put(tail, offset, 8);
   };
