@@ -1,6 +1,6 @@
 // torch.export programs as backbones.
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
@@ -54,8 +54,7 @@ std::string allowed_text(const std::vector<Extent>& extents) {
       text += "(at least " + std::to_string(least) + ")";
     else
       text += times;
-    if (extent.factor > 1 && (bounded || extent.least > 0))
-      text += " in steps of " + std::to_string(extent.factor);
+    if (extent.factor > 1 && (bounded || extent.least > 0)) text += " in steps of " + std::to_string(extent.factor);
   }
   return text;
 }
@@ -69,9 +68,9 @@ bool allows(const Extent& extent, int64_t size) {
 
 // A value for an input other than the image.
 struct Given {
-  IValue value;         // a number, boolean, string or nothing
-  at::Tensor tensor;    // or numbers in a shape of their own
-  bool fill = false;    // `value` everywhere in the recorded shape
+  IValue value;       // a number, boolean, string or nothing
+  at::Tensor tensor;  // or numbers in a shape of their own
+  bool fill = false;  // `value` everywhere in the recorded shape
 };
 
 class ExportedTapSet final : public TapSet {
@@ -95,7 +94,8 @@ class ExportedBackbone final : public Backbone {
     choose_image();
     choose_inputs();
     choose_output();
-    plain_ = std::make_shared<ExportedTapSet>(std::vector<std::string>(), std::vector<ExportedCapture>(), program_.get());
+    plain_ =
+        std::make_shared<ExportedTapSet>(std::vector<std::string>(), std::vector<ExportedCapture>(), program_.get());
   }
 
   Json config() const override {
@@ -148,8 +148,8 @@ class ExportedBackbone final : public Backbone {
   std::shared_ptr<ExportedTapSet> plain_;
   c10::Device device_ = c10::kCPU;
   bool training_ = false;
-  bool channels_last_ = false;    // asked for
-  bool layout_differs_ = false;   // the program means another thing by strides: found out by trace()
+  bool channels_last_ = false;   // asked for
+  bool layout_differs_ = false;  // the program means another thing by strides: found out by trace()
 
   std::shared_ptr<DerivedWeights> derived_;
   std::vector<std::pair<const void*, int64_t>> versions_;  // that derived_ was made from
@@ -175,8 +175,8 @@ size_t ExportedBackbone::input_index(const std::string& name) const {
 void ExportedBackbone::choose_image() {
   const auto is_image = [&](size_t i) {
     const ExportedInput& input = program_->inputs[i];
-    return !input.constant && input.kind == ValueKind::kTensor && (input.extents.size() == 4 || input.extents.size() == 5) &&
-           at::isFloatingType(input.dtype);
+    return !input.constant && input.kind == ValueKind::kTensor &&
+           (input.extents.size() == 4 || input.extents.size() == 5) && at::isFloatingType(input.dtype);
   };
   image_ = options_.image.empty() ? 0 : input_index(options_.image);
   if (!is_image(image_))
@@ -220,7 +220,7 @@ Given ExportedBackbone::given(const ExportedInput& input, const Json& value) con
   };
   if (!value.is_array()) {
     result.value = scalar(value);
-    result.fill = input.kind == ValueKind::kTensor;
+    result.fill = !input.constant && input.kind == ValueKind::kTensor;
     if (result.fill && !result.value.isInt() && !result.value.isDouble() && !result.value.isBool())
       fail(code::kOption, "Expected numbers for input '", input.name, "' but received something else.");
     return result;
@@ -264,7 +264,8 @@ void ExportedBackbone::choose_inputs() {
     Given gift = given(input, value);
     if (input.constant) {
       const auto number = [](const IValue& v) { return v.isInt() ? static_cast<double>(v.toInt()) : v.toDouble(); };
-      const bool numbers = (gift.value.isInt() || gift.value.isDouble()) && (input.value.isInt() || input.value.isDouble());
+      const bool numbers =
+          (gift.value.isInt() || gift.value.isDouble()) && (input.value.isInt() || input.value.isDouble());
       const bool same = !gift.tensor.defined() &&
                         (numbers ? number(gift.value) == number(input.value)
                                  : gift.value.tagKind() == input.value.tagKind() && gift.value == input.value);
@@ -283,8 +284,8 @@ void ExportedBackbone::choose_inputs() {
   }
   for (size_t i = 0; i < program_->inputs.size(); ++i)
     if (const auto& input = program_->inputs[i]; i != image_ && !has[i] && !input.constant)
-      fail(code::kOption, "Expected a value for input '", input.name, "' of the exported network in option 'inputs' but ",
-           "received none.");
+      fail(code::kOption, "Expected a value for input '", input.name,
+           "' of the exported network in option 'inputs' but ", "received none.");
 }
 
 void ExportedBackbone::choose_output() {
@@ -320,7 +321,8 @@ void ExportedBackbone::choose_output() {
     int64_t index = tree->is_object() ? find_key(*tree, step) : -1;
     if (index < 0 && step.is_number()) index = step.integer("output");
     const auto& items = tree->is_array() ? tree->array("result") : tree->at("items").array("result");
-    if (index < 0 || index >= static_cast<int64_t>(items.size())) refuse("keys and indices of what the network returns");
+    if (index < 0 || index >= static_cast<int64_t>(items.size()))
+      refuse("keys and indices of what the network returns");
     enter(static_cast<size_t>(index));
   }
   Json::Array path = options_.output;
@@ -333,7 +335,8 @@ void ExportedBackbone::choose_output() {
       size_t leaf = first;
       for (index = 0; index < static_cast<int64_t>(items.size()); ++index) {
         const size_t end = leaf + leaves(leaves, items[index]);
-        if (std::any_of(program_->outputs.begin() + leaf, program_->outputs.begin() + end, [](int slot) { return slot >= 0; }))
+        if (std::any_of(program_->outputs.begin() + leaf, program_->outputs.begin() + end,
+                        [](int slot) { return slot >= 0; }))
           break;
         leaf = end;
       }
@@ -532,8 +535,8 @@ Pass ExportedBackbone::forward(const at::Tensor& input, const TapSet* taps) {
         // Derived weights outlive a pass that may run without version counters.
         const c10::InferenceMode normal(false);
         const at::NoGradGuard no_grad;
-        made = std::make_shared<const ExportedPlan>(
-            fused_plan(program_, weights_, *derived_, set->captures, {output_}));
+        made =
+            std::make_shared<const ExportedPlan>(fused_plan(program_, weights_, *derived_, set->captures, {output_}));
         set->derived_from = derived_;
       } else {
         made = std::make_shared<const ExportedPlan>(program_, training_, set->captures, std::vector<int>{output_});

@@ -21,8 +21,8 @@ std::string_view operation(const ExportedNode& node) {
 // As oneDNN calls it; empty: none that it fuses.
 std::string activation_of(const ExportedNode& node) {
   static const std::unordered_map<std::string_view, const char*> names = {
-      {"relu", "relu"},       {"relu_", "relu"}, {"hardswish", "hardswish"}, {"hardswish_", "hardswish"},
-      {"silu", "swish"},      {"silu_", "swish"}, {"sigmoid", "sigmoid"},    {"sigmoid_", "sigmoid"}};
+      {"relu", "relu"},  {"relu_", "relu"},  {"hardswish", "hardswish"}, {"hardswish_", "hardswish"},
+      {"silu", "swish"}, {"silu_", "swish"}, {"sigmoid", "sigmoid"},     {"sigmoid_", "sigmoid"}};
   const auto found = names.find(operation(node));
   return found == names.end() ? "" : found->second;
 }
@@ -134,7 +134,8 @@ class Search {
       return std::nullopt;
     }
     const int weight = weight_at(node, node.position("weight")), bias = weight_at(node, node.position("bias"));
-    const int mean = weight_at(node, node.position("running_mean")), var = weight_at(node, node.position("running_var"));
+    const int mean = weight_at(node, node.position("running_mean")),
+              var = weight_at(node, node.position("running_var"));
     const at::IValue& eps = node.arguments[node.position("eps")];
     if (weight < -1 || bias < -1 || mean < 0 || var < 0 || !eps.isDouble()) return std::nullopt;
     return NormStatistics{tensor(weight).defined() ? tensor(weight).detach() : at::Tensor(),
@@ -217,14 +218,16 @@ class Search {
   void sum(FusedConv& fused, int next) const {
     const ExportedNode& node = program_.nodes[next];
     const auto name = operation(node);
-    if ((name != "add.Tensor" && name != "add_.Tensor") || node.outputs.size() != 1 || node.outputs[0].first < 0) return;
+    if ((name != "add.Tensor" && name != "add_.Tensor") || node.outputs.size() != 1 || node.outputs[0].first < 0)
+      return;
     const int first = node.slot_at(0), second = node.slot_at(1), alpha = node.position("alpha");
     const bool is_first = first == fused.output;
     const int other = is_first ? second : first;
     if (other < 0 || other == fused.output || (!is_first && name == "add_.Tensor")) return;
     if (linked(node, alpha) || !node.arguments[alpha].isInt() || node.arguments[alpha].toInt() != 1) return;
     // Of one shape, as far as was recorded: oneDNN does not broadcast.
-    if (program_.slot_shapes[other].empty() || program_.slot_shapes[other] != program_.slot_shapes[fused.output]) return;
+    if (program_.slot_shapes[other].empty() || program_.slot_shapes[other] != program_.slot_shapes[fused.output])
+      return;
     if (weight_of_[other] >= 0) return;
     fused.shortcut = other;
     extend(fused, next);
@@ -245,16 +248,69 @@ class Search {
 }  // namespace
 
 bool runs_in_half(const ExportedProgram& program) {
-  static const std::unordered_set<std::string_view> known = {
-      "conv1d", "conv2d", "conv3d", "convolution", "conv2d.padding", "conv_transpose2d.input", "conv_transpose3d.input",
-      "batch_norm", "_native_batch_norm_legit_no_training", "relu", "relu_", "relu6", "relu6_", "hardtanh", "hardtanh_",
-      "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "silu", "silu_", "sigmoid", "sigmoid_", "gelu",
-      "leaky_relu", "leaky_relu_", "tanh", "max_pool2d", "max_pool3d", "avg_pool2d", "avg_pool3d",
-      "adaptive_avg_pool2d", "adaptive_avg_pool3d", "add.Tensor", "add_.Tensor", "mul.Tensor", "mul_.Tensor", "cat",
-      "upsample_nearest2d.vec", "upsample_bilinear2d.vec", "upsample_nearest3d.vec", "upsample_trilinear3d.vec",
-      "linear", "flatten.using_ints", "view", "reshape", "dropout", "dropout_", "feature_dropout", "slice.Tensor",
-      "permute", "transpose.int", "contiguous", "pad", "constant_pad_nd", "chunk", "split.Tensor",
-      "split_with_sizes", "unsqueeze", "squeeze.dim", "pixel_shuffle", "mean.dim", "identity"};
+  static const std::unordered_set<std::string_view> known = {"conv1d",
+                                                             "conv2d",
+                                                             "conv3d",
+                                                             "convolution",
+                                                             "conv2d.padding",
+                                                             "conv_transpose2d.input",
+                                                             "conv_transpose3d.input",
+                                                             "batch_norm",
+                                                             "_native_batch_norm_legit_no_training",
+                                                             "relu",
+                                                             "relu_",
+                                                             "relu6",
+                                                             "relu6_",
+                                                             "hardtanh",
+                                                             "hardtanh_",
+                                                             "hardswish",
+                                                             "hardswish_",
+                                                             "hardsigmoid",
+                                                             "hardsigmoid_",
+                                                             "silu",
+                                                             "silu_",
+                                                             "sigmoid",
+                                                             "sigmoid_",
+                                                             "gelu",
+                                                             "leaky_relu",
+                                                             "leaky_relu_",
+                                                             "tanh",
+                                                             "max_pool2d",
+                                                             "max_pool3d",
+                                                             "avg_pool2d",
+                                                             "avg_pool3d",
+                                                             "adaptive_avg_pool2d",
+                                                             "adaptive_avg_pool3d",
+                                                             "add.Tensor",
+                                                             "add_.Tensor",
+                                                             "mul.Tensor",
+                                                             "mul_.Tensor",
+                                                             "cat",
+                                                             "upsample_nearest2d.vec",
+                                                             "upsample_bilinear2d.vec",
+                                                             "upsample_nearest3d.vec",
+                                                             "upsample_trilinear3d.vec",
+                                                             "linear",
+                                                             "flatten.using_ints",
+                                                             "view",
+                                                             "reshape",
+                                                             "dropout",
+                                                             "dropout_",
+                                                             "feature_dropout",
+                                                             "slice.Tensor",
+                                                             "permute",
+                                                             "transpose.int",
+                                                             "contiguous",
+                                                             "pad",
+                                                             "constant_pad_nd",
+                                                             "chunk",
+                                                             "split.Tensor",
+                                                             "split_with_sizes",
+                                                             "unsqueeze",
+                                                             "squeeze.dim",
+                                                             "pixel_shuffle",
+                                                             "mean.dim",
+                                                             "identity"};
   return std::all_of(program.nodes.begin(), program.nodes.end(), [](const ExportedNode& node) {
     return node.symbolic || node.only_training || known.contains(operation(node));
   });

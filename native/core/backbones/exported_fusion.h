@@ -15,7 +15,7 @@ struct DerivedWeights {
   at::ScalarType dtype = at::kFloat;
   bool whole = false;  // the whole program runs in `dtype`, without autocast
   std::map<std::pair<int, int>, std::shared_ptr<const FoldedConv>> convs;  // by the nodes of convolution and norm (-1)
-  std::map<int, at::Tensor> cast;                                         // by slot
+  std::map<int, at::Tensor> cast;                                          // by slot
 };
 
 // Whether every operation of the program may be done in a 16-bit float: none has reasons to want more.

@@ -29,54 +29,53 @@ constexpr const char* kModel = "models/model.json";
 // Operators that read or write files, give a tensor memory of its choosing, or have kernels that trust their caller.
 bool refused(const std::string& name) {
   static const std::unordered_set<std::string> names = {
-      "from_file", "save",         "set_",           "set_data",          "resize_",      "resize_as_",
-      "resize",    "resize_as",    "set",            "resize_as_sparse_", "record_stream", "pin_memory",
-      "to_mkldnn", "unsafe_chunk", "embedding_bag"};
-  static const std::vector<std::string_view> prefixes = {"sparse_", "cudnn_",    "mkldnn_",     "miopen_",  "fbgemm_",
-                                                         "quantize", "quantized", "fake_quantize", "to_sparse", "mps_",
-                                                         "sym_constrain"};
+      "from_file",     "save",       "set_",      "set_data",     "resize_",
+      "resize_as_",    "resize",     "resize_as", "set",          "resize_as_sparse_",
+      "record_stream", "pin_memory", "to_mkldnn", "unsafe_chunk", "embedding_bag"};
+  static const std::vector<std::string_view> prefixes = {"sparse_",   "cudnn_",   "mkldnn_",      "miopen_",
+                                                         "fbgemm_",   "quantize", "quantized",    "fake_quantize",
+                                                         "to_sparse", "mps_",     "sym_constrain"};
   // Of the internal ones, those that PyTorch's own exports contain.
-  static const std::unordered_set<std::string> internal = {
-      "_native_batch_norm_legit",
-      "_native_batch_norm_legit_no_training",
-      "_native_batch_norm_legit_functional",
-      "_log_softmax",
-      "_softmax",
-      "_safe_softmax",
-      "_to_copy",
-      "_unsafe_view",
-      "_unsafe_index",
-      "_unsafe_index_put",
-      "_reshape_alias",
-      "_adaptive_avg_pool2d",
-      "_adaptive_avg_pool3d",
-      "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_flash_attention_for_cpu",
-      "_scaled_dot_product_efficient_attention",
-      "_scaled_dot_product_attention_math",
-      "_weight_norm",
-      "_weight_norm_interface",
-      "_upsample_bilinear2d_aa",
-      "_upsample_bicubic2d_aa",
-      "_upsample_nearest_exact1d",
-      "_upsample_nearest_exact2d",
-      "_upsample_nearest_exact3d",
-      "_assert_async",
-      "_convolution",
-      "_local_scalar_dense",
-      "_cdist_forward",
-      "_euclidean_dist",
-      "_trilinear",
-      "_transformer_encoder_layer_fwd",
-      "_native_multi_head_attention",
-      "_conj",
-      "_fft_r2c",
-      "_fft_c2r",
-      "_fft_c2c",
-      "_unique2",
-      "_prelu_kernel",
-      "_is_all_true",
-      "_is_any_true"};
+  static const std::unordered_set<std::string> internal = {"_native_batch_norm_legit",
+                                                           "_native_batch_norm_legit_no_training",
+                                                           "_native_batch_norm_legit_functional",
+                                                           "_log_softmax",
+                                                           "_softmax",
+                                                           "_safe_softmax",
+                                                           "_to_copy",
+                                                           "_unsafe_view",
+                                                           "_unsafe_index",
+                                                           "_unsafe_index_put",
+                                                           "_reshape_alias",
+                                                           "_adaptive_avg_pool2d",
+                                                           "_adaptive_avg_pool3d",
+                                                           "_scaled_dot_product_flash_attention",
+                                                           "_scaled_dot_product_flash_attention_for_cpu",
+                                                           "_scaled_dot_product_efficient_attention",
+                                                           "_scaled_dot_product_attention_math",
+                                                           "_weight_norm",
+                                                           "_weight_norm_interface",
+                                                           "_upsample_bilinear2d_aa",
+                                                           "_upsample_bicubic2d_aa",
+                                                           "_upsample_nearest_exact1d",
+                                                           "_upsample_nearest_exact2d",
+                                                           "_upsample_nearest_exact3d",
+                                                           "_assert_async",
+                                                           "_convolution",
+                                                           "_local_scalar_dense",
+                                                           "_cdist_forward",
+                                                           "_euclidean_dist",
+                                                           "_trilinear",
+                                                           "_transformer_encoder_layer_fwd",
+                                                           "_native_multi_head_attention",
+                                                           "_conj",
+                                                           "_fft_r2c",
+                                                           "_fft_c2r",
+                                                           "_fft_c2c",
+                                                           "_unique2",
+                                                           "_prelu_kernel",
+                                                           "_is_all_true",
+                                                           "_is_any_true"};
   if (names.contains(name)) return true;
   for (const auto prefix : prefixes)
     if (name.starts_with(prefix)) return true;
@@ -92,13 +91,43 @@ bool ignored(const std::string& target) {
 // Operators that may return the memory of an argument although their schema does not say so, and nothing else may: the
 // rest of those that consist of others is taken to do so.
 bool returns_fresh(const std::string& name) {
-  static const std::unordered_set<std::string> names = {
-      "conv1d",         "conv2d",        "conv3d",      "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-      "batch_norm",     "instance_norm", "group_norm",  "layer_norm",       "rms_norm",         "linear",
-      "max_pool1d",     "max_pool2d",    "max_pool3d",  "avg_pool1d",       "adaptive_avg_pool2d",
-      "adaptive_avg_pool3d", "matmul",   "softmax",     "log_softmax",      "upsample_nearest2d", "upsample_bilinear2d",
-      "upsample_trilinear3d", "upsample_nearest3d", "upsample_bicubic2d", "scaled_dot_product_attention", "silu", "selu",
-      "relu6",          "cross_entropy_loss", "square", "pixel_shuffle",    "embedding",        "one_hot", "std", "var"};
+  static const std::unordered_set<std::string> names = {"conv1d",
+                                                        "conv2d",
+                                                        "conv3d",
+                                                        "conv_transpose1d",
+                                                        "conv_transpose2d",
+                                                        "conv_transpose3d",
+                                                        "batch_norm",
+                                                        "instance_norm",
+                                                        "group_norm",
+                                                        "layer_norm",
+                                                        "rms_norm",
+                                                        "linear",
+                                                        "max_pool1d",
+                                                        "max_pool2d",
+                                                        "max_pool3d",
+                                                        "avg_pool1d",
+                                                        "adaptive_avg_pool2d",
+                                                        "adaptive_avg_pool3d",
+                                                        "matmul",
+                                                        "softmax",
+                                                        "log_softmax",
+                                                        "upsample_nearest2d",
+                                                        "upsample_bilinear2d",
+                                                        "upsample_trilinear3d",
+                                                        "upsample_nearest3d",
+                                                        "upsample_bicubic2d",
+                                                        "scaled_dot_product_attention",
+                                                        "silu",
+                                                        "selu",
+                                                        "relu6",
+                                                        "cross_entropy_loss",
+                                                        "square",
+                                                        "pixel_shuffle",
+                                                        "embedding",
+                                                        "one_hot",
+                                                        "std",
+                                                        "var"};
   return names.contains(name);
 }
 
@@ -106,13 +135,27 @@ bool is_tensor(const c10::Type& type) { return type.kind() == c10::TypeKind::Ten
 
 at::ScalarType scalar_type(int64_t code) {
   using T = at::ScalarType;
-  static const std::map<int64_t, T> types = {
-      {1, T::Byte},           {2, T::Char},           {3, T::Short},        {4, T::Int},
-      {5, T::Long},           {6, T::Half},           {7, T::Float},        {8, T::Double},
-      {9, T::ComplexHalf},    {10, T::ComplexFloat},  {11, T::ComplexDouble}, {12, T::Bool},
-      {13, T::BFloat16},      {28, T::UInt16},        {29, T::Float8_e4m3fn}, {30, T::Float8_e5m2},
-      {31, T::Float8_e4m3fnuz}, {32, T::Float8_e5m2fnuz}, {33, T::Float8_e8m0fnu}, {34, T::UInt32},
-      {35, T::UInt64}};
+  static const std::map<int64_t, T> types = {{1, T::Byte},
+                                             {2, T::Char},
+                                             {3, T::Short},
+                                             {4, T::Int},
+                                             {5, T::Long},
+                                             {6, T::Half},
+                                             {7, T::Float},
+                                             {8, T::Double},
+                                             {9, T::ComplexHalf},
+                                             {10, T::ComplexFloat},
+                                             {11, T::ComplexDouble},
+                                             {12, T::Bool},
+                                             {13, T::BFloat16},
+                                             {28, T::UInt16},
+                                             {29, T::Float8_e4m3fn},
+                                             {30, T::Float8_e5m2},
+                                             {31, T::Float8_e4m3fnuz},
+                                             {32, T::Float8_e5m2fnuz},
+                                             {33, T::Float8_e8m0fnu},
+                                             {34, T::UInt32},
+                                             {35, T::UInt64}};
   const auto found = types.find(code);
   if (found == types.end()) fail(code::kCheckpoint, "Expected a known number type but received code ", code, ".");
   return found->second;
@@ -146,8 +189,9 @@ std::string normalised(std::string path) {
   if (path.starts_with("getattr(") && path.ends_with("')")) {
     const size_t comma = path.rfind(", '");
     if (comma != std::string::npos) {
-      const std::string base = normalised(path.substr(8, comma - 8)), leaf = path.substr(comma + 3, path.size() - comma - 5);
-      return base.empty() ? leaf : base + "." + leaf;
+      const std::string base = normalised(path.substr(8, comma - 8)),
+                        leaf = path.substr(comma + 3, path.size() - comma - 5);
+      return base.empty() ? leaf : base + '.' + leaf;
     }
   }
   for (const std::string root : {"L['self']", "L__self__", "self"})
@@ -164,7 +208,7 @@ std::string normalised(std::string path) {
       if (end == std::string::npos) return path;
       std::string key = path.substr(i + 1, end - i - 1);
       if (key.size() >= 2 && (key.front() == '\'' || key.front() == '"')) key = key.substr(1, key.size() - 2);
-      out += "." + key;
+      (out += '.') += key;
       i = end + 1;
     } else {
       out += path[i++];
@@ -362,12 +406,12 @@ class Reader {
     const auto [kind, value] = variant(spec, "input spec");
     if (kind == "parameter") {
       const std::string& name = value.at("arg").at("name").string("name");
-      add_weight(value.at("parameter_name").string("parameter_name"), Role::kParameter, define(name, ValueKind::kTensor));
+      add_weight(value.at("parameter_name").string("parameter_name"), Role::kParameter,
+                 define(name, ValueKind::kTensor));
     } else if (kind == "buffer") {
       const std::string& name = value.at("arg").at("name").string("name");
       add_weight(value.at("buffer_name").string("buffer_name"),
-                 value.boolean_or("persistent", true) ? Role::kBuffer : Role::kOther,
-                 define(name, ValueKind::kTensor));
+                 value.boolean_or("persistent", true) ? Role::kBuffer : Role::kOther, define(name, ValueKind::kTensor));
     } else if (kind == "tensor_constant") {
       const std::string& name = value.at("arg").at("name").string("name");
       add_weight(value.at("tensor_constant_name").string("tensor_constant_name"), Role::kOther,
@@ -482,7 +526,8 @@ class Reader {
       name.resize(dot);
     }
     if (overload == "default") overload.clear();
-    if (refused(name)) fail(code::kCheckpoint, "Expected an operator that is safe to run but received ", node.target, ".");
+    if (refused(name))
+      fail(code::kCheckpoint, "Expected an operator that is safe to run but received ", node.target, ".");
     node.op = c10::Dispatcher::singleton().findSchema({"aten::" + name, overload});
     if (!node.op)
       fail(code::kCheckpoint, "Expected an operator of this libtorch but received ", node.target,
@@ -490,7 +535,8 @@ class Reader {
     const auto& arguments = node.op->schema().arguments();
     std::vector<bool> given(arguments.size());
     for (const auto& argument : arguments) {
-      if (argument.is_out()) fail(code::kCheckpoint, "Expected an operator that returns its result but received ", node.target, ".");
+      if (argument.is_out())
+        fail(code::kCheckpoint, "Expected an operator that returns its result but received ", node.target, ".");
       node.arguments.push_back(argument.default_value() ? *argument.default_value() : IValue());
     }
     for (size_t i = 0; i < inputs.size(); ++i) {
@@ -526,7 +572,8 @@ class Reader {
       node.arguments[position] = type ? coerced(*type, count, std::move(given)) : std::move(given);
     };
     const auto require = [&](bool fits) {
-      if (!fits) fail(code::kCheckpoint, "Expected ", type->repr_str(), " for argument ", position, " but received ", kind, ".");
+      if (!fits)
+        fail(code::kCheckpoint, "Expected ", type->repr_str(), " for argument ", position, " but received ", kind, ".");
     };
     const Json* tensor = kind == "as_tensor" ? &value : nullptr;
     if (kind == "as_optional_tensor") {
@@ -561,14 +608,16 @@ class Reader {
           require(held == ValueKind::kBool);
           return link(Link::Kind::kValue, {slot});
         case c10::TypeKind::ListType:
-          require(held == ValueKind::kInt && plain->castRaw<c10::ListType>()->getElementType()->kind() == c10::TypeKind::IntType);
+          require(held == ValueKind::kInt &&
+                  plain->castRaw<c10::ListType>()->getElementType()->kind() == c10::TypeKind::IntType);
           return link(Link::Kind::kInts, std::vector<int>(std::max(count, 1), slot));
         default:
           require(false);
       }
     }
-    const c10::Type* element =
-        plain && plain->kind() == c10::TypeKind::ListType ? plain->castRaw<c10::ListType>()->getElementType().get() : nullptr;
+    const c10::Type* element = plain && plain->kind() == c10::TypeKind::ListType
+                                   ? plain->castRaw<c10::ListType>()->getElementType().get()
+                                   : nullptr;
     if (kind == "as_tensors" || kind == "as_optional_tensors") {
       std::vector<int> slots;
       for (const Json& item : value.array("tensors")) {
@@ -581,7 +630,8 @@ class Reader {
       }
       const bool optional = element && element->kind() == c10::TypeKind::OptionalType &&
                             is_tensor(*element->castRaw<c10::OptionalType>()->getElementType());
-      require(element && (optional || (is_tensor(*element) && std::find(slots.begin(), slots.end(), -1) == slots.end())));
+      require(element &&
+              (optional || (is_tensor(*element) && std::find(slots.begin(), slots.end(), -1) == slots.end())));
       return link(optional ? Link::Kind::kOptionalTensors : Link::Kind::kTensors, std::move(slots),
                   optional ? std::vector<IValue>(slots.size()) : std::vector<IValue>());
     }
@@ -605,7 +655,7 @@ class Reader {
       if (inner == "as_name") {
         const int slot = use(symbol.string("name"));
         const ValueKind held = program_->slot_kinds[slot];
-        const bool fits = kind == "as_sym_ints"   ? held == ValueKind::kInt
+        const bool fits = kind == "as_sym_ints"    ? held == ValueKind::kInt
                           : kind == "as_sym_bools" ? held == ValueKind::kBool
                                                    : held == ValueKind::kInt || held == ValueKind::kFloat;
         if (!fits) fail(code::kCheckpoint, "Expected ", kind, " but received '", symbol.string("name"), "'.");
@@ -788,8 +838,8 @@ class Reader {
     const auto& schema = node.op->schema();
     // dropout and its like return their argument itself in evaluation; functions made of others may, unannounced.
     const std::string name = schema.operator_name().name.substr(6);
-    const bool may_return_argument = node.op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) &&
-                                     !returns_fresh(name);
+    const bool may_return_argument =
+        node.op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) && !returns_fresh(name);
     std::vector<const c10::AliasInfo*> announced;
     for (const auto& result : schema.returns()) announced.push_back(result.alias_info());
     const bool any_announced =
@@ -815,8 +865,8 @@ class Reader {
     const auto note = [&](int slot, const std::string& name, bool parameter) {
       if (slot < 0 || !changed.contains(program_->roots[slot])) return;
       if (parameter)
-        fail(code::kCheckpoint, "Expected a network that does not change its parameters but received one that writes to ",
-             name, ".");
+        fail(code::kCheckpoint,
+             "Expected a network that does not change its parameters but received one that writes to ", name, ".");
       program_->written.push_back(slot);
     };
     for (const auto& weight : program_->weights) note(weight.slot, weight.name, weight.role == Role::kParameter);
@@ -1091,8 +1141,9 @@ at::Tensor wrapped_number(const IValue& value) { return Reader::wrapped(value); 
 
 at::Tensor weight_in(const at::Tensor& payload, const ExportedWeight& weight, at::ScalarType dtype) {
   const auto wrong = [&](const char* what) {
-    fail(code::kCheckpoint, "Expected ", what, " for ", weight.name, " but received sizes ", at::IntArrayRef(weight.sizes),
-         ", strides ", at::IntArrayRef(weight.strides), " and offset ", weight.offset, " in ", payload.numel(), " bytes.");
+    fail(code::kCheckpoint, "Expected ", what, " for ", weight.name, " but received sizes ",
+         at::IntArrayRef(weight.sizes), ", strides ", at::IntArrayRef(weight.strides), " and offset ", weight.offset,
+         " in ", payload.numel(), " bytes.");
   };
   const int64_t width = static_cast<int64_t>(c10::elementSize(dtype));
   if (weight.sizes.size() != weight.strides.size() || weight.sizes.size() > 64) wrong("a stride for each size");

@@ -37,7 +37,7 @@ struct Link {
   };
   Kind kind;
   size_t position = 0;
-  std::vector<int> slots;           // -1: the value at the same place in `fixed`
+  std::vector<int> slots;          // -1: the value at the same place in `fixed`
   std::vector<c10::IValue> fixed;  // empty, or as long as `slots`
 };
 

@@ -113,9 +113,12 @@ ExportedPlan::ExportedPlan(std::shared_ptr<const ExportedProgram> program, bool 
 ExportedPlan::Result ExportedPlan::run(std::vector<IValue> values, const std::vector<at::Tensor>& weights,
                                        c10::Device device) const {
   for (const auto& [slot, tensor] : derived_) values[slot] = tensor;
+  // Evaluation changes nothing; and what training writes back at its end, autograd may have kept for the way back.
   if (!training_)
-    for (const int slot : program_->written)
-      if (values[slot].isTensor()) values[slot] = values[slot].toTensor().clone();
+    for (const int slot : program_->written) values[slot] = values[slot].toTensor().clone();
+  else
+    for (const auto& [slot, weight] : program_->mutations)
+      values[program_->weights[weight].slot] = weights[weight].clone();
   Result result;
   result.captures.resize(captures_.size());
   const auto capture = [&](int index) {
@@ -163,7 +166,9 @@ void ExportedPlan::run_node(const Step& step, std::vector<IValue>& values, torch
   const uint8_t* last = step.last.data();
   for (const Link& link : node.links) {
     IValue& to = stack[link.position];
-    const auto item = [&](size_t i) -> const IValue& { return link.slots[i] >= 0 ? values[link.slots[i]] : link.fixed[i]; };
+    const auto item = [&](size_t i) -> const IValue& {
+      return link.slots[i] >= 0 ? values[link.slots[i]] : link.fixed[i];
+    };
     switch (link.kind) {
       case Link::Kind::kValue:
         if (*last)

@@ -46,10 +46,10 @@ class ExportedPlan {
  private:
   struct Step {
     const ExportedNode* node = nullptr;
-    int fused = -1;               // index in fused_; the node is not run then
-    std::vector<uint8_t> last;    // by link and slot, in order: used for the last time
-    std::vector<int> drop;        // slots of nobody's interest afterwards
-    std::vector<int> captures;    // indices of captures to take afterwards
+    int fused = -1;             // index in fused_; the node is not run then
+    std::vector<uint8_t> last;  // by link and slot, in order: used for the last time
+    std::vector<int> drop;      // slots of nobody's interest afterwards
+    std::vector<int> captures;  // indices of captures to take afterwards
   };
   void run_node(const Step& step, std::vector<c10::IValue>& values, torch::jit::Stack& stack, c10::Device device,
                 const std::vector<at::Tensor>& weights) const;

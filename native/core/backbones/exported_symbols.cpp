@@ -146,12 +146,8 @@ IValue rshift(const Arguments& a) {
   return integer(at(a, 0)) >> std::min<int64_t>(by, 63);
 }
 
-IValue trunc(const Arguments& a) {
-  return integral(at(a, 0)) ? integer(a[0]) : to_integer(std::trunc(real(a[0])));
-}
-IValue floor(const Arguments& a) {
-  return integral(at(a, 0)) ? integer(a[0]) : to_integer(std::floor(real(a[0])));
-}
+IValue trunc(const Arguments& a) { return integral(at(a, 0)) ? integer(a[0]) : to_integer(std::trunc(real(a[0]))); }
+IValue floor(const Arguments& a) { return integral(at(a, 0)) ? integer(a[0]) : to_integer(std::floor(real(a[0]))); }
 IValue ceil(const Arguments& a) { return integral(at(a, 0)) ? integer(a[0]) : to_integer(std::ceil(real(a[0]))); }
 // To even, as Python does and as nearbyint does in the default mode.
 IValue round(const Arguments& a) {
