@@ -220,7 +220,7 @@ Given ExportedBackbone::given(const ExportedInput& input, const Json& value) con
   };
   if (!value.is_array()) {
     result.value = scalar(value);
-    result.fill = input.kind == ValueKind::kTensor;
+    result.fill = !input.constant && input.kind == ValueKind::kTensor;
     if (result.fill && !result.value.isInt() && !result.value.isDouble() && !result.value.isBool())
       fail(code::kOption, "Expected numbers for input '", input.name, "' but received something else.");
     return result;

@@ -191,7 +191,7 @@ std::string normalised(std::string path) {
     if (comma != std::string::npos) {
       const std::string base = normalised(path.substr(8, comma - 8)),
                         leaf = path.substr(comma + 3, path.size() - comma - 5);
-      return base.empty() ? leaf : base + "." + leaf;
+      return base.empty() ? leaf : base + '.' + leaf;
     }
   }
   for (const std::string root : {"L['self']", "L__self__", "self"})
@@ -208,7 +208,7 @@ std::string normalised(std::string path) {
       if (end == std::string::npos) return path;
       std::string key = path.substr(i + 1, end - i - 1);
       if (key.size() >= 2 && (key.front() == '\'' || key.front() == '"')) key = key.substr(1, key.size() - 2);
-      out += "." + key;
+      (out += '.') += key;
       i = end + 1;
     } else {
       out += path[i++];

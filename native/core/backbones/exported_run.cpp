@@ -113,9 +113,12 @@ ExportedPlan::ExportedPlan(std::shared_ptr<const ExportedProgram> program, bool 
 ExportedPlan::Result ExportedPlan::run(std::vector<IValue> values, const std::vector<at::Tensor>& weights,
                                        c10::Device device) const {
   for (const auto& [slot, tensor] : derived_) values[slot] = tensor;
+  // Evaluation changes nothing; and what training writes back at its end, autograd may have kept for the way back.
   if (!training_)
-    for (const int slot : program_->written)
-      if (values[slot].isTensor()) values[slot] = values[slot].toTensor().clone();
+    for (const int slot : program_->written) values[slot] = values[slot].toTensor().clone();
+  else
+    for (const auto& [slot, weight] : program_->mutations)
+      values[program_->weights[weight].slot] = weights[weight].clone();
   Result result;
   result.captures.resize(captures_.size());
   const auto capture = [&](int index) {
