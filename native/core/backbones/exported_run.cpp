@@ -139,7 +139,10 @@ ExportedPlan::Result ExportedPlan::run(std::vector<IValue> values, const std::ve
         run_node(step, values, stack, device, weights);
     } catch (const Error&) {
       throw;
+    } catch (const c10::OutOfMemoryError&) {
+      throw;
     } catch (const c10::Error& error) {
+      if (std::string_view(error.what_without_backtrace()).find("allocate memory") != std::string_view::npos) throw;
       throw Error(code::kShape,
                   "Expected an input that suits the exported network but received one that its operation " +
                       step.node->name + " (" + step.node->target + ") refuses.",
