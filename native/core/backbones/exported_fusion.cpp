@@ -194,10 +194,14 @@ class Search {
       norm_index = -1;
     }
     auto& conv = derived_.convs[{index, norm_index}];
-    if (!conv)
-      conv = std::make_shared<const FoldedConv>(tensor(weight_at(node, node.position("weight"))),
-                                                tensor(weight_at(node, node.position("bias"))), *shape, statistics,
-                                                derived_.dtype);
+    try {
+      if (!conv)
+        conv = std::make_shared<const FoldedConv>(tensor(weight_at(node, node.position("weight"))),
+                                                  tensor(weight_at(node, node.position("bias"))), *shape, statistics,
+                                                  derived_.dtype);
+    } catch (const std::exception&) {
+      return;  // a convolution that cannot be: running it as it is written will say why
+    }
     fused.conv = conv;
     for (const int i : fused.nodes) taken_[i] = true;
     all.push_back(std::move(fused));

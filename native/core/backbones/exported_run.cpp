@@ -139,11 +139,19 @@ ExportedPlan::Result ExportedPlan::run(std::vector<IValue> values, const std::ve
         run_node(step, values, stack, device, weights);
     } catch (const Error&) {
       throw;
-    } catch (const c10::Error& error) {
+    } catch (const c10::OutOfMemoryError&) {
+      throw;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      // oneDNN has exceptions of its own.
+      const auto* torch = dynamic_cast<const c10::Error*>(&error);
+      const std::string cause = torch ? torch->what_without_backtrace() : error.what();
+      if (cause.find("allocate memory") != std::string::npos) throw;
       throw Error(code::kShape,
                   "Expected an input that suits the exported network but received one that its operation " +
                       step.node->name + " (" + step.node->target + ") refuses.",
-                  error.what_without_backtrace());
+                  cause);
     }
     for (const int index : step.captures) capture(index);
     for (const int slot : step.drop) values[slot] = IValue();
