@@ -9,8 +9,8 @@
 
 namespace le {
 
-// For each layer its place in `names`, or -1. ERR_LE_TAP for a name that is unknown (with the nearest ones), given twice
-// or of a layer that cannot be tapped.
+// For each layer its place in `names`, or -1. ERR_LE_TAP for a name that is unknown (with the nearest ones), given
+// twice or of a layer that cannot be tapped.
 std::vector<int> tap_slots(const std::vector<std::string>& names, const std::vector<Layer>& layers);
 
 // `input` on `device` and in the layout asked for. ERR_LE_SHAPE unless it is N×C and `spatial_axes` more, and of

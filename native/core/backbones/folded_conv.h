@@ -34,6 +34,11 @@ class FoldedConv {
   // Whether one operation can also add and activate: then_*() may be called.
   bool fuses() const { return fuses_; }
 
+  // The type given to the constructor.
+  at::ScalarType dtype() const { return weight_.scalar_type(); }
+  // Of what this makes of x.
+  std::vector<int64_t> output_sizes(const at::Tensor& x) const;
+
   // norm(conv(x)). x has the type given to the constructor.
   at::Tensor operator()(const at::Tensor& x) const;
   // activation(norm(conv(x))); activation: "relu", or another that oneDNN fuses ("hardswish", "swish", "sigmoid", …).
@@ -43,6 +48,7 @@ class FoldedConv {
 
  private:
   ConvGeometry geometry_;
+  std::vector<int64_t> weight_sizes_;
   at::Tensor weight_, bias_;
   bool fuses_ = false;  // the weight is in oneDNN's own layout
 };

@@ -28,8 +28,7 @@ NativeBackbone::NativeBackbone(std::unique_ptr<UnaryModule> root, Json config, i
       config_(std::move(config)),
       in_channels_(in_channels),
       modules_(root_->enumerate()),
-      fates_(modules_.size(), Fate::kUnknown) {
-}
+      fates_(modules_.size(), Fate::kUnknown) {}
 
 std::vector<Layer> NativeBackbone::layers() const {
   std::vector<Layer> all;

@@ -37,7 +37,7 @@ class NativeBackbone final : public Backbone {
   const Json config_;
   const int64_t in_channels_;
   const std::vector<Module::Named> modules_;  // the root first
-  std::vector<Fate> fates_;  // by module index
+  std::vector<Fate> fates_;                   // by module index
   bool channels_last_ = false;
 
   // The weights that the derived ones were made from: counts of in-place changes tell whether they are still those.

@@ -241,15 +241,15 @@ class Inliner {
       } else if (seen.called) {
         if (!seen.not_tensor) continue;
         const auto kind = seen.not_tensor->kind();
-        module.why_not = kind == c10::TypeKind::TupleType || kind == c10::TypeKind::ListType ||
-                                 kind == c10::TypeKind::DictType
-                             ? "it returns several values"
-                             : "it returns " + seen.not_tensor->repr_str() + ", which is not always a tensor";
+        module.why_not =
+            kind == c10::TypeKind::TupleType || kind == c10::TypeKind::ListType || kind == c10::TypeKind::DictType
+                ? "it returns several values"
+                : "it returns " + seen.not_tensor->repr_str() + ", which is not always a tensor";
       } else if (dynamic_.contains(cls->name()->qualifiedName())) {
         module.why_not = "which module is called is decided only while the network runs";
       } else if (module.type == "ModuleList" || module.type == "ModuleDict") {
-        module.why_not = module.type == "ModuleList" ? "it is a list and is never called"
-                                                     : "it is a dictionary and is never called";
+        module.why_not =
+            module.type == "ModuleList" ? "it is a list and is never called" : "it is a dictionary and is never called";
       } else {
         module.why_not = "it is never called in forward";
       }
@@ -354,8 +354,7 @@ std::shared_ptr<Graph> with_taps(const Graph& inlined, const std::vector<int>& s
   Value* const list = add_list(*graph, "taps", c10::OptionalType::ofTensor());
   replace_marks(*graph, [&](Value* output, size_t module) {
     if (slots[module] < 0) return;
-    if (fates[module] != Fate::kKept)
-      output = graph->insert(aten::clone, {output});
+    if (fates[module] != Fate::kKept) output = graph->insert(aten::clone, {output});
     graph->insert(aten::_set_item, {list, static_cast<int64_t>(slots[module]), output});
   });
   torch::jit::EliminateDeadCode(graph);
@@ -396,12 +395,16 @@ at::Tensor first_convolution(const Graph& inlined, const Value* image, const tor
   static const std::map<std::string, size_t> convolutions{
       {"aten::conv2d", 6}, {"aten::conv3d", 6}, {"aten::convolution", 8}, {"aten::_convolution", 8}};
   // Behind these, what was a channel may be something else.
-  static const std::set<std::string> mixing{
-      "aten::cat",       "aten::stack",   "aten::concat",        "aten::view",    "aten::reshape", "aten::permute",
-      "aten::transpose", "aten::flatten", "aten::pixel_unshuffle", "aten::select",  "aten::slice",   "aten::index",
-      "aten::chunk",     "aten::split",   "aten::unfold",        "aten::narrow",  "aten::mean",    "aten::sum",
-      "aten::expand",    "aten::repeat",  "aten::einsum",        "aten::matmul",  "aten::linear",  "aten::movedim",
-      "aten::squeeze",   "aten::unsqueeze", "aten::index_select", "aten::gather", "aten::tile",    "aten::pixel_shuffle"};
+  static const std::set<std::string> mixing{"aten::cat",       "aten::stack",     "aten::concat",
+                                            "aten::view",      "aten::reshape",   "aten::permute",
+                                            "aten::transpose", "aten::flatten",   "aten::pixel_unshuffle",
+                                            "aten::select",    "aten::slice",     "aten::index",
+                                            "aten::chunk",     "aten::split",     "aten::unfold",
+                                            "aten::narrow",    "aten::mean",      "aten::sum",
+                                            "aten::expand",    "aten::repeat",    "aten::einsum",
+                                            "aten::matmul",    "aten::linear",    "aten::movedim",
+                                            "aten::squeeze",   "aten::unsqueeze", "aten::index_select",
+                                            "aten::gather",    "aten::tile",      "aten::pixel_shuffle"};
   std::unordered_set<const Value*> reached{image};
   at::Tensor weight;
   const auto walk = [&](const auto& self, const Block* block) -> bool {

@@ -55,7 +55,6 @@ std::optional<c10::IValue> known_value(const Value* value, const Graph& graph, c
 void move_constants(Graph& graph, c10::Device device);
 
 // The weight of the first convolution that `image` reaches with its channels as they came. Undefined: none is found.
-at::Tensor first_convolution(const Graph& inlined, const Value* image, const torch::jit::Module& root,
-                             int64_t& groups);
+at::Tensor first_convolution(const Graph& inlined, const Value* image, const torch::jit::Module& root, int64_t& groups);
 
 }  // namespace le::script
