@@ -1,5 +1,6 @@
 // Runs every TEST; an argument keeps those whose name contains it. Ends with one line: "N passed, N failed".
 #include "check.h"
+#include "error.h"
 
 int main(int argc, char** argv) {
   const std::string filter = argc > 1 ? argv[1] : "";
@@ -9,6 +10,9 @@ int main(int argc, char** argv) {
     try {
       test.run();
       ++passed;
+    } catch (const le::Error& error) {
+      ++failures;
+      std::cout << "FAILED " << test.name << "\n  " << error.what() << "\n  " << error.cause() << "\n";
     } catch (const std::exception& error) {
       ++failures;
       std::cout << "FAILED " << test.name << "\n  " << error.what() << "\n";

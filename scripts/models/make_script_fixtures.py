@@ -236,6 +236,36 @@ class Interfaced(nn.Module):
         return self.step.forward(self.first(x))
 
 
+class Foreign(nn.Module):
+    """Reads a file as it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.conv(x) + torch.from_file("/etc/hostname", size=1)
+
+
+class Stateful(nn.Module):
+    """Runs code as it is loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.conv.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: Tuple[torch.Tensor, bool]):
+        self.training = state[1]
+
+    def forward(self, x):
+        return self.conv(x)
+
+
 def main(folder):
     os.makedirs(folder, exist_ok=True)
     torch.manual_seed(1)
@@ -270,8 +300,8 @@ def main(folder):
     write(folder, "eval-traced", model, torch.jit.trace(model, x[:, :1]), x[:, :1])
 
     model = Several().eval()
-    guide = torch.ones(1, 2, 1, 1)
-    options = {"image": "image", "inputs": {"guide": [[[[1]], [[1]]]], "weights": [0, 2]}}
+    guide = torch.full((1, 2, 1, 1), 1.5)
+    options = {"image": "image", "inputs": {"guide": [[[[1.5]], [[1.5]]]], "weights": [0, 2]}}
     reordered = _Reordered(model, guide)
     values, calls = expected(reordered, x, choose=lambda y: y["out"])
     values = {key.replace("inner.", ""): value for key, value in values.items()}
@@ -292,6 +322,8 @@ def main(folder):
     model = Interfaced().eval()
     write(folder, "interfaced", model, torch.jit.script(model), x, skip=("step", "step.conv"))
 
+    save_script(torch.jit.script(Foreign().eval()), os.path.join(folder, "foreign.pt"))
+    save_script(torch.jit.script(Stateful().eval()), os.path.join(folder, "setstate.pt"))
     save_script(torch.jit.freeze(torch.jit.script(Pair().eval())), os.path.join(folder, "frozen.pt"))
 
 

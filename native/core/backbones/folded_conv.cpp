@@ -53,7 +53,7 @@ at::Tensor packed(const at::Tensor& weight, const ConvGeometry& geometry) {
 
 FoldedConv::FoldedConv(const at::Tensor& weight, const at::Tensor& bias, ConvGeometry geometry,
                        const std::optional<NormStatistics>& norm, at::ScalarType dtype)
-    : geometry_(std::move(geometry)), dtype_(dtype) {
+    : geometry_(std::move(geometry)), dtype_(dtype), weight_sizes_(weight.sizes().vec()) {
   const at::NoGradGuard no_grad;
   at::Tensor w = weight.detach(), b = bias.defined() ? bias.detach() : bias;
   if (norm) {
@@ -71,6 +71,15 @@ FoldedConv::FoldedConv(const at::Tensor& weight, const at::Tensor& bias, ConvGeo
   if (!norm && weight_.is_alias_of(weight)) weight_ = weight_.clone();
   fuses_ = can_fuse(weight_);
   if (fuses_) weight_ = packed(weight_, geometry_);
+}
+
+std::vector<int64_t> FoldedConv::output_sizes(const at::Tensor& x) const {
+  std::vector<int64_t> sizes{x.size(0), weight_sizes_[0]};
+  for (size_t axis = 0; axis < geometry_.stride.size(); ++axis) {
+    const int64_t kernel = geometry_.dilation[axis] * (weight_sizes_[axis + 2] - 1) + 1;
+    sizes.push_back((x.size(axis + 2) + 2 * geometry_.padding[axis] - kernel) / geometry_.stride[axis] + 1);
+  }
+  return sizes;
 }
 
 at::Tensor FoldedConv::operator()(const at::Tensor& x) const {

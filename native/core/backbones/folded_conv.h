@@ -36,6 +36,9 @@ class FoldedConv {
   // Whether one operation can also add and activate: then_*() may be called.
   bool fuses() const { return fuses_; }
 
+  // Of what this makes of x.
+  std::vector<int64_t> output_sizes(const at::Tensor& x) const;
+
   // norm(conv(x)). x has the type given to the constructor.
   at::Tensor operator()(const at::Tensor& x) const;
   // activation(norm(conv(x))); activation: "relu", or another that oneDNN fuses ("hardswish", "swish", "sigmoid", …).
@@ -46,6 +49,7 @@ class FoldedConv {
  private:
   ConvGeometry geometry_;
   at::ScalarType dtype_ = at::kFloat;
+  std::vector<int64_t> weight_sizes_;
   at::Tensor weight_, bias_;
   bool fuses_ = false;  // the weight is in oneDNN's own layout
 };

@@ -3,8 +3,8 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/tensor.h>
 #include <c10/core/InferenceMode.h>
 #include <caffe2/serialize/inline_container.h>
 #include <fcntl.h>
@@ -19,13 +19,14 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <limits>
+#include <map>
 #include <mutex>
 #include <unordered_set>
 
 #include "archive.h"
 #include "backbones/checks.h"
 #include "backbones/imported.h"
+#include "backbones/script_fusion.h"
 #include "backbones/script_graph.h"
 #include "error.h"
 
@@ -109,7 +110,7 @@ bool is_integral(const Json& value) {
   }
 }
 
-// A number, or nested arrays of numbers, as a tensor.
+// A number, or nested arrays of numbers, as a tensor: of float, because JSON does not tell 1 from 1.0. Or of booleans.
 at::Tensor tensor_from(const Json& value, const std::string& what) {
   if (value.is_array()) {
     std::vector<at::Tensor> rows;
@@ -119,12 +120,10 @@ at::Tensor tensor_from(const Json& value, const std::string& what) {
       if (row.sizes() != rows[0].sizes())
         fail(code::kOption, "Expected rows of one length for ", what, " but received ", rows[0].sizes(), " and ",
              row.sizes(), ".");
-    // One number with a fraction makes all of them such.
     return at::stack(rows);
   }
-  if (value.is_number())
-    return is_integral(value) ? at::tensor(value.integer(what)) : at::tensor(value.number(what)).to(at::kFloat);
-  return at::tensor(value.boolean(what));
+  if (value.is_number()) return at::scalar_tensor(value.number(what), at::kFloat);
+  return at::scalar_tensor(value.boolean(what), at::kBool);
 }
 
 c10::IValue argument_from(const Json& value, const c10::TypePtr& type, const std::string& what) {
@@ -305,18 +304,26 @@ at::Tensor chosen_output(c10::IValue value, const Json::Array& path) {
 
 // ---- The backbone
 
-// Names resolved to modules, and the program that brings them out.
+// Names resolved to modules.
 class ScriptTapSet final : public TapSet {
  public:
   ScriptTapSet(std::vector<std::string> names, std::vector<int> slots, const void* owner)
       : TapSet(std::move(names)), slots(std::move(slots)), owner(owner) {}
   const std::vector<int> slots;  // by module: the place in `names`, or -1
   const void* const owner;
+};
 
-  // Made by the first pass that needs it, for what was known of the outputs' fates then.
-  mutable std::mutex mutex;
-  mutable Code program;
-  mutable int generation = -1;
+c10::impl::GenericList tap_list(size_t count) {
+  c10::impl::GenericList list(c10::OptionalType::ofTensor());
+  list.resize(count);
+  return list;
+}
+
+// What a pass with certain taps runs.
+struct Program {
+  Code plain;
+  std::shared_ptr<const script::Derived> derived;  // null: none asked for, or none possible
+  bool derived_known = false;
 };
 
 class ScriptBackbone final : public Backbone {
@@ -349,6 +356,8 @@ class ScriptBackbone final : public Backbone {
   NamedTensors buffers() const override { return named_tensors(false); }
   void train(bool on) override;
   void to(c10::Device device, bool channels_last) override;
+  void begin_inference(at::ScalarType dtype) override;
+  void end_inference() override;
   void save(const std::string& path) const override;
   std::unique_ptr<Backbone> clone() const override;
 
@@ -359,9 +368,15 @@ class ScriptBackbone final : public Backbone {
   torch::jit::Module copied() const;
   // Moves every tensor of the network, those in its graphs too.
   void lay_out(c10::Device device, bool channels_last);
-  // forward's result, with `lists` as the last inputs.
-  c10::IValue run(const Code& program, const at::Tensor& input, std::vector<c10::IValue> lists) const;
-  const Code& program(const ScriptTapSet& taps) const;
+  at::Tensor laid_out(const at::Tensor& input) const;
+  // What forward gets: `image` and the other arguments, then `lists`.
+  Stack stack_of(const at::Tensor& image, std::vector<c10::IValue> lists) const;
+  // forward's result. `program` takes the stack.
+  template <class Run>
+  at::Tensor result_of(Stack stack, const Run& program) const;
+  Program program(const std::vector<int>& slots, bool derived);
+  bool deriving() const;
+  std::vector<std::pair<const void*, int64_t>> versions() const;
 
   torch::jit::Module module_;
   ImportOptions options_;  // as resolved
@@ -373,7 +388,16 @@ class ScriptBackbone final : public Backbone {
   Arguments arguments_;
   const std::shared_ptr<Graph> inlined_;
   std::vector<Fate> fates_;
-  int generation_ = 0;  // of fates_ and of the tensors that graphs hold
+  bool training_ = true;  // any module, perhaps
+  // By slots. Made by the first pass that needs it; dropped when what they were made from changes.
+  std::map<std::vector<int>, Program> programs_;
+  std::mutex mutex_;  // of programs_
+  // The weights that derived programs are made from: counts of in-place changes tell whether they are still those.
+  struct Source {
+    at::ScalarType dtype;
+    std::vector<std::pair<const void*, int64_t>> versions;
+  };
+  std::unique_ptr<Source> source_;
   c10::Device device_ = c10::kCPU;
   bool channels_last_ = false, channels_last_asked_ = false;
   std::optional<bool> channels_last_works_;  // unknown before the first trace
@@ -417,37 +441,53 @@ std::vector<Layer> ScriptBackbone::layers() const {
   return all;
 }
 
-c10::IValue ScriptBackbone::run(const Code& program, const at::Tensor& input, std::vector<c10::IValue> lists) const {
-  const at::Tensor image = checked_input(input, options_.in_channels, options_.spatial_axes, device_, channels_last_);
+at::Tensor ScriptBackbone::laid_out(const at::Tensor& input) const {
+  return checked_input(input, options_.in_channels, options_.spatial_axes, device_, channels_last_);
+}
+
+Stack ScriptBackbone::stack_of(const at::Tensor& image, std::vector<c10::IValue> lists) const {
   Stack stack{module_._ivalue()};
   for (size_t i = 0; i < arguments_.values.size(); ++i)
     stack.push_back(i == arguments_.image ? c10::IValue(image) : arguments_.values[i]);
   for (auto& list : lists) stack.push_back(std::move(list));
+  return stack;
+}
+
+template <class Run>
+at::Tensor ScriptBackbone::result_of(Stack stack, const Run& program) const {
+  const std::vector<int64_t> shape = stack[arguments_.image + 1].toTensor().sizes().vec();
   // Calls that could not be inlined go through libtorch's optimising executor, whose first passes differ from later
   // ones in time and rounding.
   const torch::jit::GraphOptimizerEnabledGuard as_written(false);
   try {
-    torch::jit::InterpreterState(program).run(stack);
+    program(stack);
   } catch (const std::exception& error) {
     const std::string cause = message_of(error);
     if (cause.find("can't allocate memory") != cause.npos || cause.find("out of memory") != cause.npos)
       throw Error(code::kMemory, "Expected enough memory but the device refused it: use smaller batches or images.",
                   cause);
     std::ostringstream message;
-    message << "Expected the network of " << options_.file << " to take an input of " << image.sizes()
-            << " but it refused. Its input may need another size, or option 'inChannels' or 'inputs' other values.";
+    message << "Expected the network of " << options_.file << " to take an input of " << at::IntArrayRef(shape)
+            << " but it refused. It may need another size, or option 'inChannels' or 'inputs' other values.";
     throw Error(code::kShape, message.str(), cause);
   }
-  return std::move(stack.back());
+  return chosen_output(std::move(stack.back()), options_.output);
 }
 
-const Code& ScriptBackbone::program(const ScriptTapSet& taps) const {
-  const std::lock_guard lock(taps.mutex);
-  if (taps.generation != generation_) {
-    taps.program = Code(script::with_taps(*inlined_, taps.slots, fates_), "forward");
-    taps.generation = generation_;
+bool ScriptBackbone::deriving() const { return source_ && !training_ && !at::GradMode::is_enabled(); }
+
+Program ScriptBackbone::program(const std::vector<int>& slots, bool derived) {
+  const std::lock_guard lock(mutex_);
+  Program& found = programs_[slots];
+  if (derived && !found.derived_known) {
+    // Constants of the network, which outlive this pass and its inference mode.
+    const c10::InferenceMode normal(false);
+    found.derived = script::derive(script::with_taps(*inlined_, slots, fates_), module_, source_->dtype);
+    found.derived_known = true;
   }
-  return taps.program;
+  if (!(derived && found.derived) && !found.plain)
+    found.plain = Code(script::with_taps(*inlined_, slots, fates_), "forward");
+  return found;
 }
 
 std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
@@ -459,7 +499,9 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
   const struct Restore {
     ScriptBackbone& self;
     const std::vector<bool>& modes;
+    const bool training = self.training_;
     ~Restore() {
+      self.training_ = training;
       for (size_t i = 0; i < modes.size(); ++i)
         if (self.modules_[i].object->type()->findAttributeSlot("training"))
           self.modules_[i].object->setAttr("training", static_cast<bool>(modes[i]));
@@ -473,7 +515,10 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
   c10::impl::GenericList outputs(c10::OptionalType::ofTensor());
   const at::Tensor image = input.is_inference() ? input.clone() : input;
   const Code traced(script::with_trace(*inlined_), "trace");
-  const at::Tensor expected = chosen_output(run(traced, image, {indices, outputs, versions}), options_.output);
+  const auto run = [](const Code& code) {
+    return [&code](Stack& stack) { torch::jit::InterpreterState(code).run(stack); };
+  };
+  const at::Tensor expected = result_of(stack_of(laid_out(image), {indices, outputs, versions}), run(traced));
 
   std::vector<Call> calls;
   std::vector<Fate> fates(modules_.size(), Fate::kUnknown);
@@ -493,15 +538,15 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
     calls.push_back({modules_[module].name, std::move(shape)});
   }
   fates_ = std::move(fates);
-  ++generation_;
+  programs_.clear();
 
   if (!channels_last_works_) {
     // A graph that was written or traced for contiguous tensors may view them in ways that another layout forbids.
     channels_last_works_ = false;
     try {
       lay_out(device_, true);
-      const at::Tensor output = chosen_output(
-          run(program(*no_taps_), image, {c10::impl::GenericList(c10::OptionalType::ofTensor())}), options_.output);
+      const Code plain = program(no_taps_->slots, false).plain;
+      const at::Tensor output = result_of(stack_of(laid_out(image), {tap_list(0)}), run(plain));
       const auto scale = expected.abs().max().item<double>();
       channels_last_works_ =
           output.sizes() == expected.sizes() && (output - expected).abs().max().item<double>() <= 1e-3 * scale;
@@ -521,10 +566,22 @@ std::shared_ptr<TapSet> ScriptBackbone::tap(std::vector<std::string> names) {
 Pass ScriptBackbone::forward(const at::Tensor& input, const TapSet* taps) {
   const auto* set = taps ? dynamic_cast<const ScriptTapSet*>(taps) : no_taps_.get();
   if (!set || set->owner != this) fail(code::kInternal, "Expected taps made by this backbone but received another's.");
-  c10::impl::GenericList list(c10::OptionalType::ofTensor());
-  list.resize(set->names.size());
+  const c10::impl::GenericList list = tap_list(set->names.size());
+  const Program program = this->program(set->slots, deriving());
+  at::Tensor image = laid_out(input);
   Pass pass;
-  pass.output = chosen_output(run(program(*set), input, {list}), options_.output);
+  if (deriving() && program.derived) {
+    // What has its type already is not autocast's to look at: it would do some operations in float.
+    std::optional<c10::impl::ExcludeDispatchKeyGuard> no_autocast;
+    if (program.derived->whole) {
+      no_autocast.emplace(c10::autocast_dispatch_keyset);
+      image = image.to(source_->dtype);
+    }
+    pass.output = result_of(stack_of(image, {list}), [&](Stack& stack) { program.derived->run(stack); });
+  } else {
+    pass.output = result_of(stack_of(image, {list}),
+                            [&](Stack& stack) { torch::jit::InterpreterState(program.plain).run(stack); });
+  }
   for (size_t i = 0; i < set->names.size(); ++i) {
     const c10::IValue value = list.get(i);
     pass.taps.push_back(value.isTensor() ? value.toTensor() : at::Tensor());
@@ -551,6 +608,7 @@ NamedTensors ScriptBackbone::named_tensors(bool parameters) const {
 
 void ScriptBackbone::train(bool on) {
   if (on) end_inference();
+  training_ = on;
   for (size_t i = 0; i < modules_.size(); ++i)
     if (modules_[i].object->type()->findAttributeSlot("training"))
       modules_[i].object->setAttr("training", on && follows_[i]);
@@ -583,10 +641,30 @@ void ScriptBackbone::lay_out(c10::Device device, bool channels_last) {
     move(module_._ivalue());
     for (const c10::IValue& value : arguments_.values) move(value);
     script::move_constants(*inlined_, device);
-    ++generation_;
+    programs_.clear();
   }
   device_ = device;
   channels_last_ = channels_last;
+}
+
+std::vector<std::pair<const void*, int64_t>> ScriptBackbone::versions() const {
+  std::vector<std::pair<const void*, int64_t>> all;
+  for (const bool parameters : {true, false})
+    for (const auto& [name, tensor] : named_tensors(parameters))
+      all.emplace_back(tensor.data_ptr(), tensor.is_inference() ? -1 : static_cast<int64_t>(tensor._version()));
+  return all;
+}
+
+void ScriptBackbone::begin_inference(at::ScalarType dtype) {
+  auto now = versions();
+  if (source_ && source_->dtype == dtype && source_->versions == now) return;
+  end_inference();
+  source_ = std::make_unique<Source>(Source{dtype, std::move(now)});
+}
+
+void ScriptBackbone::end_inference() {
+  source_.reset();
+  for (auto& [slots, program] : programs_) program.derived.reset(), program.derived_known = false;
 }
 
 torch::jit::Module ScriptBackbone::copied() const {
