@@ -237,11 +237,7 @@ export function volumeError(
  * @param truth S, labels 0..C-1 or `ignoreIndex`.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
-export function quality(
-  prediction: NdArray<Uint8Array>,
-  truth: NdArray<Uint8Array>,
-  options: QualityOptions,
-): Quality {
+export function quality(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Array>, options: QualityOptions): Quality {
   checkOptions("quality", options, { ...SURFACE_OPTIONS, emptyPenalty: EMPTY_PENALTY });
   const { emptyPenalty = "nan" } = options;
   const input = checkInput("quality", prediction, truth, options);
