@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { checkOptions, option } from "../options.js";
 import { checkClasses, checkLabels } from "./input.js";
-import { findPatterns, pairUp } from "./patterns.js";
+import { findPatterns, type Half, type Patterns } from "./patterns.js";
 
 /** Options of {@link staple}. */
 export interface StapleOptions {
@@ -29,13 +29,15 @@ export interface Staple {
   rounds: number;
 }
 
-/** What {@link stapleOf} finds: W by pattern, and the pattern of each pixel. */
+/** What {@link stapleOf} finds. */
 export interface PatternStaple extends Omit<Staple, "probabilities"> {
-  /** D×C. */
+  /** D×C: W by pattern. */
   posterior: Float64Array;
+  /** S: the pattern of each pixel. */
+  of: Int32Array;
 }
 
-/** Chances are kept this far from 0 and 1 inside logarithms, so that one head cannot rule a class out. */
+/** Chances are kept this far from 0 and 1 inside likelihoods, so that one head cannot rule a class out. */
 const CHANCE_LIMIT = 1e-7;
 /** Up to so many heads, products of chances stay far above the smallest double. */
 const MOST_HEADS_IN_PRODUCTS = 40;
@@ -60,65 +62,13 @@ export function staple(labels: NdArray<Uint8Array>, classes: number, options: St
   checkLabels("labels", labels, { classes, rank: 2, axes: "K×S" });
   const [heads, ...spatial] = labels.shape as [number, ...number[]];
   const pixels = labels.data.length / heads;
-  const halves = halvesOf(labels.data, heads, classes);
-  const { posterior, ...rest } = stapleOf(halves, classes, options);
-  const data = new Float32Array(classes * pixels);
-  for (let c = 0; c < classes; c++) {
-    for (let i = 0; i < pixels; i++) data[c * pixels + i] = posterior[(halves.of[i] as number) * classes + c] as number;
-  }
-  return { probabilities: { data, shape: [classes, ...spatial] }, ...rest };
-}
-
-/** The patterns of the first half of the heads and of the second, and which pairs of them occur. */
-export interface Halves {
-  heads: number;
-  halves: readonly [Half, Half];
-  /** D: pixels of each pair. */
-  counts: Float64Array;
-  /** S: the pair of each pixel. */
-  of: Int32Array;
-}
-
-/** Some of the heads. */
-interface Half {
-  /** Index of the first of them. */
-  first: number;
-  heads: number;
-  /** Number of its patterns. */
-  patterns: number;
-  /** Patterns×heads. */
-  labels: Uint8Array;
-  /** D: the pattern in each pair. */
-  of: Int32Array;
-}
-
-/**
- * Splits the heads in two. Likelihoods of a pattern are products over its heads: worked out for the few patterns of each
- * half, they take one multiplication for a whole pattern.
- */
-export function halvesOf(maps: Uint8Array, heads: number, classes: number): Halves {
-  const middle = heads >> 1;
-  const a = findPatterns(maps, heads, classes, 0, middle);
-  const b = findPatterns(maps, heads, classes, middle, heads);
-  const { pairs, left, right, of } = pairUp(a.of, a.counts.length, b.of, b.counts.length);
-  const counts = new Float64Array(pairs);
-  for (let i = 0; i < of.length; i++) counts[of[i] as number]!++;
-  return {
-    heads,
-    halves: [
-      { first: 0, heads: a.heads, patterns: a.counts.length, labels: a.labels, of: left.subarray(0, pairs) },
-      { first: middle, heads: b.heads, patterns: b.counts.length, labels: b.labels, of: right.subarray(0, pairs) },
-    ],
-    counts,
-    of,
-  };
+  return expand(stapleOf(findPatterns(labels.data, heads, classes), classes, options), spatial);
 }
 
 /** {@link staple} on patterns: the same expectation maximisation, each pattern counting as many pixels as it has. */
-export function stapleOf(patterns: Halves, classes: number, options: StapleOptions = {}): PatternStaple {
+export function stapleOf(patterns: Patterns, classes: number, options: StapleOptions = {}): PatternStaple {
   const { maxRounds = 100, tolerance = 1e-7 } = options;
   const { heads, halves, counts } = patterns;
-  const [a, b] = halves;
   const distinct = counts.length;
   const posterior = votes(patterns, classes);
   const prior = new Float64Array(classes);
@@ -134,55 +84,11 @@ export function stapleOf(patterns: Halves, classes: number, options: StapleOptio
   const factors = sums.map((sum) => new Float64Array(sum.length));
   let chances = new Float64Array(heads * classes * classes);
   let before = new Float64Array(chances.length);
+  const ones = new Float64Array(classes).fill(1);
   const inProducts = heads <= MOST_HEADS_IN_PRODUCTS;
-  const [sumA, sumB] = sums as [Float64Array, Float64Array];
-  const [factorA, factorB] = factors as [Float64Array, Float64Array];
-
-  /** Σ W over the pixels with a pattern, by half. */
-  const addUp = () => {
-    sumA.fill(0);
-    sumB.fill(0);
-    for (let d = 0; d < distinct; d++) {
-      const n = counts[d] as number;
-      const atA = (a.of[d] as number) * classes;
-      const atB = (b.of[d] as number) * classes;
-      for (let t = 0; t < classes; t++) {
-        const w = n * (posterior[d * classes + t] as number);
-        sumA[atA + t] = (sumA[atA + t] as number) + w;
-        sumB[atB + t] = (sumB[atB + t] as number) + w;
-      }
-    }
-  };
-  /** W from the likelihoods of both halves. */
-  const expect = () => {
-    for (let d = 0; d < distinct; d++) {
-      const atA = (a.of[d] as number) * classes;
-      const atB = (b.of[d] as number) * classes;
-      const at = d * classes;
-      let sum = 0;
-      if (inProducts) {
-        for (let t = 0; t < classes; t++) {
-          const w = (factorA[atA + t] as number) * (factorB[atB + t] as number);
-          posterior[at + t] = w;
-          sum += w;
-        }
-      } else {
-        let most = Number.NEGATIVE_INFINITY;
-        for (let t = 0; t < classes; t++) {
-          most = Math.max(most, (factorA[atA + t] as number) + (factorB[atB + t] as number));
-        }
-        for (let t = 0; t < classes; t++) {
-          const w = Math.exp((factorA[atA + t] as number) + (factorB[atB + t] as number) - most);
-          posterior[at + t] = w;
-          sum += w;
-        }
-      }
-      const scale = 1 / sum;
-      for (let t = 0; t < classes; t++) posterior[at + t] = (posterior[at + t] as number) * scale;
-    }
-  };
-
-  addUp();
+  halves.forEach((half, h) => {
+    addUp(half, posterior, counts, classes, sums[h] as Float64Array);
+  });
   let rounds = 0;
   let converged = heads === 1 || prior.some((share) => share === 1);
   if (converged) {
@@ -199,11 +105,16 @@ export function stapleOf(patterns: Halves, classes: number, options: StapleOptio
       countLabels(half, sums[h] as Float64Array, classes, chances);
     });
     normaliseRows(chances, classes);
+    const within = bounded(chances);
     halves.forEach((half, h) => {
-      likelihoods(half, chances, classes, h === 0 ? prior : undefined, inProducts, factors[h] as Float64Array);
+      const of = inProducts ? likelihoods : logLikelihoods;
+      of(half, within, classes, h === 0 ? prior : ones, factors[h] as Float64Array);
     });
-    expect();
-    addUp();
+    if (inProducts) multiply(halves, factors, classes, posterior);
+    else multiplyLogarithms(halves, factors, classes, posterior);
+    halves.forEach((half, h) => {
+      addUp(half, posterior, counts, classes, sums[h] as Float64Array);
+    });
     converged = rounds > 1 && largestMove(before, chances) <= tolerance;
   }
   const confusion = Array.from({ length: heads }, (_, k) =>
@@ -213,6 +124,7 @@ export function stapleOf(patterns: Halves, classes: number, options: StapleOptio
   );
   return {
     posterior,
+    of: patterns.of,
     confusion,
     prior: [...prior],
     ...(classes === 2 && {
@@ -224,14 +136,22 @@ export function stapleOf(patterns: Halves, classes: number, options: StapleOptio
   };
 }
 
+/** W by pixel. */
+export function expand({ posterior, of, ...rest }: PatternStaple, spatial: readonly number[]): Staple {
+  const classes = rest.prior.length;
+  const pixels = of.length;
+  const data = new Float32Array(classes * pixels);
+  for (let c = 0; c < classes; c++) {
+    for (let i = 0; i < pixels; i++) data[c * pixels + i] = posterior[(of[i] as number) * classes + c] as number;
+  }
+  return { probabilities: { data, shape: [classes, ...spatial] }, ...rest };
+}
+
 /** D×C: share of the heads with each label. */
-function votes({ heads, halves, counts }: Halves, classes: number): Float64Array {
+function votes({ heads, labels, counts }: Patterns, classes: number): Float64Array {
   const shares = new Float64Array(counts.length * classes);
-  for (const half of halves) {
-    for (let d = 0; d < counts.length; d++) {
-      const from = (half.of[d] as number) * half.heads;
-      for (let k = 0; k < half.heads; k++) shares[d * classes + (half.labels[from + k] as number)]!++;
-    }
+  for (let d = 0, at = 0; d < counts.length; d++) {
+    for (let k = 0; k < heads; k++) shares[d * classes + (labels[at++] as number)]!++;
   }
   for (let i = 0; i < shares.length; i++) shares[i] = (shares[i] as number) / heads;
   return shares;
@@ -258,31 +178,110 @@ function normaliseRows(chances: Float64Array, classes: number): void {
   }
 }
 
-/**
- * By pattern of a half and class: the likelihood of its labels, times the prior where one is given; or its logarithm. A class
- * without W has none: it cannot come back.
- */
+/** Chances kept away from 0 and 1. A class without W has none, so that it cannot come back. */
+function bounded(chances: Float64Array): Float64Array {
+  const result = new Float64Array(chances.length);
+  for (let i = 0; i < chances.length; i++) {
+    const chance = chances[i] as number;
+    result[i] = Number.isNaN(chance) ? 0 : Math.min(1 - CHANCE_LIMIT, Math.max(CHANCE_LIMIT, chance));
+  }
+  return result;
+}
+
+/** By pattern of a half and class: the likelihood of its labels, times `scale` of the class. */
 function likelihoods(
   { first, heads, labels }: Half,
   chances: Float64Array,
   classes: number,
-  prior: Float64Array | undefined,
-  inProducts: boolean,
+  scale: Float64Array,
   out: Float64Array,
 ): void {
-  const logs = chances.map((chance) =>
-    Number.isNaN(chance)
-      ? Number.NEGATIVE_INFINITY
-      : Math.log(Math.min(1 - CHANCE_LIMIT, Math.max(CHANCE_LIMIT, chance))),
-  );
+  for (let from = 0, at = 0; at < out.length; from += heads, at += classes) {
+    for (let t = 0; t < classes; t++) out[at + t] = scale[t] as number;
+    for (let k = 0; k < heads; k++) {
+      const chance = (first + k) * classes * classes + (labels[from + k] as number);
+      for (let t = 0; t < classes; t++) {
+        out[at + t] = (out[at + t] as number) * (chances[chance + t * classes] as number);
+      }
+    }
+  }
+}
+
+/** {@link likelihoods} as logarithms. */
+function logLikelihoods(
+  { first, heads, labels }: Half,
+  chances: Float64Array,
+  classes: number,
+  scale: Float64Array,
+  out: Float64Array,
+): void {
+  const logs = chances.map(Math.log);
   for (let from = 0, at = 0; at < out.length; from += heads, at += classes) {
     for (let t = 0; t < classes; t++) {
-      let sum = prior ? Math.log(prior[t] as number) : 0;
+      let sum = Math.log(scale[t] as number);
       for (let k = 0; k < heads; k++) {
         sum += logs[((first + k) * classes + t) * classes + (labels[from + k] as number)] as number;
       }
-      out[at + t] = inProducts ? Math.exp(sum) : sum;
+      out[at + t] = sum;
     }
+  }
+}
+
+/** Patterns of a half×C: Σ W over the pixels with the pattern. */
+function addUp({ of }: Half, posterior: Float64Array, counts: Float64Array, classes: number, sums: Float64Array): void {
+  sums.fill(0);
+  for (let d = 0, at = 0; d < counts.length; d++) {
+    const n = counts[d] as number;
+    const to = (of[d] as number) * classes;
+    for (let t = 0; t < classes; t++, at++) {
+      sums[to + t] = (sums[to + t] as number) + n * (posterior[at] as number);
+    }
+  }
+}
+
+/** W: the products of both halves' likelihoods, normalised over the classes. */
+function multiply(
+  [a, b]: readonly [Half, Half],
+  factors: readonly Float64Array[],
+  classes: number,
+  posterior: Float64Array,
+): void {
+  const [fromA, fromB] = factors as [Float64Array, Float64Array];
+  const [ofA, ofB] = [a.of, b.of];
+  for (let d = 0, at = 0; d < ofA.length; d++, at += classes) {
+    const atA = (ofA[d] as number) * classes;
+    const atB = (ofB[d] as number) * classes;
+    let sum = 0;
+    for (let t = 0; t < classes; t++) {
+      const w = (fromA[atA + t] as number) * (fromB[atB + t] as number);
+      posterior[at + t] = w;
+      sum += w;
+    }
+    const scale = 1 / sum;
+    for (let t = 0; t < classes; t++) posterior[at + t] = (posterior[at + t] as number) * scale;
+  }
+}
+
+/** {@link multiply} of likelihoods that are given as logarithms. */
+function multiplyLogarithms(
+  [a, b]: readonly [Half, Half],
+  factors: readonly Float64Array[],
+  classes: number,
+  posterior: Float64Array,
+): void {
+  const [fromA, fromB] = factors as [Float64Array, Float64Array];
+  for (let d = 0, at = 0; d < a.of.length; d++, at += classes) {
+    const atA = (a.of[d] as number) * classes;
+    const atB = (b.of[d] as number) * classes;
+    let most = Number.NEGATIVE_INFINITY;
+    for (let t = 0; t < classes; t++) most = Math.max(most, (fromA[atA + t] as number) + (fromB[atB + t] as number));
+    let sum = 0;
+    for (let t = 0; t < classes; t++) {
+      const w = Math.exp((fromA[atA + t] as number) + (fromB[atB + t] as number) - most);
+      posterior[at + t] = w;
+      sum += w;
+    }
+    for (let t = 0; t < classes; t++) posterior[at + t] = (posterior[at + t] as number) / sum;
   }
 }
 

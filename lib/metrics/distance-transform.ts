@@ -38,7 +38,7 @@ function scanLines(sources: Uint8Array, size: number, unit: number, out: Float64
     for (let i = end - 1; i >= start; i--) {
       const before = out[i] as number;
       d = before === 0 ? 0 : d + 1;
-      const nearest = before < d ? before : d;
+      const nearest = Math.min(before, d);
       out[i] = nearest * nearest * unit;
     }
   }

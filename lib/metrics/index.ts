@@ -115,3 +115,4 @@ export {
   specificity,
   volumeError,
 } from "./surface.js";
+export { type HeadsScore, SCORE_FUSIONS, type ScoreFusion, type ScoreOptions, scoreHeads } from "./score.js";
