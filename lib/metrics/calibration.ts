@@ -68,7 +68,7 @@ export function ece(
   options: CalibrationOptions = {},
 ): number {
   const { input, bins } = checked("ece", probabilities, truth, options);
-  return errorOf(topBins(input, bins), input.count);
+  return errorOf(gapsOf(topBins(input, bins)), input.count);
 }
 
 /**
@@ -85,7 +85,7 @@ export function adaptiveEce(
   options: CalibrationOptions = {},
 ): number {
   const { input, bins } = checked("adaptiveEce", probabilities, truth, options);
-  return errorOf(equalCountBins(input, bins), input.count);
+  return errorOf(equalCountGaps(input, bins), input.count);
 }
 
 /**
@@ -140,8 +140,8 @@ export function calibrationOf(input: CountedPixels, bins = DEFAULT_BINS): Calibr
     n: input.count,
     nll: nllOf(input),
     brier: brierOf(input),
-    ece: errorOf(top, input.count),
-    adaptiveEce: errorOf(equalCountBins(input, bins), input.count),
+    ece: errorOf(gapsOf(top), input.count),
+    adaptiveEce: errorOf(equalCountGaps(input, bins), input.count),
     classwiseEce: classwiseOf(input, bins),
     reliability: diagram(top),
   };
@@ -167,10 +167,6 @@ function checked(
   return { input: checkCounted(probabilities, truth, rest), bins };
 }
 
-function newBins(bins: number): Bins {
-  return { count: new Float64Array(bins), confidence: new Float64Array(bins), right: new Float64Array(bins) };
-}
-
 /** Upper ends of the bins but the last, in double precision. */
 function upperEnds(bins: number): Float64Array {
   return Float64Array.from({ length: bins }, (_, b) => (b + 1) / bins);
@@ -187,7 +183,7 @@ function binOf(confidence: number, ends: Float64Array): number {
 }
 
 function topBins({ confidence, right, count }: CountedPixels, bins: number): Bins {
-  const result = newBins(bins);
+  const result = { count: new Float64Array(bins), confidence: new Float64Array(bins), right: new Float64Array(bins) };
   const ends = upperEnds(bins);
   for (let j = 0; j < count; j++) {
     const p = confidence[j] as number;
@@ -199,67 +195,75 @@ function topBins({ confidence, right, count }: CountedPixels, bins: number): Bin
   return result;
 }
 
+/** An error needs of each bin only how far Σ right and Σ confidence are apart: right - confidence, summed. */
 function classwiseOf({ probabilities, truth, at, count, classes, pixels }: CountedPixels, bins: number): ClasswiseEce {
   const ends = upperEnds(bins);
-  const result = newBins(bins);
+  const gaps = new Float64Array(bins);
   const perClass: number[] = [];
   for (let c = 0; c < classes; c++) {
-    for (const sums of Object.values(result)) sums.fill(0);
-    const offset = c * pixels;
-    for (let j = 0; j < count; j++) {
-      const i = at[j] as number;
-      const p = probabilities[offset + i] as number;
-      const b = binOf(p, ends);
-      result.count[b]!++;
-      result.confidence[b] = (result.confidence[b] as number) + p;
-      if (truth[i] === c) result.right[b]!++;
-    }
-    perClass.push(errorOf(result, count));
+    gaps.fill(0);
+    addGaps(probabilities, truth, c, at, count, pixels, ends, gaps);
+    perClass.push(errorOf(gaps, count));
   }
   return { mean: perClass.reduce((sum, error) => sum + error, 0) / classes, perClass };
+}
+
+function addGaps(
+  probabilities: FloatArray,
+  truth: Uint8Array,
+  c: number,
+  at: Uint32Array,
+  count: number,
+  pixels: number,
+  ends: Float64Array,
+  gaps: Float64Array,
+): void {
+  const offset = c * pixels;
+  for (let j = 0; j < count; j++) {
+    const i = at[j] as number;
+    const p = probabilities[offset + i] as number;
+    const b = binOf(p, ends);
+    gaps[b] = (gaps[b] as number) + (truth[i] === c ? 1 - p : -p);
+  }
 }
 
 /** Confidences are first sorted into so many slots of equal width; only slots that a border cuts are looked at closely. */
 const SLOTS = 1 << 14;
 
-function equalCountBins({ confidence, right, count }: CountedPixels, bins: number): Bins {
-  const result = newBins(bins);
+/** By bin of equal count: Σ right - confidence. */
+function equalCountGaps({ confidence, right, count }: CountedPixels, bins: number): Float64Array {
+  const gaps = new Float64Array(bins);
   const slotOf = new Uint16Array(count);
-  const slots = newBins(SLOTS);
+  const inSlot = new Uint32Array(SLOTS);
+  const gapOfSlot = new Float64Array(SLOTS);
   for (let j = 0; j < count; j++) {
     const p = confidence[j] as number;
     // Finer towards 1, where confidences crowd. Rounding may have left p above 1: NaN, which becomes slot 0 from the top.
     const slot = SLOTS - 1 - ((Math.sqrt(Math.sqrt(1 - p)) * (SLOTS - 1)) | 0);
     slotOf[j] = slot;
-    slots.count[slot]!++;
-    slots.confidence[slot] = (slots.confidence[slot] as number) + p;
-    slots.right[slot] = (slots.right[slot] as number) + (right[j] as number);
+    inSlot[slot] = (inSlot[slot] as number) + 1;
+    gapOfSlot[slot] = (gapOfSlot[slot] as number) + ((right[j] as number) - p);
   }
   const small = Math.floor(count / bins);
   const larger = count % bins;
-  const add = (b: number, n: number, sum: number, good: number) => {
-    result.count[b] = (result.count[b] as number) + n;
-    result.confidence[b] = (result.confidence[b] as number) + sum;
-    result.right[b] = (result.right[b] as number) + good;
-  };
   let b = 0;
   let room = small + (larger > 0 ? 1 : 0);
   for (let slot = 0; slot < SLOTS; slot++) {
-    const n = slots.count[slot] as number;
+    const n = inSlot[slot] as number;
     if (n === 0) continue;
     while (room === 0) room = small + (++b < larger ? 1 : 0);
     if (n <= room) {
-      add(b, n, slots.confidence[slot] as number, slots.right[slot] as number);
+      gaps[b] = (gaps[b] as number) + (gapOfSlot[slot] as number);
       room -= n;
     } else {
       for (const j of sortedMembers(slotOf, slot, n, confidence)) {
         while (room === 0) room = small + (++b < larger ? 1 : 0);
-        add(b, 1, confidence[j] as number, right[j] as number);
+        gaps[b] = (gaps[b] as number) + ((right[j] as number) - (confidence[j] as number));
         room--;
       }
     }
   }
-  return result;
+  return gaps;
 }
 
 /** The pixels of a slot by confidence, equal ones in row-major order. */
@@ -279,11 +283,11 @@ function sortedMembers(slotOf: Uint16Array, slot: number, n: number, confidence:
 }
 
 /** NaN where there is no pixel. */
-function errorOf({ count, confidence, right }: Bins, n: number): number {
-  let sum = 0;
-  for (let b = 0; b < count.length; b++) sum += Math.abs((right[b] as number) - (confidence[b] as number));
-  return n === 0 ? Number.NaN : sum / n;
+function errorOf(gaps: Float64Array, n: number): number {
+  return n === 0 ? Number.NaN : gaps.reduce((sum, gap) => sum + Math.abs(gap), 0) / n;
 }
+
+const gapsOf = ({ confidence, right }: Bins) => right.map((sum, b) => sum - (confidence[b] as number));
 
 function diagram({ count, confidence, right }: Bins): Reliability {
   return {

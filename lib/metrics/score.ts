@@ -2,6 +2,7 @@ import { type Aula, aulaFromCounts, type PairwiseAgreement, type PredictionDepth
 import { countPatterns } from "../agreement/counts.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
+import { lnOfPositive } from "../fusion/elementary.js";
 import { FUSIONS, type Fusion, fuse, labelMaps, scaledWeights, skipHeads } from "../fusion/fuse.js";
 import {
   checkLabels,
@@ -14,7 +15,7 @@ import {
   headViews,
 } from "../fusion/input.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
-import { type HeadSums, sumOfHeads } from "../fusion/softmax-pass.js";
+import { type HeadSums, sumOfHeads } from "../fusion/head-sums.js";
 import { expand, type Staple, stapleOf } from "../fusion/staple.js";
 import { checkOptions, option } from "../options.js";
 import type { MapName } from "../uncertainty/maps.js";
@@ -119,9 +120,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
   const truthEstimate = stapleOf(patterns, classes);
   const staple = expand(truthEstimate, spatial);
 
-  const p = sums.probabilities;
-  for (let i = 0; i < p.length; i++) p[i] = (p[i] as number) / views.length;
-  let fused: Float64Array = p;
+  let fused = sums.probabilities;
   if (fusion === "staple") fused = Float64Array.from(staple.probabilities.data);
   else if (values === "logits" && (fusion !== "mean" || weights)) {
     fused = fuse(kept, { fusion, ...(weights && { weights }), precision: "double" }).data;
@@ -165,6 +164,7 @@ function sumOfProbabilities(heads: readonly NdArray<FloatArray>[], classes: numb
       }
     }
   }
+  for (let at = 0; at < probabilities.length; at++) probabilities[at] = (probabilities[at] as number) / heads.length;
   return { probabilities, entropy, squares, labels: labelMaps(heads).data, finite: true };
 }
 
@@ -185,54 +185,53 @@ function fuseProbabilities(
   return fused.map((sum) => sum / total);
 }
 
-/** Maps of the pixels, the mask, and the sums of what is summarised. */
+/** The maps, the mask, and the sums of what is summarised. */
 function measurePixels(sums: HeadSums, fused: Float64Array, patterns: Patterns, classes: number, pixels: number) {
-  const { heads } = patterns;
+  const { heads, of } = patterns;
   const plain = sums.probabilities;
-  const mask = new Uint8Array(pixels);
-  const maps: Record<MapName, Float32Array> = {
-    entropy: new Float32Array(pixels),
-    expectedEntropy: new Float32Array(pixels),
-    mutualInformation: new Float32Array(pixels),
-    variance: new Float32Array(pixels),
-    disagreement: new Float32Array(pixels),
-    variationRatio: new Float32Array(pixels),
-  };
-  const { disagreement, ratio } = voteMeasures(patterns, classes);
   const same = fused === plain;
+  const mask = new Uint8Array(pixels);
   const softDice = new Float64Array(classes * 3);
   const total = new Float64Array(classes);
+  const [entropy, expectedEntropy, mutualInformation, variance, disagreement, variationRatio] = Array.from(
+    { length: 6 },
+    () => new Float32Array(pixels),
+  ) as [Float32Array, Float32Array, Float32Array, Float32Array, Float32Array, Float32Array];
+  const votes = voteMeasures(patterns, classes);
   for (let i = 0; i < pixels; i++) {
     let best = 0;
     let most = fused[i] as number;
     let squares = 0;
-    let plainEntropy = 0;
-    let entropy = 0;
+    let ofPlain = 0;
+    let ofFused = 0;
     for (let c = 0, at = i; c < classes; c++, at += pixels) {
       const q = fused[at] as number;
       if (q > most) {
         most = q;
         best = c;
       }
+      total[c] = (total[c] as number) + q;
       const p = plain[at] as number;
       squares += p * p;
-      total[c] = (total[c] as number) + q;
-      if (p > 0) plainEntropy -= p * Math.log(p);
-      if (!same && q > 0) entropy -= q * Math.log(q);
+      if (p > 0) ofPlain -= p * lnOfPositive(p);
+      if (!same && q > 0) ofFused -= q * lnOfPositive(q);
     }
     mask[i] = best;
     softDice[best * 3]!++;
     softDice[best * 3 + 2] = (softDice[best * 3 + 2] as number) + most;
-    const expected = (sums.entropy[i] as number) / heads;
-    const d = patterns.of[i] as number;
-    maps.entropy[i] = Math.max(0, same ? plainEntropy : entropy);
-    maps.expectedEntropy[i] = Math.max(0, expected);
-    maps.mutualInformation[i] = heads === 1 ? 0 : Math.max(0, plainEntropy - Math.max(0, expected));
-    maps.variance[i] = heads === 1 ? 0 : Math.max(0, ((sums.squares[i] as number) / heads - squares) / classes);
-    maps.disagreement[i] = disagreement[d] as number;
-    maps.variationRatio[i] = ratio[d] as number;
+    const expected = Math.max(0, (sums.entropy[i] as number) / heads);
+    entropy[i] = Math.max(0, same ? ofPlain : ofFused);
+    expectedEntropy[i] = expected;
+    if (heads > 1) {
+      mutualInformation[i] = Math.max(0, ofPlain - expected);
+      variance[i] = Math.max(0, ((sums.squares[i] as number) / heads - squares) / classes);
+    }
+    const d = of[i] as number;
+    disagreement[i] = votes.disagreement[d] as number;
+    variationRatio[i] = votes.ratio[d] as number;
   }
   for (let c = 0; c < classes; c++) softDice[c * 3 + 1] = total[c] as number;
+  const maps = { entropy, expectedEntropy, mutualInformation, variance, disagreement, variationRatio };
   return { mask, maps, softDice, summaries: mapValues(maps, (map) => summary(map, mask)) };
 }
 
@@ -264,10 +263,9 @@ function summary(map: Float32Array, mask: Uint8Array): MapSummary {
   for (let i = 0; i < map.length; i++) {
     const u = map[i] as number;
     sum += u;
-    if (mask[i] !== 0) {
-      foregroundSum += u;
-      foregroundPixels++;
-    }
+    const inside = mask[i] === 0 ? 0 : 1;
+    foregroundSum += inside * u;
+    foregroundPixels += inside;
   }
   return summaryFromSums({ sum, foregroundSum, pixels: map.length, foregroundPixels });
 }
