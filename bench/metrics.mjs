@@ -98,7 +98,11 @@ function peer() {
   const python = process.env.LAYER_ENSEMBLES_PYTHON || process.env.PYTHON || "python3";
   if (spawnSync(python, ["-c", "import numpy, scipy"]).status !== 0) return null;
   const script = path.join(path.dirname(fileURLToPath(import.meta.url)), "peers", "metrics.py");
-  return new Contender("NumPy", [python, script], { OPENBLAS_NUM_THREADS: "1", OMP_NUM_THREADS: "1", MKL_NUM_THREADS: "1" });
+  return new Contender("NumPy", [python, script], {
+    OPENBLAS_NUM_THREADS: "1",
+    OMP_NUM_THREADS: "1",
+    MKL_NUM_THREADS: "1",
+  });
 }
 
 /** Both must have done the same work. The peer's maps are in single precision. */
@@ -107,15 +111,33 @@ function compare(own, theirs) {
   const q = quality.image;
   const pairs = {
     ...Object.fromEntries(
-      Object.entries(own.summaries).map(([name, { sum, mean, foreground }]) => [name, [[sum, mean, foreground], theirs[name]]]),
+      Object.entries(own.summaries).map(([name, { sum, mean, foreground }]) => [
+        name,
+        [[sum, mean, foreground], theirs[name]],
+      ]),
     ),
     aula: [own.aula?.value, theirs.aula],
     pairwiseAgreement: [own.pairwiseAgreement.overall, theirs.pairwiseAgreement],
     predictionDepth: [Object.values(own.predictionDepth.perClass), theirs.predictionDepth],
     softDiceConfidence: [own.softDiceConfidence.overall, theirs.softDiceConfidence],
-    staple: [[own.staple.rounds, own.staple.confusion[0][0][0]], [theirs.staple.rounds, theirs.staple.confusion00]],
+    staple: [
+      [own.staple.rounds, own.staple.confusion[0][0][0]],
+      [theirs.staple.rounds, theirs.staple.confusion00],
+    ],
     quality: [
-      [q.dice, q.hausdorff, q.hd95, q.modifiedHausdorff, q.modifiedHausdorffBoundary, q.assd, q.iou, q.sensitivity, q.precision, q.specificity, q.volumeError],
+      [
+        q.dice,
+        q.hausdorff,
+        q.hd95,
+        q.modifiedHausdorff,
+        q.modifiedHausdorffBoundary,
+        q.assd,
+        q.iou,
+        q.sensitivity,
+        q.precision,
+        q.specificity,
+        q.volumeError,
+      ],
       theirs.quality,
     ],
     calibration: [
@@ -168,7 +190,10 @@ function structuredHeads(heads, classes, size) {
       for (let y = 0; y < size; y++)
         for (let x = 0; x < size; x++)
           logits[at++] =
-            clear(c, y, x) * (1 - 0.6 * blur) + 3 * blur * coarse(y, x) + (0.3 + blur) * fine(y, x) + 0.1 * (random() - 0.5);
+            clear(c, y, x) * (1 - 0.6 * blur) +
+            3 * blur * coarse(y, x) +
+            (0.3 + blur) * fine(y, x) +
+            0.1 * (random() - 0.5);
     }
   }
   const truth = new Uint8Array(size * size);

@@ -61,7 +61,6 @@ export function staple(labels: NdArray<Uint8Array>, classes: number, options: St
   checkClasses("classes", classes);
   checkLabels("labels", labels, { classes, rank: 2, axes: "K×S" });
   const [heads, ...spatial] = labels.shape as [number, ...number[]];
-  const pixels = labels.data.length / heads;
   return expand(stapleOf(findPatterns(labels.data, heads, classes), classes, options), spatial);
 }
 

@@ -98,6 +98,7 @@ export {
 } from "./calibration.js";
 export { brier, type LikelihoodOptions, nll } from "./likelihood.js";
 export { dice, iou, type OverlapOptions } from "./overlap.js";
+export { type HeadsScore, SCORE_FUSIONS, type ScoreFusion, type ScoreOptions, scoreHeads } from "./score.js";
 export {
   assd,
   hausdorff,
@@ -115,4 +116,3 @@ export {
   specificity,
   volumeError,
 } from "./surface.js";
-export { type HeadsScore, SCORE_FUSIONS, type ScoreFusion, type ScoreOptions, scoreHeads } from "./score.js";

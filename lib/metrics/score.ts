@@ -1,9 +1,10 @@
-import { type Aula, aulaFromCounts, type PairwiseAgreement, type PredictionDepth } from "../agreement/index.js";
 import { countPatterns } from "../agreement/counts.js";
+import { type Aula, aulaFromCounts, type PairwiseAgreement, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
 import { lnOfPositive } from "../fusion/elementary.js";
 import { FUSIONS, type Fusion, fuse, labelMaps, scaledWeights, skipHeads } from "../fusion/fuse.js";
+import { type HeadSums, sumOfHeads } from "../fusion/head-sums.js";
 import {
   checkLabels,
   checkLogits,
@@ -15,7 +16,6 @@ import {
   headViews,
 } from "../fusion/input.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
-import { type HeadSums, sumOfHeads } from "../fusion/head-sums.js";
 import { expand, type Staple, stapleOf } from "../fusion/staple.js";
 import { checkOptions, option } from "../options.js";
 import type { MapName } from "../uncertainty/maps.js";
@@ -180,7 +180,8 @@ function fuseProbabilities(
   const total = scaled.reduce((sum, weight) => sum + weight, 0);
   const fused = new Float64Array((heads[0] as NdArray<FloatArray>).data.length);
   heads.forEach(({ data }, k) => {
-    for (let i = 0; i < fused.length; i++) fused[i] = (fused[i] as number) + (scaled[k] as number) * (data[i] as number);
+    for (let i = 0; i < fused.length; i++)
+      fused[i] = (fused[i] as number) + (scaled[k] as number) * (data[i] as number);
   });
   return fused.map((sum) => sum / total);
 }
