@@ -166,9 +166,10 @@ export function modifiedHausdorff(
     on: option.oneOf(["mask", "boundary"]),
     emptyPenalty: EMPTY_PENALTY,
   });
-  const oneEmpty = () => penalty(emptyPenalty, truth.shape, rest.spacing);
+  const { shape, spacing } = checkInput("modifiedHausdorff", prediction, truth, rest);
+  const penalised = penalty(emptyPenalty, shape, spacing);
   const measure = (of: Distances) => Math.max(...(on === "mask" ? of.maskMeans : of.boundaryMeans));
-  return byDistances("modifiedHausdorff", prediction, truth, rest, measure, oneEmpty);
+  return byDistances("modifiedHausdorff", prediction, truth, rest, measure, penalised);
 }
 
 /**
@@ -241,7 +242,7 @@ export function quality(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Arr
   checkOptions("quality", options, { ...SURFACE_OPTIONS, emptyPenalty: EMPTY_PENALTY });
   const { emptyPenalty = "nan" } = options;
   const input = checkInput("quality", prediction, truth, options);
-  const penalised = penalty(emptyPenalty, truth.shape, options.spacing);
+  const penalised = penalty(emptyPenalty, input.shape, options.spacing);
   const perClass: Quality["perClass"] = {};
   for (const [c, region] of regions(input).entries()) {
     if (c === 0) continue;
@@ -334,7 +335,7 @@ function byDistances(
   truth: NdArray<Uint8Array>,
   options: SurfaceOptions,
   measure: (distances: Distances) => number,
-  oneEmpty = () => Number.NaN,
+  oneEmpty = Number.NaN,
 ): Record<number, number> {
   checkOptions(name, options, SURFACE_OPTIONS);
   const input = checkInput(name, prediction, truth, options);
@@ -342,7 +343,7 @@ function byDistances(
   regions(input).forEach((region, c) => {
     if (c === 0) return;
     const [a, b] = [region.predicted > 0, region.real > 0];
-    result[c] = a && b ? measure(distances(input, c, region)) : a || b ? oneEmpty() : 0;
+    result[c] = a && b ? measure(distances(input, c, region)) : a || b ? oneEmpty : 0;
   });
   return result;
 }
