@@ -1,5 +1,6 @@
 import type { NdArray } from "../arrays.js";
 import { checkClasses, checkLabels, fail } from "../fusion/input.js";
+import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { describe } from "../options.js";
 
 /**
@@ -28,28 +29,33 @@ export function countAgreement(labels: NdArray<Uint8Array>, classes: number): Ag
   checkClasses("classes", classes);
   checkLabels("labels", labels, { classes, rank: 2, axes: "K×S" });
   const heads = labels.shape[0] as number;
-  const pixels = labels.data.length / heads;
-  const maps = Array.from({ length: heads }, (_, k) => labels.data.subarray(k * pixels, (k + 1) * pixels));
+  return countPatterns(findPatterns(labels.data, heads, classes), classes);
+}
+
+/** {@link countAgreement} for one who has the patterns of the labels already. */
+export function countPatterns({ heads, labels, counts: pixels }: Patterns, classes: number): AgreementCounts {
   const counts = new Float64Array(heads * classes);
   const intersections = new Float64Array(heads * heads * classes);
-  const common = new Uint32Array(classes);
-  for (const [j, a] of maps.entries()) {
-    common.fill(0);
-    for (let i = 0; i < pixels; i++) {
-      const label = a[i] as number;
-      common[label] = (common[label] as number) + 1;
-    }
-    counts.set(common, j * classes);
-    intersections.set(common, (j * heads + j) * classes);
-    for (let k = j + 1; k < heads; k++) {
-      const b = maps[k] as Uint8Array;
-      common.fill(0);
-      for (let i = 0; i < pixels; i++) {
-        const label = a[i] as number;
-        if (label === b[i]) common[label] = (common[label] as number) + 1;
+  for (let d = 0; d < pixels.length; d++) {
+    const n = pixels[d] as number;
+    const from = d * heads;
+    for (let j = 0; j < heads; j++) {
+      const label = labels[from + j] as number;
+      const own = j * classes + label;
+      counts[own] = (counts[own] as number) + n;
+      for (let k = j + 1; k < heads; k++) {
+        if (labels[from + k] !== label) continue;
+        const common = (j * heads + k) * classes + label;
+        intersections[common] = (intersections[common] as number) + n;
       }
-      intersections.set(common, (j * heads + k) * classes);
-      intersections.set(common, (k * heads + j) * classes);
+    }
+  }
+  for (let j = 0; j < heads; j++) {
+    for (let c = 0; c < classes; c++) {
+      intersections[(j * heads + j) * classes + c] = counts[j * classes + c] as number;
+      for (let k = j + 1; k < heads; k++) {
+        intersections[(k * heads + j) * classes + c] = intersections[(j * heads + k) * classes + c] as number;
+      }
     }
   }
   return { heads, classes, counts, intersections };

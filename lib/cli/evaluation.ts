@@ -120,8 +120,8 @@ function dicePerClass(mask: Uint8Array, truth: Uint8Array, classes: number, igno
   );
 }
 
-/** Of pairs where both are defined. */
-function correlate(values: readonly number[], quality: readonly number[]): Correlation {
+/** Spearman's rank correlation of pairs where both are defined. */
+export function correlate(values: readonly number[], quality: readonly number[]): Correlation {
   const kept = values
     .map((value, i) => [value, quality[i] as number] as const)
     .filter((pair) => !pair.some(Number.isNaN));
@@ -132,7 +132,8 @@ function correlate(values: readonly number[], quality: readonly number[]): Corre
   return { rho, p, n: kept.length };
 }
 
-function spread(values: readonly number[]): Spread {
+/** Mean and standard deviation of what is not NaN. */
+export function spread(values: readonly number[]): Spread {
   const defined = values.filter((value) => !Number.isNaN(value));
   const centre = mean(defined);
   const squares = defined.reduce((sum, value) => sum + (value - centre) ** 2, 0);

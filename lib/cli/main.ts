@@ -9,6 +9,7 @@ import { evaluateCommand } from "./evaluate.js";
 import { installLibtorchCommand } from "./install-libtorch.js";
 import { layersCommand } from "./layers.js";
 import { predictCommand } from "./predict.js";
+import { scoreCommand } from "./score.js";
 import { trainCommand } from "./train.js";
 
 /** The program with all its commands. What is heavy is imported by a command when it runs. */
@@ -24,6 +25,7 @@ function program(): Command {
     trainCommand(),
     predictCommand(),
     evaluateCommand(),
+    scoreCommand(),
     demoCommand(),
     doctorCommand(),
     installLibtorchCommand(),

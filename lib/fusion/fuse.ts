@@ -29,9 +29,21 @@ export interface FuseOptions {
   fusion?: Fusion;
   /** One per head, at least 0, not all 0. Used by `"mean"` and `"logit-mean"`. @default 1 each */
   weights?: readonly number[];
+  /** One per head, positive: its logits are divided by it first. @default 1 each */
+  temperatures?: readonly number[];
+  /**
+   * Of the result; `"double"` is a Float64Array, in which calibration finds confidences that are on the border of two bins.
+   * @default "single"
+   */
+  precision?: "single" | "double";
 }
 
-const FUSE_OPTIONS = { fusion: option.oneOf(FUSIONS), weights: option.array(option.number({ min: 0 })) };
+const FUSE_OPTIONS = {
+  fusion: option.oneOf(FUSIONS),
+  weights: option.array(option.number({ min: 0 })),
+  temperatures: option.array(option.number({ above: 0 })),
+  precision: option.oneOf(["single", "double"]),
+};
 
 /**
  * Probabilities of one map of logits.
@@ -53,14 +65,19 @@ export function softmax(logits: NdArray<FloatArray>): NdArray {
  * @returns p̄, C×S, in [0, 1], summing to 1 over the classes.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE; ERR_LE_OPTION for an unknown fusion, or weights that do not fit the heads
  */
-export function fuse(heads: Heads, options: FuseOptions = {}): NdArray {
+export function fuse(heads: Heads, options?: FuseOptions & { precision?: "single" }): NdArray;
+export function fuse(heads: Heads, options: FuseOptions & { precision: "double" }): NdArray<Float64Array>;
+export function fuse(heads: Heads, options: FuseOptions): NdArray<FloatArray>;
+export function fuse(heads: Heads, options: FuseOptions = {}): NdArray<FloatArray> {
   checkOptions("fuse", options, FUSE_OPTIONS);
   const input = headViews("heads", heads);
   checkLogits("heads", input);
-  const { fusion = "mean" } = options;
-  const weights = normalisedWeights(options.weights, input.views.length);
-  const { views, classes, pixels, spatial } = input;
-  const data = new Float32Array(classes * pixels);
+  const { fusion = "mean", precision = "single" } = options;
+  const weights = scaledWeights(options.weights, input.views.length);
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  const { classes, pixels, spatial } = input;
+  const views = tempered(input.views, options.temperatures);
+  const data = new (precision === "double" ? Float64Array : Float32Array)(classes * pixels);
   switch (fusion) {
     case "mean": {
       const p = new Float64Array(data.length);
@@ -69,13 +86,14 @@ export function fuse(heads: Heads, options: FuseOptions = {}): NdArray {
         softmaxInto(view, input, p);
         addScaled(sum, p, weights[k] as number);
       });
-      data.set(sum);
+      // Divided last: where heads of weight 1 are sure, their shares are then exact.
+      for (let i = 0; i < data.length; i++) data[i] = (sum[i] as number) / total;
       break;
     }
     case "logit-mean": {
       const sum = new Float64Array(data.length);
       views.forEach((view, k) => {
-        addScaled(sum, view, weights[k] as number);
+        addScaled(sum, view, (weights[k] as number) / total);
       });
       softmaxInto(sum, input, data);
       break;
@@ -189,15 +207,23 @@ function addScaled(sum: Float64Array, values: FloatArray, scale: number): void {
   for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + scale * (values[i] as number);
 }
 
-/** Divided by their sum. */
-function normalisedWeights(weights: readonly number[] | undefined, heads: number): number[] {
-  if (!weights) return new Array<number>(heads).fill(1 / heads);
+function tempered(views: readonly FloatArray[], temperatures?: readonly number[]): readonly FloatArray[] {
+  if (!temperatures) return views;
+  if (temperatures.length !== views.length) {
+    fail("ERR_LE_OPTION", "option 'temperatures' of fuse", `${views.length} of them`, `${temperatures.length}`);
+  }
+  return views.map((view, k) => Float64Array.from(view, (z) => z / (temperatures[k] as number)));
+}
+
+/** Divided by the largest, so that weights that are equal are exactly 1. */
+export function scaledWeights(weights: readonly number[] | undefined, heads: number): number[] {
+  if (!weights) return new Array<number>(heads).fill(1);
   if (weights.length !== heads) {
     fail("ERR_LE_OPTION", "option 'weights' of fuse", `${heads} weights, one per head`, `${weights.length}`);
   }
-  const sum = weights.reduce((total, weight) => total + weight, 0);
-  if (!(sum > 0 && Number.isFinite(sum))) {
+  const largest = Math.max(...weights);
+  if (!(largest > 0 && Number.isFinite(weights.reduce((sum, weight) => sum + weight, 0)))) {
     fail("ERR_LE_OPTION", "option 'weights' of fuse", "weights with a positive, finite sum", describe(weights));
   }
-  return weights.map((weight) => weight / sum);
+  return weights.map((weight) => weight / largest);
 }

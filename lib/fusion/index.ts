@@ -1,2 +1,3 @@
 export { argmax, FUSIONS, type FuseOptions, type Fusion, fuse, labelMaps, skipHeads, softmax } from "./fuse.js";
 export type { FloatArray, Heads } from "./input.js";
+export { type Staple, type StapleOptions, staple } from "./staple.js";

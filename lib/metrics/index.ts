@@ -14,6 +14,21 @@ export {
   predictionDepthFromCounts,
 } from "../agreement/index.js";
 export type { NdArray, NumericArray } from "../arrays.js";
+export {
+  type ChooseSkipOptions,
+  chooseSkip,
+  type FittedTemperature,
+  fitHeadWeights,
+  fitProbabilityTemperature,
+  fitTemperature,
+  type HeadWeightOptions,
+  type HeadWeights,
+  type SkipCurveOptions,
+  type SkipPoint,
+  skipCurve,
+  type TemperatureOptions,
+  temper,
+} from "../calibration/index.js";
 export { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 export {
   argmax,
@@ -24,17 +39,25 @@ export {
   fuse,
   type Heads,
   labelMaps,
+  type Staple,
+  type StapleOptions,
   skipHeads,
   softmax,
+  staple,
 } from "../fusion/index.js";
 export {
   augrc,
   aurc,
   auroc,
+  type BootstrapInterval,
+  type BootstrapOptions,
+  bootstrap,
   eaurc,
   fpr95,
   naurc,
+  type PairedT,
   type Pearson,
+  pairedT,
   pearson,
   type QualityControlCurve,
   type QualityControlOptions,
@@ -43,6 +66,8 @@ export {
   riskCoverage,
   type Spearman,
   spearman,
+  type Wilcoxon,
+  wilcoxon,
 } from "../statistics/index.js";
 export {
   disagreement,
@@ -60,5 +85,34 @@ export {
   variance,
   variationRatio,
 } from "../uncertainty/index.js";
+export {
+  adaptiveEce,
+  type Calibration,
+  type CalibrationOptions,
+  type ClasswiseEce,
+  calibration,
+  classwiseEce,
+  ece,
+  type Reliability,
+  reliability,
+} from "./calibration.js";
 export { brier, type LikelihoodOptions, nll } from "./likelihood.js";
 export { dice, iou, type OverlapOptions } from "./overlap.js";
+export { type HeadsScore, SCORE_FUSIONS, type ScoreFusion, type ScoreOptions, scoreHeads } from "./score.js";
+export {
+  assd,
+  hausdorff,
+  hd95,
+  type ModifiedHausdorffOptions,
+  modifiedHausdorff,
+  precision,
+  QUALITY_NAMES,
+  type Quality,
+  type QualityName,
+  type QualityOptions,
+  quality,
+  type SurfaceOptions,
+  sensitivity,
+  specificity,
+  volumeError,
+} from "./surface.js";

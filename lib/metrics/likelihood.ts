@@ -1,5 +1,4 @@
 import type { NdArray } from "../arrays.js";
-import { argmax } from "../fusion/fuse.js";
 import { checkLabels, checkProbabilities, checkSameShape, type FloatArray, singleView } from "../fusion/input.js";
 import { checkOptions, option } from "../options.js";
 
@@ -11,8 +10,14 @@ export interface LikelihoodOptions {
   foreground?: boolean;
 }
 
+/** Specifications of {@link LikelihoodOptions}. */
+export const LIKELIHOOD_OPTIONS = {
+  ignoreIndex: option.integer({ min: 0, max: 255 }),
+  foreground: option.boolean(),
+};
+
 /** As published with the method: keeps the logarithm finite. */
-const NLL_EPSILON = 1e-5;
+export const NLL_EPSILON = 1e-5;
 
 /**
  * Negative log-likelihood of the truth: mean of -ln(p̄_y + 1e-5) over the pixels that are not left out.
@@ -26,14 +31,8 @@ export function nll(
   truth: NdArray<Uint8Array>,
   options: LikelihoodOptions = {},
 ): number {
-  const counted = countedPixels("nll", probabilities, truth, options);
-  const pixels = truth.data.length;
-  let sum = 0;
-  for (const i of counted) {
-    const p = probabilities.data[(truth.data[i] as number) * pixels + i] as number;
-    sum -= Math.log(Math.min(1, Math.max(0, p)) + NLL_EPSILON);
-  }
-  return sum / counted.length;
+  checkOptions("nll", options, LIKELIHOOD_OPTIONS);
+  return nllOf(checkCounted(probabilities, truth, options));
 }
 
 /**
@@ -48,40 +47,95 @@ export function brier(
   truth: NdArray<Uint8Array>,
   options: LikelihoodOptions = {},
 ): number {
-  const counted = countedPixels("brier", probabilities, truth, options);
-  const pixels = truth.data.length;
-  const classes = probabilities.shape[0] as number;
-  let sum = 0;
-  for (const i of counted) {
-    const y = truth.data[i] as number;
-    for (let c = 0; c < classes; c++) {
-      const difference = (probabilities.data[c * pixels + i] as number) - (c === y ? 1 : 0);
-      sum += difference * difference;
-    }
-  }
-  return sum / counted.length;
+  checkOptions("brier", options, LIKELIHOOD_OPTIONS);
+  return brierOf(checkCounted(probabilities, truth, options));
 }
 
-/** Positions of the pixels that count, in row-major order. */
-function countedPixels(
-  name: string,
+/** Checked probabilities and truth, and the pixels that count. */
+export interface CountedPixels {
+  /** C×S. */
+  probabilities: FloatArray;
+  /** S. */
+  truth: Uint8Array;
+  classes: number;
+  pixels: number;
+  /** Number of pixels that count. */
+  count: number;
+  /** Their positions, in row-major order; from here on by counted pixel. */
+  at: Uint32Array;
+  /** Probability of the most probable class. */
+  confidence: Float64Array;
+  /** Whether that class, the lowest of equals, is the truth: 1 or 0. */
+  right: Uint8Array;
+}
+
+/** Checks what comes from outside, and selects. */
+export function checkCounted(
   probabilities: NdArray<FloatArray>,
   truth: NdArray<Uint8Array>,
-  options: LikelihoodOptions,
-): Uint32Array {
-  checkOptions(name, options, { ignoreIndex: option.integer({ min: 0, max: 255 }), foreground: option.boolean() });
-  const { ignoreIndex = 255, foreground = false } = options;
+  { ignoreIndex = 255, foreground = false }: LikelihoodOptions,
+): CountedPixels {
   const input = singleView("probabilities", probabilities);
   checkProbabilities("probabilities", input);
   checkLabels("truth", truth, { classes: input.classes, rank: 1, axes: "S", ignoreIndex });
   checkSameShape("truth", truth.shape, input.spatial);
-  const labels = foreground ? argmax(probabilities).data : undefined;
-  const counted = new Uint32Array(input.pixels);
-  let n = 0;
-  for (let i = 0; i < input.pixels; i++) {
-    const y = truth.data[i] as number;
-    if (y === ignoreIndex || (labels && y === 0 && labels[i] === 0)) continue;
-    counted[n++] = i;
+  return countPixels(input.view, truth.data, input.classes, ignoreIndex, foreground);
+}
+
+/** Selects the pixels that count. */
+export function countPixels(
+  probabilities: FloatArray,
+  truth: Uint8Array,
+  classes: number,
+  ignoreIndex: number,
+  foreground: boolean,
+): CountedPixels {
+  const pixels = truth.length;
+  const at = new Uint32Array(pixels);
+  const confidence = new Float64Array(pixels);
+  const right = new Uint8Array(pixels);
+  let count = 0;
+  for (let i = 0; i < pixels; i++) {
+    const y = truth[i] as number;
+    if (y === ignoreIndex) continue;
+    let best = 0;
+    let most = probabilities[i] as number;
+    for (let c = 1; c < classes; c++) {
+      const p = probabilities[c * pixels + i] as number;
+      if (p > most) {
+        most = p;
+        best = c;
+      }
+    }
+    if (foreground && (y | best) === 0) continue;
+    at[count] = i;
+    confidence[count] = most;
+    right[count] = best === y ? 1 : 0;
+    count++;
   }
-  return counted.subarray(0, n);
+  return { probabilities, truth, classes, pixels, count, at, confidence, right };
+}
+
+/** {@link nll} of what was checked before. */
+export function nllOf({ probabilities, truth, at, count, pixels }: CountedPixels): number {
+  let sum = 0;
+  for (let j = 0; j < count; j++) {
+    const i = at[j] as number;
+    const p = probabilities[(truth[i] as number) * pixels + i] as number;
+    sum -= Math.log(Math.min(1, Math.max(0, p)) + NLL_EPSILON);
+  }
+  return sum / count;
+}
+
+/** {@link brier} of what was checked before. */
+export function brierOf({ probabilities, truth, at, count, classes, pixels }: CountedPixels): number {
+  let sum = 0;
+  for (let c = 0; c < classes; c++) {
+    for (let j = 0; j < count; j++) {
+      const i = at[j] as number;
+      const difference = (probabilities[c * pixels + i] as number) - (truth[i] === c ? 1 : 0);
+      sum += difference * difference;
+    }
+  }
+  return sum / count;
 }

@@ -1,3 +1,4 @@
+export { type BootstrapInterval, type BootstrapOptions, bootstrap } from "./bootstrap.js";
 export { type Pearson, pearson, type Spearman, spearman } from "./correlation.js";
 export {
   augrc,
@@ -12,3 +13,4 @@ export {
   type RiskCoverage,
   riskCoverage,
 } from "./failures.js";
+export { type PairedT, pairedT, type Wilcoxon, wilcoxon } from "./paired.js";

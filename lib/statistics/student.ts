@@ -6,6 +6,39 @@ export function correlationP(r: number, df: number): number {
   return incompleteBeta(df / 2, 0.5, (1 - r) * (1 + r));
 }
 
+/** Two-sided p of Student's t with df degrees of freedom: P(|T| ≥ |t|) = I_{df/(df+t²)}(df/2, 1/2). */
+export function studentP(t: number, df: number): number {
+  return incompleteBeta(df / 2, 0.5, df / (df + t * t));
+}
+
+/** Two-sided p of a standard normal z: P(|Z| ≥ |z|), the regularised incomplete gamma function Q(1/2, z²/2). */
+export function normalP(z: number): number {
+  const x = (z * z) / 2;
+  const front = Math.exp(-x) * Math.sqrt(x / Math.PI);
+  if (x < 1.5) {
+    // 1 - P by its series.
+    let term = 2;
+    let sum = term;
+    for (let a = 1.5; term > sum * 1e-17; a++) sum += term *= x / a;
+    return 1 - front * sum;
+  }
+  // Q by Lentz's continued fraction (Numerical Recipes, 3rd ed., 6.2).
+  let b = x + 0.5;
+  let c = Number.POSITIVE_INFINITY;
+  let d = 1 / b;
+  let result = d;
+  for (let i = 1; i < 1000; i++) {
+    const a = -i * (i - 0.5);
+    b += 2;
+    d = 1 / (a * d + b);
+    c = b + a / c;
+    const step = c * d;
+    result *= step;
+    if (Math.abs(step - 1) < 1e-15) break;
+  }
+  return front * result;
+}
+
 /** Regularised incomplete beta function I_x(a, b), by its continued fraction (Numerical Recipes, 3rd ed., 6.4). */
 export function incompleteBeta(a: number, b: number, x: number): number {
   if (x <= 0) return 0;

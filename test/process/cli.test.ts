@@ -3,10 +3,12 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSyn
 import { cp } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
+import { zipSync } from "fflate";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseCsv } from "../../lib/data/csv.js";
 import { readImage, readMask } from "../../lib/data/image.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
+import { scoreHeads } from "../../lib/metrics/index.js";
 import { PACKAGE_VERSION } from "../../lib/native/package.js";
 import { writePng } from "../../lib/report/png.js";
 import { cli } from "../support/cli.js";
@@ -37,14 +39,14 @@ describe("usage", () => {
   it("shows help and version on standard output", async () => {
     const help = await cli(["--help"]);
     expect(help).toMatchObject({ code: 0, stderr: "" });
-    for (const name of ["layers", "train", "predict", "evaluate", "demo", "doctor", "install-libtorch"]) {
+    for (const name of ["layers", "train", "predict", "evaluate", "score", "demo", "doctor", "install-libtorch"]) {
       expect(help.stdout).toContain(`\n  ${name} `);
     }
     expect(await cli(["--version"])).toMatchObject({ code: 0, stdout: `${PACKAGE_VERSION}\n` });
   });
 
   it("gives every command an example in its help", async () => {
-    for (const name of ["layers", "train", "predict", "evaluate", "demo", "doctor", "install-libtorch"]) {
+    for (const name of ["layers", "train", "predict", "evaluate", "score", "demo", "doctor", "install-libtorch"]) {
       const { code, stdout } = await cli([name, "--help"]);
       expect(code).toBe(0);
       expect(stdout).toMatch(new RegExp(`Example:\n +layer-ensembles ${name}`));
@@ -67,6 +69,9 @@ describe("usage", () => {
     [["train", "--data", "x", "--run", "x-missing", "--classes", "3", "--class-names", "a,b"], "--classes says 3 but"],
     [["predict", "--run", "x", "--out", "y"], "error: expected image files or --data <dir>"],
     [["predict", "--run", "x", "--out", "y", "--data", "z", "a.png"], "not both"],
+    [["score"], "missing required argument 'files'"],
+    [["score", "x.npz", "--fusion", "meen"], "Did you mean mean?"],
+    [["score", "x.npz", "--spacing", "1,0"], "Expected numbers above 0."],
     [["layers", "unett"], '"unett" (Did you mean unet?)'],
     [["layers", "unet", "--input", "0x3"], "Expected NxCxHxW"],
   ])("ends with 2 for %j", async (args, message) => {
@@ -104,6 +109,112 @@ describe("layers", () => {
     const { code, stdout, stderr } = await cli(["layers", "unet", "--width", "4"]);
     expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
     expect(stderr).toMatch(/^error \[ERR_LE_OPTION\]: .*'width'.*\n$/);
+  });
+});
+
+describe("score", () => {
+  /** An .npy file as NumPy writes it. */
+  const npy = (descr: string, shape: number[], data: ArrayBufferView) => {
+    const header = `{'descr': '${descr}', 'fortran_order': False, 'shape': (${shape.join(", ")},), }`;
+    const text = `${header.padEnd(117)}\n`;
+    const start = Buffer.from([0x93, 78, 85, 77, 80, 89, 1, 0, text.length & 255, text.length >> 8]);
+    return Buffer.concat([start, Buffer.from(text, "latin1"), new Uint8Array(data.buffer)]);
+  };
+  const logits = (seed: number) => Float32Array.from({ length: 4 * 3 * 6 * 5 }, (_, i) => 4 * Math.sin(i * seed + i));
+  const shape = [4, 3, 6, 5];
+  const truth = Int32Array.from({ length: 30 }, (_, i) => (i === 7 ? 255 : i % 3));
+  const write = (name: string, arrays: Record<string, Uint8Array>) => {
+    writeFileSync(inside(name), zipSync(arrays));
+    return inside(name);
+  };
+  const whole = (name: string, seed: number) =>
+    write(name, { "heads.npy": npy("<f4", shape, logits(seed)), "truth.npy": npy("<i4", [6, 5], truth) });
+
+  it("gives the values of scoreHeads, as JSON, as a table and as CSV", async () => {
+    const files = [1, 2, 3].map((seed) => whole(`${seed}.npz`, seed));
+    const args = ["score", ...files, "--skip", "1", "--spacing", "2,0.5", "--fusion", "logit-mean"];
+    const json = await cli([...args, "--json"]);
+    expect(json).toMatchObject({ code: 0 });
+    const { files: scores, summary } = JSON.parse(json.stdout);
+    const options = { skip: 1, spacing: [2, 0.5], fusion: "logit-mean" } as const;
+    const truthBytes = { data: Uint8Array.from(truth), shape: [6, 5] };
+    files.forEach((file, i) => {
+      const { quality, calibration, aula, summaries } = scoreHeads(
+        { data: logits(i + 1), shape },
+        { ...options, truth: truthBytes },
+      );
+      const plain = (value: unknown) => JSON.parse(JSON.stringify(value));
+      expect(scores[i]).toMatchObject({ file, heads: 3, classes: 3, shape: [6, 5], aula: aula?.value });
+      expect(scores[i].quality).toEqual(plain(quality));
+      expect(scores[i].calibration).toEqual(plain(calibration));
+      expect(scores[i].uncertainty["variance.foreground"]).toBe(summaries.variance.foreground);
+    });
+    expect(summary.spearmanWithDice.aula.n).toBe(3);
+    expect(summary.means.dice.mean).toBeCloseTo(
+      scores.reduce((sum: number, of: { quality: { image: { dice: number } } }) => sum + of.quality.image.dice, 0) / 3,
+      12,
+    );
+
+    const table = await cli([...args, "--csv", inside("scores.csv")]);
+    expect(table).toMatchObject({ code: 0, stderr: expect.not.stringContaining("error") });
+    expect(table.stdout).toMatch(/^file +heads +AULA .* Dice +HD95 +MHD +nll +ECE\n/);
+    const { columns, rows } = parseCsv(readFileSync(inside("scores.csv"), "utf8"), "scores.csv");
+    expect(columns.slice(0, 4)).toEqual(["file", "heads", "classes", "empty"]);
+    expect(rows.map((row) => Number(row["hd95.2"]))).toEqual(
+      scores.map((of: { quality: { perClass: Record<string, { hd95: number }> } }) => of.quality.perClass[2]?.hd95),
+    );
+  });
+
+  it("needs no truth, takes .npy, and probabilities", async () => {
+    writeFileSync(inside("heads.npy"), npy("<f4", shape, logits(5)));
+    const { code, stdout } = await cli(["score", inside("heads.npy")]);
+    expect(code).toBe(0);
+    expect(stdout).not.toContain("HD95");
+    const sure = Float64Array.from({ length: 4 * 2 * 3 }, (_, i) => ((i / 3) % 2 < 1 ? 0.75 : 0.25));
+    const file = write("p.npz", { "heads.npy": npy("<f8", [4, 2, 3], sure) });
+    const json = JSON.parse((await cli(["score", file, "--probabilities", "--json"])).stdout);
+    const h = -0.75 * Math.log(0.75) - 0.25 * Math.log(0.25);
+    expect(json.files[0].uncertainty["entropy.mean"]).toBeCloseTo(h, 6);
+    expect(json.files[0].uncertainty["mutualInformation.mean"]).toBeCloseTo(0, 6);
+  });
+
+  it("refuses files that are missing, damaged, or hold something else, and leaves no table", async () => {
+    const good = whole("good.npz", 1);
+    const bytes = readFileSync(good);
+    const at = (name: string, content: Uint8Array) => {
+      writeFileSync(inside(name), content);
+      return inside(name);
+    };
+    const wrong = Uint8Array.from(bytes);
+    wrong[300] = (wrong[300] as number) ^ 255;
+    const cases: [string, string][] = [
+      [inside("none.npz"), "received none"],
+      [at("short.npz", bytes.subarray(0, bytes.length / 2)), "cannot be read"],
+      [at("text.npz", Buffer.from("not a zip file at all, but some text")), "cannot be read"],
+      [at("flipped.npz", wrong), "ERR_LE_DATA"],
+      [write("no-heads.npz", { "truth.npy": npy("<i4", [6, 5], truth) }), 'an array "heads"'],
+      [write("ints.npz", { "heads.npy": npy("<i4", [6, 5], truth) }), "floating-point"],
+      [write("big.npz", { "heads.npy": npy(">f4", shape, logits(1)) }), "little-endian"],
+      [write("nan.npz", { "heads.npy": npy("<f4", shape, logits(Number.NaN)) }), "finite"],
+      [
+        write("label.npz", {
+          "heads.npy": npy("<f4", shape, logits(1)),
+          "truth.npy": npy(
+            "<i4",
+            [6, 5],
+            truth.map((y) => y - 1),
+          ),
+        }),
+        "class indices from 0 to 255",
+      ],
+    ];
+    for (const [file, message] of cases) {
+      const { code, stdout, stderr } = await cli(["score", good, file, "--csv", inside("bad.csv")]);
+      expect(stderr, file).toContain(message);
+      expect(stderr).toMatch(/error \[ERR_LE_\w+\]: .*\n$/);
+      expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+      expect(existsSync(inside("bad.csv"))).toBe(false);
+    }
   });
 });
 

@@ -4,13 +4,16 @@ import {
   augrc,
   aurc,
   auroc,
+  bootstrap,
   eaurc,
   fpr95,
   naurc,
+  pairedT,
   pearson,
   qualityControlCurve,
   riskCoverage,
   spearman,
+  wilcoxon,
 } from "../../lib/metrics/index.js";
 import { expectError } from "./support/heads.js";
 
@@ -289,5 +292,149 @@ describe("quality-control curve", () => {
     expectError(() => qualityControlCurve([1], [1], { tau: 2 }), "ERR_LE_OPTION", "'tau'", "2");
     expectError(() => qualityControlCurve([1], [1], { tau: 0.5, points: 1 }), "ERR_LE_OPTION", "'points'", "1");
     expectError(() => qualityControlCurve([], [], { tau: 0.5 }), "ERR_LE_SHAPE", "at least 1");
+  });
+});
+
+describe("AURC", () => {
+  const value = fc.integer({ min: 0, max: 20 }).map((n) => n / 20);
+  const images = fc.array(fc.tuple(value, value), { minLength: 1, maxLength: 25 });
+
+  it("is blind to monotone change of the confidence, and the mean risk where all are tied", () => {
+    fc.assert(
+      fc.property(images, (pairs) => {
+        const [confidence, risk] = [pairs.map(([k]) => k), pairs.map(([, r]) => r)];
+        expect(
+          aurc(
+            confidence.map((k) => Math.exp(3 * k) - 7),
+            risk,
+          ),
+        ).toBe(aurc(confidence, risk));
+        const tied = aurc(
+          risk.map(() => 0.3),
+          risk,
+        );
+        expect(tied).toBeCloseTo(risk.reduce((a, b) => a + b, 0) / risk.length, 12);
+      }),
+    );
+  });
+
+  it("never rises when a perfect image of the highest confidence comes in, where none is tied", () => {
+    fc.assert(
+      fc.property(fc.array(value, { minLength: 1, maxLength: 25 }), (risk) => {
+        const confidence = risk.map((_, i) => i);
+        expect(aurc([...confidence, risk.length], [...risk, 0])).toBeLessThanOrEqual(aurc(confidence, risk) + 1e-12);
+      }),
+    );
+  });
+});
+
+describe("paired tests", () => {
+  it("count all ways to give signs, where there are few differences and no ties", () => {
+    fc.assert(
+      fc.property(
+        fc.uniqueArray(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 9 }),
+        fc.nat(),
+        (sizes, signs) => {
+          const n = sizes.length;
+          const sum = (of: number) => {
+            const order = [...sizes].sort((a, b) => a - b);
+            return sizes.reduce((total, size, i) => total + ((of >> i) & 1 ? order.indexOf(size) + 1 : 0), 0);
+          };
+          const smaller = (of: number) => Math.min(sum(of), (n * (n + 1)) / 2 - sum(of));
+          const given = signs % 2 ** n;
+          const x = sizes.map((size, i) => ((given >> i) & 1 ? size : -size));
+          let atMost = 0;
+          for (let of = 0; of < 2 ** n; of++) if (smaller(of) <= smaller(given)) atMost++;
+          const y = sizes.map(() => 0);
+          const { p, ...rest } = wilcoxon(x, y);
+          expect(rest).toEqual({ n, statistic: smaller(given), method: "exact" });
+          expect(p).toBeCloseTo(atMost / 2 ** n, 12);
+          expect(wilcoxon(y, x)).toEqual(wilcoxon(x, y));
+        },
+      ),
+    );
+  });
+
+  it("drop zeros, and have nothing to say where all are", () => {
+    expect(wilcoxon([1, 2, 3, 9], [1, 0, 4, 9])).toMatchObject({ n: 2, method: "exact", statistic: 1 });
+    expect(wilcoxon([1, 2], [1, 2])).toEqual({ n: 0, statistic: UNDEFINED, p: UNDEFINED, method: "none" });
+    expect(wilcoxon([], [])).toMatchObject({ n: 0 });
+  });
+
+  it("by Student's t are those of SciPy", () => {
+    // scipy.stats.ttest_rel
+    const { t, df, p } = pairedT([1, 2, 3, 4, 6], [0.5, 2.5, 2, 3, 3]);
+    expect([df, pairedT([3, 3], [3, 3]).p]).toEqual([4, UNDEFINED]);
+    expect(t).toBeCloseTo(1.7541160386140584, 12);
+    expect(p).toBeCloseTo(0.1542728710793166, 12);
+    expect(pairedT([2, 3], [1, 2])).toEqual({ t: Number.POSITIVE_INFINITY, df: 1, p: 0 });
+    expect(pairedT([1], [2])).toEqual({ t: UNDEFINED, df: 0, p: UNDEFINED });
+  });
+
+  it("refuse lists that do not fit", () => {
+    expectError(() => wilcoxon([1, 2], [1]), "ERR_LE_SHAPE", "y");
+    expectError(() => pairedT([1, UNDEFINED], [1, 2]), "ERR_LE_VALUE", "x", "NaN at index 1");
+  });
+});
+
+describe("bootstrap", () => {
+  const scores = Array.from({ length: 60 }, (_, i) => Math.sin(i * 2.3) + 0.01 * i);
+  const mean = (images: Uint32Array) => images.reduce((sum, i) => sum + (scores[i] as number), 0) / images.length;
+
+  it("gives the interval of a mean that the normal distribution gives, nearly", () => {
+    const { estimate, low, high, leftOut } = bootstrap(60, mean);
+    const centre = scores.reduce((a, b) => a + b) / 60;
+    const error = Math.sqrt(scores.reduce((sum, s) => sum + (s - centre) ** 2, 0) / 60 / 60);
+    expect(estimate).toBeCloseTo(centre, 12);
+    expect(Math.abs((low - centre) / error + 1.96)).toBeLessThan(0.15);
+    expect(Math.abs((high - centre) / error - 1.96)).toBeLessThan(0.15);
+    expect(leftOut).toBe(0);
+  });
+
+  it("is the same for the same seed, and wider for a higher level", () => {
+    const of = (seed: number, level: number) => bootstrap(60, mean, { seed, level, resamples: 500 });
+    expect(of(3, 0.9)).toEqual(of(3, 0.9));
+    expect(of(4, 0.9)).not.toEqual(of(3, 0.9));
+    expect(of(3, 0.99).low).toBeLessThan(of(3, 0.5).low);
+    expect(of(3, 0.99).high).toBeGreaterThan(of(3, 0.5).high);
+  });
+
+  it("draws groups together, as many as there are", () => {
+    const groups = ["a", "b", "a", "c", "b", "b"];
+    const sizes = { a: 2, b: 3, c: 1 };
+    bootstrap(
+      6,
+      (images) => {
+        const drawn = [...images].map((i) => groups[i] as keyof typeof sizes);
+        let times = 0;
+        for (const [group, size] of Object.entries(sizes)) {
+          const count = drawn.filter((name) => name === group).length;
+          expect(count % size).toBe(0);
+          times += count / size;
+        }
+        expect(times === 3).toBe(true);
+        return 0;
+      },
+      { groups, resamples: 50 },
+    );
+    const alone = bootstrap(60, mean, { groups: scores.map((_, i) => i) });
+    const tied = bootstrap(60, mean, { groups: scores.map((_, i) => i >> 2) });
+    expect(alone.estimate).toBe(tied.estimate);
+  });
+
+  it("leaves out what is undefined, and says how often", () => {
+    let calls = 0;
+    const { leftOut, low } = bootstrap(3, () => (calls++ % 2 ? UNDEFINED : 1), { resamples: 10 });
+    expect({ leftOut, low }).toEqual({ leftOut: 5, low: 1 });
+    expect(bootstrap(3, () => UNDEFINED, { resamples: 4 })).toEqual({
+      ...{ estimate: UNDEFINED, low: UNDEFINED, high: UNDEFINED, leftOut: 4 },
+    });
+  });
+
+  it("refuses what does not fit", () => {
+    expectError(() => bootstrap(0, mean), "ERR_LE_VALUE", "count", "0");
+    expectError(() => bootstrap(3, mean, { groups: ["a"] }), "ERR_LE_SHAPE", "'groups'", "3");
+    expectError(() => bootstrap(3, mean, { level: 1 }), "ERR_LE_OPTION", "'level'");
+    expectError(() => bootstrap(3, mean, { resample: 1 } as never), "ERR_LE_OPTION", "'resamples'");
   });
 });

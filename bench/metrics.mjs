@@ -1,0 +1,204 @@
+// Every metric of one image against NumPy and SciPy, in interleaved rounds, one thread each.
+//   node bench/metrics.mjs [--rounds N] [--heads K] [--classes C] [--size N] [--json FILE]
+// The peer is peers/metrics.py under LAYER_ENSEMBLES_PYTHON, PYTHON or python3; it is left out where that has no NumPy and SciPy.
+// Needs a build (npm run build), but no libtorch. See README.md.
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { scoreHeads } from "../dist/metrics/index.js";
+import { Contender, machine, median, ratio, table } from "./harness.mjs";
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "15" },
+    heads: { type: "string", default: "10" },
+    classes: { type: "string", default: "4" },
+    size: { type: "string", default: "256" },
+    json: { type: "string" },
+  },
+});
+const [rounds, heads, classes, size] = ["rounds", "heads", "classes", "size"].map((name) => {
+  const value = Number(values[name]);
+  if (Number.isInteger(value) && value > 0) return value;
+  process.stderr.write(`Expected a positive integer for --${name} but received ${values[name]}.\n`);
+  return process.exit(2);
+});
+
+const { logits, truth } = structuredHeads(heads, classes, size);
+const folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-bench-"));
+try {
+  await main();
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+
+async function main() {
+  const image = { data: logits, shape: [heads, classes, size, size] };
+  const options = { truth: { data: truth, shape: [size, size] } };
+  const own = { name: "layer-ensembles", times: [], cpu: [] };
+  const run = () => {
+    const [start, cpu] = [performance.now(), process.cpuUsage()];
+    const result = scoreHeads(image, options);
+    const { user, system } = process.cpuUsage(cpu);
+    return { ms: performance.now() - start, cpu: (user + system) / 1000, result };
+  };
+  const numpy = peer();
+  const other = numpy && { name: "NumPy and SciPy", times: [], cpu: [] };
+  let versions = {};
+  if (numpy) {
+    const file = path.join(folder, "heads.bin");
+    writeFileSync(file, Buffer.concat([Buffer.from(logits.buffer), Buffer.from(truth)]));
+    versions = await numpy.ask({ do: "load", file, shape: image.shape });
+    const { result } = await numpy.ask({ do: "run" });
+    compare(run().result, result);
+  }
+  for (let i = 0; i < 10; i++) run(); // until compiled
+  for (let round = 0; round < rounds; round++) {
+    const { ms, cpu } = run();
+    own.times.push(ms);
+    own.cpu.push(cpu);
+    if (!numpy) continue;
+    const theirs = await numpy.ask({ do: "run" });
+    other.times.push(theirs.ms);
+    other.cpu.push(theirs.cpu);
+  }
+  numpy?.close();
+
+  const { staple } = run().result;
+  const { cpu, cores, node } = machine();
+  console.log(`${cpu}, ${cores} cores, load ${os.loadavg()[0].toFixed(1)}; Node ${node}${
+    numpy ? `, NumPy ${versions.numpy}, SciPy ${versions.scipy}` : ""
+  }
+One image, ${heads} heads × ${classes} classes × ${size}×${size}: maps, summaries, agreement, STAPLE (${staple.rounds} rounds), distances, calibration
+Medians of ${rounds} interleaved rounds, one thread each\n`);
+  const rows = [own, ...(other ? [other] : [])].map((of) => [
+    of.name,
+    median(of.times).toFixed(1),
+    median(of.cpu).toFixed(1),
+  ]);
+  console.log(table([["", "ms", "CPU ms"], ...rows]));
+  const faster = other && ratio(other, own);
+  const lessCpu = other && ratio({ times: other.cpu }, { times: own.cpu });
+  if (faster) {
+    const quartiles = ({ quartiles: [low, high] }) => `${low.toFixed(1)}–${high.toFixed(1)}`;
+    console.log(
+      `\n${faster.median.toFixed(1)}× faster (quartiles ${quartiles(faster)}; CPU time ${lessCpu.median.toFixed(1)}×, ${quartiles(lessCpu)}); the aim is 20×`,
+    );
+  } else console.log("\nNo Python with numpy and scipy was found (LAYER_ENSEMBLES_PYTHON, PYTHON, python3).");
+  if (values.json) {
+    const report = { date: new Date().toISOString(), machine: machine(), versions, heads, classes, size, own, other };
+    writeFileSync(values.json, `${JSON.stringify({ ...report, faster, lessCpu }, null, 2)}\n`);
+  }
+}
+
+function peer() {
+  const python = process.env.LAYER_ENSEMBLES_PYTHON || process.env.PYTHON || "python3";
+  if (spawnSync(python, ["-c", "import numpy, scipy"]).status !== 0) return null;
+  const script = path.join(path.dirname(fileURLToPath(import.meta.url)), "peers", "metrics.py");
+  return new Contender("NumPy", [python, script], {
+    OPENBLAS_NUM_THREADS: "1",
+    OMP_NUM_THREADS: "1",
+    MKL_NUM_THREADS: "1",
+  });
+}
+
+/** Both must have done the same work. The peer's maps are in single precision. */
+function compare(own, theirs) {
+  const { quality, calibration } = own;
+  const q = quality.image;
+  const pairs = {
+    ...Object.fromEntries(
+      Object.entries(own.summaries).map(([name, { sum, mean, foreground }]) => [
+        name,
+        [[sum, mean, foreground], theirs[name]],
+      ]),
+    ),
+    aula: [own.aula?.value, theirs.aula],
+    pairwiseAgreement: [own.pairwiseAgreement.overall, theirs.pairwiseAgreement],
+    predictionDepth: [Object.values(own.predictionDepth.perClass), theirs.predictionDepth],
+    softDiceConfidence: [own.softDiceConfidence.overall, theirs.softDiceConfidence],
+    staple: [
+      [own.staple.rounds, own.staple.confusion[0][0][0]],
+      [theirs.staple.rounds, theirs.staple.confusion00],
+    ],
+    quality: [
+      [
+        q.dice,
+        q.hausdorff,
+        q.hd95,
+        q.modifiedHausdorff,
+        q.modifiedHausdorffBoundary,
+        q.assd,
+        q.iou,
+        q.sensitivity,
+        q.precision,
+        q.specificity,
+        q.volumeError,
+      ],
+      theirs.quality,
+    ],
+    calibration: [
+      [calibration.nll, calibration.brier, calibration.ece, calibration.adaptiveEce, calibration.classwiseEce.mean],
+      [theirs.nll, theirs.brier, theirs.ece, theirs.adaptiveEce, theirs.classwiseEce],
+    ],
+  };
+  for (const [name, [a, b]] of Object.entries(pairs))
+    [a].flat().forEach((value, i) => {
+      const expected = [b].flat()[i];
+      if (Math.abs(value - expected) > 1e-5 * Math.max(1, Math.abs(expected)))
+        throw new Error(`${name}: ${value} here, ${expected} in NumPy`);
+    });
+}
+
+/**
+ * Heads that agree more and more with depth: discs, one per foreground class, that every head sees through smooth noise of
+ * its own, the early ones through most; and a little noise from pixel to pixel.
+ */
+function structuredHeads(heads, classes, size) {
+  let state = 1;
+  const random = () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+  const smoothNoise = (cells) => {
+    const grid = Float64Array.from({ length: (cells + 1) ** 2 }, () => random() * 2 - 1);
+    const at = (y, x) => grid[y * (cells + 1) + x];
+    return (y, x) => {
+      const [v, u] = [(y / size) * cells, (x / size) * cells];
+      const [j, i] = [Math.floor(v), Math.floor(u)];
+      const [b, a] = [v - j, u - i];
+      return (at(j, i) * (1 - a) + at(j, i + 1) * a) * (1 - b) + (at(j + 1, i) * (1 - a) + at(j + 1, i + 1) * a) * b;
+    };
+  };
+  const clear = (c, y, x) => {
+    if (c === 0) return 0;
+    const angle = (2 * Math.PI * (c - 1)) / (classes - 1);
+    const [cy, cx] = [size * (0.5 + 0.2 * Math.sin(angle)), size * (0.5 + 0.2 * Math.cos(angle))];
+    return (size * 0.17 - Math.hypot(y - cy, x - cx)) / (size / 64);
+  };
+  const logits = new Float32Array(heads * classes * size * size);
+  let at = 0;
+  for (let k = 0; k < heads; k++) {
+    const blur = 1 - k / heads;
+    for (let c = 0; c < classes; c++) {
+      const [coarse, fine] = [smoothNoise(8), smoothNoise(40)];
+      for (let y = 0; y < size; y++)
+        for (let x = 0; x < size; x++)
+          logits[at++] =
+            clear(c, y, x) * (1 - 0.6 * blur) +
+            3 * blur * coarse(y, x) +
+            (0.3 + blur) * fine(y, x) +
+            0.1 * (random() - 0.5);
+    }
+  }
+  const truth = new Uint8Array(size * size);
+  for (let y = 0; y < size; y++)
+    for (let x = 0; x < size; x++)
+      for (let c = 1; c < classes; c++) if (clear(c, y, x) > clear(truth[y * size + x], y, x)) truth[y * size + x] = c;
+  return { logits, truth };
+}

@@ -1,0 +1,310 @@
+import path from "node:path";
+import { type Command, InvalidArgumentError } from "commander";
+import type { NdArray, NumericArray } from "../arrays.js";
+import { csvLine } from "../data/csv.js";
+import { writeAtomic } from "../data/files.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreHeads } from "../metrics/index.js";
+import { integer, list, number, oneOf, text } from "./arguments.js";
+import { newCommand, runSession, type Session, toJson } from "./command.js";
+import { type Correlation, correlate, type Spread, spread } from "./evaluation.js";
+import { counter, StatusLine } from "./progress.js";
+import { fixed, formatTable } from "./table.js";
+
+interface Flags {
+  probabilities?: boolean;
+  skip: number;
+  fusion: ScoreFusion;
+  spacing?: number[];
+  ignoreIndex: number;
+  csv?: string;
+  json?: boolean;
+}
+
+/** What is printed of one file. */
+interface FileScore {
+  file: string;
+  heads: number;
+  classes: number;
+  shape: number[];
+  aula: number | null;
+  aulaNormalised: number | null;
+  empty: boolean;
+  pairwiseAgreement: number;
+  softDiceConfidence: number;
+  predictionDepth: number;
+  /** Sum, mean and mean over the foreground of each map, as `entropy.sum`. */
+  uncertainty: Record<string, number>;
+  staple: Omit<HeadsScore["staple"], "probabilities">;
+  quality?: HeadsScore["quality"];
+  calibration?: HeadsScore["calibration"];
+}
+
+/** `score`: all metrics of heads that are in NumPy files, from whatever made them. */
+export function scoreCommand(): Command {
+  return newCommand(
+    "score",
+    "measure agreement, uncertainty and, with a truth, quality and calibration of heads in .npz files",
+    "layer-ensembles score case1.npz case2.npz --skip 3 --spacing 0.8,0.8 --csv scores.csv",
+    "A file has the array heads (K×C×H×W or K×C×D×H×W: logits of K heads in depth order, C classes) and may have the array " +
+      "truth (H×W or D×H×W: class indices). Needs no libtorch.",
+  )
+    .argument("<files...>", ".npz files, or .npy files with the heads alone")
+    .option("--probabilities", "the heads are probabilities, not logits")
+    .option("--skip <T>", "first heads to leave out", integer({ min: 0 }), 0)
+    .option("--fusion <name>", `${SCORE_FUSIONS.join(", ")}`, oneOf(SCORE_FUSIONS), "mean")
+    .option(
+      "--spacing <list>",
+      "distance of neighbouring pixels along each axis, as 2.5,0.8,0.8 (default: 1 each)",
+      spacing,
+    )
+    .option("--ignore-index <label>", "label of the truth that does not count", integer({ min: 0, max: 255 }), 255)
+    .option("--csv <file>", "write the scores as a table to this file", text)
+    .action((files: string[], flags: Flags) =>
+      runSession(flags.json ?? false, (session) => score(files, flags, session)),
+    );
+}
+
+function spacing(value: string): number[] {
+  const values = list(number({ min: 0 }))(value);
+  if (values.some((one) => one === 0)) throw new InvalidArgumentError("Expected numbers above 0.");
+  return values;
+}
+
+async function score(files: readonly string[], flags: Flags, session: Session): Promise<void> {
+  const line = new StatusLine(process.stderr);
+  const scores: FileScore[] = [];
+  try {
+    const tell = counter(line, "scoring", files.length);
+    for (const file of files) {
+      session.signal.throwIfAborted();
+      scores.push(await scoreFile(file, flags));
+      tell(scores.length);
+    }
+  } finally {
+    line.clear();
+  }
+  const summary = summarise(scores);
+  if (flags.csv !== undefined) await writeAtomic(flags.csv, scoresCsv(scores));
+  const { skip, fusion, ignoreIndex } = flags;
+  await session.print(
+    session.json
+      ? toJson({ skip, fusion, ignoreIndex, spacing: flags.spacing ?? null, files: scores, summary }, 2)
+      : `${describeFiles(scores)}\n${describeSummary(summary)}${flags.csv === undefined ? "" : `\nWritten to ${flags.csv}\n`}`,
+  );
+}
+
+async function scoreFile(file: string, flags: Flags): Promise<FileScore> {
+  const arrays = await readArrays(file);
+  const { heads } = arrays;
+  if (!heads) throw refusal(file, 'an array "heads"', "none");
+  if (!(heads.data instanceof Float32Array || heads.data instanceof Float64Array)) {
+    throw refusal(file, 'floating-point numbers for "heads"', "integers");
+  }
+  const truth = arrays.truth && labelsOf(arrays.truth, file);
+  let of: HeadsScore;
+  try {
+    of = scoreHeads(heads as NdArray, {
+      values: flags.probabilities ? "probabilities" : "logits",
+      skip: flags.skip,
+      fusion: flags.fusion,
+      ignoreIndex: flags.ignoreIndex,
+      ...(flags.spacing && { spacing: flags.spacing }),
+      ...(truth && { truth }),
+    });
+  } catch (error) {
+    if (!(error instanceof LayerEnsemblesError)) throw error;
+    throw new LayerEnsemblesError(error.code, `${file}: ${error.message}`, { cause: error });
+  }
+  const { probabilities: _, ...staple } = of.staple;
+  const uncertainty: Record<string, number> = {};
+  for (const [map, values] of Object.entries(of.summaries))
+    for (const [how, value] of Object.entries(values)) uncertainty[`${map}.${how}`] = value;
+  return {
+    file,
+    heads: of.labels.shape[0] as number,
+    classes: of.probabilities.shape[0] as number,
+    shape: [...of.mask.shape],
+    aula: of.aula?.value ?? null,
+    aulaNormalised: of.aula?.normalised ?? null,
+    empty: of.aula?.empty ?? false,
+    pairwiseAgreement: of.pairwiseAgreement.overall,
+    softDiceConfidence: of.softDiceConfidence.overall,
+    predictionDepth: of.predictionDepth.mean,
+    uncertainty,
+    staple,
+    ...(of.quality && { quality: of.quality }),
+    ...(of.calibration && { calibration: of.calibration }),
+  };
+}
+
+async function readArrays(file: string): Promise<Partial<Record<string, NdArray<NumericArray>>>> {
+  if (path.extname(file).toLowerCase() !== ".npy") {
+    const { readNpz } = await import("../data/npz.js");
+    return readNpz(file, ["heads", "truth"]);
+  }
+  const { readFile } = await import("node:fs/promises");
+  const { parseNpy } = await import("../data/npy.js");
+  const bytes = await readFile(file).catch((error) => {
+    throw refusal(file, "an .npy file", error.code === "ENOENT" ? "none" : error.message);
+  });
+  return { heads: parseNpy(bytes, file) };
+}
+
+/** Labels of any integer type as bytes. */
+function labelsOf({ data, shape }: NdArray<NumericArray>, file: string): NdArray<Uint8Array> {
+  if (data instanceof Uint8Array) return { data, shape };
+  const labels = Uint8Array.from(data);
+  const wrong = labels.findIndex((label, i) => label !== data[i]);
+  if (wrong >= 0) throw refusal(file, 'class indices from 0 to 255 for "truth"', `${data[wrong]} at position ${wrong}`);
+  return { data: labels, shape };
+}
+
+function refusal(file: string, expected: string, received: string): LayerEnsemblesError {
+  return new LayerEnsemblesError("ERR_LE_DATA", `Expected ${expected} for ${file} but received ${received}.`);
+}
+
+interface Summary {
+  files: number;
+  /** Of every measure. */
+  means: Record<string, Spread>;
+  /** Of every confidence and uncertainty; where a truth is given. */
+  spearmanWithDice?: Record<string, Correlation>;
+}
+
+/** Confidences, by name. */
+function confidences(of: FileScore): Record<string, number> {
+  return {
+    aula: of.aula ?? Number.NaN,
+    pairwiseAgreement: of.pairwiseAgreement,
+    softDiceConfidence: of.softDiceConfidence,
+    predictionDepth: of.predictionDepth,
+  };
+}
+
+/** Every number of a file, by name. */
+function numbers(of: FileScore, perClass: boolean): Record<string, number> {
+  const { aula, ...others } = confidences(of);
+  const { quality, calibration } = of;
+  return {
+    aula: aula as number,
+    aulaNormalised: of.aulaNormalised ?? Number.NaN,
+    ...others,
+    ...of.uncertainty,
+    ...quality?.image,
+    ...(perClass &&
+      quality &&
+      Object.fromEntries(
+        Object.entries(quality.perClass).flatMap(([c, values]) =>
+          QUALITY_NAMES.map((name) => [`${name}.${c}`, values[name]]),
+        ),
+      )),
+    ...(calibration && {
+      nll: calibration.nll,
+      brier: calibration.brier,
+      ece: calibration.ece,
+      adaptiveEce: calibration.adaptiveEce,
+      classwiseEce: calibration.classwiseEce.mean,
+    }),
+  };
+}
+
+function summarise(scores: readonly FileScore[]): Summary {
+  const all = scores.map((of) => numbers(of, false));
+  const names = [...new Set(all.flatMap(Object.keys))];
+  const means = Object.fromEntries(names.map((name) => [name, spread(all.map((of) => of[name] ?? Number.NaN))]));
+  const dice = scores.map((of) => of.quality?.image.dice ?? Number.NaN);
+  if (dice.every(Number.isNaN)) return { files: scores.length, means };
+  const ranked = scores.map((of) => ({ ...confidences(of), ...of.uncertainty }) as Record<string, number>);
+  return {
+    files: scores.length,
+    means,
+    spearmanWithDice: Object.fromEntries(
+      Object.keys(ranked[0] ?? {}).map((name) => [
+        name,
+        correlate(
+          ranked.map((of) => of[name] as number),
+          dice,
+        ),
+      ]),
+    ),
+  };
+}
+
+function describeFiles(scores: readonly FileScore[]): string {
+  const withTruth = scores.some((of) => of.quality);
+  return formatTable(
+    [
+      { heading: "file", align: "left" },
+      ...["heads", "AULA", "normalised", "agreement", "soft Dice", "depth", "entropy"].map((heading) => ({ heading })),
+      ...(withTruth ? ["Dice", "HD95", "MHD", "nll", "ECE"] : []).map((heading) => ({ heading })),
+    ],
+    scores.map((of) => [
+      of.file,
+      String(of.heads),
+      fixed(of.aula) + (of.empty ? " (empty)" : ""),
+      fixed(of.aulaNormalised),
+      fixed(of.pairwiseAgreement),
+      fixed(of.softDiceConfidence),
+      fixed(of.predictionDepth, 1),
+      fixed(of.uncertainty["entropy.mean"], 4),
+      ...(withTruth
+        ? [
+            fixed(of.quality?.image.dice),
+            fixed(of.quality?.image.hd95, 2),
+            fixed(of.quality?.image.modifiedHausdorff),
+            fixed(of.calibration?.nll),
+            fixed(of.calibration?.ece),
+          ]
+        : []),
+    ]),
+  );
+}
+
+function describeSummary({ means, spearmanWithDice }: Summary): string {
+  const table = formatTable(
+    [
+      { heading: "over the files", align: "left" },
+      { heading: "mean" },
+      { heading: "± sd" },
+      { heading: "files" },
+      { heading: "left out" },
+    ],
+    Object.entries(means).map(([name, { mean, sd, n, leftOut }]) => [
+      name,
+      fixed(mean, 4),
+      fixed(sd, 4),
+      String(n),
+      String(leftOut),
+    ]),
+  );
+  if (!spearmanWithDice) return table;
+  const ranks = formatTable(
+    [{ heading: "Spearman with Dice", align: "left" }, { heading: "rho" }, { heading: "p" }, { heading: "files" }],
+    Object.entries(spearmanWithDice).map(([name, { rho, p, n }]) => [
+      name,
+      fixed(rho),
+      Number.isNaN(p) ? "–" : p.toPrecision(2),
+      String(n),
+    ]),
+  );
+  return `${table}\n${ranks}`;
+}
+
+function scoresCsv(scores: readonly FileScore[]): string {
+  const rows = scores.map((of) => numbers(of, true));
+  const names = [...new Set(rows.flatMap(Object.keys))];
+  const cell = (value: number | undefined) => (value === undefined || Number.isNaN(value) ? "" : value);
+  return `${[
+    ["file", "heads", "classes", "empty", ...names],
+    ...scores.map((of, i) => [
+      of.file,
+      of.heads,
+      of.classes,
+      String(of.empty),
+      ...names.map((name) => cell(rows[i]?.[name])),
+    ]),
+  ]
+    .map(csvLine)
+    .join("\n")}\n`;
+}

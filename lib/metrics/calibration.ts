@@ -1,0 +1,298 @@
+// Is a probability of 0.8 right in eight cases of ten? Over the pixels of one image.
+import type { NdArray } from "../arrays.js";
+import type { FloatArray } from "../fusion/input.js";
+import { checkOptions, option } from "../options.js";
+import {
+  brierOf,
+  type CountedPixels,
+  checkCounted,
+  LIKELIHOOD_OPTIONS,
+  type LikelihoodOptions,
+  nllOf,
+} from "./likelihood.js";
+
+/** Options of {@link ece} and its kin. */
+export interface CalibrationOptions extends LikelihoodOptions {
+  /** Number of bins. @default 15 */
+  bins?: number;
+}
+
+/** A reliability diagram: bin b holds the confidences in (b/B, (b+1)/B], the first also 0. */
+export interface Reliability {
+  /** Pixels in each bin. */
+  count: number[];
+  /** NaN where the bin is empty. */
+  meanConfidence: number[];
+  /** Share of the bin's pixels that are right, in [0, 1]; NaN where the bin is empty. */
+  accuracy: number[];
+}
+
+/** Calibration errors of each class by itself. */
+export interface ClasswiseEce {
+  /** Mean over all classes, background too, in [0, 1]; NaN where no pixel is left. */
+  mean: number;
+  /** Of classes 0..C-1. */
+  perClass: number[];
+}
+
+/** Everything that compares probabilities with the truth. NaN where no pixel is left. */
+export interface Calibration {
+  /** Pixels that are not left out. */
+  n: number;
+  /** {@link nll}. */
+  nll: number;
+  /** {@link brier}. */
+  brier: number;
+  /** {@link ece}. */
+  ece: number;
+  /** {@link adaptiveEce}. */
+  adaptiveEce: number;
+  /** {@link classwiseEce}. */
+  classwiseEce: ClasswiseEce;
+  /** {@link reliability}. */
+  reliability: Reliability;
+}
+
+/**
+ * Expected calibration error of the most probable class: Σ_b (n_b/n)·|accuracy_b - mean confidence_b| over bins of equal
+ * width. Confidences on the border of two bins are found there in double precision only: give p̄ as a Float64Array where
+ * that matters.
+ * @param probabilities Fused, C×S.
+ * @param truth S, labels 0..C-1 or `ignoreIndex`.
+ * @returns In [0, 1]; NaN where no pixel is left.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ */
+export function ece(
+  probabilities: NdArray<FloatArray>,
+  truth: NdArray<Uint8Array>,
+  options: CalibrationOptions = {},
+): number {
+  const { input, bins } = checked("ece", probabilities, truth, options);
+  return errorOf(gapsOf(topBins(input, bins)), input.count);
+}
+
+/**
+ * {@link ece} with bins of equal count: pixels in the order of their confidence, equal ones in row-major order; the first
+ * n mod B bins have one pixel more.
+ * @param probabilities Fused, C×S.
+ * @param truth S, labels 0..C-1 or `ignoreIndex`.
+ * @returns In [0, 1]; NaN where no pixel is left.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ */
+export function adaptiveEce(
+  probabilities: NdArray<FloatArray>,
+  truth: NdArray<Uint8Array>,
+  options: CalibrationOptions = {},
+): number {
+  const { input, bins } = checked("adaptiveEce", probabilities, truth, options);
+  return errorOf(equalCountGaps(input, bins), input.count);
+}
+
+/**
+ * {@link ece} of each class's probability p̄_c against [y = c].
+ * @param probabilities Fused, C×S.
+ * @param truth S, labels 0..C-1 or `ignoreIndex`.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ */
+export function classwiseEce(
+  probabilities: NdArray<FloatArray>,
+  truth: NdArray<Uint8Array>,
+  options: CalibrationOptions = {},
+): ClasswiseEce {
+  const { input, bins } = checked("classwiseEce", probabilities, truth, options);
+  return classwiseOf(input, bins);
+}
+
+/**
+ * Confidence of the most probable class against how often it is right, by bins of equal width.
+ * @param probabilities Fused, C×S.
+ * @param truth S, labels 0..C-1 or `ignoreIndex`.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ */
+export function reliability(
+  probabilities: NdArray<FloatArray>,
+  truth: NdArray<Uint8Array>,
+  options: CalibrationOptions = {},
+): Reliability {
+  const { input, bins } = checked("reliability", probabilities, truth, options);
+  return diagram(topBins(input, bins));
+}
+
+/**
+ * nll, Brier score, all calibration errors and the reliability diagram.
+ * @param probabilities Fused, C×S.
+ * @param truth S, labels 0..C-1 or `ignoreIndex`.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ */
+export function calibration(
+  probabilities: NdArray<FloatArray>,
+  truth: NdArray<Uint8Array>,
+  options: CalibrationOptions = {},
+): Calibration {
+  const { input, bins } = checked("calibration", probabilities, truth, options);
+  return calibrationOf(input, bins);
+}
+
+/** {@link calibration} of what was checked before. */
+export function calibrationOf(input: CountedPixels, bins = DEFAULT_BINS): Calibration {
+  const top = topBins(input, bins);
+  return {
+    n: input.count,
+    nll: nllOf(input),
+    brier: brierOf(input),
+    ece: errorOf(gapsOf(top), input.count),
+    adaptiveEce: errorOf(equalCountGaps(input, bins), input.count),
+    classwiseEce: classwiseOf(input, bins),
+    reliability: diagram(top),
+  };
+}
+
+const DEFAULT_BINS = 15;
+
+/** By bin: pixels, Σ confidence, and how many pixels are right. */
+interface Bins {
+  count: Float64Array;
+  confidence: Float64Array;
+  right: Float64Array;
+}
+
+function checked(
+  name: string,
+  probabilities: NdArray<FloatArray>,
+  truth: NdArray<Uint8Array>,
+  options: CalibrationOptions,
+): { input: CountedPixels; bins: number } {
+  checkOptions(name, options, { ...LIKELIHOOD_OPTIONS, bins: option.integer({ min: 1, max: 1_000_000 }) });
+  const { bins = DEFAULT_BINS, ...rest } = options;
+  return { input: checkCounted(probabilities, truth, rest), bins };
+}
+
+/** Upper ends of the bins but the last, in double precision. */
+function upperEnds(bins: number): Float64Array {
+  return Float64Array.from({ length: bins }, (_, b) => (b + 1) / bins);
+}
+
+/** The bin (b/B, (b+1)/B] of a confidence. The product finds it but for rounding. */
+function binOf(confidence: number, ends: Float64Array): number {
+  const last = ends.length - 1;
+  let b = (confidence * ends.length) | 0;
+  if (b > last) b = last;
+  if (b > 0 && confidence <= (ends[b - 1] as number)) b--;
+  else if (b < last && confidence > (ends[b] as number)) b++;
+  return b;
+}
+
+function topBins({ confidence, right, count }: CountedPixels, bins: number): Bins {
+  const result = { count: new Float64Array(bins), confidence: new Float64Array(bins), right: new Float64Array(bins) };
+  const ends = upperEnds(bins);
+  for (let j = 0; j < count; j++) {
+    const p = confidence[j] as number;
+    const b = binOf(p, ends);
+    result.count[b]!++;
+    result.confidence[b] = (result.confidence[b] as number) + p;
+    result.right[b] = (result.right[b] as number) + (right[j] as number);
+  }
+  return result;
+}
+
+/** An error needs of each bin only how far Σ right and Σ confidence are apart: right - confidence, summed. */
+function classwiseOf({ probabilities, truth, at, count, classes, pixels }: CountedPixels, bins: number): ClasswiseEce {
+  const ends = upperEnds(bins);
+  const gaps = new Float64Array(bins);
+  const perClass: number[] = [];
+  for (let c = 0; c < classes; c++) {
+    gaps.fill(0);
+    addGaps(probabilities, truth, c, at, count, pixels, ends, gaps);
+    perClass.push(errorOf(gaps, count));
+  }
+  return { mean: perClass.reduce((sum, error) => sum + error, 0) / classes, perClass };
+}
+
+function addGaps(
+  probabilities: FloatArray,
+  truth: Uint8Array,
+  c: number,
+  at: Uint32Array,
+  count: number,
+  pixels: number,
+  ends: Float64Array,
+  gaps: Float64Array,
+): void {
+  const offset = c * pixels;
+  for (let j = 0; j < count; j++) {
+    const i = at[j] as number;
+    const p = probabilities[offset + i] as number;
+    const b = binOf(p, ends);
+    gaps[b] = (gaps[b] as number) + (truth[i] === c ? 1 - p : -p);
+  }
+}
+
+/** Confidences are first sorted into so many slots of equal width; only slots that a border cuts are looked at closely. */
+const SLOTS = 1 << 14;
+
+/** By bin of equal count: Σ right - confidence. */
+function equalCountGaps({ confidence, right, count }: CountedPixels, bins: number): Float64Array {
+  const gaps = new Float64Array(bins);
+  const slotOf = new Uint16Array(count);
+  const inSlot = new Uint32Array(SLOTS);
+  const gapOfSlot = new Float64Array(SLOTS);
+  for (let j = 0; j < count; j++) {
+    const p = confidence[j] as number;
+    // Finer towards 1, where confidences crowd. Rounding may have left p above 1: NaN, which becomes slot 0 from the top.
+    const slot = SLOTS - 1 - ((Math.sqrt(Math.sqrt(1 - p)) * (SLOTS - 1)) | 0);
+    slotOf[j] = slot;
+    inSlot[slot] = (inSlot[slot] as number) + 1;
+    gapOfSlot[slot] = (gapOfSlot[slot] as number) + ((right[j] as number) - p);
+  }
+  const small = Math.floor(count / bins);
+  const larger = count % bins;
+  let b = 0;
+  let room = small + (larger > 0 ? 1 : 0);
+  for (let slot = 0; slot < SLOTS; slot++) {
+    const n = inSlot[slot] as number;
+    if (n === 0) continue;
+    while (room === 0) room = small + (++b < larger ? 1 : 0);
+    if (n <= room) {
+      gaps[b] = (gaps[b] as number) + (gapOfSlot[slot] as number);
+      room -= n;
+    } else {
+      for (const j of sortedMembers(slotOf, slot, n, confidence)) {
+        while (room === 0) room = small + (++b < larger ? 1 : 0);
+        gaps[b] = (gaps[b] as number) + ((right[j] as number) - (confidence[j] as number));
+        room--;
+      }
+    }
+  }
+  return gaps;
+}
+
+/** The pixels of a slot by confidence, equal ones in row-major order. */
+function sortedMembers(slotOf: Uint16Array, slot: number, n: number, confidence: Float64Array): Int32Array {
+  const members = new Int32Array(n);
+  let filled = 0;
+  let ordered = true;
+  let before = Number.NEGATIVE_INFINITY;
+  for (let j = 0; filled < n; j++) {
+    if (slotOf[j] !== slot) continue;
+    members[filled++] = j;
+    const p = confidence[j] as number;
+    if (p < before) ordered = false;
+    before = p;
+  }
+  return ordered ? members : members.sort((i, j) => (confidence[i] as number) - (confidence[j] as number) || i - j);
+}
+
+/** NaN where there is no pixel. */
+function errorOf(gaps: Float64Array, n: number): number {
+  return n === 0 ? Number.NaN : gaps.reduce((sum, gap) => sum + Math.abs(gap), 0) / n;
+}
+
+const gapsOf = ({ confidence, right }: Bins) => right.map((sum, b) => sum - (confidence[b] as number));
+
+function diagram({ count, confidence, right }: Bins): Reliability {
+  return {
+    count: [...count],
+    meanConfidence: [...confidence.map((sum, b) => sum / (count[b] as number))],
+    accuracy: [...right.map((sum, b) => sum / (count[b] as number))],
+  };
+}

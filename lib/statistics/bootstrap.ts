@@ -1,0 +1,89 @@
+import { Random } from "../data/random.js";
+import { fail } from "../fusion/input.js";
+import { checkOptions, describe, option } from "../options.js";
+
+/** Options of {@link bootstrap}. */
+export interface BootstrapOptions {
+  /** Share of the resamples inside the interval, between 0 and 1. @default 0.95 */
+  level?: number;
+  /** How often the images are drawn anew. @default 2000 */
+  resamples?: number;
+  /** The same seed gives the same interval on every machine. @default 0 */
+  seed?: number;
+  /** One name per image, such as its patient: images of one group are drawn together. @default every image alone */
+  groups?: readonly (string | number)[];
+}
+
+/** A percentile bootstrap interval. */
+export interface BootstrapInterval {
+  /** The statistic of all images, each once. */
+  estimate: number;
+  /** Bounds of the interval, linear between order statistics; NaN where the statistic is NaN for every resample. */
+  low: number;
+  high: number;
+  /** Resamples whose statistic is NaN; they are left out. */
+  leftOut: number;
+}
+
+/**
+ * Percentile bootstrap confidence interval of any statistic of images: images, or groups of them, are drawn with
+ * replacement, as many as there are, and the interval holds the middle `level` of the values of the statistic.
+ * @param count Number of images, at least 1.
+ * @param statistic Gets the indices of the images that were drawn, each as often as it was.
+ * @throws ERR_LE_VALUE, ERR_LE_SHAPE for groups that do not fit, ERR_LE_OPTION
+ */
+export function bootstrap(
+  count: number,
+  statistic: (images: Uint32Array) => number,
+  options: BootstrapOptions = {},
+): BootstrapInterval {
+  checkOptions("bootstrap", options, {
+    level: option.number({ above: 0, below: 1 }),
+    resamples: option.integer({ min: 1, max: 10_000_000 }),
+    seed: option.integer(),
+    groups: option.array(option.anyOf(option.string({ empty: true }), option.number())),
+  });
+  if (!Number.isSafeInteger(count) || count < 1) fail("ERR_LE_VALUE", "count", "a positive integer", describe(count));
+  const { level = 0.95, resamples = 2000, seed = 0, groups } = options;
+  if (groups && groups.length !== count) {
+    fail("ERR_LE_SHAPE", "option 'groups' of bootstrap", `${count} names, one per image,`, `${groups.length}`);
+  }
+  const all = Uint32Array.from({ length: count }, (_, i) => i);
+  const members = groups ? membersOf(groups) : undefined;
+  const random = new Random(seed);
+  const drawn = new Uint32Array(count);
+  const values: number[] = [];
+  for (let resample = 0; resample < resamples; resample++) {
+    let images: Uint32Array = drawn;
+    if (members) images = Uint32Array.from(members.flatMap(() => random.pick(members)));
+    else for (let i = 0; i < count; i++) drawn[i] = random.integer(count);
+    const value = statistic(images);
+    if (!Number.isNaN(value)) values.push(value);
+  }
+  const ascending = Float64Array.from(values).sort();
+  return {
+    estimate: statistic(all),
+    low: quantile(ascending, (1 - level) / 2),
+    high: quantile(ascending, (1 + level) / 2),
+    leftOut: resamples - values.length,
+  };
+}
+
+/** Images of each group, in the order of first appearance. */
+function membersOf(groups: readonly (string | number)[]): number[][] {
+  const members = new Map<string | number, number[]>();
+  groups.forEach((group, image) => {
+    const images = members.get(group);
+    if (images) images.push(image);
+    else members.set(group, [image]);
+  });
+  return [...members.values()];
+}
+
+/** Linear between order statistics. */
+function quantile(ascending: Float64Array, share: number): number {
+  if (ascending.length === 0) return Number.NaN;
+  const at = share * (ascending.length - 1);
+  const low = ascending[Math.floor(at)] as number;
+  return low + (at - Math.floor(at)) * ((ascending[Math.floor(at) + 1] ?? low) - low);
+}

@@ -1,0 +1,199 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { expOfNegative, lnOfPositive } from "../../lib/fusion/elementary.js";
+import type { NdArray } from "../../lib/metrics/index.js";
+import * as metrics from "../../lib/metrics/index.js";
+import { bytes, expectError, floats, type HeadsCase, logitHeads, stack } from "./support/heads.js";
+
+const withTruth = logitHeads({ minClasses: 2 }).chain((of) =>
+  fc
+    .array(fc.oneof(fc.integer({ min: 0, max: of.classes - 1 }), fc.constant(255)), {
+      minLength: of.pixels,
+      maxLength: of.pixels,
+    })
+    .map((truth) => ({ ...of, truth: bytes(truth, of.heads[0]?.shape.slice(1)) })),
+);
+
+/** Leaf by leaf, NaN where NaN. */
+function expectSame(actual: unknown, expected: unknown, where: string, tolerance = 1e-7): void {
+  if (typeof expected === "object" && expected !== null) {
+    expect(Object.keys(actual as object), where).toEqual(Object.keys(expected));
+    for (const key of Object.keys(expected))
+      expectSame(actual?.[key as never], expected[key as never], `${where}.${key}`, tolerance);
+  } else if (typeof expected === "number" && !Number.isNaN(expected)) {
+    expect(Math.abs((actual as number) - expected), `${where}: ${actual} and ${expected}`).toBeLessThanOrEqual(
+      tolerance * Math.max(1, Math.abs(expected)),
+    );
+  } else expect(actual, where).toEqual(expected);
+}
+
+/** The same by the single functions. */
+function oneByOne(heads: NdArray[], truth: NdArray<Uint8Array>, fusion: metrics.ScoreFusion, weights?: number[]) {
+  const classes = heads[0]?.shape[0] as number;
+  const labels = metrics.labelMaps(heads);
+  const staple = metrics.staple(labels, classes);
+  const fused =
+    fusion === "staple"
+      ? staple.probabilities
+      : metrics.fuse(heads, { fusion, precision: "double", ...(weights && { weights }) });
+  const mask = metrics.argmax(fused);
+  const probabilities = heads.map((head) => metrics.fuse([head], { precision: "double" }));
+  const maps = {
+    entropy: metrics.entropy(fused),
+    expectedEntropy: metrics.expectedEntropy(probabilities),
+    mutualInformation: metrics.mutualInformation(probabilities),
+    variance: metrics.variance(probabilities),
+    disagreement: metrics.disagreement(labels, classes),
+    variationRatio: metrics.variationRatio(labels, classes),
+  };
+  return {
+    labels,
+    mask,
+    maps,
+    summaries: Object.fromEntries(Object.entries(maps).map(([name, map]) => [name, metrics.summarise(map, mask)])),
+    aula: heads.length < 3 ? null : metrics.aula(labels, classes),
+    pairwiseAgreement: metrics.pairwiseAgreement(labels, classes),
+    predictionDepth: metrics.predictionDepth(labels, classes),
+    softDiceConfidence: metrics.softDiceConfidence(fused),
+    staple,
+    quality: metrics.quality(mask, truth, { classes }),
+    calibration: metrics.calibration(fused, truth),
+  };
+}
+
+describe("scoreHeads", () => {
+  // Where classes are exactly tied, or a confidence is on the border of two bins, the last bit decides.
+  const untied = ({ heads, pixels, classes }: HeadsCase) => ({
+    classes,
+    pixels,
+    heads: heads.map(({ data, shape }, k) => ({
+      shape,
+      data: data.map((z, i) => Math.max(-1e4, Math.min(1e4, z)) + ((i * 7919 + k * 104729) % 1009) / 3001),
+    })),
+  });
+
+  it.each(metrics.SCORE_FUSIONS)("gives what the single functions give, fused by %s", (fusion) => {
+    fc.assert(
+      fc.property(withTruth, fc.boolean(), (generated, weighted) => {
+        const { heads } = untied(generated);
+        const { truth } = generated;
+        const weights = weighted && fusion !== "staple" ? heads.map((_, k) => 1 + k) : undefined;
+        const { probabilities, ...actual } = metrics.scoreHeads(stack(heads), {
+          truth,
+          fusion,
+          ...(weights && { weights }),
+        });
+        const expected = oneByOne(heads, truth, fusion, weights);
+        // STAPLE's and the votes' shares are often on a border.
+        const { calibration, ...rest } = actual;
+        const { calibration: wanted, ...others } = expected;
+        expectSame(rest, others, "score");
+        expectSame([calibration?.n, calibration?.nll, calibration?.brier], [wanted.n, wanted.nll, wanted.brier], "nll");
+        if (fusion === "mean" && heads.length === 1) expectSame(calibration, wanted, "calibration");
+        expect(probabilities.shape).toEqual(heads[0]?.shape);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it("works for more classes than four, and for more heads than one logarithm takes", () => {
+    const [heads, classes, pixels] = [70, 7, 30];
+    const data = Float32Array.from({ length: heads * classes * pixels }, (_, i) => 8 * Math.sin(i * 1.7 + (i % 13)));
+    const all = { data, shape: [heads, classes, pixels] };
+    const truth = bytes(Array.from({ length: pixels }, (_, i) => i % classes));
+    const actual = metrics.scoreHeads(all, { truth });
+    const { probabilities: _, ...rest } = actual;
+    expectSame(rest, oneByOne(metrics.skipHeads(all, 0), truth, "mean"), "score");
+  });
+
+  it("crosses the borders of the blocks it works in", () => {
+    const pixels = 1300;
+    const data = Float32Array.from({ length: 3 * 2 * pixels }, (_, i) => 5 * Math.sin(i * i * 0.37));
+    const all = { data, shape: [3, 2, pixels] };
+    const truth = bytes(Array.from({ length: pixels }, (_, i) => (i >> 5) % 2));
+    const { probabilities: _, ...rest } = metrics.scoreHeads(all, { truth });
+    expectSame(rest, oneByOne(metrics.skipHeads(all, 0), truth, "mean"), "score");
+  });
+
+  it("takes probabilities, in place of logits", () => {
+    fc.assert(
+      fc.property(withTruth, fc.constantFrom("mean", "vote", "last", "staple" as const), (generated, fusion) => {
+        const { heads } = untied(generated);
+        const { truth } = generated;
+        const probabilities = heads.map((head) => metrics.fuse([head], { precision: "double" }));
+        const labels = metrics.labelMaps(probabilities);
+        // Saturated probabilities can be tied where logits are not.
+        if (labels.data.some((label, i) => label !== metrics.labelMaps(heads).data[i])) return;
+        const options = { truth, fusion: fusion as metrics.ScoreFusion };
+        const { calibration: a, ...of } = metrics.scoreHeads(heads, options);
+        const { calibration: b, ...same } = metrics.scoreHeads(probabilities, { ...options, values: "probabilities" });
+        expectSame(same, of, "score", 1e-6);
+        expectSame([b?.n, b?.nll, b?.brier], [a?.n, a?.nll, a?.brier], "nll");
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it("skips heads, and says nothing of a truth that it was not given", () => {
+    const head = (z: number) => floats([z, -z, 0, 1], [2, 2]);
+    const heads = [head(5), head(1), head(2), head(3)];
+    const of = metrics.scoreHeads(heads, { skip: 1 });
+    expect(of.labels.shape).toEqual([3, 2]);
+    expect(of.aula?.value).toBe(metrics.aula(metrics.labelMaps(heads.slice(1)), 2).value);
+    expect(of.quality).toBeUndefined();
+    expect(of.calibration).toBeUndefined();
+    expect(metrics.scoreHeads(heads, { skip: 2 }).aula).toBeNull();
+  });
+
+  it("is exact where all heads are sure: shares of fifths are on the border of bins", () => {
+    const heads = [1, 1, 1, 1, 0].map((label) => floats(label ? [-1e4, 1e4] : [1e4, -1e4], [2, 1]));
+    expect(metrics.scoreHeads(heads).probabilities.data).toEqual(Float64Array.from([0.2, 0.8]));
+    const { calibration } = metrics.scoreHeads(heads, { truth: bytes([1]) });
+    expect(calibration?.reliability.count.indexOf(1)).toBe(11);
+  });
+
+  it("refuses what does not fit", () => {
+    const heads = [floats([0, 1], [2, 1])];
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+      for (const classes of [2, 5]) {
+        const values = new Array(classes).fill(0);
+        values[1] = bad;
+        expectError(() => metrics.scoreHeads([floats(values, [classes, 1])]), "ERR_LE_VALUE", "heads", `${bad}`);
+      }
+    }
+    expectError(() => metrics.scoreHeads([]), "ERR_LE_SHAPE", "heads");
+    expectError(() => metrics.scoreHeads(heads, { skip: 1 }), "ERR_LE_VALUE", "skip");
+    expectError(() => metrics.scoreHeads(heads, { truth: bytes([2]) }), "ERR_LE_VALUE", "truth", "2");
+    expectError(() => metrics.scoreHeads(heads, { truth: bytes([0, 1]) }), "ERR_LE_SHAPE", "truth");
+    expectError(() => metrics.scoreHeads(heads, { truth: 3 as never }), "ERR_LE_OPTION", "'truth'");
+    expectError(() => metrics.scoreHeads(heads, { fusion: "median" as never }), "ERR_LE_OPTION", "'fusion'");
+    const halves = [floats([0.5, 0.6], [2, 1])];
+    expectError(() => metrics.scoreHeads(halves, { values: "probabilities" }), "ERR_LE_VALUE", "sum to 1");
+    expectError(
+      () => metrics.scoreHeads(heads, { values: "probabilities", fusion: "logit-mean" }),
+      "ERR_LE_OPTION",
+      "logit-mean",
+    );
+    expectError(() => metrics.scoreHeads(heads, { weights: [1, 2] }), "ERR_LE_OPTION", "'weights'");
+    expectError(() => metrics.scoreHeads(heads, { spacing: [0] }), "ERR_LE_OPTION", "'spacing'");
+  });
+});
+
+describe("fast functions", () => {
+  it("are those of Math, to the error that they state", () => {
+    fc.assert(
+      fc.property(fc.double({ min: -700, max: 0, noNaN: true }), (x) => {
+        expect(Math.abs(expOfNegative(x) / Math.exp(x) - 1)).toBeLessThan(1e-12);
+      }),
+    );
+    fc.assert(
+      fc.property(fc.double({ min: 1e-320, max: 1e308, noNaN: true }), (x) => {
+        const expected = Math.log(x);
+        expect(Math.abs(lnOfPositive(x) - expected)).toBeLessThan(1e-15 * (1 + Math.abs(expected)));
+      }),
+    );
+    expect([expOfNegative(0), lnOfPositive(1e-320)]).toEqual([1, Math.log(1e-320)]);
+    expect([-709, -1e300, Number.NEGATIVE_INFINITY, Number.NaN].map(expOfNegative)).toEqual([0, 0, 0, 0]);
+    for (const x of [1, 0.5, 1 - 2 ** -53, 2 ** 256]) expect(lnOfPositive(x)).toBeCloseTo(Math.log(x), 14);
+  });
+});
