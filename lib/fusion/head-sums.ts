@@ -166,7 +166,10 @@ function addFew(
       label = 3;
     }
     labels[own + i] = label;
-    const [da, db, dc, dd] = [a - most, b - most, c - most, d - most];
+    const da = a - most;
+    const db = b - most;
+    const dc = c - most;
+    const dd = d - most;
     check += (a + b + c + d) * 0;
     const ea = expOfNegative(da);
     const eb = expOfNegative(db) * w1;
