@@ -8,7 +8,7 @@ import { newCommand, runSession, toJson, UsageError } from "./command.js";
 import { formatTable, grouped } from "./table.js";
 
 interface Flags extends BackboneFlags {
-  input?: { channels?: number; size: [number, number] };
+  input?: { channels?: number; size: number[] };
   inChannels?: number;
   json?: boolean;
 }
@@ -21,7 +21,11 @@ export function layersCommand(): Command {
     "layer-ensembles layers unet --encoder resnet18 --input 1x1x128x128",
   )
     .argument("<network>", `kind of network (${KINDS.join(", ")}) or a run folder`)
-    .option("--input <NxCxHxW>", "shape of the image that is sent through it (default: 1x1x128x128)", inputShape)
+    .option(
+      "--input <NxCxHxW>",
+      "shape of the image that is sent through it, or NxCxDxHxW (default: 1x1x128x128)",
+      inputShape,
+    )
     .option("--in-channels <n>", "channels of the image", integer({ min: 1 }));
   return withBackboneOptions(command).action((network: string, flags: Flags) =>
     runSession(flags.json ?? false, async ({ json, print }) => {

@@ -5,28 +5,60 @@ import { checkOptions, type OptionSpecs, option } from "../options.js";
 import { fromNative } from "./call.js";
 
 /** Networks that this package builds itself. */
-export type BackboneKind = "unet" | "plain-unet" | "resnet18" | "resnet34" | "resnet50";
+export type BackboneKind =
+  | "unet"
+  | "deeplabv3plus"
+  | "fpn"
+  | "plain-unet"
+  | "unet3d"
+  | "resnet18"
+  | "resnet34"
+  | "resnet50"
+  | "resnet101";
+
+/** Encoders of unet, deeplabv3plus and fpn. */
+export type EncoderName = "resnet18" | "resnet34" | "resnet50" | "resnet101";
 
 /** How a backbone is built. What does not concern the chosen kind is refused. */
 export interface BackboneOptions {
-  /** Channels of the image. @default 1 (resnet18/34/50: 3) */
+  /** Channels of the image. @default 1 (resnet18/34/50/101: 3) */
   inChannels?: number;
-  /** Channels of the network's own output. @default 2 (resnet18/34/50: 1000; 0 leaves out the classifier) */
+  /** Channels of the network's own output. @default 2 (resnet18/34/50/101: 1000; 0 leaves out the classifier) */
   classes?: number;
   /** Seed of the initial weights. @default 0 */
   seed?: number;
-  /** unet: encoder. @default "resnet18" */
-  encoder?: "resnet18" | "resnet34" | "resnet50";
-  /** unet: channels of the five decoder blocks. @default [256, 128, 64, 32, 16] */
-  decoderChannels?: number[];
+  /** unet, deeplabv3plus, fpn: encoder. @default "resnet18" */
+  encoder?: EncoderName;
+  /**
+   * unet: channels of the five decoder blocks. deeplabv3plus: channels of its decoder, one number.
+   * @default [256, 128, 64, 32, 16], 256
+   */
+  decoderChannels?: number[] | number;
   /** unet: attention in the decoder; `"scse"` is concurrent spatial and channel squeeze and excitation. @default null */
   attention?: "scse" | null;
-  /** unet: `"paper"` is the set-up of Kushibar et al. (2022): ResNet-18, 1 channel, 1024-512-256-128-64, scSE. */
-  preset?: "paper";
-  /** plain-unet: channels of the first level; each level below has twice as many. @default 16 */
+  /**
+   * unet: `"paper"` is the set-up of Kushibar et al. (2022): ResNet-18, 1 channel, 1024-512-256-128-64, scSE. `"deep"` is
+   * the same on a ResNet-101. Options given beside a preset win.
+   */
+  preset?: "paper" | "deep";
+  /** deeplabv3plus: stride of the encoder's last map; its later stages dilate instead of halving. @default 16 */
+  outputStride?: 8 | 16;
+  /** deeplabv3plus: dilations of the pyramid's three separable convolutions. @default [12, 24, 36] */
+  atrousRates?: number[];
+  /** fpn: channels of the pyramid. @default 256 */
+  pyramidChannels?: number;
+  /** fpn: channels of the blocks that lead to the head; a multiple of 32. @default 128 */
+  segmentationChannels?: number;
+  /** deeplabv3plus: dropout after the pyramid. fpn: of whole channels, before the head. @default 0.5, 0.2 */
+  dropout?: number;
+  /** plain-unet, unet3d: channels of the first level; each level below has twice as many. @default 16 */
   width?: number;
-  /** plain-unet: number of levels below the first. @default 4 */
+  /** plain-unet, unet3d: number of levels, the full-size one counted. @default 4 */
   depth?: number;
+  /** unet3d: `"instance"` has weights and biases, but no running statistics. @default "batch" */
+  norm?: "batch" | "instance";
+  /** unet3d: how the decoder enlarges. @default "nearest" */
+  upsampling?: "nearest" | "trilinear";
 }
 
 /** One layer (submodule) of a backbone. */
@@ -42,7 +74,7 @@ export interface LayerInfo {
   whyNot?: string;
   /** How often it ran in the probe; undefined before one. */
   calls?: number;
-  /** N×C×H×W of its (last) output in the probe; undefined before one, or where it did not run. */
+  /** N×C×H×W (N×C×D×H×W) of its (last) output in the probe; undefined before one, or where it did not run. */
   shape?: number[];
 }
 
@@ -56,24 +88,44 @@ export interface LoadReport {
 
 const NETWORK: OptionSpecs = { inChannels: option.integer({ min: 1 }), seed: option.integer({ min: 0 }) };
 const RESNET: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 0 }) };
+const SEGMENTER: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 1, max: 255 }) };
+const ENCODED: OptionSpecs = { ...SEGMENTER, encoder: option.oneOf(["resnet18", "resnet34", "resnet50", "resnet101"]) };
+const LEVELS: OptionSpecs = {
+  ...SEGMENTER,
+  width: option.integer({ min: 1 }),
+  depth: option.integer({ min: 1, max: 8 }),
+};
+const DROPOUT = option.number({ min: 0, below: 1 });
 const KINDS: Record<BackboneKind, OptionSpecs> = {
   unet: {
-    ...NETWORK,
-    classes: option.integer({ min: 1, max: 255 }),
-    encoder: option.oneOf(["resnet18", "resnet34", "resnet50"]),
+    ...ENCODED,
     decoderChannels: option.array(option.integer({ min: 1 }), { length: 5 }),
     attention: option.oneOf(["scse", null]),
-    preset: option.oneOf(["paper"]),
+    preset: option.oneOf(["paper", "deep"]),
   },
-  "plain-unet": {
-    ...NETWORK,
-    classes: option.integer({ min: 1, max: 255 }),
-    width: option.integer({ min: 1 }),
-    depth: option.integer({ min: 1, max: 8 }),
+  deeplabv3plus: {
+    ...ENCODED,
+    decoderChannels: option.integer({ min: 1 }),
+    outputStride: option.oneOf([8, 16]),
+    atrousRates: option.array(option.integer({ min: 1 }), { length: 3 }),
+    dropout: DROPOUT,
+  },
+  fpn: {
+    ...ENCODED,
+    pyramidChannels: option.integer({ min: 1 }),
+    segmentationChannels: option.integer({ min: 1 }),
+    dropout: DROPOUT,
+  },
+  "plain-unet": LEVELS,
+  unet3d: {
+    ...LEVELS,
+    norm: option.oneOf(["batch", "instance"]),
+    upsampling: option.oneOf(["nearest", "trilinear"]),
   },
   resnet18: RESNET,
   resnet34: RESNET,
   resnet50: RESNET,
+  resnet101: RESNET,
 };
 
 /** A network whose layers can be tapped. */
@@ -85,19 +137,22 @@ export class Backbone {
   #disposed: Promise<void> | undefined;
   /** Channels of the image. */
   readonly inChannels: number;
+  /** Of its input: 2 for images C×H×W, 3 for volumes C×D×H×W. */
+  readonly spatialAxes: 2 | 3;
   /** The configuration that builds this network again, without its weights. */
   readonly config: Readonly<Record<string, unknown>>;
 
   private constructor(
     addon: Addon,
     handle: Handle,
-    described: { layers: RawLayer[]; inChannels: number; config: Record<string, unknown> },
+    described: { layers: RawLayer[]; inChannels: number; spatialAxes: 2 | 3; config: Record<string, unknown> },
   ) {
     this.#addon = addon;
     this.#handle = handle;
     this.#raw = described.layers;
     this.#layers = described.layers.map((layer) => ({ ...layer }));
     this.inChannels = described.inChannels;
+    this.spatialAxes = described.spatialAxes;
     this.config = described.config;
   }
 
@@ -132,10 +187,11 @@ export class Backbone {
 
   /**
    * Runs one dummy image through the network to see which layers run, in which order and with which output.
-   * @param inputSize the image's height and width. Default [128, 128]
+   * @param inputSize the image's height and width, or a volume's depth, height and width. Default [128, 128] or
+   *   [32, 32, 32]
    * @returns the layers that ran, in the order in which they (last) finished, then those that did not run
    */
-  async probe(inputSize: readonly number[] = [128, 128]): Promise<LayerInfo[]> {
+  async probe(inputSize: readonly number[] = defaultInputSize(this)): Promise<LayerInfo[]> {
     const shape = [1, this.inChannels, ...inputSize];
     const calls = await this.#run(() => this.#addon.traceBackbone(this.handle(), shape));
     const ran = new Map<string, LayerInfo>();
@@ -204,4 +260,9 @@ export class Backbone {
       throw fromNative(error);
     }
   }
+}
+
+/** Size of the probe's dummy image where none is given. */
+export function defaultInputSize({ spatialAxes }: { spatialAxes: 2 | 3 }): number[] {
+  return spatialAxes === 3 ? [32, 32, 32] : [128, 128];
 }

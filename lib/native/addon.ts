@@ -33,7 +33,12 @@ export interface RawLayer {
 export interface Addon {
   createBackbone(config: object): {
     handle: Handle;
-    ready: Promise<{ layers: RawLayer[]; inChannels: number; config: Record<string, unknown> }>;
+    ready: Promise<{
+      layers: RawLayer[];
+      inChannels: number;
+      spatialAxes: 2 | 3;
+      config: Record<string, unknown>;
+    }>;
   };
   disposeBackbone(backbone: Handle): Promise<void>;
   traceBackbone(backbone: Handle, shape: readonly number[]): Promise<{ name: string; shape: number[] }[]>;

@@ -1,5 +1,6 @@
 // Against PyTorch: the folder of fixtures that scripts/parity/make_fixtures.py writes, given by
 // LAYER_ENSEMBLES_FIXTURES. Without it no test is registered.
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -92,6 +93,7 @@ void check_training(const Fixture& fixture, Backbone& backbone) {
   const auto expected = fixture.under("train/tap/");
   const auto names = names_of(expected);
   backbone.train(true);
+  at::manual_seed(3);  // as make_fixtures.py does: dropout draws the same
   const Pass pass = backbone.forward(fixture.at("input"), backbone.tap(names).get());
   at::Tensor loss = (pass.output * fixture.at("train/cotangent")).sum();
   for (const at::Tensor& tap : pass.taps)

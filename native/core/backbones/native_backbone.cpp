@@ -5,7 +5,9 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "backbones/layers.h"
 #include "error.h"
 
 namespace le {
@@ -22,10 +24,12 @@ class NativeTapSet final : public TapSet {
 
 }  // namespace
 
-NativeBackbone::NativeBackbone(std::unique_ptr<UnaryModule> root, Json config, int64_t in_channels)
+NativeBackbone::NativeBackbone(std::unique_ptr<UnaryModule> root, Json config, int64_t in_channels,
+                               int64_t spatial_axes)
     : root_(std::move(root)),
       config_(std::move(config)),
       in_channels_(in_channels),
+      spatial_axes_(spatial_axes),
       modules_(root_->enumerate()),
       fates_(modules_.size(), Fate::kUnknown) {
   for (const auto& [name, module] : modules_) index_of_.emplace(name, module->index());
@@ -48,18 +52,25 @@ std::vector<Layer> NativeBackbone::layers() const {
 }
 
 at::Tensor NativeBackbone::run(const at::Tensor& input) {
-  if (!input.defined() || input.dim() != 4 || input.size(1) != in_channels_ || input.numel() == 0)
-    fail(code::kShape, "Expected an input of N×", in_channels_, "×H×W but received ",
-         input.defined() ? input.sizes() : at::IntArrayRef(), ".");
+  if (!input.defined() || input.dim() != spatial_axes_ + 2 || input.size(1) != in_channels_ || input.numel() == 0)
+    fail(code::kShape, "Expected an input of N×", in_channels_, spatial_axes_ == 3 ? "×D×H×W" : "×H×W",
+         " but received ", input.defined() ? input.sizes() : at::IntArrayRef(), ".");
   if (!input.is_floating_point())
     fail(code::kShape, "Expected floating-point numbers for the input but received ",
          c10::toString(input.scalar_type()), ".");
   at::Tensor x = input.to(device());
   if (channels_last_) {
-    x = x.contiguous(at::MemoryFormat::ChannelsLast);
+    x = x.contiguous(channels_last_format());
     // One channel is laid out the same either way, and only the strides say which: left as they are, everything up to
     // the first mixed operation would run in the slower layout.
-    if (x.size(1) == 1) x = x.as_strided(x.sizes(), {x.size(2) * x.size(3), 1, x.size(3), 1});
+    if (x.size(1) == 1) {
+      std::vector<int64_t> strides = x.sizes().vec();
+      int64_t stride = 1;
+      for (size_t axis = strides.size() - 1; axis >= 2; --axis) stride *= std::exchange(strides[axis], stride);
+      strides[0] = stride;
+      strides[1] = 1;
+      x = x.as_strided(x.sizes(), strides);
+    }
   }
   if (!derived_ || root_->training() || at::GradMode::is_enabled()) return (*root_)(x);
   // Derived weights have their type already. Autocast would look at each operation again, and do some of them in float.
@@ -157,6 +168,17 @@ c10::Device NativeBackbone::device() const {
   return c10::kCPU;
 }
 
+at::MemoryFormat NativeBackbone::channels_last_format() const {
+  return spatial_axes_ == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+}
+
+bool NativeBackbone::draws_in_training() const {
+  return std::any_of(modules_.begin(), modules_.end(), [](const Module::Named& named) {
+    const auto* dropout = dynamic_cast<const Dropout*>(named.module);
+    return dropout && dropout->p() > 0;
+  });
+}
+
 void NativeBackbone::train(bool on) {
   if (on) end_inference();
   root_->train(on);
@@ -166,11 +188,11 @@ void NativeBackbone::to(c10::Device device, bool channels_last) {
   end_inference();
   const at::NoGradGuard no_grad;
   channels_last_ = channels_last;
-  const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const auto format = channels_last ? channels_last_format() : at::MemoryFormat::Contiguous;
   // set_data keeps each tensor's identity: an optimiser may already hold it.
   for (auto& [name, tensor] : parameters()) {
     at::Tensor moved = tensor.detach().to(device);
-    tensor.set_data(tensor.dim() == 4 ? moved.contiguous(format) : moved);
+    tensor.set_data(tensor.dim() == spatial_axes_ + 2 ? moved.contiguous(format) : moved);
   }
   for (auto& [name, tensor] : buffers()) tensor.set_data(tensor.detach().to(device));
 }
