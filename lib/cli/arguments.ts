@@ -65,7 +65,7 @@ export const size: Parser<[height: number, width: number] | [depth: number, heig
   const [first = 0, second = first, third] = parts.map(Number);
   if (parts.length > 3 || !parts.every((part) => /^\d{1,5}$/.test(part) && Number(part) > 0))
     throw new InvalidArgumentError(
-      "Expected HEIGHTxWIDTH in pixels, such as 128x128, or for volumes DEPTHxHEIGHTxWIDTH, such as 32x64x64.",
+      "Expected HEIGHTxWIDTH in pixels, such as 128x128. For volumes: DEPTHxHEIGHTxWIDTH.",
     );
   return third === undefined ? [first, second] : [first, second, third];
 };

@@ -572,10 +572,12 @@ async function scanMasks(
     const file = maskFiles.get(entry.id)!;
     if (isNpy(file) !== isNpy(entry.source))
       throw dataError(file, "mask", isNpy(file) ? "a PNG for an image" : "an .npy file for a volume", extname(file));
-    const size = isNpy(file) ? readVolumeSize(entry.source, { maxPixels }) : readSize(entry.source);
-    const mask = await readLabels(file, maxPixels);
-    if (mask.shape.join("×") !== (await size).join("×")) {
-      throw dataError(file, "mask", `the ${(await size).join("×")} pixels of its image`, mask.shape.join("×"));
+    const [mask, size] = await Promise.all([
+      readLabels(file, maxPixels),
+      (isNpy(file) ? readVolumeSize : readSize)(entry.source, { maxPixels }),
+    ]);
+    if (mask.shape.join("×") !== size.join("×")) {
+      throw dataError(file, "mask", `the ${size.join("×")} pixels of its image`, mask.shape.join("×"));
     }
     for (const label of distinct(mask.data)) if (!labels.has(label)) labels.set(label, file);
   });

@@ -148,7 +148,7 @@ async function header(path: string, file: File, { maxPixels = defaultMaxValues }
     throw dataError(path, "array", `1 to ${maxPixels} numbers`, `the shape (${shape.join(", ")})`);
   const { size } = await file.stat();
   const expected = at + length + count * width;
-  if (size !== expected) throw dataError(path, "array", `${expected} bytes for its shape`, `${size}`);
+  if (size !== expected) throw dataError(path, "array", `a file of ${expected} bytes, by its header`, `${size}`);
   return { shape, type, offset: at + length };
 }
 

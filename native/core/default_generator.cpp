@@ -15,10 +15,9 @@ std::mutex& one_at_a_time() {
 }  // namespace
 
 SeededDefaultGenerator::SeededDefaultGenerator(c10::Device device, uint64_t seed)
-    : turn_(one_at_a_time()),
-      generator_(at::globalContext().defaultGenerator(device)),
-      before_(generator_.get_state()) {
+    : turn_(one_at_a_time()), generator_(at::globalContext().defaultGenerator(device)) {
   const std::lock_guard lock(generator_.mutex());
+  before_ = generator_.get_state();
   generator_.set_current_seed(seed);
 }
 

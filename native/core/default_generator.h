@@ -21,7 +21,7 @@ class SeededDefaultGenerator {
  private:
   const std::lock_guard<std::mutex> turn_;
   at::Generator generator_;
-  const at::Tensor before_;
+  at::Tensor before_;
 };
 
 }  // namespace le

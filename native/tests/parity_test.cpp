@@ -140,7 +140,7 @@ void register_case(const std::string& path) {
       backbone.to(at::kCPU, channels_last);
       backbone.train(false);
       backbone.begin_inference(at::kFloat);
-      check_evaluation(fixture, backbone, kTolerance);
+      check_evaluation(fixture, backbone, 2 * kTolerance);  // folding rounds once more
     }
   });
 }

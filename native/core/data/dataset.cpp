@@ -11,7 +11,15 @@
 namespace le {
 
 namespace {
+
 enum Purpose : uint64_t { kShuffle = 1, kAugment = 2 };
+
+std::string joined(const std::vector<int64_t>& size) {
+  std::string all;
+  for (const int64_t side : size) all += (all.empty() ? "" : "×") + std::to_string(side);
+  return all;
+}
+
 }  // namespace
 
 void Dataset::validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes,
@@ -25,8 +33,8 @@ void Dataset::validate(const std::string& what, int64_t channels, int64_t axes, 
     if (static_cast<int64_t>(sample.size.size()) != axes)
       fail(code::kShape, "Expected ", axes, " spatial axes for ", name(), " but received ", sample.size.size(), ".");
     if (sample.size != samples[0].size)
-      fail(code::kShape, "Expected ", at::IntArrayRef(samples[0].size), " for ", name(), " but received ",
-           at::IntArrayRef(sample.size), ": give the dataset one size.");
+      fail(code::kShape, "Expected ", joined(samples[0].size), " for ", name(), " but received ", joined(sample.size),
+           ": give the dataset one size.");
     for (const float value : sample.image)
       if (!std::isfinite(value))
         fail(code::kValue, "Expected finite numbers for ", name(), " but received ", value, ".");
