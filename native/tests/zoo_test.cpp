@@ -68,6 +68,9 @@ TEST("zoo: parameter counts are those of torchvision and segmentation_models_pyt
   CHECK(count(make(R"({"kind":"resnet34"})")->parameters()) == 21'797'672);
   CHECK(count(make(R"({"kind":"resnet50"})")->parameters()) == 25'557'032);
   CHECK(count(make(R"({"kind":"resnet101"})")->parameters()) == 44'549'160);
+  CHECK(count(make(R"({"kind":"deeplabv3plus","encoder":"resnet50","classes":21})")->parameters()) == 26'682'725);
+  CHECK(count(make(R"({"kind":"deeplabv3plus","encoder":"resnet34"})")->parameters()) == 22'437'457);
+  CHECK(count(make(R"({"kind":"fpn","encoder":"resnet34"})")->parameters()) == 23'155'393);
   CHECK(count(make(R"({"kind":"unet"})")->parameters()) == 14'328'209);
   CHECK(count(make(R"({"kind":"unet","encoder":"resnet34"})")->parameters()) == 24'436'369);
   CHECK(count(make(R"({"kind":"unet","encoder":"resnet50"})")->parameters()) == 32'521'105);
