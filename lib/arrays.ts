@@ -4,6 +4,7 @@ export type NumericArray =
   | Float64Array
   | Uint8Array
   | Uint8ClampedArray
+  | Int8Array
   | Uint16Array
   | Int16Array
   | Int32Array

@@ -14,6 +14,7 @@ export {
   Backbone,
   type BackboneKind,
   type BackboneOptions,
+  type EncoderName,
   type LayerInfo,
   type LoadReport,
   type ModelOptions,

@@ -1,7 +1,8 @@
 """The zoo's networks in plain PyTorch, written from the papers with the state-dict names of torchvision's ResNet and
-segmentation_models_pytorch's Unet. They are the reference that the C++ networks are compared with. torch.jit.script takes
-them too."""
+segmentation_models_pytorch's Unet, DeepLabV3Plus and FPN. They are the reference that the C++ networks are compared with.
+torch.jit.script takes Unet and PlainUnet too."""
 
+import re
 from typing import List, Optional
 
 import torch
@@ -12,12 +13,12 @@ from torch.nn import functional as F
 class BasicBlock(nn.Module):
     expansion = 1
 
-    def __init__(self, inplanes, planes, stride):
+    def __init__(self, inplanes, planes, stride, dilation):
         super().__init__()
-        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, dilation, dilation, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = make_downsample(inplanes, planes, stride)
 
@@ -31,11 +32,11 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     expansion = 4
 
-    def __init__(self, inplanes, planes, stride):
+    def __init__(self, inplanes, planes, stride, dilation):
         super().__init__()
         self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, planes * 4, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * 4)
@@ -56,13 +57,18 @@ def make_downsample(inplanes, planes, stride):
     return nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
 
 
-DEPTHS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet34": (BasicBlock, (3, 4, 6, 3)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
+DEPTHS = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+}
 
 
 class ResNet(nn.Module):
-    """classes = None leaves out the pooling and `fc`, as an encoder."""
+    """classes = None leaves out the pooling and `fc`, as an encoder. output_stride 16 or 8: dilation instead of stride."""
 
-    def __init__(self, name, in_channels=3, classes=1000):
+    def __init__(self, name, in_channels=3, classes=1000, output_stride=32):
         super().__init__()
         block, depths = DEPTHS[name]
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
@@ -72,8 +78,10 @@ class ResNet(nn.Module):
         inplanes, self.channels = 64, [64]
         for i, depth in enumerate(depths):
             planes, blocks = 64 << i, []
+            stride = 2 if 0 < i and 4 << i <= output_stride else 1
+            dilation = max(1, (4 << i) // output_stride)
             for j in range(depth):
-                blocks.append(block(inplanes, planes, 2 if i > 0 and j == 0 else 1))
+                blocks.append(block(inplanes, planes, stride if j == 0 else 1, dilation))
                 inplanes = planes * block.expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
             self.channels.append(inplanes)
@@ -164,9 +172,19 @@ class Activation(nn.Module):
         return self.activation(x)
 
 
+class UpsamplingBilinear2d(nn.Module):
+    def forward(self, x, size):
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
 class SegmentationHead(nn.Sequential):
-    def __init__(self, in_channels, classes):
-        super().__init__(nn.Conv2d(in_channels, classes, 3, padding=1), nn.Identity(), Activation())
+    def __init__(self, in_channels, classes, kernel_size=3):
+        up = nn.Identity() if kernel_size == 3 else UpsamplingBilinear2d()
+        super().__init__(nn.Conv2d(in_channels, classes, kernel_size, padding=kernel_size // 2), up, Activation())
+
+    def forward(self, x, size):
+        x = self[0](x)
+        return self[2](self[1](x, size) if isinstance(self[1], UpsamplingBilinear2d) else self[1](x))
 
 
 class Unet(nn.Module):
@@ -177,22 +195,157 @@ class Unet(nn.Module):
         self.segmentation_head = SegmentationHead(decoder_channels[-1], classes)
 
     def forward(self, x):
-        return self.segmentation_head(self.decoder(self.encoder(x), x.shape[2:]))
+        return self.segmentation_head(self.decoder(self.encoder(x), x.shape[2:]), x.shape[2:])
 
 
 class ResNetEncoder(ResNet):
-    def __init__(self, name, in_channels):
-        super().__init__(name, in_channels, None)
+    def __init__(self, name, in_channels, output_stride=32):
+        super().__init__(name, in_channels, None, output_stride)
+
+
+class SeparableConv2d(nn.Sequential):
+    def __init__(self, i, o, dilation=1):
+        super().__init__(nn.Conv2d(i, i, 3, 1, dilation, dilation, groups=i, bias=False), nn.Conv2d(i, o, 1, bias=False))
+
+
+def norm_relu(conv, channels):
+    return conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+
+
+class ASPPPooling(nn.Sequential):
+    def __init__(self, i, o):
+        super().__init__(nn.AdaptiveAvgPool2d(1), *norm_relu(nn.Conv2d(i, o, 1, bias=False), o))
+
+    def forward(self, x):
+        return F.interpolate(super().forward(x), size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+class ASPP(nn.Module):
+    def __init__(self, i, o, rates, dropout):
+        super().__init__()
+        atrous = [nn.Sequential(*norm_relu(SeparableConv2d(i, o, rate), o)) for rate in rates]
+        self.convs = nn.ModuleList([nn.Sequential(*norm_relu(nn.Conv2d(i, o, 1, bias=False), o)), *atrous, ASPPPooling(i, o)])
+        self.project = nn.Sequential(*norm_relu(nn.Conv2d(5 * o, o, 1, bias=False), o), nn.Dropout(dropout))
+
+    def forward(self, x):
+        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
+
+
+class DeepLabV3PlusDecoder(nn.Module):
+    def __init__(self, encoder_channels, o, rates, dropout):
+        super().__init__()
+        self.aspp = nn.Sequential(ASPP(encoder_channels[-1], o, rates, dropout), *norm_relu(SeparableConv2d(o, o), o))
+        self.up = UpsamplingBilinear2d()
+        self.block1 = nn.Sequential(*norm_relu(nn.Conv2d(encoder_channels[1], 48, 1, bias=False), 48))
+        self.block2 = nn.Sequential(*norm_relu(SeparableConv2d(48 + o, o), o))
+
+    def forward(self, maps):
+        pyramid = self.up(self.aspp(maps[-1]), maps[1].shape[2:])
+        return self.block2(torch.cat([pyramid, self.block1(maps[1])], 1))
+
+
+class DeepLabV3Plus(nn.Module):
+    def __init__(self, encoder="resnet18", in_channels=3, classes=1, decoder_channels=256, output_stride=16, atrous_rates=(12, 24, 36), dropout=0.5):
+        super().__init__()
+        self.encoder = ResNetEncoder(encoder, in_channels, output_stride)
+        self.decoder = DeepLabV3PlusDecoder(self.encoder.channels, decoder_channels, atrous_rates, dropout)
+        self.segmentation_head = SegmentationHead(decoder_channels, classes, 1)
+
+    def forward(self, x):
+        return self.segmentation_head(self.decoder(self.encoder(x)), x.shape[2:])
+
+
+class FPNBlock(nn.Module):
+    def __init__(self, pyramid, skip):
+        super().__init__()
+        self.skip_conv = nn.Conv2d(skip, pyramid, 1)
+
+    def forward(self, x, skip):
+        return F.interpolate(x, size=skip.shape[2:], mode="nearest") + self.skip_conv(skip)
+
+
+class Conv3x3GNReLU(nn.Module):
+    def __init__(self, i, o, doubles):
+        super().__init__()
+        self.doubles = doubles
+        self.block = nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.GroupNorm(32, o), nn.ReLU(inplace=True))
+
+    def forward(self, x, size):
+        x = self.block(x)
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=True) if self.doubles else x
+
+
+class SegmentationSteps(nn.Sequential):
+    def forward(self, x, sizes):
+        for step, size in zip(self, sizes):
+            x = step(x, size)
+        return x
+
+
+class SegmentationBlock(nn.Module):
+    def __init__(self, i, o, doublings):
+        super().__init__()
+        self.block = SegmentationSteps(*(Conv3x3GNReLU(o if n else i, o, doublings > 0) for n in range(max(1, doublings))))
+
+    def forward(self, x, sizes):
+        return self.block(x, sizes)
+
+
+class MergeBlock(nn.Module):
+    def forward(self, maps):
+        return sum(maps[1:], maps[0])
+
+
+class FPNDecoder(nn.Module):
+    def __init__(self, channels, pyramid, segmentation, dropout):
+        super().__init__()
+        self.p5 = nn.Conv2d(channels[4], pyramid, 1)
+        self.p4 = FPNBlock(pyramid, channels[3])
+        self.p3 = FPNBlock(pyramid, channels[2])
+        self.p2 = FPNBlock(pyramid, channels[1])
+        self.seg_blocks = nn.ModuleList(SegmentationBlock(pyramid, segmentation, n) for n in (3, 2, 1, 0))
+        self.merge = MergeBlock()
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, maps):
+        p5 = self.p5(maps[4])
+        p4 = self.p4(p5, maps[3])
+        p3 = self.p3(p4, maps[2])
+        p2 = self.p2(p3, maps[1])
+        levels = [p5, p4, p3, p2]
+        sizes = [level.shape[2:] for level in levels]
+        own = [block(level, sizes[n + 1 :] or sizes[-1:]) for n, (block, level) in enumerate(zip(self.seg_blocks, levels))]
+        return self.dropout(self.merge(own))
+
+
+class FPN(nn.Module):
+    def __init__(self, encoder="resnet18", in_channels=3, classes=1, pyramid_channels=256, segmentation_channels=128, dropout=0.2):
+        super().__init__()
+        self.encoder = ResNetEncoder(encoder, in_channels)
+        self.decoder = FPNDecoder(self.encoder.channels, pyramid_channels, segmentation_channels, dropout)
+        self.segmentation_head = SegmentationHead(segmentation_channels, classes, 1)
+
+    def forward(self, x):
+        return self.segmentation_head(self.decoder(self.encoder(x)), x.shape[2:])
 
 
 class PlainUnet(nn.Module):
-    def __init__(self, in_channels=1, classes=2, width=16, depth=4):
+    conv, pooling, norms, upsampling = nn.Conv2d, nn.MaxPool2d, {"batch": nn.BatchNorm2d}, "nearest"
+
+    def __init__(self, in_channels=1, classes=2, width=16, depth=4, norm="batch"):
         super().__init__()
         widths = [width << level for level in range(depth)]
-        self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip([in_channels, *widths], widths))
-        self.pool = nn.MaxPool2d(2, ceil_mode=True)
-        self.decoder = nn.ModuleList(double_conv(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(depth - 1)))
-        self.head = nn.Conv2d(width, classes, 1)
+        self.norm = self.norms[norm]
+        self.encoder = nn.ModuleList(self.double_conv(i, o) for i, o in zip([in_channels, *widths], widths))
+        self.pool = self.pooling(2, ceil_mode=True)
+        self.decoder = nn.ModuleList(self.double_conv(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(depth - 1)))
+        self.head = self.conv(width, classes, 1)
+
+    def double_conv(self, in_channels, out_channels):
+        layers = []
+        for channels in (in_channels, out_channels):
+            layers += [self.conv(channels, out_channels, 3, padding=1, bias=False), self.norm(out_channels), nn.ReLU(inplace=True)]
+        return nn.Sequential(*layers)
 
     def forward(self, x):
         maps: List[torch.Tensor] = []
@@ -202,24 +355,25 @@ class PlainUnet(nn.Module):
         maps.pop()
         for level in self.decoder:
             skip = maps.pop()
-            x = level(torch.cat([F.interpolate(x, size=skip.shape[2:], mode="nearest"), skip], 1))
+            align = {} if self.upsampling == "nearest" else {"align_corners": False}
+            x = level(torch.cat([F.interpolate(x, size=skip.shape[2:], mode=self.upsampling, **align), skip], 1))
         return self.head(x)
 
 
-def double_conv(in_channels, out_channels):
-    layers = []
-    for channels in (in_channels, out_channels):
-        layers += [nn.Conv2d(channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+class UNet3d(PlainUnet):
+    conv, pooling = nn.Conv3d, nn.MaxPool3d
+    norms = {"batch": nn.BatchNorm3d, "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True)}
+
+    def __init__(self, upsampling="nearest", **options):
+        super().__init__(**options)
+        self.upsampling = upsampling
 
 
 def make(config):
     """The network that make_backbone() makes from the same configuration, with other initial weights."""
     options = {k: v for k, v in config.items() if k not in ("kind", "seed")}
-    names = {"inChannels": "in_channels", "decoderChannels": "decoder_channels"}
-    options = {names.get(k, k): v for k, v in options.items()}
-    if config["kind"] == "unet":
-        return Unet(**options)
-    if config["kind"] == "plain-unet":
-        return PlainUnet(**options)
+    options = {re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", k): v for k, v in options.items()}
+    kinds = {"unet": Unet, "deeplabv3plus": DeepLabV3Plus, "fpn": FPN, "plain-unet": PlainUnet, "unet3d": UNet3d}
+    if config["kind"] in kinds:
+        return kinds[config["kind"]](**options)
     return ResNet(config["kind"], **options)

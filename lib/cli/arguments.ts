@@ -57,22 +57,26 @@ export function oneOf<const T extends string>(names: readonly T[]): Parser<T> {
   };
 }
 
-/** `HEIGHTxWIDTH`, or one number for a square. */
-export const size: Parser<[height: number, width: number]> = (value) => {
-  const match = /^(\d{1,5})(?:[x×](\d{1,5}))?$/i.exec(value.trim());
-  const height = Number(match?.[1]);
-  const width = Number(match?.[2] ?? match?.[1]);
-  if (!match || height < 1 || width < 1)
-    throw new InvalidArgumentError("Expected HEIGHTxWIDTH in pixels, such as 128x128.");
-  return [height, width];
+/** `HEIGHTxWIDTH`, one number for a square, or `DEPTHxHEIGHTxWIDTH`. */
+export const size: Parser<[height: number, width: number] | [depth: number, height: number, width: number]> = (
+  value,
+) => {
+  const parts = value.trim().split(/[x×]/i);
+  const [first = 0, second = first, third] = parts.map(Number);
+  if (parts.length > 3 || !parts.every((part) => /^\d{1,5}$/.test(part) && Number(part) > 0))
+    throw new InvalidArgumentError(
+      "Expected HEIGHTxWIDTH in pixels, such as 128x128. For volumes: DEPTHxHEIGHTxWIDTH.",
+    );
+  return third === undefined ? [first, second] : [first, second, third];
 };
 
-/** An input's shape `NxCxHxW`; shorter forms leave out N, then C. */
-export const inputShape: Parser<{ channels?: number; size: [number, number] }> = (value) => {
+/** An input's shape `NxCxHxW`; shorter forms leave out N, then C. Volumes: the whole `NxCxDxHxW`. */
+export const inputShape: Parser<{ channels?: number; size: number[] }> = (value) => {
   const parts = value.trim().split(/[x×]/i);
   const numbers = parts.map(Number);
-  if (numbers.length < 2 || numbers.length > 4 || !parts.every((part) => /^[1-9]\d{0,4}$/.test(part)))
-    throw new InvalidArgumentError("Expected NxCxHxW, such as 1x1x128x128.");
+  if (numbers.length < 2 || numbers.length > 5 || !parts.every((part) => /^[1-9]\d{0,4}$/.test(part)))
+    throw new InvalidArgumentError("Expected NxCxHxW, such as 1x1x128x128, or NxCxDxHxW, such as 1x1x32x64x64.");
+  if (numbers.length === 5) return { channels: numbers[1] as number, size: numbers.slice(2) };
   const [width, height, channels] = numbers.reverse() as [number, number, number?];
   return { ...(channels === undefined ? {} : { channels }), size: [height, width] };
 };

@@ -42,12 +42,12 @@ export interface Item {
 }
 
 interface Loaded {
-  /** C×H×W, the network's input. */
+  /** C×H×W or C×D×H×W, the network's input. */
   input: NdArray;
   placement: Placement;
-  /** H×W grey values, as stored. */
+  /** H×W or D×H×W grey values, as stored. */
   image: NdArray<Uint8Array>;
-  /** H×W, as stored. */
+  /** H×W or D×H×W, as stored. */
   truth?: NdArray<Uint8Array>;
 }
 
@@ -82,7 +82,9 @@ export function datasetItems(dataset: Dataset): Item[] {
 
 /** Image files by path. Their ids are their names without ending, which must differ. */
 export async function fileItems(files: readonly string[], notes: RunNotes): Promise<Item[]> {
-  const { readImage, toDisplay } = await import("../data/image.js");
+  const { readImage } = await import("../data/image.js");
+  const { readVolume } = await import("../data/npy-file.js");
+  const { display, isNpy } = await import("../data/dataset.js");
   const { preprocess } = await import("../data/preprocess.js");
   const seen = new Map<string, string>();
   return files.map((file) => {
@@ -99,15 +101,15 @@ export async function fileItems(files: readonly string[], notes: RunNotes): Prom
     return {
       id,
       load: async () => {
-        const stored = await readImage(file);
+        const stored = await (isNpy(file) ? readVolume(file) : readImage(file));
         const { image, placement } = preprocess(stored, notes.preprocessing);
-        return { input: image, placement, image: toDisplay(stored) };
+        return { input: image, placement, image: display(stored) };
       },
     };
   });
 }
 
-/** A prediction, and what of it is spatial brought back to the stored size of the image. */
+/** A prediction, and what of it is spatial brought back to the stored size of the image; of volumes H×W is D×H×W. */
 export interface Result {
   id: string;
   group?: string;

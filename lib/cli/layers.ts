@@ -9,7 +9,7 @@ import { glob, isGlob, type ModelFlags, modelOptions, withModelOptions } from ".
 import { formatTable, grouped } from "./table.js";
 
 interface Flags extends BackboneFlags, ModelFlags {
-  input?: { channels?: number; size: [number, number] };
+  input?: { channels?: number; size: number[] };
   inChannels?: number;
   filter?: string;
   json?: boolean;
@@ -24,7 +24,11 @@ export function layersCommand(): Command {
       "layer-ensembles layers model.pt2 --input 1x3x256x256 --filter relu",
   )
     .argument("<network>", `kind of network (${KINDS.join(", ")}), a TorchScript or torch.export file, or a run folder`)
-    .option("--input <NxCxHxW>", "shape of the image that is sent through it (default: 1x1x128x128)", inputShape)
+    .option(
+      "--input <NxCxHxW>",
+      "shape of the image that is sent through it, or NxCxDxHxW (default: 1x1x128x128)",
+      inputShape,
+    )
     .option("--in-channels <n>", "channels of the image", integer({ min: 1 }))
     .option("--filter <text>", "only layers whose name contains it, or fits it where it has * (or **) or ?", text);
   return withModelOptions(withBackboneOptions(command)).action((network: string, flags: Flags) =>

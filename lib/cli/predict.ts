@@ -1,5 +1,6 @@
 import path from "node:path";
 import type { Command } from "commander";
+import type { NdArray } from "../arrays.js";
 import { writeAtomic } from "../data/files.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
 import { FUSIONS, type Fusion } from "../fusion/index.js";
@@ -31,7 +32,8 @@ export function predictCommand(): Command {
     "segment images with a run, and say how far to trust each result",
     "layer-ensembles predict --run runs/busi --data data/busi --split test --out predictions\n" +
       "layer-ensembles predict --run runs/busi --out predictions image1.png image2.png",
-    "For each image: mask, probability, heat-map and overlay PNGs at its stored size, and a line in predictions.jsonl.",
+    "For each image: mask, probability, heat-map and overlay PNGs at its stored size, and a line in predictions.jsonl. " +
+      "For each volume: the same as .npy arrays, with an overlay of its middle slice.",
   )
     .argument("[images...]", "image files, instead of --data")
     .requiredOption("--run <dir>", "run folder", text)
@@ -78,13 +80,8 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     const tell = counter(line, "predicting", items.length);
     await writeTogether(flags.out, async (folder) => {
       for await (const result of infer(model, items, options)) {
-        const files = await writePictures(
-          result,
-          folder,
-          notes.classNames,
-          flags.maps ?? ["entropy"],
-          notes.ignoreIndex,
-        );
+        const write = result.mask.shape.length === 3 ? writeVolumes : writePictures;
+        const files = await write(result, folder, notes.classNames, flags.maps ?? ["entropy"], notes.ignoreIndex);
         records.push(recordOf(result, notes.classNames, files));
         tell(records.length);
       }
@@ -111,8 +108,9 @@ function recordOf(result: Result, classNames: readonly string[], files: Record<s
   const { aula, pairwiseAgreement, predictionDepth, softDiceConfidence } = prediction;
   return {
     id,
-    height: mask.shape[0],
-    width: mask.shape[1],
+    ...(mask.shape.length === 3 && { depth: mask.shape[0] }),
+    height: mask.shape.at(-2),
+    width: mask.shape.at(-1),
     area: byName(Object.fromEntries(areas.entries())),
     heads: prediction.heads,
     aula: aula && {
@@ -172,6 +170,45 @@ async function writePictures(
     overlay(image, { prediction: mask, ...(truth && { truth }), ignoreIndex }),
   );
   return files;
+}
+
+/** Writes one volume's arrays, and an overlay of its middle slice, and gives their paths below the folder. */
+async function writeVolumes(
+  { id, image, truth, mask, probabilities, maps }: Result,
+  folder: string,
+  _classNames: readonly string[],
+  wanted: readonly MapName[],
+  ignoreIndex: number,
+): Promise<Record<string, string>> {
+  const { encodeNpy } = await import("../data/npy-file.js");
+  const { writePng } = await import("../report/png.js");
+  const { overlay } = await import("../report/render.js");
+  const arrays: Record<string, [file: string, array: Parameters<typeof encodeNpy>[0]]> = {
+    mask: [`masks/${id}.npy`, mask],
+    probabilities: [`probabilities/${id}.npy`, probabilities],
+  };
+  for (const name of wanted) {
+    const map = maps[name];
+    if (map) arrays[name] = [`${name}/${id}.npy`, map];
+  }
+  const files: Record<string, string> = {};
+  for (const [what, [file, array]] of Object.entries(arrays)) {
+    await writeAtomic(path.join(folder, file), encodeNpy(array));
+    files[what] = file;
+  }
+  const picture = overlay(middleSlice(image), {
+    prediction: middleSlice(mask),
+    ...(truth && { truth: middleSlice(truth) }),
+    ignoreIndex,
+  });
+  await writePng(path.join(folder, `overlays/${id}.png`), picture);
+  return { ...files, overlay: `overlays/${id}.png` };
+}
+
+function middleSlice({ data, shape }: NdArray<Uint8Array>): NdArray<Uint8Array> {
+  const [depth, height, width] = shape as [number, number, number];
+  const start = (depth >> 1) * height * width;
+  return { data: data.subarray(start, start + height * width), shape: [height, width] };
 }
 
 /** A class name as part of a file name. */

@@ -13,7 +13,8 @@ import { type RunNotes, runNotes } from "./run-notes.js";
 
 /** Options that have a value in every run; the preset changes some. */
 export interface Settings {
-  size: [number, number];
+  /** Height and width; of volumes depth, height and width. */
+  size: [number, number] | [number, number, number];
   backbone: (typeof KINDS)[number];
   taps: Taps;
   final: boolean;
@@ -96,6 +97,9 @@ const PAPER: Partial<Settings> = {
   skip: "auto",
 };
 
+/** What differs for networks of volumes. */
+const VOLUMES: Partial<Settings> = { size: [32, 64, 64], batchSize: 2 };
+
 /** What a resumed run may change. */
 const CHANGEABLE = new Set(["data", "run", "resume", "epochs", "earlyStopping", "device", "threads", "json", "debug"]);
 
@@ -118,7 +122,7 @@ export function trainOptions(): Command {
     .option("--data <dir>", "folder with images/, masks/ and, for fixed splits, split.csv", text)
     .requiredOption("--run <dir>", "folder to make for the run: weights, history, checkpoints", text)
     .option("--resume", "go on from the run's last checkpoint, with its own options")
-    .option("--size <HxW>", "size of the network's input (default: 128x128)", size)
+    .option("--size <HxW>", "size of the network's input (default: 128x128); DxHxW for volumes (unet3d: 32x64x64)", size)
     .option("--classes <n>", "classes with background (default: what the masks hold)", integer({ min: 2, max: 255 }))
     .option("--class-names <list>", "their names, background first", list(text))
     .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS))
@@ -135,7 +139,7 @@ export function trainOptions(): Command {
     .option("--dropout <p>", "dropout in each head (default: 0)", share)
     .option("--skip <T>", "first heads to leave out of predictions (default: 0)", integer({ min: 0 }))
     .option("--epochs <n>", "(default: 50)", positive)
-    .option("--batch-size <n>", "(default: 8)", positive)
+    .option("--batch-size <n>", "(default: 8; unet3d: 2)", positive)
     .option("--accumulate <n>", "batches per step of the optimiser (default: 1)", positive)
     .option("--learning-rate <rate>", "highest rate (default: 0.001)", number({ min: 0 }))
     .option(
@@ -245,6 +249,13 @@ export async function effectiveOptions(
   );
   const { json: _json, debug: _debug, resume, ...kept } = explicit as Record<string, unknown>;
   const preset = flags.preset === "paper" ? PAPER : {};
-  const options = { ...DEFAULTS, ...preset, ...kept, ...(resume ? { resume } : {}) } as TrainOptions;
+  const volumes = flags.backbone === "unet3d" ? VOLUMES : {};
+  const options = { ...DEFAULTS, ...preset, ...volumes, ...kept, ...(resume ? { resume } : {}) } as TrainOptions;
+  const axes = options.backbone === "unet3d" ? 3 : 2;
+  // A network from a file says by itself whether it takes volumes.
+  if (flags.model === undefined && options.size.length !== axes)
+    throw new UsageError(
+      `--backbone ${options.backbone} needs a --size of ${axes} sides, not ${options.size.join("x")}`,
+    );
   return { options, named, resumed: null };
 }

@@ -6,6 +6,7 @@ import { checkOptions, type OptionSpecs, option } from "../options.js";
 import { parseCsv } from "./csv.js";
 import { isMissing } from "./files.js";
 import { dataError, type ImageArray, imageExtensions, readImage, readMask, readSize, toDisplay } from "./image.js";
+import { readVolume, readVolumeMask, readVolumeSize } from "./npy-file.js";
 import { defaultPreprocessing, type Placement, type Preprocessing, preprocess, preprocessMask } from "./preprocess.js";
 import { fractionSplit, type SplitFractions } from "./splits.js";
 
@@ -13,9 +14,9 @@ import { fractionSplit, type SplitFractions } from "./splits.js";
 export interface Sample {
   id: string;
   group?: string;
-  /** C×H×W, preprocessed. */
+  /** C×H×W, or C×D×H×W for a volume; preprocessed. */
   image: NdArray;
-  /** H×W class indices (or the ignored label), moved as the image was. */
+  /** H×W or D×H×W class indices (or the ignored label), moved as the image was. */
   mask?: NdArray<Uint8Array>;
   /** How to bring outputs back to the stored size: see `restore`. */
   placement: Placement;
@@ -25,9 +26,9 @@ export interface Sample {
 export interface OriginalSample {
   id: string;
   group?: string;
-  /** H×W grey values, 0 to 255. */
+  /** H×W grey values, 0 to 255; of a volume D×H×W, its first channel. */
   image: NdArray<Uint8Array>;
-  /** H×W class indices (or the ignored label). */
+  /** H×W or D×H×W class indices (or the ignored label). */
   mask?: NdArray<Uint8Array>;
 }
 
@@ -36,9 +37,9 @@ export interface MemorySample {
   id: string;
   group?: string;
   split?: string;
-  /** H×W, or C×H×W with C = 1 or 3; not yet preprocessed. */
+  /** H×W, C×H×W with C = 1 or 3, or a volume of C×D×H×W; not yet preprocessed. */
   image: NdArray<Float32Array | Uint8Array | Uint16Array>;
-  /** H×W class indices (or the ignored label). */
+  /** H×W or D×H×W class indices (or the ignored label). */
   mask?: NdArray<Uint8Array>;
 }
 
@@ -47,8 +48,16 @@ export type MaskValues = "auto" | "index" | "0/255";
 
 /** Options that every dataset has. */
 export interface DatasetOptions extends SplitFractions {
-  /** Input size of the network: [height, width], one number for both, or null for each image's own. @default null */
-  size?: readonly [height: number, width: number] | number | null;
+  /**
+   * Input size of the network: [height, width] (one number for both), [depth, height, width] for volumes, or null for each
+   * image's own.
+   * @default null
+   */
+  size?:
+    | readonly [height: number, width: number]
+    | readonly [depth: number, height: number, width: number]
+    | number
+    | null;
   /** See {@link Preprocessing.resize}. @default "stretch" */
   resize?: Preprocessing["resize"];
   /** See {@link Preprocessing.normalise}; a name alone takes percentiles 0.5 and 99.5. @default "zscore" */
@@ -117,6 +126,7 @@ const datasetSpecs: OptionSpecs = {
   size: option.anyOf(
     option.integer({ min: 1 }),
     option.array(option.integer({ min: 1 }), { length: 2 }),
+    option.array(option.integer({ min: 1 }), { length: 3 }),
     option.oneOf([null]),
   ),
   resize: option.oneOf(["stretch", "pad", "none-with-pad"]),
@@ -169,7 +179,8 @@ export class Dataset implements AsyncIterable<Sample> {
   }
 
   /**
-   * Opens a folder with `images/*.{png,jpg,jpeg,tif,tiff}`, `masks/*.png` of the same names, and either a split.csv
+   * Opens a folder with `images/*.{png,jpg,jpeg,tif,tiff}`, `masks/*.png` of the same names (or volumes: `images/*.npy`
+   * of D×H×W or C×D×H×W numbers and `masks/*.npy` of D×H×W integers), and either a split.csv
    * (columns `id`, `split`, optionally `group`; others are ignored) or splits by fractions, which keep the table's
    * groups together. Fractions, when given, replace the table's own splits. A group of "train", "val" or "test" may be in
    * no other split. Images that the table does not name belong
@@ -192,7 +203,7 @@ export class Dataset implements AsyncIterable<Sample> {
         hasMask: maskFiles.has(id),
         split,
         group,
-        readImage: () => readImage(source, { maxPixels }),
+        readImage: () => (isNpy(source) ? readVolume : readImage)(source, { maxPixels }),
       };
     });
     if (masks === "required") {
@@ -212,7 +223,7 @@ export class Dataset implements AsyncIterable<Sample> {
       const file = maskFiles.get(entry.id);
       if (file === undefined) continue;
       entry.readMask = async () => {
-        const mask = await readMask(file, { maxPixels });
+        const mask = await readLabels(file, maxPixels);
         if (binary) for (let i = 0; i < mask.data.length; i++) mask.data[i] = mask.data[i] === 0 ? 0 : 1;
         return mask;
       };
@@ -235,8 +246,8 @@ export class Dataset implements AsyncIterable<Sample> {
       if (seen.has(id)) throw dataError("samples", "dataset", "distinct ids", `"${id}" twice`);
       seen.add(id);
       if (mask) {
-        const size = image.shape.slice(-2);
-        if (mask.shape.length !== 2 || mask.shape[0] !== size[0] || mask.shape[1] !== size[1]) {
+        const size = image.shape.slice(image.shape.length === 4 ? 1 : -2);
+        if (mask.shape.join("×") !== size.join("×")) {
           throw dataError(id, "mask of sample", `the image's ${size.join("×")}`, mask.shape.join("×"));
         }
         for (const label of distinct(mask.data)) found.add(label);
@@ -373,11 +384,11 @@ export class Dataset implements AsyncIterable<Sample> {
     const entry = this.#entry(index);
     const stored = await entry.readImage();
     const shape = stored.shape.length === 2 ? [1, ...stored.shape] : stored.shape;
-    const mask = await this.#readMask(entry, [shape[1]!, shape[2]!]);
+    const mask = await this.#readMask(entry, shape.slice(1));
     return {
       id: entry.id,
       group: entry.group,
-      image: toDisplay({ data: stored.data, shape } as ImageArray),
+      image: naming(entry.source, () => display({ data: stored.data, shape })),
       mask,
     };
   }
@@ -428,11 +439,11 @@ export class Dataset implements AsyncIterable<Sample> {
     return entry;
   }
 
-  async #readMask(entry: Entry, [height, width]: readonly [number, number]) {
+  async #readMask(entry: Entry, size: readonly number[]) {
     const mask = await entry.readMask?.();
     if (!mask) return undefined;
-    if (mask.shape[0] !== height || mask.shape[1] !== width) {
-      throw dataError(entry.source, "mask of", `the image's ${height}×${width} pixels`, mask.shape.join("×"));
+    if (mask.shape.join("×") !== size.join("×")) {
+      throw dataError(entry.source, "mask of", `the image's ${size.join("×")} pixels`, mask.shape.join("×"));
     }
     checkLabels(mask.data, this.classes, this.ignoreIndex, `the mask of ${entry.source}`);
     return mask;
@@ -444,20 +455,39 @@ export class Dataset implements AsyncIterable<Sample> {
  * @throws ERR_LE_DATA where the folder is missing, holds no image, or holds two of one id
  */
 export async function listImages(folder: string): Promise<Map<string, string>> {
-  const files = await listFolder(folder, imageExtensions);
+  const extensions = [...imageExtensions, ".npy"];
+  const files = await listFolder(folder, extensions);
   if (files.size === 0) {
-    throw dataError(folder, "folder", `at least one image (${imageExtensions.join(", ")})`, "none");
+    throw dataError(folder, "folder", `at least one image (${extensions.join(", ")})`, "none");
   }
   return files;
 }
 
 async function listMasks(folder: string, required: boolean): Promise<Map<string, string>> {
   try {
-    return await listFolder(folder, [".png"]);
+    return await listFolder(folder, [".png", ".npy"]);
   } catch (error) {
     if (!required && isMissing((error as Error).cause)) return new Map();
     throw error;
   }
+}
+
+/** Whether a file holds a volume. */
+export function isNpy(file: string): boolean {
+  return extname(file).toLowerCase() === ".npy";
+}
+
+function readLabels(file: string, maxPixels: number | undefined): Promise<NdArray<Uint8Array>> {
+  return (isNpy(file) ? readVolumeMask : readMask)(file, { maxPixels });
+}
+
+/** Grey values of C×H×W, or of a volume's first channel: all slices scaled together. */
+export function display({ data, shape }: NdArray<Float32Array | Uint8Array | Uint16Array>): NdArray<Uint8Array> {
+  if (shape.length < 4) return toDisplay({ data, shape } as ImageArray);
+  const [, depth, height, width] = shape as [number, number, number, number];
+  const first = data.subarray(0, depth * height * width);
+  const grey = toDisplay({ data: first, shape: [1, depth * height, width] } as ImageArray);
+  return { data: grey.data, shape: [depth, height, width] };
 }
 
 async function listFolder(folder: string, extensions: readonly string[]): Promise<Map<string, string>> {
@@ -540,8 +570,13 @@ async function scanMasks(
   const labels = new Map<number, string>();
   await inParallel(withMask, 8, async (entry) => {
     const file = maskFiles.get(entry.id)!;
-    const [mask, size] = await Promise.all([readMask(file, { maxPixels }), readSize(entry.source)]);
-    if (mask.shape[0] !== size[0] || mask.shape[1] !== size[1]) {
+    if (isNpy(file) !== isNpy(entry.source))
+      throw dataError(file, "mask", isNpy(file) ? "a PNG for an image" : "an .npy file for a volume", extname(file));
+    const [mask, size] = await Promise.all([
+      readLabels(file, maxPixels),
+      (isNpy(file) ? readVolumeSize : readSize)(entry.source, { maxPixels }),
+    ]);
+    if (mask.shape.join("×") !== size.join("×")) {
       throw dataError(file, "mask", `the ${size.join("×")} pixels of its image`, mask.shape.join("×"));
     }
     for (const label of distinct(mask.data)) if (!labels.has(label)) labels.set(label, file);
@@ -604,7 +639,7 @@ function sharedOptions(name: string, options: DatasetOptions): Shared {
   return {
     name,
     preprocessing: {
-      size: typeof size === "number" ? [size, size] : size && [size[0], size[1]],
+      size: typeof size === "number" ? [size, size] : size && [...size],
       resize: resize ?? defaultPreprocessing.resize,
       normalise: given.kind === "percentile" ? { low: 0.5, high: 99.5, ...given } : { kind: given.kind },
       channels: channels ?? defaultPreprocessing.channels,

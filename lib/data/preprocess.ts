@@ -2,6 +2,7 @@ import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { percentiles, toGrey } from "./image.js";
 import { resizeBilinear, resizeLabels, resizeNearest } from "./resample.js";
+import { recentre, type VolumePlacement, volumePlanes } from "./volume.js";
 
 /** How the size is reached: see {@link Preprocessing.resize}. */
 export type Resize = "stretch" | "pad" | "none-with-pad";
@@ -11,12 +12,12 @@ export type Normalise = { kind: "zscore" } | { kind: "percentile"; low: number; 
 
 /** From a stored image to a network's input. Plain JSON; a run keeps it, so that prediction repeats it. */
 export interface Preprocessing {
-  /** [height, width] of the network's input; null keeps each image's own size. */
-  size: [height: number, width: number] | null;
+  /** [height, width] of the network's input, for volumes [depth, height, width]; null keeps each image's own size. */
+  size: [height: number, width: number] | [depth: number, height: number, width: number] | null;
   /**
    * `stretch` scales each axis to the size. `pad` keeps the aspect ratio: scales until the image just fits, then pads.
    * `none-with-pad` keeps every pixel and pads; a larger image is an error. Padding is centred; its value is 0 after
-   * normalisation, its label 0 (background).
+   * normalisation, its label 0 (background). A volume is always cropped and padded about its centre, never resampled.
    */
   resize: Resize;
   /**
@@ -29,8 +30,11 @@ export interface Preprocessing {
   channels: 1 | 3;
 }
 
-/** Where an image lies in the network's input; enough to undo the resizing. Plain JSON. */
-export interface Placement {
+/** Where an image or a volume lies in the network's input; enough to undo the resizing. Plain JSON. */
+export type Placement = ImagePlacement | VolumePlacement;
+
+/** Where an image lies in the network's input. */
+export interface ImagePlacement {
   /** [height, width] as stored. */
   original: [height: number, width: number];
   /** [height, width] of the network's input. */
@@ -48,15 +52,16 @@ export const defaultPreprocessing: Readonly<Preprocessing> = {
 };
 
 /**
- * Makes a network's input from an image.
- * @param image H×W, or C×H×W with C = 1 or 3
- * @returns the image, channels × H × W, and how to undo the resizing
+ * Makes a network's input from an image or a volume.
+ * @param image H×W, C×H×W with C = 1 or 3, or a volume of C×D×H×W with as many channels as the network has
+ * @returns the image, channels × H × W (× D before H for a volume), and how to undo the resizing
  * @throws ERR_LE_SHAPE for another shape or, with `none-with-pad`, a larger image; ERR_LE_VALUE for NaN or infinity
  */
 export function preprocess(
   image: NdArray<Float32Array | Uint8Array | Uint16Array>,
   preprocessing: Preprocessing,
 ): { image: NdArray; placement: Placement } {
+  if (image.shape.length === 4) return preprocessVolume(image, preprocessing);
   const shape = image.shape.length === 2 ? [1, ...image.shape] : image.shape;
   const [planes, height, width] = shape as [number, number, number];
   const fits = shape.length === 3 && (planes === 1 || planes === 3) && height > 0 && width > 0;
@@ -80,12 +85,48 @@ export function preprocess(
   return { image: { data: repeated, shape: [3, ...size] }, placement };
 }
 
+function preprocessVolume(
+  image: NdArray<Float32Array | Uint8Array | Uint16Array>,
+  preprocessing: Preprocessing,
+): { image: NdArray; placement: VolumePlacement } {
+  const [channels, ...original] = image.shape as [number, number, number, number];
+  const count = image.shape.reduce((product, n) => product * n, 1);
+  if (channels !== preprocessing.channels || count < 1 || image.data.length !== count)
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected ${preprocessing.channels}×D×H×W values for the volume but received shape [${image.shape}] with ${image.data.length} values`,
+    );
+  const size = preprocessing.size ?? original;
+  if (size.length !== 3)
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected a size of depth×height×width for a volume but received ${size.join("×")}`,
+    );
+  const source = Float32Array.from(image.data);
+  normalise(source, preprocessing.normalise);
+  const placement: VolumePlacement = { original, size: [...size] };
+  return {
+    image: { data: recentre(source, channels, placement.original, placement.size), shape: [channels, ...size] },
+    placement,
+  };
+}
+
+/** Whether this is the place of a volume. */
+export function isVolume(placement: Placement): placement is VolumePlacement {
+  return placement.original.length === 3;
+}
+
 /**
  * Moves a mask as its image was moved: labels by area vote, padding 0.
- * @param mask H×W, of the image's stored size
- * @returns H×W, of the network's input size
+ * @param mask H×W, or D×H×W for a volume; of the stored size
+ * @returns H×W or D×H×W, of the network's input size
  */
 export function preprocessMask(mask: NdArray<Uint8Array>, placement: Placement): NdArray<Uint8Array> {
+  if (isVolume(placement)) {
+    const { original, size } = placement;
+    volumePlanes("for the mask", mask, original);
+    return { data: recentre(mask.data, 1, original, size), shape: [...size] };
+  }
   const { original, content, size } = placement;
   if (mask.shape.length !== 2 || mask.shape[0] !== original[0] || mask.shape[1] !== original[1]) {
     throw new LayerEnsemblesError(
@@ -99,11 +140,18 @@ export function preprocessMask(mask: NdArray<Uint8Array>, placement: Placement):
 
 /**
  * Brings probabilities or an uncertainty map back to the image's stored size: padding is cut off, the rest resampled
- * bilinearly. Probabilities still sum to 1; the mask at the stored size is their argmax.
- * @param array H×W or C×H×W, of the network's input size
- * @returns H×W or C×H×W, of the stored size
+ * bilinearly. Probabilities still sum to 1; the mask at the stored size is their argmax. Of a volume, what had been
+ * cropped is 0 in maps and certain background in probabilities.
+ * @param array H×W or C×H×W (D×H×W or C×D×H×W), of the network's input size
+ * @returns the same, of the stored size
  */
 export function restore(array: NdArray, placement: Placement): NdArray {
+  if (isVolume(placement)) {
+    const { planes, leading } = volumePlanes("to restore", array, placement.size);
+    const background = (plane: number) => (leading.length > 0 && plane === 0 ? 1 : 0);
+    const data = recentre(array.data, planes, placement.size, placement.original, background);
+    return { data, shape: [...leading, ...placement.original] };
+  }
   const { planes, leading } = splitShape(array, placement);
   const { content, original } = placement;
   const cut = crop(array.data, planes, placement);
@@ -112,11 +160,16 @@ export function restore(array: NdArray, placement: Placement): NdArray {
 }
 
 /**
- * Brings labels back to the image's stored size by the nearest pixel.
- * @param labels H×W or K×H×W, of the network's input size
- * @returns H×W or K×H×W, of the stored size
+ * Brings labels back to the image's stored size by the nearest pixel. Of a volume, what had been cropped is 0.
+ * @param labels H×W or K×H×W (D×H×W or K×D×H×W), of the network's input size
+ * @returns the same, of the stored size
  */
 export function restoreLabels(labels: NdArray<Uint8Array>, placement: Placement): NdArray<Uint8Array> {
+  if (isVolume(placement)) {
+    const { planes, leading } = volumePlanes("to restore", labels, placement.size);
+    const data = recentre(labels.data, planes, placement.size, placement.original);
+    return { data, shape: [...leading, ...placement.original] };
+  }
   const { planes, leading } = splitShape(labels, placement);
   const { content, original } = placement;
   const cut = crop(labels.data, planes, placement);
@@ -125,9 +178,14 @@ export function restoreLabels(labels: NdArray<Uint8Array>, placement: Placement)
 }
 
 /** Where an image of this size lies in the network's input. */
-export function place(original: [height: number, width: number], preprocessing: Preprocessing): Placement {
+export function place(original: [height: number, width: number], preprocessing: Preprocessing): ImagePlacement {
   const [height, width] = original;
   const size = preprocessing.size ?? original;
+  if (size.length !== 2)
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected a size of height×width for an image but received ${size.join("×")}`,
+    );
   let content: [number, number] = [size[0], size[1]];
   if (preprocessing.resize === "pad") {
     const scale = Math.min(size[0] / height, size[1] / width);
@@ -187,7 +245,7 @@ function normalise(values: Float32Array, how: Normalise): void {
   if (scale === 0) values.fill(0);
 }
 
-function embed<T extends Float32Array | Uint8Array>(data: T, planes: number, { size, content }: Placement): T {
+function embed<T extends Float32Array | Uint8Array>(data: T, planes: number, { size, content }: ImagePlacement): T {
   if (content.height === size[0] && content.width === size[1]) return data;
   const out = new (data.constructor as new (length: number) => T)(planes * size[0] * size[1]);
   for (let row = 0; row < planes * content.height; row++) {
@@ -199,7 +257,7 @@ function embed<T extends Float32Array | Uint8Array>(data: T, planes: number, { s
   return out;
 }
 
-function crop<T extends Float32Array | Uint8Array>(data: T, planes: number, { size, content }: Placement): T {
+function crop<T extends Float32Array | Uint8Array>(data: T, planes: number, { size, content }: ImagePlacement): T {
   if (content.height === size[0] && content.width === size[1]) return data;
   const out = new (data.constructor as new (length: number) => T)(planes * content.height * content.width);
   for (let row = 0; row < planes * content.height; row++) {
@@ -211,7 +269,7 @@ function crop<T extends Float32Array | Uint8Array>(data: T, planes: number, { si
   return out;
 }
 
-function splitShape({ data, shape }: NdArray<Float32Array | Uint8Array>, { size }: Placement) {
+function splitShape({ data, shape }: NdArray<Float32Array | Uint8Array>, { size }: ImagePlacement) {
   const leading = shape.slice(0, -2);
   const planes = leading.reduce((product, n) => product * n, 1);
   const fits = shape.length >= 2 && shape.at(-2) === size[0] && shape.at(-1) === size[1];

@@ -8,18 +8,30 @@ import { fromNative } from "./call.js";
 import { RUN_FILES, readRun } from "./run.js";
 
 /** Networks that this package builds itself. */
-export type BackboneKind = "unet" | "plain-unet" | "resnet18" | "resnet34" | "resnet50";
+export type BackboneKind =
+  | "unet"
+  | "deeplabv3plus"
+  | "fpn"
+  | "plain-unet"
+  | "unet3d"
+  | "resnet18"
+  | "resnet34"
+  | "resnet50"
+  | "resnet101";
+
+/** Encoders of unet, deeplabv3plus and fpn. */
+export type EncoderName = "resnet18" | "resnet34" | "resnet50" | "resnet101";
 
 /** How a backbone is built. What does not concern the chosen kind is refused. */
 export interface BackboneOptions {
-  /** Channels of the image. @default 1 (resnet18/34/50: 3) */
+  /** Channels of the image. @default 1 (resnet18/34/50/101: 3) */
   inChannels?: number;
-  /** Channels of the network's own output. @default 2 (resnet18/34/50: 1000; 0 leaves out the classifier) */
+  /** Channels of the network's own output. @default 2 (resnet18/34/50/101: 1000; 0 leaves out the classifier) */
   classes?: number;
   /** Seed of the initial weights. @default 0 */
   seed?: number;
-  /** unet: encoder. @default "resnet18" */
-  encoder?: "resnet18" | "resnet34" | "resnet50";
+  /** unet, deeplabv3plus, fpn: encoder. @default "resnet18" */
+  encoder?: EncoderName;
   /**
    * Networks with an encoder: a file of weights to start it from (safetensors, or a state dict by `torch.save`; of the
    * classifier, whose last layer is left out, or of a network with such an encoder), or `"imagenet"` for torchvision's,
@@ -28,16 +40,36 @@ export interface BackboneOptions {
    * response that it gave before. The recorded configuration does not keep it: a run has its own weights. @default none
    */
   encoderWeights?: string;
-  /** unet: channels of the five decoder blocks. @default [256, 128, 64, 32, 16] */
-  decoderChannels?: number[];
+  /**
+   * unet: channels of the five decoder blocks. deeplabv3plus: channels of its decoder, one number.
+   * @default [256, 128, 64, 32, 16], 256
+   */
+  decoderChannels?: number[] | number;
   /** unet: attention in the decoder; `"scse"` is concurrent spatial and channel squeeze and excitation. @default null */
   attention?: "scse" | null;
-  /** unet: `"paper"` is the set-up of Kushibar et al. (2022): ResNet-18, 1 channel, 1024-512-256-128-64, scSE. */
-  preset?: "paper";
-  /** plain-unet: channels of the first level; each level below has twice as many. @default 16 */
+  /**
+   * unet: `"paper"` is the set-up of Kushibar et al. (2022): ResNet-18, 1 channel, 1024-512-256-128-64, scSE. `"deep"` is
+   * the same on a ResNet-101. Options given beside a preset win.
+   */
+  preset?: "paper" | "deep";
+  /** deeplabv3plus: stride of the encoder's last map; its later stages dilate instead of halving. @default 16 */
+  outputStride?: 8 | 16;
+  /** deeplabv3plus: dilations of the pyramid's three separable convolutions. @default [12, 24, 36] */
+  atrousRates?: number[];
+  /** fpn: channels of the pyramid. @default 256 */
+  pyramidChannels?: number;
+  /** fpn: channels of the blocks that lead to the head; a multiple of 32. @default 128 */
+  segmentationChannels?: number;
+  /** deeplabv3plus: dropout after the pyramid. fpn: of whole channels, before the head. @default 0.5, 0.2 */
+  dropout?: number;
+  /** plain-unet, unet3d: channels of the first level; each level below has twice as many. @default 16 */
   width?: number;
-  /** plain-unet: number of levels below the first. @default 4 */
+  /** plain-unet, unet3d: number of levels, the full-size one counted. @default 4 */
   depth?: number;
+  /** unet3d: `"instance"` has weights and biases, but no running statistics. @default "batch" */
+  norm?: "batch" | "instance";
+  /** unet3d: how the decoder enlarges. @default "nearest" */
+  upsampling?: "nearest" | "trilinear";
 }
 
 /** One layer (submodule) of a backbone. */
@@ -53,7 +85,7 @@ export interface LayerInfo {
   whyNot?: string;
   /** How often it ran in the probe; undefined before one. */
   calls?: number;
-  /** N×C×H×W of its (last) output in the probe; undefined before one, or where it did not run. */
+  /** N×C×H×W (N×C×D×H×W) of its (last) output in the probe; undefined before one, or where it did not run. */
   shape?: number[];
 }
 
@@ -107,24 +139,44 @@ const MODEL: OptionSpecs = {
 
 const NETWORK: OptionSpecs = { inChannels: option.integer({ min: 1 }), seed: option.integer({ min: 0 }) };
 const RESNET: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 0 }) };
+const SEGMENTER: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 1, max: 255 }) };
+const ENCODED: OptionSpecs = { ...SEGMENTER, encoder: option.oneOf(["resnet18", "resnet34", "resnet50", "resnet101"]) };
+const LEVELS: OptionSpecs = {
+  ...SEGMENTER,
+  width: option.integer({ min: 1 }),
+  depth: option.integer({ min: 1, max: 8 }),
+};
+const DROPOUT = option.number({ min: 0, below: 1 });
 const KINDS: Record<BackboneKind, OptionSpecs> = {
   unet: {
-    ...NETWORK,
-    classes: option.integer({ min: 1, max: 255 }),
-    encoder: option.oneOf(["resnet18", "resnet34", "resnet50"]),
+    ...ENCODED,
     decoderChannels: option.array(option.integer({ min: 1 }), { length: 5 }),
     attention: option.oneOf(["scse", null]),
-    preset: option.oneOf(["paper"]),
+    preset: option.oneOf(["paper", "deep"]),
   },
-  "plain-unet": {
-    ...NETWORK,
-    classes: option.integer({ min: 1, max: 255 }),
-    width: option.integer({ min: 1 }),
-    depth: option.integer({ min: 1, max: 8 }),
+  deeplabv3plus: {
+    ...ENCODED,
+    decoderChannels: option.integer({ min: 1 }),
+    outputStride: option.oneOf([8, 16]),
+    atrousRates: option.array(option.integer({ min: 1 }), { length: 3 }),
+    dropout: DROPOUT,
+  },
+  fpn: {
+    ...ENCODED,
+    pyramidChannels: option.integer({ min: 1 }),
+    segmentationChannels: option.integer({ min: 1 }),
+    dropout: DROPOUT,
+  },
+  "plain-unet": LEVELS,
+  unet3d: {
+    ...LEVELS,
+    norm: option.oneOf(["batch", "instance"]),
+    upsampling: option.oneOf(["nearest", "trilinear"]),
   },
   resnet18: RESNET,
   resnet34: RESNET,
   resnet50: RESNET,
+  resnet101: RESNET,
 };
 
 const PROBE_SIZES = { 2: [128, 128], 3: [32, 32, 32] } as const;

@@ -68,7 +68,7 @@ export interface Head {
   name: string;
   /** Channels of its feature map. */
   channels: number;
-  /** Height and width of its feature map for an image of `inputSize`. */
+  /** Size of its feature map for an image of `inputSize`: height and width, or depth, height and width. */
   size: number[];
 }
 
@@ -109,7 +109,10 @@ const ENSEMBLE: OptionSpecs = {
   order: option.oneOf(["execution", "given"]),
   dropout: option.number({ min: 0, below: 1 }),
   freezeBackbone: option.boolean(),
-  inputSize: option.array(option.integer({ min: 1, max: 65536 }), { length: 2 }),
+  inputSize: option.anyOf(
+    option.array(option.integer({ min: 1, max: 65536 }), { length: 2 }),
+    option.array(option.integer({ min: 1, max: 65536 }), { length: 3 }),
+  ),
   seed: option.integer({ min: 0 }),
   skip: option.integer({ min: 0 }),
 };
@@ -223,6 +226,11 @@ export class LayerEnsemble {
   static async #make(backbone: Backbone, options: EnsembleOptions, ownsBackbone: boolean, run?: Run) {
     const addon = await loadAddon();
     const { taps = "auto", classes = 2, final = "auto", skip = 0, inputSize = backbone.probeSize } = options;
+    if (inputSize.length !== backbone.spatialAxes)
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        `Expected ${backbone.spatialAxes} sides for option 'inputSize' (the network works on ${backbone.spatialAxes === 3 ? "volumes" : "images"}) but received ${inputSize.length}.`,
+      );
     const { dropout = 0, freezeBackbone = false, seed = 0, order = "execution" } = options;
     const { device = "auto", precision = "auto", channelsLast = true } = options;
     const names = taps === "auto" ? autoTaps(await backbone.probe(inputSize), { final: final !== false }) : [...taps];
@@ -314,13 +322,14 @@ export class LayerEnsemble {
 
   /**
    * The logits of every head at the image's own size, by head name and in head order.
-   * @param image C×H×W, or N×C×H×W
-   * @returns N×C×H×W for each head (N = 1 for a single image)
+   * @param image C×H×W, or N×C×H×W; for a network of volumes C×D×H×W, or N×C×D×H×W
+   * @returns N×C×H×W (N×C×D×H×W) for each head (N = 1 for a single image)
    */
   async forward(image: NdArray, options: { signal?: AbortSignal } = {}): Promise<Map<string, NdArray>> {
     this.#check();
-    checkImage(image, "image", [3, 4]);
-    const shape = image.shape.length === 3 ? [1, ...image.shape] : image.shape;
+    const axes = this.backbone.spatialAxes + 1;
+    checkImage(image, "image", [axes, axes + 1]);
+    const shape = image.shape.length === axes ? [1, ...image.shape] : image.shape;
     const heads = await callNative(this.#addon, options.signal, (control) =>
       this.#addon.forward(this.#handle, image.data, shape, control),
     );
@@ -329,7 +338,7 @@ export class LayerEnsemble {
 
   /**
    * Segments images, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread.
-   * @param images one image of C×H×W, or a list of images, which may differ in size; finite numbers
+   * @param images one image of C×H×W (a volume of C×D×H×W), or a list of them, which may differ in size; finite numbers
    * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
    */
   predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
@@ -341,7 +350,7 @@ export class LayerEnsemble {
     this.#check();
     checkOptions("predict", options, PREDICT);
     const list: readonly NdArray[] = Array.isArray(images) ? images : [images as NdArray];
-    for (const [i, image] of list.entries()) checkImage(image, `image ${i}`, [3]);
+    for (const [i, image] of list.entries()) checkImage(image, `image ${i}`, [this.backbone.spatialAxes + 1]);
     const { signal, skip = this.skip, ...rest } = options;
     const raw = await callNative(this.#addon, signal, (control) =>
       this.#addon.predict(
@@ -429,7 +438,7 @@ export class LayerEnsemble {
     let index = 0;
     for await (const sample of source) {
       signal?.throwIfAborted();
-      checkImage(sample.image, `${what}[${index}].image`, [3]);
+      checkImage(sample.image, `${what}[${index}].image`, [this.backbone.spatialAxes + 1]);
       const [, ...size] = sample.image.shape;
       const mask = sample.mask;
       if (!mask)

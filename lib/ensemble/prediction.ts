@@ -27,7 +27,10 @@ export const MAP_NAMES = [
   "variationRatio",
 ] as const satisfies readonly MapName[];
 
-/** All that one prediction says of one image, at the size of the image that was given. C classes, K kept heads. */
+/**
+ * All that one prediction says of one image, at the size of the image that was given. C classes, K kept heads. Of a volume
+ * every H×W is D×H×W.
+ */
 export interface Prediction {
   /** H×W: the class with the highest fused probability; ties go to the lower class. */
   mask: NdArray<Uint8Array>;

@@ -20,8 +20,10 @@ export function autoTaps(
   layers: readonly LayerInfo[],
   { count, final = true }: { count?: number; final?: boolean } = {},
 ): string[] {
+  // What is pooled to a single place, as in attention, has nothing to segment by.
   const ran = layers.filter(
-    ({ tappable, shape, type }) => tappable && shape && shape.length >= 4 && !PASSIVE.test(type),
+    ({ tappable, shape, type }) =>
+      tappable && shape && shape.length >= 4 && shape.slice(2).some((side) => side > 1) && !PASSIVE.test(type),
   );
   if (ran.length === 0)
     throw new LayerEnsemblesError(

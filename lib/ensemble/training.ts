@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { type OptionSpecs, option } from "../options.js";
 
-/** What training needs of a sample: an image of C×H×W, normalised, and its mask of H×W class indices. */
+/** What training needs of a sample: an image of C×H×W (C×D×H×W), normalised, and its mask of H×W (D×H×W) class indices. */
 export interface TrainingSample {
   readonly image: NdArray<Float32Array>;
   readonly mask?: NdArray<Uint8Array> | undefined;
@@ -11,7 +11,7 @@ export interface TrainingSample {
 export type SampleSource = Iterable<TrainingSample> | AsyncIterable<TrainingSample>;
 
 /**
- * A loss of the caller's own: from one head's logits (N×C×H×W) and the target (N×H×W class indices, 255 where ignored) to
+ * A loss of the caller's own: from one head's logits (N×C×H×W or N×C×D×H×W) and the target (N×H×W or N×D×H×W class indices, 255 where ignored) to
  * its value and the gradient of the value with respect to the logits (as many numbers, in the same order).
  */
 export type CustomLoss = (
@@ -87,7 +87,9 @@ export interface AugmentOptions {
   flipHorizontal?: number;
   /** Probability. @default 0 */
   flipVertical?: number;
-  /** Degrees, ±. @default 0 */
+  /** Probability, along a volume's first axis. @default 0 */
+  flipDepth?: number;
+  /** Degrees, ±; of a volume all slices in their plane, as scale and translation. @default 0 */
   rotation?: number;
   /** Zoom factor, [low, high]. @default [1, 1] */
   scale?: [number, number];
@@ -232,6 +234,7 @@ export const SCHEDULE_OPTIONS: OptionSpecs = {
 export const AUGMENT_OPTIONS: OptionSpecs = {
   flipHorizontal: option.number({ min: 0, max: 1 }),
   flipVertical: option.number({ min: 0, max: 1 }),
+  flipDepth: option.number({ min: 0, max: 1 }),
   rotation: nonNegative,
   scale: option.array(option.number({ min: 0.05, max: 20 }), { length: 2 }),
   translation: option.number({ min: 0, max: 1 }),

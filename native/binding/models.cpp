@@ -101,7 +101,7 @@ NamedTensors backbone_state(const Backbone& backbone, const std::string& prefix)
   return chosen;
 }
 
-// createBackbone(config) → {handle, ready: Promise<{layers, config}>}
+// createBackbone(config) → {handle, ready: Promise<{layers, inChannels, spatialAxes, config}>}
 Napi::Value create_backbone(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto handle = std::make_shared<BackboneHandle>(env);
@@ -336,20 +336,20 @@ Napi::Value create_dataset(const Napi::CallbackInfo& info) {
   return make_handle(info.Env(), std::make_shared<Dataset>(), kDatasetTag);
 }
 
-// addSample(dataset, image: Float32Array, shape: [C, H, W], mask: Uint8Array)
+// addSample(dataset, image: Float32Array, shape: [C, H, W] or [C, D, H, W], mask: Uint8Array)
 Napi::Value add_sample(const Napi::CallbackInfo& info) {
   auto dataset = from_handle<Dataset>(info[0], kDatasetTag, "dataset");
   if (dataset.use_count() > 2)
     fail(code::kOption, "Expected a dataset that is not in use but received one in training.");
   const at::Tensor image = to_tensor(info[1], info[2], "image");
-  if (image.dim() != 3) fail(code::kShape, "Expected C×H×W for an image but received ", image.dim(), " axes.");
+  if (image.dim() != 3 && image.dim() != 4)
+    fail(code::kShape, "Expected C×H×W for an image or C×D×H×W for a volume but received ", image.dim(), " axes.");
   if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
     throw Napi::TypeError::New(info.Env(), "Expected a Uint8Array for a mask.");
   const auto mask = info[3].As<Napi::Uint8Array>();
-  Sample2d sample{image.size(0), image.size(1), image.size(2), {}, {}};
-  if (static_cast<int64_t>(mask.ElementLength()) != sample.height * sample.width)
-    fail(code::kShape, "Expected ", sample.height * sample.width, " labels for a mask but received ",
-         mask.ElementLength(), ".");
+  Sample sample{image.size(0), image.sizes().slice(1).vec(), {}, {}};
+  if (static_cast<int64_t>(mask.ElementLength()) != sample.pixels())
+    fail(code::kShape, "Expected ", sample.pixels(), " labels for a mask but received ", mask.ElementLength(), ".");
   sample.image.assign(image.const_data_ptr<float>(), image.const_data_ptr<float>() + image.numel());
   sample.mask.assign(mask.Data(), mask.Data() + mask.ElementLength());
   dataset->samples.push_back(std::move(sample));

@@ -40,6 +40,11 @@ EnsembleOptions EnsembleOptions::from(const Json& options) {
 
 Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& options)
     : backbone_(std::move(backbone)), options_(options) {
+  const int64_t axes = backbone_->spatial_axes();
+  if (options_.input_size.empty()) options_.input_size.assign(axes, axes == 3 ? 32 : 128);
+  if (static_cast<int64_t>(options_.input_size.size()) != axes)
+    fail(code::kOption, "Expected ", axes, " sides for option 'inputSize' (the network works on ",
+         axes == 3 ? "volumes" : "images", ") but received ", options_.input_size.size(), ".");
   std::set<std::string> distinct;
   for (const auto& tap : options_.taps)
     if (!distinct.insert(tap).second) fail(code::kTap, "Expected distinct taps but received '", tap, "' twice.");
@@ -48,7 +53,6 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
   std::vector<int64_t> shape = {1, backbone_->in_channels()};
   shape.insert(shape.end(), options_.input_size.begin(), options_.input_size.end());
   const std::vector<Call> calls = backbone_->trace(at::zeros(shape));
-  const int64_t axes = static_cast<int64_t>(options_.input_size.size());
 
   // A module that runs several times is placed where it ran last, because that output is the one tapped.
   std::map<std::string, size_t> last;

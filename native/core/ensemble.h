@@ -20,7 +20,7 @@ struct EnsembleOptions {
   bool order_given = false;  // keep the caller's order of taps; else the order of execution
   double dropout = 0;
   bool freeze_backbone = false;
-  std::vector<int64_t> input_size = {128, 128};  // spatial size of the probe's dummy image
+  std::vector<int64_t> input_size;  // spatial size of the probe's dummy image; empty: 128×128, or 32×32×32
   uint64_t seed = 0;
 
   // {"taps", "classes", "final": "auto" | true | false, "order": "execution" | "given", "dropout", "freezeBackbone",

@@ -62,12 +62,13 @@ std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Tensor>& 
   if (options.skip < 0 || options.skip >= heads)
     fail(code::kOption, "Expected 0 to ", heads - 1, " for option 'skip' (there are ", heads, " heads) but received ",
          options.skip, ".");
+  const int64_t axes = ensemble.backbone().spatial_axes();
   std::map<std::vector<int64_t>, std::vector<size_t>> by_shape;
   for (size_t i = 0; i < images.size(); ++i) {
     const at::Tensor& image = images[i];
-    if (image.dim() < 3 || image.size(0) != ensemble.backbone().in_channels())
-      fail(code::kShape, "Expected ", ensemble.backbone().in_channels(), " channels × height × width for image ", i,
-           " but received shape ", image.sizes(), ".");
+    if (image.dim() != axes + 1 || image.size(0) != ensemble.backbone().in_channels())
+      fail(code::kShape, "Expected ", ensemble.backbone().in_channels(), " channels × ", axes == 3 ? "depth × " : "",
+           "height × width for image ", i, " but received shape ", image.sizes(), ".");
     if (image.numel() == 0) fail(code::kShape, "Expected an image but received shape ", image.sizes(), ".");
     if (!at::isfinite(image).all().item<bool>())
       fail(code::kValue, "Expected finite numbers for image ", i, " but received NaN or infinity.");

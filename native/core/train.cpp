@@ -14,6 +14,7 @@
 #include <filesystem>
 
 #include "checkpoint.h"
+#include "default_generator.h"
 #include "optim.h"
 #include "predict.h"
 #include "reduce.h"
@@ -130,8 +131,10 @@ class Trainer {
         weights_(options.head_weights),
         dropout_(make_generator()) {
     const auto channels = ensemble.backbone().in_channels();
-    training_.validate("training", channels, ensemble.classes(), options.ignore_index);
-    if (validation_) validation_->validate("validation", channels, ensemble.classes(), options.ignore_index);
+    const auto axes = ensemble.backbone().spatial_axes();
+    training_.validate("training", channels, axes, ensemble.classes(), options.ignore_index);
+    if (validation_) validation_->validate("validation", channels, axes, ensemble.classes(), options.ignore_index);
+    draws_ = !ensemble.options().freeze_backbone && ensemble.backbone().draws_in_training();
     if (weights_.empty()) weights_.assign(ensemble.heads().size(), 1.0);
     if (weights_.size() != ensemble.heads().size())
       fail(code::kOption, "Expected ", ensemble.heads().size(),
@@ -297,6 +300,8 @@ class Trainer {
   std::vector<at::Tensor> head_losses(const at::Tensor& input, const at::Tensor& target) {
     std::vector<at::Tensor> logits;
     {
+      std::optional<SeededDefaultGenerator> seeded;
+      if (draws_) seeded.emplace(ensemble_.device(), batch_seed_);
       const Autocast autocast(ensemble_.device(), options_.dtype);
       logits = ensemble_.logits(input, ensemble_.options().dropout > 0 ? &dropout_ : nullptr);
     }
@@ -320,7 +325,7 @@ class Trainer {
     const auto n = validation_->samples.size();
     for (size_t begin = 0; begin < n; begin += options_.batch_size) {
       control_.check();
-      std::vector<const Sample2d*> samples;
+      std::vector<const Sample*> samples;
       for (size_t i = begin; i < std::min(n, begin + options_.batch_size); ++i)
         samples.push_back(&validation_->samples[i]);
       const Batch batch = collate(samples, ensemble_.device().is_cuda());
@@ -409,8 +414,9 @@ class Trainer {
     return at::globalContext().getAcceleratorHooksInterface(c10::kCUDA).getNewGenerator(ensemble_.device().index());
   }
   void seed_dropout(int64_t batch) {
-    dropout_.set_current_seed(
-        Random(options_.seed, kDropout, static_cast<uint64_t>(epoch_), static_cast<uint64_t>(batch)).bits());
+    Random random(options_.seed, kDropout, static_cast<uint64_t>(epoch_), static_cast<uint64_t>(batch));
+    dropout_.set_current_seed(random.bits());
+    batch_seed_ = random.bits();
   }
 
   void send(Json::Object event) const {
@@ -426,7 +432,9 @@ class Trainer {
   const std::unique_ptr<Optimizer> optimizer_;
   const std::unique_ptr<Schedule> schedule_;
   std::vector<double> weights_;
-  at::Generator dropout_;
+  at::Generator dropout_;    // of the heads
+  bool draws_ = false;       // whether the backbone has dropout of its own
+  uint64_t batch_seed_ = 0;  // of that
   std::string fingerprint_;  // what decides the numbers of a run: resuming under other options would be neither run
   int64_t steps_per_epoch_ = 0;
   int64_t epoch_ = 0, first_epoch_ = 0, step_ = 0, best_epoch_ = -1;

@@ -12,11 +12,11 @@ using le::augment;
 using le::AugmentOptions;
 using le::Json;
 using le::Random;
-using le::Sample2d;
+using le::Sample;
 
 // Blocks of three labels, and an image whose channel c is [label = c].
-Sample2d one_hot(int64_t height, int64_t width) {
-  Sample2d sample{3, height, width, std::vector<float>(3 * height * width, 0.0f), std::vector<uint8_t>(height * width)};
+Sample one_hot(int64_t height, int64_t width) {
+  Sample sample{3, {height, width}, std::vector<float>(3 * height * width, 0.0f), std::vector<uint8_t>(height * width)};
   for (int64_t y = 0; y < height; ++y)
     for (int64_t x = 0; x < width; ++x) {
       const auto label = static_cast<uint8_t>((y / 5 * 7 + x / 6 * 2 + y * x / 97) % 3);
@@ -26,13 +26,13 @@ Sample2d one_hot(int64_t height, int64_t width) {
   return sample;
 }
 
-Sample2d smooth(int64_t height, int64_t width) {
-  Sample2d sample{1, height, width, std::vector<float>(height * width), std::vector<uint8_t>(height * width)};
+Sample smooth(int64_t height, int64_t width) {
+  Sample sample{1, {height, width}, std::vector<float>(height * width), std::vector<uint8_t>(height * width)};
   for (int64_t i = 0; i < height * width; ++i) sample.image[i] = std::sin(0.05f * static_cast<float>(i));
   return sample;
 }
 
-bool same(const Sample2d& a, const Sample2d& b) { return a.image == b.image && a.mask == b.mask; }
+bool same(const Sample& a, const Sample& b) { return a.image == b.image && a.mask == b.mask; }
 
 double mean(const std::vector<float>& values) {
   double sum = 0;
@@ -49,8 +49,8 @@ double deviation(const std::vector<float>& values) {
 }  // namespace
 
 TEST("augment: all off changes nothing") {
-  const Sample2d before = one_hot(17, 23);
-  Sample2d after = before;
+  const Sample before = one_hot(17, 23);
+  Sample after = before;
   Random random(1, 2);
   augment(after, AugmentOptions{}, random);
   CHECK(same(before, after));
@@ -65,8 +65,8 @@ TEST("augment: flips are exact, also of odd sides") {
       options.flip_horizontal = horizontal;
       options.flip_vertical = vertical;
       CHECK(options.any());
-      const Sample2d before = one_hot(height, width);
-      Sample2d after = before;
+      const Sample before = one_hot(height, width);
+      Sample after = before;
       Random random(3, 4);
       augment(after, options, random);
       for (int64_t y = 0; y < height; ++y)
@@ -83,10 +83,10 @@ TEST("augment: flips are exact, also of odd sides") {
 TEST("augment: a flip of chance one half happens about half of the time") {
   AugmentOptions options;
   options.flip_horizontal = 0.5;
-  const Sample2d before = one_hot(8, 9);
+  const Sample before = one_hot(8, 9);
   int flipped = 0;
   for (uint64_t i = 0; i < 400; ++i) {
-    Sample2d after = before;
+    Sample after = before;
     Random random(5, i);
     augment(after, options, random);
     flipped += !same(before, after);
@@ -102,23 +102,24 @@ TEST("augment: rotation turns the image and its mask about the centre by the ang
   probe.chance(0);
   const double angle = probe.uniform(-90, 90) * 3.14159265358979323846 / 180;
   // Clockwise on the screen for a positive angle, because y points down.
-  Sample2d sample{1, 99, 99, {}, {}};
-  sample.image.assign(sample.height * sample.width, 0.0f);
-  sample.mask.assign(sample.height * sample.width, 0);
-  const double centre = static_cast<double>(sample.width - 1) / 2;
+  Sample sample{1, {99, 99}, {}, {}};
+  const int64_t height = 99, width = 99;
+  sample.image.assign(height * width, 0.0f);
+  sample.mask.assign(height * width, 0);
+  const double centre = static_cast<double>(width - 1) / 2;
   const double dx = 30, dy = -12;
-  for (int64_t y = 0; y < sample.height; ++y)
-    for (int64_t x = 0; x < sample.width; ++x) {
+  for (int64_t y = 0; y < height; ++y)
+    for (int64_t x = 0; x < width; ++x) {
       const double squared = std::pow(x - centre - dx, 2) + std::pow(y - centre - dy, 2);
-      sample.image[y * sample.width + x] = static_cast<float>(std::exp(-squared / 18));
-      sample.mask[y * sample.width + x] = squared < 25;
+      sample.image[y * width + x] = static_cast<float>(std::exp(-squared / 18));
+      sample.mask[y * width + x] = squared < 25;
     }
   Random random(7, 7);
   augment(sample, options, random);
   double weight = 0, at_x = 0, at_y = 0, label_x = 0, label_y = 0, labels = 0;
-  for (int64_t y = 0; y < sample.height; ++y)
-    for (int64_t x = 0; x < sample.width; ++x) {
-      const double value = sample.image[y * sample.width + x], label = sample.mask[y * sample.width + x];
+  for (int64_t y = 0; y < height; ++y)
+    for (int64_t x = 0; x < width; ++x) {
+      const double value = sample.image[y * width + x], label = sample.mask[y * width + x];
       weight += value, at_x += value * x, at_y += value * y;
       labels += label, label_x += label * x, label_y += label * y;
     }
@@ -133,14 +134,14 @@ TEST("augment: rotation turns the image and its mask about the centre by the ang
 TEST("augment: translation moves by a share of the side, and zoom about the centre") {
   const int64_t side = 101;
   const auto blob = [&] {
-    Sample2d sample{1, side, side, std::vector<float>(side * side), std::vector<uint8_t>(side * side)};
+    Sample sample{1, {side, side}, std::vector<float>(side * side), std::vector<uint8_t>(side * side)};
     for (int64_t y = 0; y < side; ++y)
       for (int64_t x = 0; x < side; ++x)
         sample.image[y * side + x] =
             static_cast<float>(std::exp(-(std::pow(x - 60.0, 2) + std::pow(y - 45.0, 2)) / 32));
     return sample;
   };
-  const auto centre_of = [&](const Sample2d& sample) {
+  const auto centre_of = [&](const Sample& sample) {
     double weight = 0, x_sum = 0, y_sum = 0;
     for (int64_t y = 0; y < side; ++y)
       for (int64_t x = 0; x < side; ++x) {
@@ -154,7 +155,7 @@ TEST("augment: translation moves by a share of the side, and zoom about the cent
   const double shift_x = probe.uniform(-0.2, 0.2) * side, shift_y = probe.uniform(-0.2, 0.2) * side;
   AugmentOptions options;
   options.translation = 0.2;
-  Sample2d moved = blob();
+  Sample moved = blob();
   Random random(11, 1);
   augment(moved, options, random);
   const auto [x, y, weight] = centre_of(moved);
@@ -163,7 +164,7 @@ TEST("augment: translation moves by a share of the side, and zoom about the cent
 
   AugmentOptions zoom;
   zoom.scale_low = zoom.scale_high = 1.5;
-  Sample2d larger = blob();
+  Sample larger = blob();
   Random other(11, 1);
   augment(larger, zoom, other);
   const auto [zoomed_x, zoomed_y, zoomed_weight] = centre_of(larger);
@@ -182,10 +183,10 @@ TEST("augment: the mask moves with the image, and what comes from outside has th
   options.fill_mask = 255;
   int64_t outside = 0, pure = 0;
   for (uint64_t i = 0; i < 30; ++i) {
-    Sample2d sample = one_hot(41, 64);
+    Sample sample = one_hot(41, 64);
     Random random(13, i);
     augment(sample, options, random);
-    const int64_t plane = sample.height * sample.width;
+    const int64_t plane = sample.pixels();
     for (int64_t pixel = 0; pixel < plane; ++pixel) {
       const uint8_t label = sample.mask[pixel];
       if (label == 255) {
@@ -212,14 +213,14 @@ TEST("augment: the mask moves with the image, and what comes from outside has th
 }
 
 TEST("augment: brightness and contrast are in units of the image's own spread") {
-  const Sample2d before = smooth(64, 64);
+  const Sample before = smooth(64, 64);
   const double centre = mean(before.image), spread = deviation(before.image);
   double lowest = 1e9, highest = -1e9, least = 1e9, most = -1e9;
   for (uint64_t i = 0; i < 300; ++i) {
     AugmentOptions options;
     options.brightness = 0.5;
     options.contrast = 0.25;
-    Sample2d after = before;
+    Sample after = before;
     Random random(17, i);
     augment(after, options, random);
     const double shift = (mean(after.image) - centre) / spread, factor = deviation(after.image) / spread;
@@ -234,8 +235,8 @@ TEST("augment: brightness and contrast are in units of the image's own spread") 
 }
 
 TEST("augment: noise is Gaussian, of the stated deviation, and white") {
-  const Sample2d before = smooth(200, 201);
-  Sample2d after = before;
+  const Sample before = smooth(200, 201);
+  Sample after = before;
   AugmentOptions options;
   options.noise = 0.1;
   Random random(19, 0);
@@ -259,7 +260,7 @@ TEST("augment: the same stream gives the same sample, another one another") {
   options.rotation = 20;
   options.noise = 0.1;
   options.brightness = 0.2;
-  Sample2d a = smooth(20, 21), b = a, c = a;
+  Sample a = smooth(20, 21), b = a, c = a;
   Random first(23, 1), second(23, 1), third(23, 2);
   augment(a, options, first);
   augment(b, options, second);
@@ -270,16 +271,64 @@ TEST("augment: the same stream gives the same sample, another one another") {
 
 TEST("augment: the number of draws does not depend on what is on") {
   AugmentOptions everything;
-  everything.flip_horizontal = everything.flip_vertical = 0.5;
+  everything.flip_horizontal = everything.flip_vertical = everything.flip_depth = 0.5;
   everything.rotation = 10;
   everything.scale_high = 1.2;
   everything.translation = 0.1;
   everything.brightness = everything.contrast = everything.noise = 0.1;
-  Sample2d a = smooth(8, 8), b = a;
+  Sample a = smooth(8, 8), b = a;
   Random first(29, 1), second(29, 1);
   augment(a, AugmentOptions{}, first);
   augment(b, everything, second);
   CHECK(first.bits() == second.bits());
+}
+
+TEST("augment: a volume is flipped along each axis, and all of its slices move alike") {
+  const int64_t depth = 3, height = 8, width = 11, plane = height * width;
+  const Sample slice = one_hot(height, width);
+  Sample volume{3, {depth, height, width}, {}, {}};
+  for (int64_t z = 0; z < depth; ++z)
+    for (const uint8_t label : slice.mask) volume.mask.push_back(static_cast<uint8_t>(label + 3 * z));
+  for (int64_t c = 0; c < 3; ++c)
+    for (int64_t z = 0; z < depth; ++z)
+      for (int64_t i = 0; i < plane; ++i)
+        volume.image.push_back(slice.image[c * plane + i] + static_cast<float>(10 * z));
+
+  AugmentOptions flips;
+  flips.flip_depth = 1;
+  Sample flipped = volume;
+  Random random(3, 4);
+  augment(flipped, flips, random);
+  for (int64_t z = 0; z < depth; ++z)
+    for (int64_t i = 0; i < plane; ++i) {
+      CHECK(flipped.mask[z * plane + i] == volume.mask[(depth - 1 - z) * plane + i]);
+      for (int64_t c = 0; c < 3; ++c)
+        CHECK(flipped.image[(c * depth + z) * plane + i] == volume.image[(c * depth + depth - 1 - z) * plane + i]);
+    }
+
+  // In the plane, each slice becomes what it would have become alone.
+  AugmentOptions all;
+  all.flip_horizontal = all.flip_vertical = 1;
+  all.rotation = 30;
+  all.scale_low = 0.8;
+  all.translation = 0.1;
+  all.fill_mask = 255;
+  Sample moved = volume;
+  Random together(5, 6);
+  augment(moved, all, together);
+  for (int64_t z = 0; z < depth; ++z) {
+    Sample alone{3, {height, width}, {}, {volume.mask.begin() + z * plane, volume.mask.begin() + (z + 1) * plane}};
+    for (int64_t c = 0; c < 3; ++c) {
+      const auto begin = volume.image.begin() + (c * depth + z) * plane;
+      alone.image.insert(alone.image.end(), begin, begin + plane);
+    }
+    Random again(5, 6);
+    augment(alone, all, again);
+    for (int64_t i = 0; i < plane; ++i) {
+      CHECK(moved.mask[z * plane + i] == alone.mask[i]);
+      for (int64_t c = 0; c < 3; ++c) CHECK(moved.image[(c * depth + z) * plane + i] == alone.image[c * plane + i]);
+    }
+  }
 }
 
 TEST("augment: a constant image and a single pixel stay finite") {
@@ -290,7 +339,7 @@ TEST("augment: a constant image and a single pixel stay finite") {
   options.translation = 1;
   options.brightness = options.contrast = options.noise = 0.5;
   for (const int64_t side : {1, 2, 9}) {
-    Sample2d sample{2, side, side, std::vector<float>(2 * side * side, 3.0f), std::vector<uint8_t>(side * side, 1)};
+    Sample sample{2, {side, side}, std::vector<float>(2 * side * side, 3.0f), std::vector<uint8_t>(side * side, 1)};
     Random random(31, static_cast<uint64_t>(side));
     augment(sample, options, random);
     for (const float value : sample.image) CHECK(std::abs(value - 3) < 1e-5);
@@ -299,12 +348,12 @@ TEST("augment: a constant image and a single pixel stay finite") {
 
 TEST("augment: options out of range are refused, all of them are read") {
   const auto from = [](const char* text) { return AugmentOptions::from(Json::parse(text, le::code::kOption)); };
-  const AugmentOptions all =
-      from(R"({"flipHorizontal": 0.5, "flipVertical": 0.25, "rotation": 15, "scale": [0.9, 1.1], "translation": 0.05,
+  const AugmentOptions all = from(
+      R"({"flipHorizontal": 0.5, "flipVertical": 0.25, "flipDepth": 0.75, "rotation": 15, "scale": [0.9, 1.1], "translation": 0.05,
                "brightness": 0.2, "contrast": 0.3, "noise": 0.02})");
-  CHECK(all.flip_horizontal == 0.5 && all.flip_vertical == 0.25 && all.rotation == 15 && all.scale_low == 0.9 &&
-        all.scale_high == 1.1 && all.translation == 0.05 && all.brightness == 0.2 && all.contrast == 0.3 &&
-        all.noise == 0.02);
+  CHECK(all.flip_horizontal == 0.5 && all.flip_vertical == 0.25 && all.flip_depth == 0.75 && all.rotation == 15 &&
+        all.scale_low == 0.9 && all.scale_high == 1.1 && all.translation == 0.05 && all.brightness == 0.2 &&
+        all.contrast == 0.3 && all.noise == 0.02);
   CHECK(!from("{}").any());
   for (const char* bad : {R"({"flipHorizontal": 1.5})", R"({"flipVertical": -0.1})", R"({"rotation": 200})",
                           R"({"scale": [1.2, 0.8]})", R"({"scale": [0, 1]})", R"({"scale": [1]})",

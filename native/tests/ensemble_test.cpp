@@ -1,5 +1,8 @@
 // The ensemble, the training loop and prediction without Node: what the sanitizers see of them.
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/zeros.h>
 #include <unistd.h>
@@ -50,12 +53,41 @@ EnsembleOptions small_options() {
 Dataset squares(int count) {
   Dataset data;
   for (int n = 0; n < count; ++n) {
-    Sample2d sample{1, 16, 16, std::vector<float>(256), std::vector<uint8_t>(256)};
+    Sample sample{1, {16, 16}, std::vector<float>(256), std::vector<uint8_t>(256)};
     for (int i = 0; i < 256; ++i) {
       const int y = i / 16, x = i % 16, top = 2 + n % 5, left = 3 + n % 4;
       const bool inside = y >= top && y < top + 6 && x >= left && x < left + 6;
       sample.mask[i] = inside;
       sample.image[i] = static_cast<float>(inside) + 0.03f * static_cast<float>(x - y);
+    }
+    data.samples.push_back(std::move(sample));
+  }
+  return data;
+}
+
+std::shared_ptr<Backbone> volume_backbone(const char* norm = "batch") {
+  return make_backbone(
+      Json::Object{{"kind", "unet3d"}, {"width", 4}, {"depth", 2}, {"norm", norm}, {"upsampling", "trilinear"}});
+}
+
+EnsembleOptions volume_options() {
+  EnsembleOptions options;
+  options.taps = {"encoder.0", "encoder.1"};
+  return options;
+}
+
+// A box on a gradient, at a place of its own for each sample.
+Dataset boxes(int count) {
+  Dataset data;
+  constexpr int kDepth = 8, kHeight = 10, kWidth = 12, kPixels = kDepth * kHeight * kWidth;
+  for (int n = 0; n < count; ++n) {
+    Sample sample{1, {kDepth, kHeight, kWidth}, std::vector<float>(kPixels), std::vector<uint8_t>(kPixels)};
+    for (int i = 0; i < kPixels; ++i) {
+      const int z = i / (kHeight * kWidth), y = i / kWidth % kHeight, x = i % kWidth;
+      const int front = 1 + n % 3, top = 1 + n % 4, left = 2 + n % 5;
+      const bool inside = z >= front && z < front + 4 && y >= top && y < top + 5 && x >= left && x < left + 5;
+      sample.mask[i] = inside;
+      sample.image[i] = static_cast<float>(inside) + 0.03f * static_cast<float>(x - y + z);
     }
     data.samples.push_back(std::move(sample));
   }
@@ -149,7 +181,7 @@ TEST("train: samples that do not fit are named") {
   labels.samples[1].mask[5] = 9;
   CHECK_THROWS(train(ensemble, labels, nullptr, options_of({}), std::nullopt, control), code::kValue);
   Dataset sizes = squares(2);
-  sizes.samples[1].width = 8;
+  sizes.samples[1].size = {16, 8};
   CHECK_THROWS(train(ensemble, sizes, nullptr, options_of({}), std::nullopt, control), code::kShape);
   CHECK_THROWS(train(ensemble, Dataset{}, nullptr, options_of({}), std::nullopt, control), code::kShape);
 }
@@ -213,6 +245,104 @@ TEST("predict: bfloat16 is close to float, and leaves later float work alone") {
   options.dtype = at::kFloat;
   const at::Tensor after = predict(ensemble, images, options, control)[0].probabilities;
   CHECK((after - before).abs().max().item<double>() == 0);
+}
+
+TEST("volumes: heads convolve in three dimensions, and sizes of two are refused") {
+  Ensemble ensemble(volume_backbone(), volume_options());
+  CHECK(ensemble.options().input_size == std::vector<int64_t>({32, 32, 32}));
+  CHECK(ensemble.heads()[1].size == std::vector<int64_t>({16, 16, 16}));
+  CHECK(ensemble.heads()[2].name == kFinalHead);
+  for (const auto& [name, tensor] : ensemble.state())
+    if (name == "heads.0.weight") CHECK(tensor.sizes() == at::IntArrayRef({2, 4, 3, 3, 3}));
+  EnsembleOptions flat = volume_options();
+  flat.input_size = {32, 32};
+  CHECK_THROWS(Ensemble(volume_backbone(), flat), code::kOption);
+  Control control;
+  CHECK_THROWS(predict(ensemble, {at::rand({1, 8, 8})}, PredictOptions::from(Json::Object{}), control), code::kShape);
+  CHECK_THROWS(train(ensemble, squares(2), nullptr, options_of({}), std::nullopt, control), code::kShape);
+}
+
+TEST("volumes: training lowers the loss and finds the box, in float and bfloat16, with every augmentation") {
+  const Dataset data = boxes(8), validation = boxes(4);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const char* norm : {"batch", "instance"}) {
+      Ensemble ensemble(volume_backbone(norm), volume_options());
+      ensemble.to(c10::kCPU, true);
+      Control control;
+      TrainOptions options = options_of({{"epochs", 12},
+                                         {"loss", Json::Object{{"name", "diceCrossEntropy"}}},
+                                         {"augment", Json::Object{{"flipHorizontal", 0.5},
+                                                                  {"flipVertical", 0.5},
+                                                                  {"flipDepth", 0.5},
+                                                                  {"rotation", 5},
+                                                                  {"noise", 0.02}}}});
+      options.dtype = dtype;
+      const Json history = train(ensemble, data, &validation, options, std::nullopt, control);
+      const auto& epochs = history.at("epochs").array("epochs");
+      CHECK(epochs[11].at("loss").number("loss") < 0.6 * epochs[0].at("loss").number("loss"));
+      double best = 0;
+      for (const auto& epoch : epochs)
+        best = std::max(best, epoch.at("validation").at("fused").at("dice").number("dice"));
+      CHECK(best > 0.8);
+    }
+}
+
+TEST("volumes: predict equals the reference reduction of the heads' own logits") {
+  Ensemble ensemble(volume_backbone(), volume_options());
+  ensemble.to(c10::kCPU, true);
+  const at::Tensor image = at::rand({1, 9, 14, 11});
+  Control control;
+  const PredictOptions options = PredictOptions::from(Json::Object{{"labels", true}});
+  const Reduced actual = predict(ensemble, {image}, options, control)[0];
+  const at::NoGradGuard no_grad;
+  ensemble.train(false);
+  const Reduced expected = reduce_reference(ensemble.logits(image.unsqueeze(0)), {9, 14, 11}, options.reduce);
+  const auto near = [](const at::Tensor& a, const at::Tensor& b) {
+    CHECK(a.sizes() == b.sizes());
+    CHECK((a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>() < 1e-4);
+  };
+  near(actual.probabilities, expected.probabilities);
+  for (unsigned map = 0; map < kMapCount; ++map) near(actual.maps[map], expected.maps[map]);
+  CHECK((actual.mask != expected.mask).sum().item<int64_t>() <= 2);
+  CHECK((actual.labels != expected.labels).sum().item<int64_t>() <= 6);
+}
+
+TEST("train: dropout inside of the network follows the run's seed, and leaves the default generator alone") {
+  const Folder folder;
+  const auto backbone = [] {
+    return std::shared_ptr<Backbone>(make_backbone(Json::Object{
+        {"kind", "deeplabv3plus"}, {"inChannels", 1}, {"classes", 2}, {"decoderChannels", 8}, {"dropout", 0.5}}));
+  };
+  CHECK(backbone()->draws_in_training());
+  CHECK(!small_backbone()->draws_in_training());
+  EnsembleOptions taps;
+  taps.taps = {"encoder.layer1"};
+  taps.input_size = {16, 16};
+  const Dataset data = squares(8);
+  Json::Object options{{"run", folder.path.string()}, {"epochs", 2}};
+  Control control;
+  at::manual_seed(4);
+  const at::Tensor undisturbed = at::rand({4});
+  at::manual_seed(4);
+  Ensemble whole(backbone(), taps);
+  train(whole, data, nullptr, options_of({{"epochs", 2}}), std::nullopt, control);
+  CHECK(at::equal(at::rand({4}), undisturbed));
+
+  Ensemble interrupted(backbone(), taps);
+  Control stopping;
+  stopping.report = [&](const Json& event) {
+    if (event.at("type").string("type") == "batch" && event.at("epoch").integer("epoch") == 1) stopping.stop = true;
+  };
+  options["resume"] = true;
+  CHECK_THROWS(train(interrupted, data, nullptr, options_of(options), std::nullopt, stopping), code::kAborted);
+  Ensemble resumed(backbone(), taps);
+  at::manual_seed(11);
+  train(resumed, data, nullptr, options_of(options), std::nullopt, control);
+  CHECK(largest_difference(whole, resumed) == 0);
+
+  Ensemble other(backbone(), taps);
+  train(other, data, nullptr, options_of({{"epochs", 2}, {"seed", 1}}), std::nullopt, control);
+  CHECK(largest_difference(whole, other) > 0);
 }
 
 }  // namespace

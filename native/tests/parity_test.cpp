@@ -1,5 +1,6 @@
 // Against PyTorch: the folder of fixtures that scripts/parity/make_fixtures.py writes, given by
 // LAYER_ENSEMBLES_FIXTURES. Without it no test is registered.
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -58,6 +59,7 @@ void check_training(const Fixture& fixture, Backbone& backbone) {
   const auto expected = fixture.under("train/tap/");
   const auto names = names_of(expected);
   backbone.train(true);
+  at::manual_seed(3);  // as make_fixtures.py does: dropout draws the same
   const Pass pass = backbone.forward(fixture.at("input"), backbone.tap(names).get());
   at::Tensor loss = (pass.output * fixture.at("train/cotangent")).sum();
   for (const at::Tensor& tap : pass.taps) loss = loss + (tap * test::cosines(tap)).sum() / tap.numel();
@@ -103,7 +105,7 @@ void register_case(const std::string& path) {
       backbone.to(at::kCPU, channels_last);
       backbone.train(false);
       backbone.begin_inference(at::kFloat);
-      check_evaluation(fixture, backbone, kTolerance);
+      check_evaluation(fixture, backbone, 2 * kTolerance);  // folding rounds once more
     }
   });
 }

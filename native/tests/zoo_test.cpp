@@ -68,6 +68,10 @@ TEST("zoo: parameter counts are those of torchvision and segmentation_models_pyt
   CHECK(count(make(R"({"kind":"resnet18"})")->parameters()) == 11'689'512);
   CHECK(count(make(R"({"kind":"resnet34"})")->parameters()) == 21'797'672);
   CHECK(count(make(R"({"kind":"resnet50"})")->parameters()) == 25'557'032);
+  CHECK(count(make(R"({"kind":"resnet101"})")->parameters()) == 44'549'160);
+  CHECK(count(make(R"({"kind":"deeplabv3plus","encoder":"resnet50","classes":21})")->parameters()) == 26'682'725);
+  CHECK(count(make(R"({"kind":"deeplabv3plus","encoder":"resnet34"})")->parameters()) == 22'437'457);
+  CHECK(count(make(R"({"kind":"fpn","encoder":"resnet34"})")->parameters()) == 23'155'393);
   CHECK(count(make(R"({"kind":"unet"})")->parameters()) == 14'328'209);
   CHECK(count(make(R"({"kind":"unet","encoder":"resnet34"})")->parameters()) == 24'436'369);
   CHECK(count(make(R"({"kind":"unet","encoder":"resnet50"})")->parameters()) == 32'521'105);
@@ -86,6 +90,67 @@ TEST("zoo: state-dict names") {
   CHECK(!names.contains("encoder.fc.weight") && !names.contains("decoder.blocks.0.conv1.0.bias"));
   CHECK(!state(*make(R"({"kind":"resnet18","classes":0})")).contains("fc.weight"));
   CHECK(state(*make(kSmall)).contains("encoder.2.4.running_mean"));
+}
+
+TEST("zoo: state-dict names of DeepLabV3Plus and FPN") {
+  const auto check = [](const char* text,
+                        std::initializer_list<std::pair<const char*, std::vector<int64_t>>> expected) {
+    const auto names = state(*make(text));
+    for (const auto& [name, shape] : expected)
+      if (!names.contains(name) || names.at(name).sizes() != at::IntArrayRef(shape))
+        test::failed(__FILE__, __LINE__, "no ", name, ", or of another shape");
+  };
+  check(R"({"kind":"deeplabv3plus","classes":5})", {{"encoder.layer4.1.conv2.weight", {512, 512, 3, 3}},
+                                                    {"decoder.aspp.0.convs.0.0.weight", {256, 512, 1, 1}},
+                                                    {"decoder.aspp.0.convs.1.0.0.weight", {512, 1, 3, 3}},
+                                                    {"decoder.aspp.0.convs.3.0.1.weight", {256, 512, 1, 1}},
+                                                    {"decoder.aspp.0.convs.3.1.running_mean", {256}},
+                                                    {"decoder.aspp.0.convs.4.1.weight", {256, 512, 1, 1}},
+                                                    {"decoder.aspp.0.project.0.weight", {256, 1280, 1, 1}},
+                                                    {"decoder.aspp.1.0.weight", {256, 1, 3, 3}},
+                                                    {"decoder.aspp.2.bias", {256}},
+                                                    {"decoder.block1.0.weight", {48, 64, 1, 1}},
+                                                    {"decoder.block2.0.0.weight", {304, 1, 3, 3}},
+                                                    {"decoder.block2.0.1.weight", {256, 304, 1, 1}},
+                                                    {"segmentation_head.0.weight", {5, 256, 1, 1}}});
+  check(R"({"kind":"fpn","classes":5})", {{"decoder.p5.weight", {256, 512, 1, 1}},
+                                          {"decoder.p4.skip_conv.bias", {256}},
+                                          {"decoder.p2.skip_conv.weight", {256, 64, 1, 1}},
+                                          {"decoder.seg_blocks.0.block.2.block.0.weight", {128, 128, 3, 3}},
+                                          {"decoder.seg_blocks.0.block.0.block.1.weight", {128}},
+                                          {"decoder.seg_blocks.3.block.0.block.0.weight", {128, 256, 3, 3}},
+                                          {"segmentation_head.0.weight", {5, 128, 1, 1}}});
+}
+
+TEST("zoo: the deeper U-Net is resnet101 with wide scSE blocks") {
+  const auto layers = make(R"({"kind":"unet","preset":"deep"})");
+  CHECK(layers->config().at("encoder").string("encoder") == "resnet101");
+  CHECK(layers->config().at("attention").string("attention") == "scse");
+  CHECK(layers->in_channels() == 1);
+  CHECK(state(*layers).at("decoder.blocks.0.conv1.0.weight").sizes() == at::IntArrayRef({1024, 3072, 3, 3}));
+}
+
+TEST("zoo: volumes of any size, and nothing else, for unet3d") {
+  for (const char* text : {R"({"kind":"unet3d","width":4,"depth":3})",
+                           R"({"kind":"unet3d","width":4,"depth":2,"norm":"instance","upsampling":"trilinear"})"}) {
+    const auto backbone = make(text);
+    CHECK(backbone->spatial_axes() == 3);
+    CHECK_THROWS(evaluate(*backbone, at::randn({1, 1, 8, 8})), code::kShape);
+    for (const bool channels_last : {false, true}) {
+      backbone->to(at::kCPU, channels_last);
+      for (const auto& size : {std::vector<int64_t>{1, 1, 1}, {3, 7, 5}, {8, 16, 12}}) {
+        std::vector<int64_t> shape{2, 1};
+        shape.insert(shape.end(), size.begin(), size.end());
+        const at::Tensor x = at::randn(shape), y = evaluate(*backbone, x);
+        CHECK(y.sizes().slice(2) == at::IntArrayRef(size) && y.size(1) == 2);
+        backbone->begin_inference(at::kFloat);
+        CHECK(relative_error(evaluate(*backbone, x), y) < 1e-4);
+        backbone->begin_inference(at::kBFloat16);
+        CHECK(evaluate(*backbone, x).scalar_type() == at::kBFloat16);
+        backbone->end_inference();
+      }
+    }
+  }
 }
 
 TEST("zoo: layers have names, types and counts, and say which cannot be tapped") {
@@ -131,9 +196,11 @@ TEST("zoo: initial weights depend on the seed alone") {
 
 TEST("zoo: any size of input") {
   const auto unet = make(kSmallUnet), plain = make(kSmall);
+  const auto deeplab = make(R"({"kind":"deeplabv3plus","inChannels":1,"classes":2,"decoderChannels":8})");
+  const auto fpn = make(R"({"kind":"fpn","inChannels":1,"classes":2,"pyramidChannels":8,"segmentationChannels":32})");
   for (const auto& [height, width] : {std::pair(1, 1), {3, 7}, {32, 32}, {97, 130}, {33, 64}}) {
     const at::Tensor x = at::randn({2, 1, height, width});
-    for (Backbone* backbone : {unet.get(), plain.get()}) {
+    for (Backbone* backbone : {unet.get(), plain.get(), deeplab.get(), fpn.get()}) {
       const at::Tensor y = evaluate(*backbone, x);
       CHECK(y.sizes() == at::IntArrayRef({2, 2, height, width}));
       CHECK(y.isfinite().all().item<bool>());
@@ -320,7 +387,9 @@ TEST("zoo: a classifier becomes an encoder, whatever the number of its input cha
 
 TEST("zoo: derived weights give the same, follow the weights, and end with training") {
   for (const char* text : {kSmallUnet, kSmall, R"({"kind":"resnet18","inChannels":1,"classes":4})",
-                           R"({"kind":"unet","inChannels":1,"attention":"scse","decoderChannels":[32,16,16,16,16]})"}) {
+                           R"({"kind":"unet","inChannels":1,"attention":"scse","decoderChannels":[32,16,16,16,16]})",
+                           R"({"kind":"deeplabv3plus","inChannels":1,"decoderChannels":8})",
+                           R"({"kind":"fpn","inChannels":1,"pyramidChannels":8,"segmentationChannels":32})"}) {
     const auto backbone = make(text);
     backbone->to(at::kCPU, true);
     backbone->train(true);

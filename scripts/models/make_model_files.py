@@ -69,11 +69,17 @@ class Hooks:
             handle.remove()
 
 
+# What passes its input on in evaluation leaves no trace in a recorded network: its call is nowhere in the file.
+PASSING = ("Identity", "Dropout", "DropPath", "StochasticDepth")
+
+
 def choose_taps(model, network, args, rank):
     """The required ones, then modules spread over the order of execution that return an image-like tensor."""
     with torch.no_grad(), Hooks(model) as values:
         model(*args)
-    ran = [name for name, value in values.items() if value.dim() == rank]
+    modules = dict(model.named_modules())
+    passing = {name for name in values if type(modules[name]).__name__.startswith(PASSING)}
+    ran = [name for name, value in values.items() if value.dim() == rank and name not in passing]
     missing = [name for name in network.taps if name not in values]
     if missing:
         raise ValueError(f"these taps did not run: {missing}")

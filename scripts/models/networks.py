@@ -306,7 +306,7 @@ def timm_networks():
         "timm_vit_tiny": Network(make("vit_tiny_patch16_224", img_size=64), taps=("patch_embed.proj", "blocks.2", "blocks.11", "norm"), count=4, odd=False),
         "timm_convnext_atto": Network(make("convnext_atto"), taps=("stages.0", "stages.2.blocks.3.conv_dw")),
         "timm_mobilenetv4": Network(make("mobilenetv4_conv_small"), taps=("blocks.1", "blocks.3.0")),
-        "timm_hrnet_w18_small": Network(make("hrnet_w18_small"), taps=("stage2.0.fuse_layers.0.1", "stage4.0.branches.2")),
+        "timm_hrnet_w18_small": Network(make("hrnet_w18_small"), odd=False, taps=("stage2.0.fuse_layers.0.1", "stage4.0.branches.2")),
         "timm_unet_resnet18": Network(lambda: TimmUnet("resnet18"), taps=("blocks.0", "encoder.layer2.1.act2", "blocks.3.2")),
         "timm_unet_mobilenetv3": Network(lambda: TimmUnet("mobilenetv3_small_050"), taps=("blocks.0", "blocks.3.2")),
     }

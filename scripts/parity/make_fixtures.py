@@ -19,6 +19,8 @@ from zoo import make  # noqa: E402
 
 TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
+DROPOUT_SEED = 3  # of the default generator before the training pass, there as here
+
 CASES = {
     "resnet18": ({"kind": "resnet18", "inChannels": 3, "classes": 10}, (2, 3, 64, 64)),
     "resnet50": ({"kind": "resnet50", "inChannels": 1, "classes": 7}, (2, 1, 65, 40)),
@@ -38,6 +40,36 @@ CASES = {
     "unet-resnet50": (
         {"kind": "unet", "encoder": "resnet50", "inChannels": 3, "classes": 2, "decoderChannels": [64, 32, 32, 16, 16]},
         (2, 3, 64, 64),
+    ),
+    "resnet101": ({"kind": "resnet101", "inChannels": 1, "classes": 3}, (2, 1, 48, 33)),
+    "unet-resnet101-scse": (
+        {"kind": "unet", "encoder": "resnet101", "inChannels": 1, "classes": 2, "attention": "scse", "decoderChannels": [64, 32, 32, 16, 16]},
+        (2, 1, 64, 40),
+    ),
+    "deeplabv3plus": (
+        {"kind": "deeplabv3plus", "encoder": "resnet18", "inChannels": 3, "classes": 3, "decoderChannels": 32},
+        (2, 3, 64, 96),
+    ),
+    "deeplabv3plus-odd": (
+        {"kind": "deeplabv3plus", "encoder": "resnet18", "inChannels": 1, "classes": 2, "decoderChannels": 48, "atrousRates": [2, 4, 6], "dropout": 0.3},
+        (2, 1, 97, 130),
+    ),
+    "deeplabv3plus-stride8": (
+        {"kind": "deeplabv3plus", "encoder": "resnet50", "inChannels": 1, "classes": 2, "decoderChannels": 16, "outputStride": 8, "dropout": 0},
+        (2, 1, 65, 64),
+    ),
+    "fpn": (
+        {"kind": "fpn", "encoder": "resnet18", "inChannels": 3, "classes": 2, "pyramidChannels": 32, "segmentationChannels": 64},
+        (2, 3, 64, 64),
+    ),
+    "fpn-odd": (
+        {"kind": "fpn", "encoder": "resnet34", "inChannels": 1, "classes": 4, "pyramidChannels": 16, "segmentationChannels": 32, "dropout": 0},
+        (2, 1, 97, 130),
+    ),
+    "unet3d": ({"kind": "unet3d", "inChannels": 1, "classes": 2, "width": 4, "depth": 3}, (2, 1, 16, 24, 20)),
+    "unet3d-odd": (
+        {"kind": "unet3d", "inChannels": 2, "classes": 3, "width": 4, "depth": 4, "norm": "instance", "upsampling": "trilinear"},
+        (2, 2, 13, 21, 18),
     ),
     "plain-unet": ({"kind": "plain-unet", "inChannels": 1, "classes": 2, "width": 8, "depth": 4}, (2, 1, 64, 64)),
     "plain-unet-odd": ({"kind": "plain-unet", "inChannels": 2, "classes": 3, "width": 8, "depth": 3}, (2, 2, 51, 38)),
@@ -76,7 +108,7 @@ def main(folder):
         torch.manual_seed(seed)
         model = make(config)
         for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):  # running statistics that are not the identity
+            if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):  # running statistics that are not the identity
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
                 with torch.no_grad():
@@ -88,6 +120,7 @@ def main(folder):
         output, taps = run(model.eval(), x, False)
         tensors |= {"eval/output": output, **{f"eval/tap/{k}": v for k, v in taps.items()}}
 
+        torch.manual_seed(DROPOUT_SEED)
         output, taps = run(model.train(), x, True)
         cotangent = torch.randn_like(output)
         loss = (output * cotangent).sum()

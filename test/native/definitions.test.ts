@@ -1,8 +1,8 @@
 // The native pass against the TypeScript definitions, from the same logits.
 import { describe, expect, it } from "vitest";
-import type { NdArray, PredictOptions } from "../../lib/index.js";
+import type { EnsembleOptions, NdArray, PredictOptions } from "../../lib/index.js";
 import * as metrics from "../../lib/metrics/index.js";
-import { noise, smallModel } from "../support/model.js";
+import { noise, smallModel, smallVolumeModel } from "../support/model.js";
 
 const TOLERANCE = 1e-5;
 
@@ -14,7 +14,15 @@ function expectNear(actual: ArrayLike<number>, expected: ArrayLike<number>): voi
   expect(worst).toBeLessThan(TOLERANCE);
 }
 
-describe.each([2, 4])("with %i classes", (classes) => {
+const images = { make: (options: EnsembleOptions) => smallModel({ ...options, depth: 3 }), shape: [1, 45, 61] };
+const volumes = { make: smallVolumeModel, shape: [1, 9, 14, 19] };
+
+describe.each([
+  ["images", 2, images],
+  ["images", 4, images],
+  ["volumes", 2, volumes],
+  ["volumes", 3, volumes],
+] as const)("%s, %i classes", (_, classes, { make, shape }) => {
   const cases: PredictOptions[] = [
     {},
     { skip: 2 },
@@ -24,8 +32,8 @@ describe.each([2, 4])("with %i classes", (classes) => {
     { fusion: "last" },
   ];
   it.each(cases)("predict(%o) equals the definitions", async (options) => {
-    const { backbone, model } = await smallModel({ classes, depth: 3 });
-    const image = noise([1, 45, 61]);
+    const { backbone, model } = await make({ classes });
+    const image = noise([...shape]);
     const logits = await model.forward(image);
     const skip = options.skip ?? 0;
     const heads: NdArray[] = [...logits.values()]
@@ -37,6 +45,8 @@ describe.each([2, 4])("with %i classes", (classes) => {
 
     const probabilities = heads.map((head) => metrics.softmax(head));
     const fused = metrics.fuse(heads, { fusion: options.fusion ?? "mean", ...(weights && { weights }) });
+    expect(actual.mask.shape).toEqual(shape.slice(1));
+    expect(actual.probabilities!.shape).toEqual([classes, ...shape.slice(1)]);
     expectNear(actual.probabilities!.data, fused.data);
     expectNear(actual.maps.entropy!.data, metrics.entropy(fused).data);
     for (const name of ["expectedEntropy", "mutualInformation", "variance"] as const)

@@ -56,6 +56,19 @@ describe("layers", () => {
     }
     await backbone.dispose();
   });
+
+  it("give no automatic tap that is pooled to a single place, in attention or in a pyramid", async () => {
+    const scse = await Backbone.create("unet", { attention: "scse", decoderChannels: [64, 32, 32, 16, 16] });
+    const encoder = ["encoder.relu", "encoder.layer1", "encoder.layer2", "encoder.layer3", "encoder.layer4"];
+    const blocks = [0, 1, 2, 3].map((i) => `decoder.blocks.${i}`);
+    expect(autoTaps(await scse.probe([64, 64]))).toEqual([...encoder, ...blocks]);
+    await scse.dispose();
+    const deeplab = await Backbone.create("deeplabv3plus", { decoderChannels: 16, encoder: "resnet34" });
+    expect(autoTaps(await deeplab.probe([64, 64]))).toEqual([
+      ...["encoder.relu", "encoder.layer1", "encoder.layer2", "decoder.aspp", "decoder"],
+    ]);
+    await deeplab.dispose();
+  });
 });
 
 describe("taps", () => {

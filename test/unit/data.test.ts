@@ -402,7 +402,7 @@ describe("Dataset.fromFolder", () => {
 
   test.each([
     [{ siz: 3 }, /received 'siz'\. Did you mean 'size'\?/],
-    [{ size: [1, 2, 3] }, /option 'size'/],
+    [{ size: [1, 2, 3, 4] }, /option 'size'/],
     [{ size: 0 }, /option 'size'/],
     [{ resize: "crop" }, /"stretch", "pad", "none-with-pad" .*'resize'/],
     [{ normalise: { kind: "percentile", low: 60, high: 40 } }, /option 'normalise'/],

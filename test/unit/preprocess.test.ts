@@ -191,7 +191,7 @@ describe("preprocess", () => {
     }
   });
 
-  test.each([[[6]], [[2, 2, 3]], [[2, 4]], [[1, 1, 2, 3]], [[0, 6]]])("shape %j is an error", (shape) => {
+  test.each([[[6]], [[2, 2, 3]], [[2, 4]], [[1, 1, 1, 2, 3]], [[0, 6]]])("shape %j is an error", (shape) => {
     expect(() => preprocess({ data: new Float32Array(6), shape }, plain)).toThrow(/^Expected H×W/);
   });
 });

@@ -64,6 +64,9 @@ class Backbone {
   virtual NamedTensors parameters() const = 0;
   virtual NamedTensors buffers() const = 0;
   virtual void train(bool on) = 0;
+  // Whether passes in training may draw from libtorch's default generator (dropout): whoever needs the same numbers
+  // again then seeds it. True where it cannot be known.
+  virtual bool draws_in_training() const { return true; }
   // Moves parameters and buffers; convolution weights become channels_last where asked.
   virtual void to(c10::Device device, bool channels_last) = 0;
   // Lets evaluation passes use derived weights (batch norm folded into the convolution before it, cast to `dtype`)
@@ -77,7 +80,7 @@ class Backbone {
   virtual std::unique_ptr<Backbone> clone() const = 0;
 };
 
-// {"kind": "unet" | "resnet18" | "plain-unet" | ..., ...}: see zoo.h. Weights are initialised from config.seed without
+// {"kind": "unet" | "resnet18" | "unet3d" | ..., ...}: see zoo.h. Weights are initialised from config.seed without
 // touching libtorch's global generator's later draws. Or {"kind": "torchscript" | "exported" | "file", "file": path,
 // ...}: see imported.h.
 std::unique_ptr<Backbone> make_backbone(const Json& config);

@@ -1,5 +1,6 @@
 #include "backbones/checks.h"
 
+#include "backbones/layout.h"
 #include "error.h"
 #include "taps/hooks.h"
 
@@ -43,16 +44,7 @@ at::Tensor checked_input(const at::Tensor& input, int64_t in_channels, int64_t s
     fail(code::kShape, "Expected floating-point numbers for the input but received ",
          c10::toString(input.scalar_type()), ".");
   const at::Tensor x = input.to(device);
-  if (!channels_last) return x;
-  // One channel is laid out the same either way, and only the strides say which: left as they are, everything up to
-  // the first mixed operation would run in the slower layout.
-  if (x.size(1) == 1) {
-    std::vector<int64_t> strides(x.dim(), 1);
-    for (int64_t axis = x.dim() - 2; axis >= 2; --axis) strides[axis] = strides[axis + 1] * x.size(axis + 1);
-    strides[0] = strides[2] * x.size(2);
-    return x.contiguous().as_strided(x.sizes(), strides);
-  }
-  return x.contiguous(layout(x.dim(), true));
+  return channels_last ? with_channels_last(x) : x;
 }
 
 }  // namespace le

@@ -556,9 +556,12 @@ Pass ExportedBackbone::forward(const at::Tensor& input, const TapSet* taps) {
 }
 
 NamedTensors ExportedBackbone::named(Role role) const {
+  // One tensor under two names is listed once, by the first, as named_parameters() does: an optimiser would step twice.
   NamedTensors all;
+  std::unordered_set<const at::TensorImpl*> seen;
   for (size_t i = 0; i < weights_.size(); ++i)
-    if (program_->weights[i].role == role) all.emplace_back(program_->weights[i].name, weights_[i]);
+    if (program_->weights[i].role == role && seen.insert(weights_[i].unsafeGetTensorImpl()).second)
+      all.emplace_back(program_->weights[i].name, weights_[i]);
   return all;
 }
 

@@ -5,12 +5,22 @@
 #include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/conv3d.h>
+#include <ATen/ops/dropout.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/feature_dropout.h>
+#include <ATen/ops/group_norm.h>
+#include <ATen/ops/instance_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/max_pool2d.h>
+#include <ATen/ops/max_pool3d.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
+#include <ATen/ops/upsample_bilinear2d.h>
+#include <ATen/ops/upsample_nearest2d.h>
+#include <ATen/ops/upsample_nearest3d.h>
+#include <ATen/ops/upsample_trilinear3d.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -32,6 +42,12 @@ Fans fans(const at::Tensor& weight) {
   return {static_cast<double>(weight.size(1)) * field, static_cast<double>(weight.size(0)) * field};
 }
 
+std::vector<int64_t> conv_shape(int64_t axes, int64_t in, int64_t out, int64_t kernel) {
+  std::vector<int64_t> shape{out, in};
+  shape.insert(shape.end(), axes, kernel);
+  return shape;
+}
+
 void init_uniform(const at::Tensor& weight, double bound, at::Generator& generator) {
   const at::NoGradGuard no_grad;
   weight.uniform_(-bound, bound, generator);
@@ -39,44 +55,57 @@ void init_uniform(const at::Tensor& weight, double bound, at::Generator& generat
 
 }  // namespace
 
-Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool bias)
-    : weight(parameter("weight", at::zeros({out, in, kernel, kernel}))),
-      bias(bias ? parameter("bias", at::zeros({out})) : at::Tensor()),
-      stride_(stride),
-      padding_(padding) {}
+WeightedModule::WeightedModule(at::Tensor weight, at::Tensor bias)
+    : weight(parameter("weight", std::move(weight))),
+      bias(bias.defined() ? parameter("bias", std::move(bias)) : at::Tensor()) {}
 
-at::Tensor Conv2d::convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const {
-  return at::conv2d(x, weight, bias, {stride_, stride_}, {padding_, padding_});
-}
-
-at::Tensor Conv2d::forward(const at::Tensor& x) {
-  if (cast_weight_.defined() && evaluating(*this)) return convolve(x, cast_weight_, cast_bias_);
-  return convolve(x, weight, bias);
-}
-
-void Conv2d::begin_inference(at::ScalarType dtype) {
-  const at::NoGradGuard no_grad;
+void WeightedModule::begin_inference(at::ScalarType dtype) {
   cast_weight_ = weight.detach().to(dtype);
   cast_bias_ = bias.defined() ? bias.detach().to(dtype) : bias;
-  if (!norm_) return;
-  const NormStatistics norm{norm_->weight.detach(), norm_->bias.detach(), norm_->running_mean, norm_->running_var,
-                            BatchNorm2d::kEps};
-  folded_ = FoldedConv(weight, bias, {{stride_, stride_}, {padding_, padding_}, {1, 1}, 1}, norm, dtype);
 }
 
-void Conv2d::end_inference() {
-  cast_weight_ = cast_bias_ = at::Tensor();
+void WeightedModule::end_inference() { cast_weight_ = cast_bias_ = at::Tensor(); }
+
+bool WeightedModule::casts() const { return cast_weight_.defined() && evaluating(*this); }
+const at::Tensor& WeightedModule::current_weight() const { return casts() ? cast_weight_ : weight; }
+const at::Tensor& WeightedModule::current_bias() const { return casts() ? cast_bias_ : bias; }
+
+Conv::Conv(int64_t axes, int64_t in, int64_t out, int64_t kernel, const ConvOptions& options)
+    : WeightedModule(at::zeros(conv_shape(axes, in / options.groups, out, kernel)),
+                     options.bias ? at::zeros({out}) : at::Tensor()),
+      geometry_{std::vector<int64_t>(axes, options.stride), std::vector<int64_t>(axes, options.padding),
+                std::vector<int64_t>(axes, options.dilation), options.groups} {}
+
+at::Tensor Conv::forward(const at::Tensor& x) {
+  // Not at::convolution, which autocast does not know on the CPU.
+  const auto& [stride, padding, dilation, groups] = geometry_;
+  return axes() == 3 ? at::conv3d(x, current_weight(), current_bias(), stride, padding, dilation, groups)
+                     : at::conv2d(x, current_weight(), current_bias(), stride, padding, dilation, groups);
+}
+
+void Conv::begin_inference(at::ScalarType dtype) {
+  const at::NoGradGuard no_grad;
+  WeightedModule::begin_inference(dtype);
+  if (!norm_) return;
+  const NormStatistics norm{norm_->weight.detach(), norm_->bias.detach(), norm_->running_mean, norm_->running_var,
+                            BatchNorm::kEps};
+  folded_ = FoldedConv(weight, bias, geometry_, norm, dtype);
+}
+
+void Conv::end_inference() {
+  WeightedModule::end_inference();
   folded_ = FoldedConv();
 }
 
-BatchNorm2d::BatchNorm2d(int64_t channels)
+BatchNorm::BatchNorm(int64_t axes, int64_t channels)
     : weight(parameter("weight", at::ones({channels}))),
       bias(parameter("bias", at::zeros({channels}))),
       running_mean(buffer("running_mean", at::zeros({channels}))),
       running_var(buffer("running_var", at::ones({channels}))),
-      num_batches_tracked(buffer("num_batches_tracked", at::zeros({}, at::kLong))) {}
+      num_batches_tracked(buffer("num_batches_tracked", at::zeros({}, at::kLong))),
+      axes_(axes) {}
 
-at::Tensor BatchNorm2d::forward(const at::Tensor& x) {
+at::Tensor BatchNorm::forward(const at::Tensor& x) {
   if (training()) {
     if (x.numel() == x.size(1))
       fail(code::kShape, "Expected more than one value per channel to train batch norm but received shape ", x.sizes(),
@@ -87,6 +116,24 @@ at::Tensor BatchNorm2d::forward(const at::Tensor& x) {
   return at::batch_norm(x, weight, bias, running_mean, running_var, training(), kMomentum, kEps, true);
 }
 
+InstanceNorm3d::InstanceNorm3d(int64_t channels) : WeightedModule(at::ones({channels}), at::zeros({channels})) {}
+
+at::Tensor InstanceNorm3d::forward(const at::Tensor& x) {
+  return at::instance_norm(x, weight, bias, {}, {}, true, BatchNorm::kMomentum, BatchNorm::kEps, true);
+}
+
+GroupNorm::GroupNorm(int64_t groups, int64_t channels)
+    : WeightedModule(at::ones({channels}), at::zeros({channels})), groups_(groups) {}
+
+at::Tensor GroupNorm::forward(const at::Tensor& x) {
+  return at::group_norm(x, groups_, current_weight(), current_bias(), BatchNorm::kEps);
+}
+
+at::Tensor Dropout::forward(const at::Tensor& x) {
+  if (!training() || p_ == 0) return x;
+  return of_ == Of::kNumbers ? at::dropout(x, p_, true) : at::feature_dropout(x, p_, true);
+}
+
 at::Tensor ReLU::forward(const at::Tensor& x) {
   at::Tensor out = x;
   return out.relu_();
@@ -94,34 +141,32 @@ at::Tensor ReLU::forward(const at::Tensor& x) {
 
 at::Tensor Sigmoid::forward(const at::Tensor& x) { return at::sigmoid(x); }
 
-at::Tensor MaxPool2d::forward(const at::Tensor& x) {
-  return at::max_pool2d(x, {kernel_, kernel_}, {stride_, stride_}, {padding_, padding_}, {1, 1}, ceil_mode_);
+at::Tensor MaxPool::forward(const at::Tensor& x) {
+  const std::vector<int64_t> kernel(axes_, kernel_), stride(axes_, stride_), padding(axes_, padding_), ones(axes_, 1);
+  return axes_ == 3 ? at::max_pool3d(x, kernel, stride, padding, ones, ceil_mode_)
+                    : at::max_pool2d(x, kernel, stride, padding, ones, ceil_mode_);
 }
 
 at::Tensor AdaptiveAvgPool2d::forward(const at::Tensor& x) { return at::adaptive_avg_pool2d(x, {1, 1}); }
 
-Linear::Linear(int64_t in, int64_t out)
-    : weight(parameter("weight", at::zeros({out, in}))), bias(parameter("bias", at::zeros({out}))) {}
+Linear::Linear(int64_t in, int64_t out) : WeightedModule(at::zeros({out, in}), at::zeros({out})) {}
 
-at::Tensor Linear::forward(const at::Tensor& x) {
-  const bool cast = cast_weight_.defined() && evaluating(*this);
-  return at::linear(x, cast ? cast_weight_ : weight, cast ? cast_bias_ : bias);
+at::Tensor Linear::forward(const at::Tensor& x) { return at::linear(x, current_weight(), current_bias()); }
+
+at::Tensor resized(const at::Tensor& x, at::IntArrayRef size, Upsampling how) {
+  if (x.sizes().slice(2) == size) return x;
+  const bool volume = size.size() == 3;
+  if (how == Upsampling::kNearest) return volume ? at::upsample_nearest3d(x, size) : at::upsample_nearest2d(x, size);
+  const bool aligned = how == Upsampling::kLinearAlignedCorners;
+  return volume ? at::upsample_trilinear3d(x, size, aligned) : at::upsample_bilinear2d(x, size, aligned);
 }
 
-void Linear::begin_inference(at::ScalarType dtype) {
-  cast_weight_ = weight.detach().to(dtype);
-  cast_bias_ = bias.detach().to(dtype);
-}
-
-void Linear::end_inference() { cast_weight_ = cast_bias_ = at::Tensor(); }
-
-at::Tensor conv_norm(Conv2d& conv, BatchNorm2d& norm, const at::Tensor& x) {
+at::Tensor conv_norm(Conv& conv, BatchNorm& norm, const at::Tensor& x) {
   if (conv.folded().defined() && evaluating(norm) && !wanted(conv)) return norm.report(conv.folded()(x));
   return norm(conv(x));
 }
 
-at::Tensor conv_norm_relu(Conv2d& conv, BatchNorm2d& norm, ReLU& relu, const at::Tensor& x,
-                          const at::Tensor& shortcut) {
+at::Tensor conv_norm_relu(Conv& conv, BatchNorm& norm, ReLU& relu, const at::Tensor& x, const at::Tensor& shortcut) {
   const FoldedConv& folded = conv.folded();
   if (folded.fuses() && evaluating(norm) && !wanted(conv) && !wanted(norm))
     return relu.report(shortcut.defined() ? folded.then_add(x, shortcut, "relu") : folded.then(x, "relu"));
@@ -130,7 +175,7 @@ at::Tensor conv_norm_relu(Conv2d& conv, BatchNorm2d& norm, ReLU& relu, const at:
 }
 
 void Sequential::append(UnaryModule& module) {
-  const Step step{&module, dynamic_cast<Conv2d*>(&module), dynamic_cast<BatchNorm2d*>(&module),
+  const Step step{&module, dynamic_cast<Conv*>(&module), dynamic_cast<BatchNorm*>(&module),
                   dynamic_cast<ReLU*>(&module)};
   if (step.norm && !steps_.empty() && steps_.back().conv) steps_.back().conv->folds_into(*step.norm);
   steps_.push_back(step);

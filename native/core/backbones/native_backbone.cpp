@@ -5,8 +5,10 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "backbones/checks.h"
+#include "backbones/layers.h"
 #include "error.h"
 
 namespace le {
@@ -23,10 +25,12 @@ class NativeTapSet final : public TapSet {
 
 }  // namespace
 
-NativeBackbone::NativeBackbone(std::unique_ptr<UnaryModule> root, Json config, int64_t in_channels)
+NativeBackbone::NativeBackbone(std::unique_ptr<UnaryModule> root, Json config, int64_t in_channels,
+                               int64_t spatial_axes)
     : root_(std::move(root)),
       config_(std::move(config)),
       in_channels_(in_channels),
+      spatial_axes_(spatial_axes),
       modules_(root_->enumerate()),
       fates_(modules_.size(), Fate::kUnknown) {}
 
@@ -129,6 +133,17 @@ c10::Device NativeBackbone::device() const {
   return c10::kCPU;
 }
 
+at::MemoryFormat NativeBackbone::channels_last_format() const {
+  return spatial_axes_ == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+}
+
+bool NativeBackbone::draws_in_training() const {
+  return std::any_of(modules_.begin(), modules_.end(), [](const Module::Named& named) {
+    const auto* dropout = dynamic_cast<const Dropout*>(named.module);
+    return dropout && dropout->p() > 0;
+  });
+}
+
 void NativeBackbone::train(bool on) {
   if (on) end_inference();
   root_->train(on);
@@ -138,11 +153,11 @@ void NativeBackbone::to(c10::Device device, bool channels_last) {
   end_inference();
   const at::NoGradGuard no_grad;
   channels_last_ = channels_last;
-  const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const auto format = channels_last ? channels_last_format() : at::MemoryFormat::Contiguous;
   // set_data keeps each tensor's identity: an optimiser may already hold it.
   for (auto& [name, tensor] : parameters()) {
     at::Tensor moved = tensor.detach().to(device);
-    tensor.set_data(tensor.dim() == 4 ? moved.contiguous(format) : moved);
+    tensor.set_data(tensor.dim() == spatial_axes_ + 2 ? moved.contiguous(format) : moved);
   }
   for (auto& [name, tensor] : buffers()) tensor.set_data(tensor.detach().to(device));
 }

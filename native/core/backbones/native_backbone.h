@@ -12,10 +12,11 @@ namespace le {
 class NativeBackbone final : public Backbone {
  public:
   // `config` must make an equal network through make_backbone().
-  NativeBackbone(std::unique_ptr<UnaryModule> root, Json config, int64_t in_channels);
+  NativeBackbone(std::unique_ptr<UnaryModule> root, Json config, int64_t in_channels, int64_t spatial_axes = 2);
 
   Json config() const override { return config_; }
   int64_t in_channels() const override { return in_channels_; }
+  int64_t spatial_axes() const override { return spatial_axes_; }
   std::vector<Layer> layers() const override;
   std::vector<Call> trace(const at::Tensor& input) override;
   std::shared_ptr<TapSet> tap(std::vector<std::string> names) override;
@@ -23,6 +24,7 @@ class NativeBackbone final : public Backbone {
   NamedTensors parameters() const override;
   NamedTensors buffers() const override;
   void train(bool on) override;
+  bool draws_in_training() const override;
   void to(c10::Device device, bool channels_last) override;
   void begin_inference(at::ScalarType dtype) override;
   void end_inference() override;
@@ -32,10 +34,11 @@ class NativeBackbone final : public Backbone {
   // Checks and lays out the input, and runs the network with whichever weights apply.
   at::Tensor run(const at::Tensor& input);
   c10::Device device() const;
+  at::MemoryFormat channels_last_format() const;
 
   const std::unique_ptr<UnaryModule> root_;
   const Json config_;
-  const int64_t in_channels_;
+  const int64_t in_channels_, spatial_axes_;
   const std::vector<Module::Named> modules_;  // the root first
   std::vector<Fate> fates_;                   // by module index
   bool channels_last_ = false;

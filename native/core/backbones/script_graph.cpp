@@ -54,10 +54,12 @@ bool is_module(const c10::TypePtr& type) {
   return cls && cls->is_module();
 }
 
-// Tracing calls the second call of one module forward1, the third forward2, and so on.
+// Tracing calls the second call of one module forward1, the third forward2, and so on; scripting calls the overloads of
+// one forward forward__0, forward__1, and so on.
 bool is_forward(const std::string& method) {
-  return method.starts_with("forward") &&
-         std::all_of(method.begin() + 7, method.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (!method.starts_with("forward")) return false;
+  const size_t digits = method.compare(7, 2, "__") == 0 ? 9 : 7;
+  return std::all_of(method.begin() + digits, method.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 // A traced method is a list of operations and calls of submodules: what chooses, or reads numbers, was written by hand.

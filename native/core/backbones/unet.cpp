@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/mul.h>
-#include <ATen/ops/upsample_nearest2d.h>
 
 namespace le {
 
@@ -45,40 +44,19 @@ class Attention final : public UnaryModule {
   UnaryModule& attention_;
 };
 
-// The package's wrapper around the head's activation, which is none.
-class Activation final : public UnaryModule {
- public:
-  Activation() : activation_(child<Identity>("activation")) {}
-  const char* type() const override { return "Activation"; }
-
- protected:
-  at::Tensor forward(const at::Tensor& x) override { return activation_(x); }
-
- private:
-  Identity& activation_;
-};
-
-Sequential& add_conv_relu(Module& owner, const char* name, int64_t in, int64_t out) {
-  auto& sequence = owner.child<Sequential>(name, "Conv2dReLU");
-  sequence.add<Conv2d>(in, out, 3, 1, 1);
-  sequence.add<BatchNorm2d>(out);
-  sequence.add<ReLU>();
-  return sequence;
-}
-
 // Takes a map to the size of `skip`, joins the two, and convolves twice.
 class DecoderBlock final : public Module {
  public:
   DecoderBlock(int64_t in, int64_t skip, int64_t out, bool scse)
-      : conv1_(add_conv_relu(*this, "conv1", in + skip, out)),
+      : conv1_(add_conv_norm_relu(*this, "conv1", "Conv2dReLU", in + skip, out, 3)),
         attention1_(child<Attention>("attention1", scse, in + skip)),
-        conv2_(add_conv_relu(*this, "conv2", out, out)),
+        conv2_(add_conv_norm_relu(*this, "conv2", "Conv2dReLU", out, out, 3)),
         attention2_(child<Attention>("attention2", scse, out)) {}
   const char* type() const override { return "UnetDecoderBlock"; }
 
   // skip: undefined for the last block.
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& skip, at::IntArrayRef size) {
-    at::Tensor y = x.sizes().slice(2) == size ? x : at::upsample_nearest2d(x, size);
+    at::Tensor y = resized(x, size, Upsampling::kNearest);
     if (skip.defined()) y = attention1_(at::cat({y, skip}, 1));
     return report(attention2_(conv2_(conv1_(y))));
   }
@@ -92,23 +70,6 @@ class DecoderBlock final : public Module {
 
 }  // namespace
 
-class Unet::Encoder final : public Module {
- public:
-  Encoder(const ResNetSpec& spec, int64_t in_channels, at::Generator& generator)
-      : trunk_(*this, spec, in_channels, generator) {}
-  const char* type() const override { return "ResNetEncoder"; }
-  const char* why_not_tappable() const override { return "it returns several feature maps"; }
-
-  std::array<at::Tensor, 5> operator()(const at::Tensor& x) {
-    auto features = trunk_(x);
-    report({});
-    return features;
-  }
-
- private:
-  const ResNetTrunk trunk_;
-};
-
 class Unet::Decoder final : public Module {
  public:
   Decoder(const std::array<int64_t, 5>& encoder, const std::vector<int64_t>& channels, bool scse,
@@ -120,8 +81,7 @@ class Unet::Decoder final : public Module {
       blocks_.push_back(&list.add<DecoderBlock>(in, i < 4 ? encoder[3 - i] : 0, channels[i], scse));
       in = channels[i];
     }
-    for (const auto& [name, module] : enumerate())
-      if (auto* conv = dynamic_cast<Conv2d*>(module)) init_kaiming_uniform_fan_in(conv->weight, generator);
+    init_decoder(*this, generator);
   }
   const char* type() const override { return "UnetDecoder"; }
 
@@ -141,16 +101,15 @@ class Unet::Decoder final : public Module {
 };
 
 Unet::Unet(const UnetOptions& options, at::Generator& generator)
-    : encoder_(child<Encoder>("encoder", resnet_spec(options.encoder), options.in_channels, generator)),
+    : encoder_(child<ResNetEncoder>("encoder", resnet_spec(options.encoder), options.in_channels, 32, generator)),
       decoder_(child<Decoder>("decoder", resnet_spec(options.encoder).channels(), options.decoder_channels,
                               options.scse, generator)),
-      segmentation_head_(child<Sequential>("segmentation_head", "SegmentationHead")) {
-  auto& conv = segmentation_head_.add<Conv2d>(options.decoder_channels.back(), options.classes, 3, 1, 1, true);
-  segmentation_head_.add<Identity>();
-  segmentation_head_.add<Activation>();
-  init_xavier_uniform(conv.weight, generator);
-}
+      segmentation_head_(child<SegmentationHeadModule>("segmentation_head", options.decoder_channels.back(),
+                                                       options.classes, 3, false, generator)) {}
 
-at::Tensor Unet::forward(const at::Tensor& x) { return segmentation_head_(decoder_(encoder_(x), x.sizes().slice(2))); }
+at::Tensor Unet::forward(const at::Tensor& x) {
+  const auto size = x.sizes().slice(2);
+  return segmentation_head_(decoder_(encoder_(x), size), size);
+}
 
 }  // namespace le

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "backbones/resnet.h"
+#include "backbones/segmentation.h"
 
 namespace le {
 
@@ -27,11 +27,10 @@ class Unet final : public UnaryModule {
   at::Tensor forward(const at::Tensor& x) override;
 
  private:
-  class Encoder;
   class Decoder;
-  Encoder& encoder_;
+  ResNetEncoder& encoder_;
   Decoder& decoder_;
-  Sequential& segmentation_head_;
+  SegmentationHeadModule& segmentation_head_;
 };
 
 }  // namespace le

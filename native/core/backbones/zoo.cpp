@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "backbones/deeplabv3plus.h"
+#include "backbones/fpn.h"
 #include "backbones/imported.h"
 #include "backbones/native_backbone.h"
 #include "backbones/plain_unet.h"
@@ -35,6 +37,19 @@ int64_t in_range(const std::string& name, int64_t value, int64_t low, int64_t hi
   return value;
 }
 
+double in_range(const std::string& name, double value, double low, double below) {
+  if (!(value >= low && value < below))
+    fail(code::kOption, "Expected a number from ", low, " to below ", below, " for option '", name, "' but received ",
+         value, ".");
+  return value;
+}
+
+std::string one_of(const std::string& name, std::string value, const std::vector<std::string>& names) {
+  if (std::find(names.begin(), names.end(), value) == names.end())
+    fail(code::kOption, "Expected one of ", listed(names), " for option '", name, "' but received '", value, "'.");
+  return value;
+}
+
 // The first names of a list, and how many more there are.
 std::string shortened(const std::vector<std::string>& names) {
   if (names.empty()) return "none";
@@ -56,20 +71,26 @@ std::unique_ptr<Backbone> make_resnet(const std::string& kind, const Json& confi
       Json::Object{{"kind", kind}, {"inChannels", in}, {"classes", classes}, {"seed", seed}}, in);
 }
 
+// What every network with a ResNet encoder has.
+template <class Options>
+void read_encoder_options(const Json& config, Options& options) {
+  options.encoder = config.string_or("encoder", options.encoder);
+  options.in_channels = in_range("inChannels", config.integer_or("inChannels", options.in_channels), 1, kMaxChannels);
+  options.classes = in_range("classes", config.integer_or("classes", options.classes), 1, kMaxChannels);
+}
+
 std::unique_ptr<Backbone> make_unet(const Json& config, int64_t seed, at::Generator& generator) {
   check_known(config, "unet", {"encoder", "inChannels", "classes", "decoderChannels", "attention", "preset"});
   UnetOptions options;
   if (config.has("preset")) {
-    if (const auto& preset = config.at("preset").string("preset"); preset != "paper")
-      fail(code::kOption, "Expected 'paper' for option 'preset' but received '", preset, "'.");
+    const auto preset = one_of("preset", config.at("preset").string("preset"), {"paper", "deep"});
+    if (preset == "deep") options.encoder = "resnet101";
     options.in_channels = 1;
     options.classes = 2;
     options.decoder_channels = {1024, 512, 256, 128, 64};
     options.scse = true;
   }
-  options.encoder = config.string_or("encoder", options.encoder);
-  options.in_channels = in_range("inChannels", config.integer_or("inChannels", options.in_channels), 1, kMaxChannels);
-  options.classes = in_range("classes", config.integer_or("classes", options.classes), 1, kMaxChannels);
+  read_encoder_options(config, options);
   options.decoder_channels = config.integers_or("decoderChannels", options.decoder_channels);
   if (options.decoder_channels.size() != 5)
     fail(code::kOption, "Expected 5 integers for option 'decoderChannels' but received ",
@@ -95,27 +116,98 @@ std::unique_ptr<Backbone> make_unet(const Json& config, int64_t seed, at::Genera
                                           options.in_channels);
 }
 
-std::unique_ptr<Backbone> make_plain_unet(const Json& config, int64_t seed, at::Generator& generator) {
-  check_known(config, "plain-unet", {"inChannels", "classes", "width", "depth"});
+std::unique_ptr<Backbone> make_deeplabv3plus(const Json& config, int64_t seed, at::Generator& generator) {
+  check_known(config, "deeplabv3plus",
+              {"encoder", "inChannels", "classes", "decoderChannels", "outputStride", "atrousRates", "dropout"});
+  DeepLabV3PlusOptions options;
+  read_encoder_options(config, options);
+  options.decoder_channels =
+      in_range("decoderChannels", config.integer_or("decoderChannels", options.decoder_channels), 1, kMaxChannels);
+  options.output_stride = config.integer_or("outputStride", options.output_stride);
+  if (options.output_stride != 8 && options.output_stride != 16)
+    fail(code::kOption, "Expected 8 or 16 for option 'outputStride' but received ", options.output_stride, ".");
+  const auto rates = config.integers_or("atrousRates", {options.atrous_rates.begin(), options.atrous_rates.end()});
+  if (rates.size() != options.atrous_rates.size())
+    fail(code::kOption, "Expected 3 integers for option 'atrousRates' but received ", rates.size(), ".");
+  for (size_t i = 0; i < rates.size(); ++i) options.atrous_rates[i] = in_range("atrousRates", rates[i], 1, 1024);
+  options.dropout = in_range("dropout", config.number_or("dropout", options.dropout), 0.0, 1.0);
+  return std::make_unique<NativeBackbone>(std::make_unique<DeepLabV3Plus>(options, generator),
+                                          Json::Object{{"kind", "deeplabv3plus"},
+                                                       {"encoder", options.encoder},
+                                                       {"inChannels", options.in_channels},
+                                                       {"classes", options.classes},
+                                                       {"decoderChannels", options.decoder_channels},
+                                                       {"outputStride", options.output_stride},
+                                                       {"atrousRates", Json::Array(rates.begin(), rates.end())},
+                                                       {"dropout", options.dropout},
+                                                       {"seed", seed}},
+                                          options.in_channels);
+}
+
+std::unique_ptr<Backbone> make_fpn(const Json& config, int64_t seed, at::Generator& generator) {
+  check_known(config, "fpn",
+              {"encoder", "inChannels", "classes", "pyramidChannels", "segmentationChannels", "dropout"});
+  FpnOptions options;
+  read_encoder_options(config, options);
+  options.pyramid_channels =
+      in_range("pyramidChannels", config.integer_or("pyramidChannels", options.pyramid_channels), 1, kMaxChannels);
+  options.segmentation_channels =
+      in_range("segmentationChannels", config.integer_or("segmentationChannels", options.segmentation_channels), 1,
+               kMaxChannels);
+  if (options.segmentation_channels % Fpn::kNormGroups != 0)
+    fail(code::kOption, "Expected a multiple of ", Fpn::kNormGroups, " for option 'segmentationChannels' but received ",
+         options.segmentation_channels, ".");
+  options.dropout = in_range("dropout", config.number_or("dropout", options.dropout), 0.0, 1.0);
+  return std::make_unique<NativeBackbone>(std::make_unique<Fpn>(options, generator),
+                                          Json::Object{{"kind", "fpn"},
+                                                       {"encoder", options.encoder},
+                                                       {"inChannels", options.in_channels},
+                                                       {"classes", options.classes},
+                                                       {"pyramidChannels", options.pyramid_channels},
+                                                       {"segmentationChannels", options.segmentation_channels},
+                                                       {"dropout", options.dropout},
+                                                       {"seed", seed}},
+                                          options.in_channels);
+}
+
+// "plain-unet" and "unet3d".
+std::unique_ptr<Backbone> make_plain_unet(const std::string& kind, const Json& config, int64_t seed,
+                                          at::Generator& generator) {
   PlainUnetOptions options;
+  std::vector<std::string> known = {"inChannels", "classes", "width", "depth"};
+  if (kind == "unet3d") {
+    known.insert(known.end(), {"norm", "upsampling"});
+    options.axes = 3;
+  }
+  check_known(config, kind, known);
   options.in_channels = in_range("inChannels", config.integer_or("inChannels", options.in_channels), 1, kMaxChannels);
   options.classes = in_range("classes", config.integer_or("classes", options.classes), 1, kMaxChannels);
   options.width = in_range("width", config.integer_or("width", options.width), 1, 512);
   options.depth = in_range("depth", config.integer_or("depth", options.depth), 1, 8);
   in_range("width", options.width << (options.depth - 1), 1, kMaxChannels);
-  return std::make_unique<NativeBackbone>(std::make_unique<PlainUnet>(options, generator),
-                                          Json::Object{{"kind", "plain-unet"},
-                                                       {"inChannels", options.in_channels},
-                                                       {"classes", options.classes},
-                                                       {"width", options.width},
-                                                       {"depth", options.depth},
-                                                       {"seed", seed}},
-                                          options.in_channels);
+  Json::Object made{{"kind", kind},
+                    {"inChannels", options.in_channels},
+                    {"classes", options.classes},
+                    {"width", options.width},
+                    {"depth", options.depth},
+                    {"seed", seed}};
+  if (options.axes == 3) {
+    const auto norm = one_of("norm", config.string_or("norm", "batch"), {"batch", "instance"});
+    const auto upsampling = one_of("upsampling", config.string_or("upsampling", "nearest"), {"nearest", "trilinear"});
+    options.instance_norm = norm == "instance";
+    options.upsampling = upsampling == "trilinear" ? Upsampling::kLinear : Upsampling::kNearest;
+    made["norm"] = norm;
+    made["upsampling"] = upsampling;
+  }
+  return std::make_unique<NativeBackbone>(std::make_unique<PlainUnet>(options, generator), std::move(made),
+                                          options.in_channels, options.axes);
 }
 
 }  // namespace
 
-std::vector<std::string> backbone_kinds() { return {"unet", "plain-unet", "resnet18", "resnet34", "resnet50"}; }
+std::vector<std::string> backbone_kinds() {
+  return {"unet", "deeplabv3plus", "fpn", "plain-unet", "unet3d", "resnet18", "resnet34", "resnet50", "resnet101"};
+}
 
 std::unique_ptr<Backbone> make_backbone(const Json& config) {
   const std::string& kind = config.at("kind").string("kind");
@@ -123,7 +215,9 @@ std::unique_ptr<Backbone> make_backbone(const Json& config) {
   const int64_t seed = config.integer_or("seed", 0);
   at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
   if (kind == "unet") return make_unet(config, seed, generator);
-  if (kind == "plain-unet") return make_plain_unet(config, seed, generator);
+  if (kind == "deeplabv3plus") return make_deeplabv3plus(config, seed, generator);
+  if (kind == "fpn") return make_fpn(config, seed, generator);
+  if (kind == "plain-unet" || kind == "unet3d") return make_plain_unet(kind, config, seed, generator);
   const auto kinds = backbone_kinds();
   if (std::find(kinds.begin(), kinds.end(), kind) != kinds.end()) return make_resnet(kind, config, seed, generator);
   fail(code::kOption, "Expected one of ", listed(kinds), " for option 'kind' but received '", kind, "': did you mean '",

@@ -26,6 +26,7 @@ struct Drawn {
   bool flip_horizontal, flip_vertical;
   double angle, scale, shift_x, shift_y, brightness, contrast;
   uint64_t noise_seed;
+  bool flip_depth;
 
   Drawn(const AugmentOptions& o, Random& random)
       : flip_horizontal(random.chance(o.flip_horizontal)),
@@ -36,26 +37,38 @@ struct Drawn {
         shift_y(random.uniform(-o.translation, o.translation)),
         brightness(random.uniform(-o.brightness, o.brightness)),
         contrast(random.uniform(1 - o.contrast, 1 + o.contrast)),
-        noise_seed(random.bits()) {}
+        noise_seed(random.bits()),
+        flip_depth(random.chance(o.flip_depth)) {}
 
   bool moves() const { return angle != 0 || scale != 1 || shift_x != 0 || shift_y != 0; }
 };
 
+// Reverses the order of `count` blocks of `block` numbers, in each run of them.
 template <class T>
-void flip(std::vector<T>& values, int64_t width, bool horizontal, bool vertical, int64_t planes) {
-  const auto plane = static_cast<int64_t>(values.size()) / planes, height = plane / width;
-  for (T* start = values.data(); start != values.data() + values.size(); start += plane) {
-    if (horizontal)
-      for (int64_t y = 0; y < height; ++y) std::reverse(start + y * width, start + (y + 1) * width);
-    if (vertical)
-      for (int64_t y = 0; y < height / 2; ++y)
-        std::swap_ranges(start + y * width, start + (y + 1) * width, start + (height - 1 - y) * width);
+void reverse_blocks(std::vector<T>& values, int64_t count, int64_t block) {
+  for (T* start = values.data(); start != values.data() + values.size(); start += count * block) {
+    if (block == 1) {
+      std::reverse(start, start + count);
+      continue;
+    }
+    for (int64_t i = 0; i < count / 2; ++i)
+      std::swap_ranges(start + i * block, start + (i + 1) * block, start + (count - 1 - i) * block);
   }
 }
 
-// Turns by `angle` and zooms by `scale` about the centre, then shifts: each output pixel looks up where it came from.
-void move(Sample2d& sample, const Drawn& drawn, uint8_t fill_mask) {
-  const int64_t width = sample.width, height = sample.height, plane = width * height;
+template <class T>
+void flip(std::vector<T>& values, const std::vector<int64_t>& size, const Drawn& drawn) {
+  const int64_t width = size.back(), height = size[size.size() - 2];
+  if (drawn.flip_horizontal) reverse_blocks(values, width, 1);
+  if (drawn.flip_vertical) reverse_blocks(values, height, width);
+  if (drawn.flip_depth && size.size() == 3) reverse_blocks(values, size[0], height * width);
+}
+
+// Turns by `angle` and zooms by `scale` about the centre of each slice, then shifts: each output pixel looks up where
+// it came from.
+void move(Sample& sample, const Drawn& drawn, uint8_t fill_mask) {
+  const int64_t width = sample.size.back(), height = sample.size[sample.size.size() - 2], plane = width * height;
+  const auto values = static_cast<int64_t>(sample.image.size()), labels = static_cast<int64_t>(sample.mask.size());
   const double cosine = std::cos(drawn.angle) / drawn.scale, sine = std::sin(drawn.angle) / drawn.scale;
   const double centre_x = static_cast<double>(width - 1) / 2, centre_y = static_cast<double>(height - 1) / 2;
   const double right = static_cast<double>(width - 1), bottom = static_cast<double>(height - 1);
@@ -71,9 +84,11 @@ void move(Sample2d& sample, const Drawn& drawn, uint8_t fill_mask) {
       const auto x0 = static_cast<int64_t>(in_x), y0 = static_cast<int64_t>(in_y);
       const auto tx = static_cast<float>(in_x - static_cast<double>(x0));
       const auto ty = static_cast<float>(in_y - static_cast<double>(y0));
-      mask[pixel] = inside ? sample.mask[(y0 + (ty >= 0.5f)) * width + x0 + (tx >= 0.5f)] : fill_mask;
+      const int64_t label = (y0 + (ty >= 0.5f)) * width + x0 + (tx >= 0.5f);
+      for (int64_t offset = 0; offset < labels; offset += plane)
+        mask[offset + pixel] = inside ? sample.mask[offset + label] : fill_mask;
       const int64_t next = x0 + 1 < width, below = y0 + 1 < height ? width : 0;
-      for (int64_t offset = 0; offset < sample.channels * plane; offset += plane) {
+      for (int64_t offset = 0; offset < values; offset += plane) {
         const float* from = sample.image.data() + offset + y0 * width + x0;
         const float top = from[0] + tx * (from[next] - from[0]);
         const float under = from[below] + tx * (from[below + next] - from[below]);
@@ -113,6 +128,7 @@ AugmentOptions AugmentOptions::from(const Json& options) {
   AugmentOptions result;
   result.flip_horizontal = in_range(options, "flipHorizontal", 0, 1);
   result.flip_vertical = in_range(options, "flipVertical", 0, 1);
+  result.flip_depth = in_range(options, "flipDepth", 0, 1);
   result.rotation = in_range(options, "rotation", 0, 180);
   result.translation = in_range(options, "translation", 0, 1);
   result.brightness = in_range(options, "brightness", 0, 1e3);
@@ -131,15 +147,15 @@ AugmentOptions AugmentOptions::from(const Json& options) {
 }
 
 bool AugmentOptions::any() const {
-  return flip_horizontal > 0 || flip_vertical > 0 || rotation > 0 || scale_low != 1 || scale_high != 1 ||
-         translation > 0 || brightness > 0 || contrast > 0 || noise > 0;
+  return flip_horizontal > 0 || flip_vertical > 0 || flip_depth > 0 || rotation > 0 || scale_low != 1 ||
+         scale_high != 1 || translation > 0 || brightness > 0 || contrast > 0 || noise > 0;
 }
 
-void augment(Sample2d& sample, const AugmentOptions& options, Random& random) {
+void augment(Sample& sample, const AugmentOptions& options, Random& random) {
   const Drawn drawn(options, random);
   if (sample.image.empty()) return;
-  flip(sample.image, sample.width, drawn.flip_horizontal, drawn.flip_vertical, sample.channels);
-  flip(sample.mask, sample.width, drawn.flip_horizontal, drawn.flip_vertical, 1);
+  flip(sample.image, sample.size, drawn);
+  flip(sample.mask, sample.size, drawn);
   if (drawn.moves()) move(sample, drawn, options.fill_mask);
   if (options.brightness == 0 && options.contrast == 0 && options.noise == 0) return;
   const auto [mean, deviation] = mean_and_deviation(sample.image);

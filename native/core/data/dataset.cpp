@@ -11,19 +11,30 @@
 namespace le {
 
 namespace {
+
 enum Purpose : uint64_t { kShuffle = 1, kAugment = 2 };
+
+std::string joined(const std::vector<int64_t>& size) {
+  std::string all;
+  for (const int64_t side : size) all += (all.empty() ? "" : "×") + std::to_string(side);
+  return all;
+}
+
 }  // namespace
 
-void Dataset::validate(const std::string& what, int64_t channels, int64_t classes, int64_t ignore_index) const {
+void Dataset::validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes,
+                       int64_t ignore_index) const {
   if (samples.empty()) fail(code::kShape, "Expected at least one sample for ", what, " but received none.");
   for (size_t i = 0; i < samples.size(); ++i) {
-    const Sample2d& sample = samples[i];
+    const Sample& sample = samples[i];
     const auto name = [&] { return what + "[" + std::to_string(i) + "]"; };
     if (sample.channels != channels)
       fail(code::kShape, "Expected ", channels, " channels for ", name(), " but received ", sample.channels, ".");
-    if (sample.height != samples[0].height || sample.width != samples[0].width)
-      fail(code::kShape, "Expected ", samples[0].height, "×", samples[0].width, " for ", name(), " but received ",
-           sample.height, "×", sample.width, ": give the dataset one size.");
+    if (static_cast<int64_t>(sample.size.size()) != axes)
+      fail(code::kShape, "Expected ", axes, " spatial axes for ", name(), " but received ", sample.size.size(), ".");
+    if (sample.size != samples[0].size)
+      fail(code::kShape, "Expected ", joined(samples[0].size), " for ", name(), " but received ", joined(sample.size),
+           ": give the dataset one size.");
     for (const float value : sample.image)
       if (!std::isfinite(value))
         fail(code::kValue, "Expected finite numbers for ", name(), " but received ", value, ".");
@@ -34,15 +45,17 @@ void Dataset::validate(const std::string& what, int64_t channels, int64_t classe
   }
 }
 
-Batch collate(const std::vector<const Sample2d*>& samples, bool pinned) {
-  const Sample2d& first = *samples.front();
+Batch collate(const std::vector<const Sample*>& samples, bool pinned) {
+  const Sample& first = *samples.front();
   const int64_t n = static_cast<int64_t>(samples.size());
   const auto host = at::TensorOptions().pinned_memory(pinned);
-  Batch batch{at::empty({n, first.channels, first.height, first.width}, host.dtype(at::kFloat)),
-              at::empty({n, first.height, first.width}, host.dtype(at::kLong))};
+  std::vector<int64_t> images{n, first.channels}, targets{n};
+  images.insert(images.end(), first.size.begin(), first.size.end());
+  targets.insert(targets.end(), first.size.begin(), first.size.end());
+  Batch batch{at::empty(images, host.dtype(at::kFloat)), at::empty(targets, host.dtype(at::kLong))};
   float* image = batch.images.mutable_data_ptr<float>();
   int64_t* target = batch.targets.mutable_data_ptr<int64_t>();
-  for (const Sample2d* sample : samples) {
+  for (const Sample* sample : samples) {
     std::memcpy(image, sample->image.data(), sample->image.size() * sizeof(float));
     image += sample->image.size();
     for (const uint8_t label : sample->mask) *target++ = label;
@@ -86,8 +99,8 @@ void Loader::run() {
   try {
     const bool augmented = augmentation_.any();
     for (const auto& indices : batches_) {
-      std::vector<Sample2d> copies;
-      std::vector<const Sample2d*> samples;
+      std::vector<Sample> copies;
+      std::vector<const Sample*> samples;
       copies.reserve(indices.size());
       for (const size_t index : indices) {
         if (!augmented) {

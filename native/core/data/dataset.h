@@ -15,21 +15,22 @@
 namespace le {
 
 struct Dataset {
-  std::vector<Sample2d> samples;
+  std::vector<Sample> samples;
 
-  // Every image finite and of `channels` channels, every mask of its image's size with labels below `classes` or equal
-  // to `ignore_index`, all of one size: else ERR_LE_SHAPE or ERR_LE_VALUE naming the sample by `what` and index.
-  void validate(const std::string& what, int64_t channels, int64_t classes, int64_t ignore_index) const;
+  // Every image finite, of `channels` channels and `axes` spatial axes, every mask of its image's size with labels
+  // below `classes` or equal to `ignore_index`, all of one size: else ERR_LE_SHAPE or ERR_LE_VALUE naming the sample by
+  // `what` and index.
+  void validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes, int64_t ignore_index) const;
 };
 
 struct Batch {
-  at::Tensor images;   // N×C×H×W float
-  at::Tensor targets;  // N×H×W int64
+  at::Tensor images;   // N×C×s float
+  at::Tensor targets;  // N×s int64
   int64_t size() const { return images.size(0); }
 };
 
 // Copies samples into one batch on the CPU, in pinned memory where asked.
-Batch collate(const std::vector<const Sample2d*>& samples, bool pinned);
+Batch collate(const std::vector<const Sample*>& samples, bool pinned);
 
 // The order of one epoch: the samples shuffled by (seed, epoch), cut into batches whose sizes differ by at most one, so
 // that no tiny last batch disturbs batch norm.
