@@ -125,6 +125,8 @@ bool computes_in_any_type(const Node* node) {
                                            "aten::avg_pool3d",
                                            "aten::adaptive_avg_pool2d",
                                            "aten::adaptive_avg_pool3d",
+                                           "aten::upsample_nearest1d",
+                                           "aten::upsample_linear1d",
                                            "aten::upsample_nearest2d",
                                            "aten::upsample_nearest3d",
                                            "aten::upsample_bilinear2d",
