@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
+#include <torch/csrc/jit/serialization/import.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -10,6 +11,8 @@
 
 #include "backbones/backbone.h"
 #include "backbones/imported.h"
+#include "backbones/script_fusion.h"
+#include "backbones/script_graph.h"
 #include "error.h"
 #include "safetensors.h"
 // After libtorch, which has a CHECK of its own.
@@ -183,6 +186,32 @@ TEST("script: weights derived for evaluation give the same outputs and taps") {
     backbone->to(c10::kCPU, true);
     compare_inference(*backbone, x, name, at::kFloat, 1e-5);
     compare_inference(*backbone, x, name, at::kBFloat16, 0.05);
+  }
+}
+
+TEST("script: convolutions fold with what follows, scripted and traced, but not across a tap") {
+  for (const std::string name : {"block-scripted", "block-traced", "block-traced-training"}) {
+    auto module = torch::jit::load(fixture(name + ".pt"));
+    module.eval();
+    auto modules = script::named_modules(module);
+    const auto inlined = script::inlined_forward(module, modules);
+    const auto left = [&](const std::string& tap, const std::string& kind) {
+      std::vector<int> slots(modules.size(), -1);
+      for (size_t i = 0; i < modules.size(); ++i)
+        if (modules[i].name == tap) slots[i] = 0;
+      auto graph = script::with_taps(*inlined, slots, std::vector<Fate>(modules.size(), Fate::kKept));
+      const auto derived = script::derive(graph, module, at::kFloat);
+      CHECK(derived && derived->whole && derived->convolutions.size() == 6);
+      size_t count = 0;
+      for (const auto* node : graph->nodes()) count += node->kind().toQualString() == kind;
+      return count;
+    };
+    CHECK(left("", "aten::batch_norm") == 0);
+    CHECK(left("", "aten::add_") == 0);
+    CHECK(left("", "aten::relu_") == 0);
+    CHECK(left("conv1", "aten::batch_norm") == 1);
+    CHECK(left("bn1", "aten::batch_norm") == 0);
+    CHECK(left("bn1", "aten::relu_") == 1);
   }
 }
 

@@ -125,6 +125,8 @@ bool computes_in_any_type(const Node* node) {
                                            "aten::avg_pool3d",
                                            "aten::adaptive_avg_pool2d",
                                            "aten::adaptive_avg_pool3d",
+                                           "aten::upsample_nearest1d",
+                                           "aten::upsample_linear1d",
                                            "aten::upsample_nearest2d",
                                            "aten::upsample_nearest3d",
                                            "aten::upsample_bilinear2d",
@@ -228,6 +230,7 @@ void each_node(Block* block, const Visit& visit) {
 
 bool writes(const Node* node) {
   if (!node->blocks().empty()) return true;
+  if (node->kind().is_prim()) return node->kind() == prim::SetAttr;
   const auto* schema = node->maybeSchema();
   return !schema || (schema->is_mutable() && node->kind() != aten::_set_item);
 }
@@ -307,17 +310,13 @@ class Folder {
       if (const auto made = torch::jit::tryInsertConstant(*graph_, *value)) node->output()->replaceAllUsesWith(*made);
     });
     if (!constant_network) return false;
-    // Batch norm asks how many axes its input has before it says that it cannot be.
-    each_node(graph_->block(), [&](Node* node) {
-      if (node->kind() != aten::dim || node->input(0)->node()->kind() == prim::Param) return;
-      const auto conv = as_convolution(node->input(0)->node());
-      if (!conv) return;
-      const WithInsertPoint here(node);
-      node->output()->replaceAllUsesWith(graph_->insertConstant(conv->weight.dim()));
-    });
-    torch::jit::EliminateDeadCode(graph_);
-    torch::jit::ConstantPropagation(graph_);
-    torch::jit::EliminateDeadCode(graph_);
+    // Modules ask how many axes a tensor has, to refuse it or to choose between operators. Each answer can bring out
+    // more convolutions, from which more answers follow.
+    for (bool more = true; more;) {
+      torch::jit::EliminateDeadCode(graph_);
+      torch::jit::ConstantPropagation(graph_);
+      more = answer_axes();
+    }
     // A constant that is written to is no constant.
     each_node(graph_->block(), [&](Node* node) {
       const auto* schema = node->maybeSchema();
@@ -330,6 +329,70 @@ class Folder {
       }
     });
     return constant_network;
+  }
+
+  // Replaces the number of axes of what convolutions give, and of what is made of it without changing them.
+  bool answer_axes() {
+    static const std::set<std::string> keeping{"aten::batch_norm",
+                                               "aten::dropout",
+                                               "aten::dropout_",
+                                               "aten::feature_dropout",
+                                               "aten::max_pool2d",
+                                               "aten::max_pool3d",
+                                               "aten::avg_pool2d",
+                                               "aten::avg_pool3d",
+                                               "aten::relu",
+                                               "aten::relu_",
+                                               "aten::leaky_relu",
+                                               "aten::leaky_relu_",
+                                               "aten::hardswish",
+                                               "aten::hardswish_",
+                                               "aten::silu",
+                                               "aten::silu_",
+                                               "aten::sigmoid",
+                                               "aten::gelu",
+                                               "aten::hardtanh",
+                                               "aten::hardtanh_",
+                                               "aten::add_",
+                                               "aten::mul_",
+                                               "aten::adaptive_avg_pool2d",
+                                               "aten::adaptive_avg_pool3d",
+                                               "aten::upsample_nearest2d",
+                                               "aten::upsample_bilinear2d",
+                                               "aten::upsample_nearest3d",
+                                               "aten::upsample_trilinear3d"};
+    std::map<const Value*, int64_t> axes;
+    std::vector<Node*> questions;
+    const auto walk = [&](const auto& self, Block* block) -> void {
+      for (Node* node : block->nodes()) {
+        for (Block* inner : node->blocks()) self(self, inner);
+        if (node->kind() == prim::If)
+          for (size_t i = 0; i < node->outputs().size(); ++i) {
+            const auto first = axes.find(node->blocks()[0]->outputs()[i]);
+            const auto second = axes.find(node->blocks()[1]->outputs()[i]);
+            if (first != axes.end() && second != axes.end() && first->second == second->second)
+              axes[node->output(i)] = first->second;
+          }
+        if (node->inputs().empty() || node->outputs().size() != 1) continue;
+        if (const auto conv = as_convolution(node)) axes[node->output()] = conv->weight.dim();
+        const Value* source = node->input(0);
+        if (node->kind() == aten::cat && source->node()->kind() == prim::ListConstruct &&
+            !source->node()->inputs().empty())
+          source = source->node()->input(0);
+        const auto known = axes.find(source);
+        if (known == axes.end()) continue;
+        if (node->kind() == aten::dim) questions.push_back(node);
+        if (node->kind() == aten::cat || keeping.contains(node->kind().toQualString()))
+          axes[node->output()] = known->second;
+      }
+    };
+    walk(walk, graph_->block());
+    for (Node* node : questions) {
+      const WithInsertPoint here(node);
+      node->output()->replaceAllUsesWith(graph_->insertConstant(axes.at(node->input(0))));
+      node->destroy();
+    }
+    return !questions.empty();
   }
 
   void fold(Node* conv, std::vector<FoldedConv>& convolutions) {
