@@ -178,13 +178,18 @@ class UpsamplingBilinear2d(nn.Module):
 
 
 class SegmentationHead(nn.Sequential):
-    def __init__(self, in_channels, classes, kernel_size=3):
-        up = nn.Identity() if kernel_size == 3 else UpsamplingBilinear2d()
-        super().__init__(nn.Conv2d(in_channels, classes, kernel_size, padding=kernel_size // 2), up, Activation())
+    def __init__(self, in_channels, classes):
+        super().__init__(nn.Conv2d(in_channels, classes, 3, padding=1), nn.Identity(), Activation())
+
+
+class UpsamplingHead(nn.Sequential):
+    """The segmentation head of decoders that end below the image's size."""
+
+    def __init__(self, in_channels, classes):
+        super().__init__(nn.Conv2d(in_channels, classes, 1), UpsamplingBilinear2d(), Activation())
 
     def forward(self, x, size):
-        x = self[0](x)
-        return self[2](self[1](x, size) if isinstance(self[1], UpsamplingBilinear2d) else self[1](x))
+        return self[2](self[1](self[0](x), size))
 
 
 class Unet(nn.Module):
@@ -195,7 +200,7 @@ class Unet(nn.Module):
         self.segmentation_head = SegmentationHead(decoder_channels[-1], classes)
 
     def forward(self, x):
-        return self.segmentation_head(self.decoder(self.encoder(x), x.shape[2:]), x.shape[2:])
+        return self.segmentation_head(self.decoder(self.encoder(x), x.shape[2:]))
 
 
 class ResNetEncoder(ResNet):
@@ -249,7 +254,7 @@ class DeepLabV3Plus(nn.Module):
         super().__init__()
         self.encoder = ResNetEncoder(encoder, in_channels, output_stride)
         self.decoder = DeepLabV3PlusDecoder(self.encoder.channels, decoder_channels, atrous_rates, dropout)
-        self.segmentation_head = SegmentationHead(decoder_channels, classes, 1)
+        self.segmentation_head = UpsamplingHead(decoder_channels, classes)
 
     def forward(self, x):
         return self.segmentation_head(self.decoder(self.encoder(x)), x.shape[2:])
@@ -323,7 +328,7 @@ class FPN(nn.Module):
         super().__init__()
         self.encoder = ResNetEncoder(encoder, in_channels)
         self.decoder = FPNDecoder(self.encoder.channels, pyramid_channels, segmentation_channels, dropout)
-        self.segmentation_head = SegmentationHead(segmentation_channels, classes, 1)
+        self.segmentation_head = UpsamplingHead(segmentation_channels, classes)
 
     def forward(self, x):
         return self.segmentation_head(self.decoder(self.encoder(x)), x.shape[2:])

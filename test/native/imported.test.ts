@@ -1,0 +1,153 @@
+// Networks from files, through the same calls as the package's own: nothing downstream may ask where one came from.
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Backbone, LayerEnsemble, type NdArray } from "../../lib/index.js";
+import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { noise, random } from "../support/model.js";
+
+const fixture = (name: string) => path.join(PACKAGE_ROOT, "test/fixtures", name);
+const code = (value: string, message?: RegExp) =>
+  expect.objectContaining({ code: value, ...(message && { message: expect.stringMatching(message) }) });
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(path.join(os.tmpdir(), "le-imported-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Bright squares on noise, and where they are. */
+function squares(count: number, channels: number, size: number) {
+  const next = random(7);
+  return Array.from({ length: count }, () => {
+    const image = Float32Array.from({ length: channels * size * size }, () => next() - 0.5);
+    const mask = new Uint8Array(size * size);
+    const [y0, x0] = [Math.floor((next() * size) / 2), Math.floor((next() * size) / 2)];
+    for (let y = y0; y < y0 + size / 2; y++)
+      for (let x = x0; x < x0 + size / 2; x++) {
+        mask[y * size + x] = 1;
+        for (let c = 0; c < channels; c++) image[(c * size + y) * size + x]! += 2;
+      }
+    return {
+      image: { data: image, shape: [channels, size, size] },
+      mask: { data: mask, shape: [size, size] } as NdArray<Uint8Array>,
+    };
+  });
+}
+
+const largest = (a: NdArray, b: NdArray) =>
+  a.data.reduce((most, x, i) => Math.max(most, Math.abs(x - (b.data[i] ?? 0))), 0);
+
+describe.each([
+  { format: "scripted", file: "script/block-scripted.pt", kind: "torchscript", copy: "backbone.pt" },
+  { format: "traced", file: "script/block-traced.pt", kind: "torchscript", copy: "backbone.pt" },
+  { format: "exported", file: "exported/dynamic.pt2", kind: "exported", copy: "backbone.pt2" },
+])("a network that was $format", ({ file, kind, copy }) => {
+  it("is tapped, trained, saved and loaded as any other", async () => {
+    const backbone = await Backbone.load(fixture(file));
+    expect(backbone.config.kind).toBe(kind);
+    const layers = await backbone.probe([16, 16]);
+    const taps = layers.filter(({ tappable, shape }) => tappable && shape?.length === 4).map(({ name }) => name);
+    expect(taps.length).toBeGreaterThan(2);
+
+    const placement = { device: "cpu", precision: "fp32" } as const;
+    const model = await LayerEnsemble.create(backbone, { taps, final: false, inputSize: [16, 16], ...placement });
+    expect(model.heads.map(({ name }) => name)).toEqual(taps);
+    const run = path.join(folder, `run-${path.basename(file)}`);
+    const history = await model.fit(squares(24, backbone.inChannels, 16), { epochs: 6, learningRate: 1e-2, run });
+    const [first, last] = [history.epochs[0]!.loss, history.epochs.at(-1)!.loss];
+    expect(last).toBeLessThan(0.8 * first);
+
+    // The run needs nothing outside its folder.
+    expect(existsSync(path.join(run, copy))).toBe(true);
+    const description = JSON.parse(readFileSync(path.join(run, "run.json"), "utf8"));
+    expect(description.backbone).toMatchObject({ kind, file: copy });
+    const image = noise([backbone.inChannels, 21, 33]);
+    const expected = await model.predict(image);
+    expect(expected.mask.shape).toEqual([21, 33]);
+    const loaded = await LayerEnsemble.load(run, placement);
+    expect(largest((await loaded.predict(image)).probabilities!, expected.probabilities!)).toBeLessThan(1e-6);
+
+    // The trained network by itself, in the format that it came in, and as a run's network.
+    const saved = path.join(folder, `saved-${path.basename(file)}`);
+    await backbone.save(saved);
+    const heads = { taps, final: false, inputSize: [16, 16], ...placement };
+    const [again, fromRun] = [await Backbone.load(saved), await Backbone.load(run)];
+    const before = await (await LayerEnsemble.create(backbone, heads)).forward(image);
+    for (const other of [again, fromRun]) {
+      const after = await (await LayerEnsemble.create(other, heads)).forward(image);
+      for (const [name, logits] of before) expect(largest(after.get(name)!, logits)).toBeLessThan(1e-5);
+    }
+    for (const disposable of [loaded, model, again, fromRun, backbone]) await disposable.dispose();
+  });
+
+  it("names the nearest layer for a tap that it has not", async () => {
+    const backbone = await Backbone.load(fixture(file));
+    const name = backbone.layers().find(({ tappable }) => tappable)!.name;
+    await expect(LayerEnsemble.create(backbone, { taps: [`${name}x`] })).rejects.toEqual(
+      code("ERR_LE_TAP", new RegExp(`Nearest: .*${name}`)),
+    );
+    await backbone.dispose();
+  });
+});
+
+describe("a file", () => {
+  it("of weights alone is refused with what to do", async () => {
+    for (const name of ["weights/checkpoint.pth", "script/branches.safetensors"])
+      await expect(Backbone.load(fixture(name))).rejects.toEqual(
+        code("ERR_LE_CHECKPOINT", /weights alone.*loadWeights/),
+      );
+  });
+
+  it("that is no network, or cut short, is refused by name", async () => {
+    const [noise, cut] = [path.join(folder, "noise.pt"), path.join(folder, "cut.pt2")];
+    writeFileSync(noise, "nothing of the kind");
+    copyFileSync(fixture("exported/dynamic.pt2"), cut);
+    truncateSync(cut, 9000);
+    await expect(Backbone.load(noise)).rejects.toEqual(code("ERR_LE_CHECKPOINT", /noise\.pt/));
+    await expect(Backbone.load(cut)).rejects.toEqual(code("ERR_LE_CHECKPOINT", /cut\.pt2/));
+    await expect(Backbone.load(path.join(folder, "none.pt2"))).rejects.toEqual(code("ERR_LE_IO", /none\.pt2/));
+  });
+
+  it("that was frozen, or has higher-order operators, is refused with what to export instead", async () => {
+    await expect(Backbone.load(fixture("script/frozen.pt"))).rejects.toEqual(code("ERR_LE_CHECKPOINT", /freeze/));
+    await expect(Backbone.load(fixture("exported/higher_order.pt2"))).rejects.toEqual(
+      code("ERR_LE_CHECKPOINT", /wrap_with_set_grad_enabled.*export/),
+    );
+  });
+
+  it("gives 3D networks too", async () => {
+    const backbone = await Backbone.load(fixture("script/volume.pt"));
+    expect(backbone.spatialAxes).toBe(3);
+    const size = [8, 12, 10];
+    const taps = (await backbone.probe(size)).filter((layer) => layer.tappable && layer.shape?.length === 5);
+    const model = await LayerEnsemble.create(backbone, {
+      taps: taps.slice(0, 3).map((layer) => layer.name),
+      inputSize: size,
+      precision: "fp32",
+    });
+    const { mask, maps } = await model.predict(noise([backbone.inChannels, ...size]));
+    expect(mask.shape).toEqual(size);
+    expect(maps.entropy?.shape).toEqual(size);
+    await model.dispose();
+    await backbone.dispose();
+  });
+
+  it("that was recorded for one shape says which", async () => {
+    const backbone = await Backbone.load(fixture("exported/volume.pt2"));
+    expect(backbone.spatialAxes).toBe(3);
+    expect(backbone.probeSize).toEqual([2, 2, 4]);
+    await expect(backbone.probe([8, 12, 10])).rejects.toEqual(code("ERR_LE_SHAPE", /2×1×2×2×4.*1×1×8×12×10/));
+    await backbone.dispose();
+  });
+
+  it("keeps bad options out", async () => {
+    const file = fixture("script/block-scripted.pt");
+    await expect(Backbone.load(file, { image: "picture" })).rejects.toEqual(code("ERR_LE_OPTION", /picture/));
+    await expect(Backbone.load(file, { output: ["nowhere", 3] }).then((b) => b.probe([16, 16]))).rejects.toEqual(
+      expect.objectContaining({ code: expect.stringMatching(/^ERR_LE_/) }),
+    );
+    await expect(Backbone.load(file, { channels: 1 } as object)).rejects.toEqual(code("ERR_LE_OPTION", /channels/));
+  });
+});
