@@ -13,6 +13,7 @@
 #include "backbones/imported.h"
 #include "backbones/script_fusion.h"
 #include "backbones/script_graph.h"
+#include "ensemble.h"
 #include "error.h"
 #include "safetensors.h"
 // After libtorch, which has a CHECK of its own.
@@ -273,6 +274,17 @@ TEST("script: a saved network has the present weights, the frozen modules, and n
   for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::temp_directory_path()))
     CHECK(entry.path().filename().string().find("le-script-saved.pt.") == std::string::npos);
   std::filesystem::remove(path);
+}
+
+TEST("script: a traced convolution trains in bfloat16 as a scripted one does") {
+  for (const char* name : {"block-scripted", "block-traced"}) {
+    const auto backbone = loaded(name);
+    const auto taps = backbone->tap({"conv1", "down.0", "act.0", "head.0"});
+    backbone->train(true);
+    const Autocast autocast(at::kCPU, at::kBFloat16);
+    const Pass pass = backbone->forward(at::randn({2, 3, 8, 8}), taps.get());
+    for (const at::Tensor& tap : pass.taps) CHECK(tap.scalar_type() == at::kBFloat16);
+  }
 }
 
 TEST("script: a clone has weights of its own") {

@@ -96,6 +96,7 @@ class Inliner {
                   graph_->inputs()[0]);
     inline_range(*graph_->block()->nodes().begin(), graph_->block()->return_node(), 0);
     drop_messages();
+    name_convolutions(graph_->block());
     explain();
     return graph_;
   }
@@ -105,6 +106,36 @@ class Inliner {
     bool called = false, dynamic = false, interface = false;
     c10::TypePtr not_tensor;
   };
+
+  // Traces have one general convolution, which autocast does not know on the CPU: training in bfloat16 would run in
+  // float. It becomes conv2d and its like, as in a script.
+  void name_convolutions(Block* block) {
+    for (Node *node = *block->nodes().begin(), *next = nullptr; node != block->return_node(); node = next) {
+      next = node->next();
+      for (Block* inner : node->blocks()) name_convolutions(inner);
+      if (node->kind() != Symbol::aten("_convolution") && node->kind() != Symbol::aten("convolution")) continue;
+      const auto transposed = torch::jit::toIValue(node->input(6));
+      const Node* const strides = node->input(3)->node();
+      const auto constant = torch::jit::toIValue(node->input(3));
+      const size_t axes = strides->kind() == prim::ListConstruct      ? strides->inputs().size()
+                          : constant && constant->isIntList() ? constant->toIntList().size()
+                                                              : 0;
+      if (!transposed || !transposed->isBool() || axes < 1 || axes > 3) continue;
+      const bool up = transposed->toBool();
+      const auto in = [&](size_t index) { return node->input(index); };
+      const WithInsertPoint here(node);
+      std::vector<torch::jit::NamedValue> arguments{in(0), in(1), in(2), in(3), in(4)};
+      if (up)
+        arguments.insert(arguments.end(), {in(7), in(8), in(5)});
+      else
+        arguments.insert(arguments.end(), {in(5), in(8)});
+      const std::string name = (up ? "conv_transpose" : "conv") + std::to_string(axes) + "d";
+      Value* const output = graph_->insert(Symbol::aten(name), arguments);
+      output->setType(node->output()->type());
+      node->output()->replaceAllUsesWith(output);
+      node->destroy();
+    }
+  }
 
   // Inlines the calls in [begin, end), which lie in one block.
   void inline_range(Node* begin, Node* end, int depth) {
