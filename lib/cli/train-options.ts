@@ -122,7 +122,11 @@ export function trainOptions(): Command {
     .option("--data <dir>", "folder with images/, masks/ and, for fixed splits, split.csv", text)
     .requiredOption("--run <dir>", "folder to make for the run: weights, history, checkpoints", text)
     .option("--resume", "go on from the run's last checkpoint, with its own options")
-    .option("--size <HxW>", "size of the network's input (default: 128x128); DxHxW for volumes (unet3d: 32x64x64)", size)
+    .option(
+      "--size <HxW>",
+      "size of the network's input (default: 128x128); DxHxW for volumes (unet3d: 32x64x64)",
+      size,
+    )
     .option("--classes <n>", "classes with background (default: what the masks hold)", integer({ min: 2, max: 255 }))
     .option("--class-names <list>", "their names, background first", list(text))
     .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS))

@@ -117,9 +117,9 @@ class Inliner {
       const auto transposed = torch::jit::toIValue(node->input(6));
       const Node* const strides = node->input(3)->node();
       const auto constant = torch::jit::toIValue(node->input(3));
-      const size_t axes = strides->kind() == prim::ListConstruct      ? strides->inputs().size()
-                          : constant && constant->isIntList() ? constant->toIntList().size()
-                                                              : 0;
+      const size_t axes = strides->kind() == prim::ListConstruct ? strides->inputs().size()
+                          : constant && constant->isIntList()    ? constant->toIntList().size()
+                                                                 : 0;
       if (!transposed || !transposed->isBool() || axes < 1 || axes > 3) continue;
       const bool up = transposed->toBool();
       const auto in = [&](size_t index) { return node->input(index); };
