@@ -11,11 +11,11 @@
 #include <mutex>
 #include <unordered_set>
 
+#include "backbones/checks.h"
 #include "backbones/exported_fusion.h"
 #include "backbones/imported.h"
 #include "backbones/layout.h"
 #include "error.h"
-#include "taps/hooks.h"
 
 namespace le {
 
@@ -406,24 +406,10 @@ ExportedCapture ExportedBackbone::capture_of(int call) const {
 }
 
 std::shared_ptr<TapSet> ExportedBackbone::tap(std::vector<std::string> names) {
+  tap_slots(names, layers());
   std::vector<ExportedCapture> captures;
-  std::unordered_set<std::string> seen;
-  for (const std::string& name : names) {
-    const auto found = program_->module_of.find(name);
-    if (found == program_->module_of.end()) {
-      std::vector<std::string> candidates;
-      for (const auto& module : program_->modules)
-        if (why_not(module).empty()) candidates.push_back(module.name);
-      std::string nearest;
-      for (const auto& near : nearest_names(name, candidates)) nearest += (nearest.empty() ? "" : ", ") + near;
-      fail(code::kTap, "Expected the name of a layer for tap but received '", name, "'. Nearest: ", nearest, ".");
-    }
-    const ExportedModule& module = program_->modules[found->second];
-    if (const std::string why = why_not(module); !why.empty())
-      fail(code::kTap, "Expected a layer that can be tapped but received '", name, "': ", why, ".");
-    if (!seen.insert(name).second) fail(code::kTap, "Expected distinct taps but received '", name, "' twice.");
-    captures.push_back(capture_of(last_call(module)));
-  }
+  for (const std::string& name : names)
+    captures.push_back(capture_of(last_call(program_->modules[program_->module_of.at(name)])));
   return std::make_shared<ExportedTapSet>(std::move(names), std::move(captures), program_.get());
 }
 
