@@ -65,7 +65,8 @@ describe("arguments", () => {
       expect(() => number({ min: 0 })(wrong)).toThrow(InvalidArgumentError);
     expect(size("96x128")).toEqual([96, 128]);
     expect(size("64")).toEqual([64, 64]);
-    for (const wrong of ["0x3", "3x", "axb", "1x2x3", "-1"]) expect(() => size(wrong)).toThrow(InvalidArgumentError);
+    for (const wrong of ["0x3", "3x", "axb", "1x2x3x4", "-1"]) expect(() => size(wrong)).toThrow(InvalidArgumentError);
+    expect(size("1x2x3")).toEqual([1, 2, 3]);
     expect(inputShape("2x3x64x96")).toEqual({ channels: 3, size: [64, 96] });
     expect(inputShape("64x96")).toEqual({ size: [64, 96] });
     expect(list(integer())("1, 2,3")).toEqual([1, 2, 3]);
