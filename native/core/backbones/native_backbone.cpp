@@ -133,10 +133,6 @@ c10::Device NativeBackbone::device() const {
   return c10::kCPU;
 }
 
-at::MemoryFormat NativeBackbone::channels_last_format() const {
-  return spatial_axes_ == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
-}
-
 bool NativeBackbone::draws_in_training() const {
   return std::any_of(modules_.begin(), modules_.end(), [](const Module::Named& named) {
     const auto* dropout = dynamic_cast<const Dropout*>(named.module);
@@ -153,7 +149,7 @@ void NativeBackbone::to(c10::Device device, bool channels_last) {
   end_inference();
   const at::NoGradGuard no_grad;
   channels_last_ = channels_last;
-  const auto format = channels_last ? channels_last_format() : at::MemoryFormat::Contiguous;
+  const auto format = layout(spatial_axes_ + 2, channels_last);
   // set_data keeps each tensor's identity: an optimiser may already hold it.
   for (auto& [name, tensor] : parameters()) {
     at::Tensor moved = tensor.detach().to(device);

@@ -34,7 +34,6 @@ class NativeBackbone final : public Backbone {
   // Checks and lays out the input, and runs the network with whichever weights apply.
   at::Tensor run(const at::Tensor& input);
   c10::Device device() const;
-  at::MemoryFormat channels_last_format() const;
 
   const std::unique_ptr<UnaryModule> root_;
   const Json config_;
