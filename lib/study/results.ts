@@ -1,0 +1,218 @@
+// What a comparison finds: the contents of results.json. The tables, the figures and the report are made from this alone.
+import type { MethodName } from "../ensemble/methods.js";
+
+/**
+ * Confidences of an image, each higher where the method is surer. Those named after a map are minus its image-level summary.
+ */
+export const CONFIDENCES = [
+  "aula",
+  "pairwiseAgreement",
+  "softDiceConfidence",
+  "entropy",
+  "mutualInformation",
+  "variance",
+] as const;
+
+/** One of {@link CONFIDENCES}. */
+export type ConfidenceName = (typeof CONFIDENCES)[number];
+
+/** Quality, uncertainty and agreement of one image under one run. What is not defined is null. */
+export interface ImageRecord {
+  id: string;
+  /** The patient, say. */
+  group: string | null;
+  /** Means over the foreground classes; of distances, over those that are defined. In the unit of `spacing`. */
+  dice: number;
+  iou: number | null;
+  mhd: number | null;
+  hausdorff: number | null;
+  hd95: number | null;
+  assd: number | null;
+  /** By scored foreground class, in the order of {@link Comparison.classNames}. */
+  classDice: number[];
+  classMhd: (number | null)[];
+  nll: number | null;
+  brier: number | null;
+  ece: number | null;
+  /** Whether no head finds any foreground, which makes AULA full by definition. */
+  empty: boolean;
+  aula: number | null;
+  aulaNormalised: number | null;
+  /** Agreement of neighbouring heads, shallow to deep: mean over the classes that AULA averages. Null with one head. */
+  agreements: number[] | null;
+  pairwiseAgreement: number | null;
+  softDiceConfidence: number | null;
+  predictionDepth: number | null;
+  /** `entropy.sum`, `entropy.mean`, `entropy.foreground`, … of every map. */
+  uncertainty: Record<string, number>;
+}
+
+/** One bin of a reliability diagram; null where it is empty. */
+export interface ReliabilityBin {
+  count: number;
+  confidence: number | null;
+  accuracy: number | null;
+}
+
+/** One run on one set of images. */
+export interface RunRecord {
+  /** Folder of the run, relative to the output folder. */
+  run: string;
+  method: MethodName;
+  seed: number;
+  /** Names of the kept heads, in depth order. */
+  heads: string[];
+  /** First heads left out. */
+  skip: number;
+  fusion: string;
+  /** Trainable numbers, all members counted. */
+  parameters: number;
+  /** Milliseconds per image, prediction with all maps, batch of one; median. */
+  msPerImage: number;
+  /** Over all pixels of all images that count. */
+  calibration: { ece: number | null; brier: number | null; nll: number | null; bins: ReliabilityBin[] };
+  images: ImageRecord[];
+  /** nll and Dice on validation by number of skipped heads, where `tune` measured them. */
+  skipCurve?: SkipCurvePoint[];
+}
+
+/** Validation without its first T heads. */
+export interface SkipCurvePoint {
+  skip: number;
+  nll: number;
+  nllSd: number;
+  dice: number;
+  diceSd: number;
+  aurc: number | null;
+}
+
+/**
+ * A statistic of a method: the mean over its runs (seeds) of the statistic of each. The interval is a percentile bootstrap
+ * over groups (images where there are none), the same resample for every seed. Null where it is not defined.
+ */
+export interface Estimate {
+  value: number | null;
+  low: number | null;
+  high: number | null;
+  /** Of each run, in the order of {@link MethodResult.runs}. */
+  perRun: (number | null)[];
+}
+
+/** A mean over images. */
+export interface MeanEstimate extends Estimate {
+  /** Standard deviation over images (divisor n - 1) of each image's mean over the runs. */
+  sd: number | null;
+  /** Images with a value, and without. */
+  n: number;
+  leftOut: number;
+}
+
+/** LE against another method, image by image (each image's mean over seeds). */
+export interface PairedTest {
+  measure: "dice" | "mhd" | "nll";
+  other: MethodName;
+  n: number;
+  /** Mean of LE minus mean of the other. */
+  difference: number | null;
+  wilcoxonP: number | null;
+  tP: number | null;
+}
+
+/** How well a confidence ranks images and finds failures. */
+export interface ConfidenceResult {
+  /** Spearman's correlation of the confidence with Dice and with MHD: near 1 and near -1 for a good one. */
+  spearmanDice: Estimate;
+  spearmanMhd: Estimate;
+  /** Risk 1 - Dice. */
+  aurc: Estimate;
+  eaurc: Estimate;
+  augrc: Estimate;
+  /** Failure: Dice below {@link Comparison.tau}. */
+  auroc: Estimate;
+  fpr95: Estimate;
+  /** Area under the quality-control curve, and the flagged share that leaves 5 % of the failures unseen. */
+  qcArea: Estimate;
+  remaining5: Estimate;
+}
+
+/** A quality-control curve: failures that stay unseen, as a share of all images, against the flagged share. */
+export interface QcCurve {
+  f: number[];
+  y: number[];
+  random: number[];
+  ideal: number[];
+  area: number;
+}
+
+/** One method, all its seeds. */
+export interface MethodResult {
+  method: MethodName;
+  /** Indices into {@link Comparison.runs}. */
+  runs: number[];
+  quality: Record<"dice" | "iou" | "mhd" | "hd95" | "assd" | "nll" | "brier", MeanEstimate>;
+  classDice: Record<string, MeanEstimate>;
+  ece: Estimate;
+  /** Null for a confidence that the method has not (AULA is LE's alone). */
+  confidence: Record<ConfidenceName, ConfidenceResult | null>;
+  /** Of the method's first seed. */
+  qcCurves: Partial<Record<ConfidenceName, QcCurve>>;
+  cost: { parameters: number; msPerImage: number; ratioToPlain: number | null };
+}
+
+/** A method under a shift. The threshold is chosen in distribution, by {@link ShiftRow.flaggedIn}. */
+export interface ShiftRow {
+  method: MethodName;
+  confidence: ConfidenceName;
+  /** In distribution against out: 1 where every shifted image is less sure than every other. */
+  auroc: Estimate;
+  diceIn: number | null;
+  diceOut: number | null;
+  /** Confidence below which an image is flagged, per run: that flags `flaggedIn` of the images in distribution. */
+  thresholds: (number | null)[];
+  flaggedIn: number;
+  flaggedOut: Estimate;
+}
+
+/** An image that is shown. Pictures are PNG files beside results.json, at the image's stored size. */
+export interface ShownImage {
+  id: string;
+  /** Why it was chosen. */
+  why: ("best" | "worst" | "median" | "most certain" | "least certain")[];
+  dice: Record<string, number>;
+  aula: number | null;
+  height: number;
+  width: number;
+  /** Base64 of the grey image, 8 bits, height×width, and of label maps: truth, each method's mask, LE's heads. */
+  image: string;
+  truth: string;
+  masks: Partial<Record<MethodName, string>>;
+  heads: { name: string; mask: string }[];
+  /** Base64 of entropy maps, float32 little-endian, height×width, in nats. */
+  entropy: Partial<Record<MethodName, string>>;
+  agreements: number[] | null;
+}
+
+/** A comparison of methods on one set of images: results.json. */
+export interface Comparison {
+  format: 1;
+  /** Versions, date (ISO), host CPU, libtorch. */
+  made: Record<string, string>;
+  title: string;
+  data: { folder: string; split: string; images: number; groups: number };
+  /** Background first. */
+  classNames: string[];
+  /** Foreground classes that were scored, by index; the others count as background. */
+  scored: number[];
+  spacing: number[];
+  /** An image has failed where its Dice is below this. */
+  tau: number;
+  /** Which summary of a map is its confidence. */
+  summary: "sum" | "mean" | "foreground";
+  bootstrap: { resamples: number; seed: number; unit: "group" | "image" };
+  /** In the order plain, mh, de, mcd, le; those compared. */
+  methods: MethodResult[];
+  runs: RunRecord[];
+  tests: PairedTest[];
+  shown: ShownImage[];
+  shift?: { folder: string; split: string; images: number; scored: number[]; runs: RunRecord[]; rows: ShiftRow[] };
+}
