@@ -185,13 +185,28 @@ function binOf(confidence: number, ends: Float64Array): number {
 function topBins({ confidence, right, count }: CountedPixels, bins: number): Bins {
   const result = { count: new Float64Array(bins), confidence: new Float64Array(bins), right: new Float64Array(bins) };
   const ends = upperEnds(bins);
+  const last = bins - 1;
+  const from = last > 0 ? (ends[last - 1] as number) : Number.NEGATIVE_INFINITY;
+  // Most confidences are in the last bin, whose sums stay in registers.
+  let inLast = 0;
+  let confidenceInLast = 0;
+  let rightInLast = 0;
   for (let j = 0; j < count; j++) {
     const p = confidence[j] as number;
+    if (p > from) {
+      inLast++;
+      confidenceInLast += p;
+      rightInLast += right[j] as number;
+      continue;
+    }
     const b = binOf(p, ends);
     result.count[b]!++;
     result.confidence[b] = (result.confidence[b] as number) + p;
     result.right[b] = (result.right[b] as number) + (right[j] as number);
   }
+  result.count[last] = inLast;
+  result.confidence[last] = confidenceInLast;
+  result.right[last] = rightInLast;
   return result;
 }
 
@@ -219,27 +234,47 @@ function addGaps(
   gaps: Float64Array,
 ): void {
   const offset = c * pixels;
+  const last = ends.length - 1;
+  const low = ends[0] as number;
+  const high = ends[Math.max(0, last - 1)] as number;
+  // Most probabilities are in the first or the last bin, whose sums stay in registers.
+  let first = 0;
+  let top = 0;
   for (let j = 0; j < count; j++) {
     const i = at[j] as number;
     const p = probabilities[offset + i] as number;
-    const b = binOf(p, ends);
-    gaps[b] = (gaps[b] as number) + (truth[i] === c ? 1 - p : -p);
+    const gap = truth[i] === c ? 1 - p : -p;
+    if (p <= low) first += gap;
+    else if (p > high) top += gap;
+    else {
+      const b = binOf(p, ends);
+      gaps[b] = (gaps[b] as number) + gap;
+    }
   }
+  gaps[0] = (gaps[0] as number) + first;
+  gaps[last] = (gaps[last] as number) + top;
 }
 
-/** Confidences are first sorted into so many slots of equal width; only slots that a border cuts are looked at closely. */
-const SLOTS = 1 << 14;
+/**
+ * Confidences are first sorted into slots; only slots that a border cuts are looked at closely. The slot is read off the bits
+ * of 1 - confidence in single precision: the exponent and so many bits more, thus finer towards 1, where confidences crowd.
+ */
+const SLOT_BITS = 7;
+const LARGEST_SLOT = 127 << SLOT_BITS; // that of 1
+const rest = new Float32Array(1);
+const restBits = new Int32Array(rest.buffer);
 
 /** By bin of equal count: Σ right - confidence. */
 function equalCountGaps({ confidence, right, count }: CountedPixels, bins: number): Float64Array {
   const gaps = new Float64Array(bins);
   const slotOf = new Uint16Array(count);
-  const inSlot = new Uint32Array(SLOTS);
-  const gapOfSlot = new Float64Array(SLOTS);
+  const inSlot = new Uint32Array(LARGEST_SLOT + 1);
+  const gapOfSlot = new Float64Array(LARGEST_SLOT + 1);
   for (let j = 0; j < count; j++) {
     const p = confidence[j] as number;
-    // Finer towards 1, where confidences crowd. Rounding may have left p above 1: NaN, which becomes slot 0 from the top.
-    const slot = SLOTS - 1 - ((Math.sqrt(Math.sqrt(1 - p)) * (SLOTS - 1)) | 0);
+    // Rounding may have left p outside [0, 1].
+    rest[0] = p > 1 ? 0 : p < 0 ? 1 : 1 - p;
+    const slot = LARGEST_SLOT - ((restBits[0] as number) >> (23 - SLOT_BITS));
     slotOf[j] = slot;
     inSlot[slot] = (inSlot[slot] as number) + 1;
     gapOfSlot[slot] = (gapOfSlot[slot] as number) + ((right[j] as number) - p);
@@ -248,7 +283,7 @@ function equalCountGaps({ confidence, right, count }: CountedPixels, bins: numbe
   const larger = count % bins;
   let b = 0;
   let room = small + (larger > 0 ? 1 : 0);
-  for (let slot = 0; slot < SLOTS; slot++) {
+  for (let slot = 0; slot <= LARGEST_SLOT; slot++) {
     const n = inSlot[slot] as number;
     if (n === 0) continue;
     while (room === 0) room = small + (++b < larger ? 1 : 0);

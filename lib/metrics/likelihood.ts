@@ -1,5 +1,6 @@
 import type { NdArray } from "../arrays.js";
 import { checkLabels, checkProbabilities, checkSameShape, type FloatArray, singleView } from "../fusion/input.js";
+import type { ClassSums } from "../fusion/head-sums.js";
 import { checkOptions, option } from "../options.js";
 
 /** Options of {@link nll} and {@link brier}. */
@@ -67,6 +68,10 @@ export interface CountedPixels {
   confidence: Float64Array;
   /** Whether that class, the lowest of equals, is the truth: 1 or 0. */
   right: Uint8Array;
+  /** Probability of the truth. */
+  own: Float64Array;
+  /** By pixel, counted or not: Σ_c p̄_c², where known. */
+  squares: Float64Array | undefined;
 }
 
 /** Checks what comes from outside, and selects. */
@@ -82,60 +87,84 @@ export function checkCounted(
   return countPixels(input.view, truth.data, input.classes, ignoreIndex, foreground);
 }
 
-/** Selects the pixels that count. */
+/**
+ * Selects the pixels that count.
+ * @param sums Of the probabilities, where known.
+ */
 export function countPixels(
   probabilities: FloatArray,
   truth: Uint8Array,
   classes: number,
   ignoreIndex: number,
   foreground: boolean,
+  sums: TopClasses & Partial<ClassSums> = topClasses(probabilities, classes, truth.length),
 ): CountedPixels {
   const pixels = truth.length;
   const at = new Uint32Array(pixels);
   const confidence = new Float64Array(pixels);
   const right = new Uint8Array(pixels);
+  const own = new Float64Array(pixels);
+  const { most, labels, squares } = sums;
   let count = 0;
   for (let i = 0; i < pixels; i++) {
     const y = truth[i] as number;
     if (y === ignoreIndex) continue;
-    let best = 0;
-    let most = probabilities[i] as number;
-    for (let c = 1; c < classes; c++) {
-      const p = probabilities[c * pixels + i] as number;
-      if (p > most) {
-        most = p;
-        best = c;
-      }
-    }
-    if (foreground && (y | best) === 0) continue;
+    const label = labels[i] as number;
+    if (foreground && (y | label) === 0) continue;
     at[count] = i;
-    confidence[count] = most;
-    right[count] = best === y ? 1 : 0;
+    confidence[count] = most[i] as number;
+    right[count] = label === y ? 1 : 0;
+    own[count] = probabilities[y * pixels + i] as number;
     count++;
   }
-  return { probabilities, truth, classes, pixels, count, at, confidence, right };
+  return { probabilities, truth, classes, pixels, count, at, confidence, right, own, squares };
 }
 
+type TopClasses = Pick<ClassSums, "most" | "labels">;
+
+/** Of each pixel, the largest probability and its class, the lowest of equals. */
+function topClasses(probabilities: FloatArray, classes: number, pixels: number): TopClasses {
+  const most = Float64Array.from(probabilities.subarray(0, pixels));
+  const labels = new Uint8Array(pixels);
+  for (let c = 1, at = pixels; c < classes; c++) {
+    for (let i = 0; i < pixels; i++, at++) {
+      const p = probabilities[at] as number;
+      if (p > (most[i] as number)) {
+        most[i] = p;
+        labels[i] = c;
+      }
+    }
+  }
+  return { most, labels };
+}
+
+/** So many likelihoods, of at least 1e-5, are multiplied before a logarithm is taken. */
+const PER_LOGARITHM = 32;
+
 /** {@link nll} of what was checked before. */
-export function nllOf({ probabilities, truth, at, count, pixels }: CountedPixels): number {
+export function nllOf({ own, count }: CountedPixels): number {
+  let sum = 0;
+  let product = 1;
+  for (let j = 0; j < count; j++) {
+    product *= Math.min(1, Math.max(0, own[j] as number)) + NLL_EPSILON;
+    if (j % PER_LOGARITHM === PER_LOGARITHM - 1) {
+      sum -= Math.log(product);
+      product = 1;
+    }
+  }
+  return (sum - Math.log(product)) / count;
+}
+
+/** {@link brier} of what was checked before: Σ_c p_c² with (1 - p_y)² in the place of p_y². */
+export function brierOf({ probabilities, at, count, own, classes, pixels, squares }: CountedPixels): number {
   let sum = 0;
   for (let j = 0; j < count; j++) {
     const i = at[j] as number;
-    const p = probabilities[(truth[i] as number) * pixels + i] as number;
-    sum -= Math.log(Math.min(1, Math.max(0, p)) + NLL_EPSILON);
-  }
-  return sum / count;
-}
-
-/** {@link brier} of what was checked before. */
-export function brierOf({ probabilities, truth, at, count, classes, pixels }: CountedPixels): number {
-  let sum = 0;
-  for (let c = 0; c < classes; c++) {
-    for (let j = 0; j < count; j++) {
-      const i = at[j] as number;
-      const difference = (probabilities[c * pixels + i] as number) - (truth[i] === c ? 1 : 0);
-      sum += difference * difference;
-    }
+    let square = 0;
+    if (squares) square = squares[i] as number;
+    else for (let c = 0, k = i; c < classes; c++, k += pixels) square += (probabilities[k] as number) ** 2;
+    const p = own[j] as number;
+    sum += Math.max(0, square - p * p) + (1 - p) * (1 - p);
   }
   return sum / count;
 }

@@ -2,9 +2,8 @@ import { countPatterns } from "../agreement/counts.js";
 import { type Aula, aulaFromCounts, type PairwiseAgreement, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
-import { lnOfPositive } from "../fusion/elementary.js";
 import { FUSIONS, type Fusion, fuse, labelMaps, scaledWeights, skipHeads } from "../fusion/fuse.js";
-import { type HeadSums, sumOfHeads } from "../fusion/head-sums.js";
+import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads } from "../fusion/head-sums.js";
 import {
   checkLabels,
   checkLogits,
@@ -115,7 +114,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     checkProbabilities("heads", input);
     sums = sumOfProbabilities(kept, classes, pixels);
   }
-  const patterns = findPatterns(sums.labels, views.length, classes);
+  const patterns = findPatterns(sums.labels, views.length, classes, sums.codes);
   const counts = countPatterns(patterns, classes);
   const truthEstimate = stapleOf(patterns, classes);
   const staple = expand(truthEstimate, spatial);
@@ -127,8 +126,9 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
   } else if (fusion !== "mean" || weights) {
     fused = fuseProbabilities(kept, fusion as "mean" | "vote" | "last", weights);
   }
-  const pass = measurePixels(sums, fused, patterns, classes, pixels);
-  const { mask, maps } = pass;
+  const ofFused = fused === sums.probabilities ? sums.mean : sumOfClasses(fused, classes, pixels);
+  const mask = ofFused.labels;
+  const { maps, summaries } = measurePixels(sums, ofFused, patterns, classes);
   const shaped = <T extends Float32Array | Uint8Array>(data: T) => ({ data, shape: [...spatial] });
   const spatialMask = shaped(mask);
   return {
@@ -136,15 +136,15 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     probabilities: { data: fused, shape: [classes, ...spatial] },
     mask: spatialMask,
     maps: mapValues(maps, shaped),
-    summaries: pass.summaries,
+    summaries,
     aula: views.length < 3 ? null : aulaFromCounts(counts, { skipped: skip }),
     pairwiseAgreement: pairwiseAgreementFromCounts(counts),
     predictionDepth: predictionDepthFromCounts(counts, theta),
-    softDiceConfidence: softDiceConfidenceFromSums(pass.softDice),
+    softDiceConfidence: softDiceConfidenceFromSums(softDiceSums(fused, ofFused, classes)),
     staple,
     ...(truth && {
       quality: quality(spatialMask, truth, { classes, ignoreIndex, ...(spacing && { spacing }) }),
-      calibration: calibrationOf(countPixels(fused, truth.data, classes, ignoreIndex, false)),
+      calibration: calibrationOf(countPixels(fused, truth.data, classes, ignoreIndex, false, ofFused)),
     }),
   };
 }
@@ -165,7 +165,8 @@ function sumOfProbabilities(heads: readonly NdArray<FloatArray>[], classes: numb
     }
   }
   for (let at = 0; at < probabilities.length; at++) probabilities[at] = (probabilities[at] as number) / heads.length;
-  return { probabilities, entropy, squares, labels: labelMaps(heads).data, finite: true };
+  const mean = sumOfClasses(probabilities, classes, pixels);
+  return { probabilities, mean, entropy, squares, labels: labelMaps(heads).data, finite: true };
 }
 
 /** {@link fuse} of probabilities. */
@@ -186,54 +187,60 @@ function fuseProbabilities(
   return fused.map((sum) => sum / total);
 }
 
-/** The maps, the mask, and the sums of what is summarised. */
-function measurePixels(sums: HeadSums, fused: Float64Array, patterns: Patterns, classes: number, pixels: number) {
+/** The maps, and their summaries. Sums are of what the maps hold, in single precision. */
+function measurePixels({ mean, entropy: ofHeads, squares }: HeadSums, fused: ClassSums, patterns: Patterns, classes: number) {
   const { heads, of } = patterns;
-  const plain = sums.probabilities;
-  const same = fused === plain;
-  const mask = new Uint8Array(pixels);
-  const softDice = new Float64Array(classes * 3);
-  const total = new Float64Array(classes);
-  const [entropy, expectedEntropy, mutualInformation, variance, disagreement, variationRatio] = Array.from(
-    { length: 6 },
-    () => new Float32Array(pixels),
-  ) as [Float32Array, Float32Array, Float32Array, Float32Array, Float32Array, Float32Array];
+  const pixels = of.length;
+  const { labels, entropy: ofFused } = fused;
+  const { entropy: ofMean, squares: squaresOfMean } = mean;
+  const entropy = new Float32Array(pixels);
+  const expectedEntropy = new Float32Array(pixels);
+  const mutualInformation = new Float32Array(pixels);
+  const variance = new Float32Array(pixels);
+  const disagreement = new Float32Array(pixels);
+  const variationRatio = new Float32Array(pixels);
   const votes = voteMeasures(patterns, classes);
   for (let i = 0; i < pixels; i++) {
-    let best = 0;
-    let most = fused[i] as number;
-    let squares = 0;
-    let ofPlain = 0;
-    let ofFused = 0;
-    for (let c = 0, at = i; c < classes; c++, at += pixels) {
-      const q = fused[at] as number;
-      if (q > most) {
-        most = q;
-        best = c;
-      }
-      total[c] = (total[c] as number) + q;
-      const p = plain[at] as number;
-      squares += p * p;
-      if (p > 0) ofPlain -= p * lnOfPositive(p);
-      if (!same && q > 0) ofFused -= q * lnOfPositive(q);
-    }
-    mask[i] = best;
-    softDice[best * 3]!++;
-    softDice[best * 3 + 2] = (softDice[best * 3 + 2] as number) + most;
-    const expected = Math.max(0, (sums.entropy[i] as number) / heads);
-    entropy[i] = Math.max(0, same ? ofPlain : ofFused);
+    const expected = Math.max(0, (ofHeads[i] as number) / heads);
+    entropy[i] = Math.max(0, ofFused[i] as number);
     expectedEntropy[i] = expected;
     if (heads > 1) {
-      mutualInformation[i] = Math.max(0, ofPlain - expected);
-      variance[i] = Math.max(0, ((sums.squares[i] as number) / heads - squares) / classes);
+      mutualInformation[i] = Math.max(0, (ofMean[i] as number) - expected);
+      variance[i] = Math.max(0, ((squares[i] as number) / heads - (squaresOfMean[i] as number)) / classes);
     }
     const d = of[i] as number;
     disagreement[i] = votes.disagreement[d] as number;
     variationRatio[i] = votes.ratio[d] as number;
   }
-  for (let c = 0; c < classes; c++) softDice[c * 3 + 1] = total[c] as number;
   const maps = { entropy, expectedEntropy, mutualInformation, variance, disagreement, variationRatio };
-  return { mask, maps, softDice, summaries: mapValues(maps, (map) => summary(map, mask)) };
+  return { maps, summaries: mapValues(maps, (map) => summary(map, labels)) };
+}
+
+/** C×3, by class: #(ŷ=c), Σ p̄_c, Σ p̄_c [ŷ=c]. */
+function softDiceSums(probabilities: Float64Array, { most, labels }: ClassSums, classes: number): Float64Array {
+  const sums = new Float64Array(classes * 3);
+  for (let i = 0; i < labels.length; i++) {
+    const first = (labels[i] as number) * 3;
+    sums[first]!++;
+    sums[first + 2] = (sums[first + 2] as number) + (most[i] as number);
+  }
+  for (let c = 0; c < classes; c++) sums[c * 3 + 1] = total(probabilities, c * labels.length, labels.length);
+  return sums;
+}
+
+/** Four sums at a time, as each addition waits for the one before it. */
+function total(values: Float64Array, start: number, count: number): number {
+  const end = start + count;
+  let [a, b, c, d] = [0, 0, 0, 0];
+  let i = start;
+  for (; i + 3 < end; i += 4) {
+    a += values[i] as number;
+    b += values[i + 1] as number;
+    c += values[i + 2] as number;
+    d += values[i + 3] as number;
+  }
+  for (; i < end; i++) a += values[i] as number;
+  return a + b + c + d;
 }
 
 /** By pattern: disagreement and variation ratio. */
