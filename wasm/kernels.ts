@@ -1,7 +1,66 @@
 // The loops over all heads, classes and pixels as WebAssembly SIMD, in AssemblyScript (https://www.assemblyscript.org).
 //   npx tsx scripts/kernels.ts      # after a change here: makes lib/fusion/kernels.wasm.ts, which is committed
-// lib/fusion/kernels.ts calls them and is where to start reading. A vector of 128 bits holds two pixels in double precision.
-// Arrays are addresses; a row is the n values of one class; n is a multiple of 4. Nothing here allocates.
+// lib/fusion/kernels.ts calls them and is where to start reading. They work on one block of n pixels at a time, whose arrays are
+// at fixed places of the memory. A vector of 128 bits holds two pixels in double precision, or four in single precision.
+
+/** Number of classes C, and of pixels n, a multiple of 4. */
+let classes: i32 = 0;
+let n: usize = 0;
+
+// Addresses. C×n logits of one head, in single precision.
+export let logits: usize = 0;
+/** C×n: Σ p_k, and p̄ at last. From here on, n values; in double precision: Σ_k Σ_c p², Σ_k H(p_k), Π_k Σ_c exp(z - max z). */
+export let probabilities: usize = 0;
+let squares: usize = 0;
+let entropy: usize = 0;
+let products: usize = 0;
+/** Of p̄: the largest probability, Σ_c p̄². */
+export let most: usize = 0;
+export let squaresOfMean: usize = 0;
+/** The maps, in single precision. */
+export let entropyOfMean: usize = 0;
+export let expectedEntropy: usize = 0;
+export let mutualInformation: usize = 0;
+export let variance: usize = 0;
+/** The labels of the heads so far as one 32-bit number in base C. */
+export let codes: usize = 0;
+/** Bytes: labels of the last head, and of p̄. */
+export let labels: usize = 0;
+export let labelsOfMean: usize = 0;
+/** Exponentials of four pixels. */
+let scratch: usize = 0;
+
+/** Bytes in the memory that a block may need. */
+export function size(classes: i32, n: usize): usize { return 2048 + n * (12 * classes + 64) + 32 * classes; }
+
+/** Lays the arrays out. */
+export function layOut(ofClasses: i32, pixels: usize): void {
+  classes = ofClasses;
+  n = pixels;
+  const single = n * 4;
+  const double = n * 8;
+  logits = 2048;
+  probabilities = logits + single * classes;
+  squares = probabilities + double * classes;
+  entropy = squares + double;
+  products = entropy + double;
+  most = products + double;
+  squaresOfMean = most + double;
+  entropyOfMean = squaresOfMean + double;
+  expectedEntropy = entropyOfMean + single;
+  mutualInformation = expectedEntropy + single;
+  variance = mutualInformation + single;
+  codes = variance + single;
+  labels = codes + single;
+  labelsOfMean = labels + n;
+  scratch = labelsOfMean + n;
+}
+
+/** Begins a block: sums of nothing. */
+export function begin(): void {
+  memory.fill(logits, 0, scratch - logits);
+  for (let at: usize = 0; at < n * 8; at += 16) v128.store(products + at, constant(ONE));
+}
 
 type Pair = v128;
 
@@ -72,44 +131,47 @@ const ARTANH = memory.data<f64>([
   return f64x2.promote_low_f32x4(v128.shuffle<i64>(fours, fours, 1, 1));
 }
 
-/** Labels of four pixels, as bytes; and as the next digit of the pixels' codes, in base `classes`. */
-@inline function putLabels(labels: usize, codes: usize, i: usize, label: v128, classes: i32): void {
+/** Labels of four pixels. */
+@inline function putLabels(i: usize, label: v128): void {
   const words = i16x8.narrow_i32x4_u(label, label);
   v128.store32_lane(labels + i, i8x16.narrow_i16x8_u(words, words), 0);
-  const at = codes + i * 4;
-  v128.store(at, i32x4.add(i32x4.mul(v128.load(at), i32x4.splat(classes)), label));
+  const code = codes + i * 4;
+  v128.store(code, i32x4.add(i32x4.mul(v128.load(code), i32x4.splat(classes)), label));
 }
 
-/** Adds one head's share of the sums. Returns 0 if all logits are finite, else NaN. */
-export function addHead(
-  z: usize, p: usize, squares: usize, entropy: usize, products: usize, labels: usize, codes: usize, scratch: usize,
-  classes: i32, n: usize,
-): f32 {
+/** Adds a head to the sums. Returns 0 if all its logits are finite, else NaN. */
+export function addHead(): f32 {
+  return classes == 2 ? addHeadOfTwo() : addHeadOfMany();
+}
+
+function addHeadOfMany(): f32 {
+  const single = n * 4;
+  const double = n * 8;
   let check = zero();
   for (let i: usize = 0; i < n; i += 4) {
-    const first = z + i * 4;
-    let most = v128.load(first);
+    const first = logits + i * 4;
+    let highest = v128.load(first);
     let label = zero();
-    for (let c = 1, at = first + n * 4; c < classes; c++, at += n * 4) {
-      const value = v128.load(at);
-      label = v128.bitselect(i32x4.splat(c), label, f32x4.gt(value, most));
-      most = f32x4.pmax(most, value);
+    for (let c = 1, at = first + single; c < classes; c++, at += single) {
+      const z = v128.load(at);
+      label = v128.bitselect(i32x4.splat(c), label, f32x4.gt(z, highest));
+      highest = f32x4.pmax(highest, z);
     }
-    putLabels(labels, codes, i, label, classes);
+    putLabels(i, label);
 
-    const mostA = lower(most);
-    const mostB = upper(most);
+    const highestA = lower(highest);
+    const highestB = upper(highest);
     let sumA = zero();
     let sumB = zero();
     let squareA = zero();
     let squareB = zero();
     let productA = zero();
     let productB = zero();
-    for (let c = 0, at = first, to = scratch; c < classes; c++, at += n * 4, to += 32) {
-      const value = v128.load(at);
-      check = f32x4.add(check, f32x4.mul(value, zero()));
-      const dA = sub(lower(value), mostA);
-      const dB = sub(upper(value), mostB);
+    for (let c = 0, at = first, to = scratch; c < classes; c++, at += single, to += 32) {
+      const z = v128.load(at);
+      check = f32x4.add(check, f32x4.mul(z, zero()));
+      const dA = sub(lower(z), highestA);
+      const dB = sub(upper(z), highestB);
       const eA = exp(dA);
       const eB = exp(dB);
       v128.store(to, eA);
@@ -124,90 +186,93 @@ export function addHead(
     const at = i * 8;
     const scaleA = f64x2.div(constant(ONE), sumA);
     const scaleB = f64x2.div(constant(ONE), sumB);
-    for (let c = 0, to = p + at, from = scratch; c < classes; c++, to += n * 8, from += 32) {
+    for (let c = 0, to = probabilities + at, from = scratch; c < classes; c++, to += double, from += 32) {
       increase(to, mul(v128.load(from), scaleA));
       increase(to + 16, mul(v128.load(from, 16), scaleB));
     }
-    addSums(squares + at, entropy + at, products + at, sumA, scaleA, squareA, productA);
-    addSums(squares + at + 16, entropy + at + 16, products + at + 16, sumB, scaleB, squareB, productB);
+    addSums(at, sumA, scaleA, squareA, productA);
+    addSums(at + 16, sumB, scaleB, squareB, productB);
   }
   return sumOfFour(check);
 }
 
-@inline function addSums(
-  squares: usize, entropy: usize, products: usize, sum: Pair, scale: Pair, square: Pair, product: Pair,
-): void {
-  increase(squares, mul(square, mul(scale, scale)));
-  increase(entropy, f64x2.neg(mul(product, scale)));
-  v128.store(products, mul(v128.load(products), sum));
+/** H = ln Σ e - Σ p d: one logarithm for all heads, of the product of their sums. */
+@inline function addSums(at: usize, sum: Pair, scale: Pair, square: Pair, product: Pair): void {
+  increase(squares + at, mul(square, mul(scale, scale)));
+  increase(entropy + at, f64x2.neg(mul(product, scale)));
+  v128.store(products + at, mul(v128.load(products + at), sum));
 }
 
 @inline function sumOfFour(x: v128): f32 {
   return f32x4.extract_lane(x, 0) + f32x4.extract_lane(x, 1) + f32x4.extract_lane(x, 2) + f32x4.extract_lane(x, 3);
 }
 
-/** {@link addHead} for two classes: one exponential is enough, that of minus the distance of the logits. */
-export function addHeadOfTwo(
-  z: usize, p: usize, squares: usize, entropy: usize, products: usize, labels: usize, codes: usize, n: usize,
-): f32 {
+/** One exponential is enough for two classes, that of minus the distance of the logits. */
+function addHeadOfTwo(): f32 {
   let check = zero();
   for (let i: usize = 0; i < n; i += 4) {
-    const z0 = v128.load(z + i * 4);
-    const z1 = v128.load(z + (n + i) * 4);
-    const wins = f32x4.gt(z1, z0);
-    putLabels(labels, codes, i, i32x4.neg(wins), 2);
+    const z0 = v128.load(logits + i * 4);
+    const z1 = v128.load(logits + (n + i) * 4);
+    putLabels(i, i32x4.neg(f32x4.gt(z1, z0)));
     check = f32x4.add(check, f32x4.mul(f32x4.add(z0, z1), zero()));
-    const at = i * 8;
-    const next = at + 16;
-    const to = p + n * 8;
-    addTwo(lower(z0), lower(z1), p + at, to + at, squares + at, entropy + at, products + at);
-    addTwo(upper(z0), upper(z1), p + next, to + next, squares + next, entropy + next, products + next);
+    addTwo(i * 8, lower(z0), lower(z1));
+    addTwo(i * 8 + 16, upper(z0), upper(z1));
   }
   return sumOfFour(check);
 }
 
-@inline function addTwo(
-  z0: Pair, z1: Pair, p0: usize, p1: usize, squares: usize, entropy: usize, products: usize,
-): void {
+@inline function addTwo(at: usize, z0: Pair, z1: Pair): void {
   const d = f64x2.neg(f64x2.abs(sub(z1, z0)));
   const e = exp(d);
   const sum = add(e, constant(ONE));
   const scale = f64x2.div(constant(ONE), sum);
   const less = mul(e, scale);
   const wins = f64x2.gt(z1, z0);
-  increase(p0, v128.bitselect(less, scale, wins));
-  increase(p1, v128.bitselect(scale, less, wins));
-  addSums(squares, entropy, products, sum, scale, add(constant(ONE), mul(e, e)), mul(e, d));
+  const to = probabilities + at;
+  increase(to, v128.bitselect(less, scale, wins));
+  increase(to + n * 8, v128.bitselect(scale, less, wins));
+  addSums(at, sum, scale, add(constant(ONE), mul(e, e)), mul(e, d));
 }
 
-/** entropy += ln products; products = 1. */
-export function addLogarithms(entropy: usize, products: usize, n: usize): void {
+/** To be called after every 32 heads at most, as the products of their sums then stay below 256³². */
+export function addLogarithms(): void {
   for (let at: usize = 0; at < n * 8; at += 16) {
     increase(entropy + at, ln(v128.load(products + at)));
     v128.store(products + at, constant(ONE));
   }
 }
 
-/** Divides p, and of the quotients: the largest of each pixel, its class, Σ q², and -Σ q ln q. */
-export function measure(
-  p: usize, most: usize, labels: usize, squares: usize, entropy: usize, classes: i32, n: usize, divisor: f64,
-): void {
+/** Never below 0. */
+@inline function putSingles(at: usize, i: usize, values: Pair): void {
+  v128.store64_lane(at + i * 4, f32x4.demote_f64x2_zero(f64x2.pmax(zero(), values)), 0);
+}
+
+/** Ends a block: all that is to be known of the mean of K heads, and the maps. */
+export function measure(heads: i32): void {
+  const divisor = f64x2.splat(heads);
   for (let i: usize = 0; i < n; i += 2) {
     let largest = zero();
     let label = zero();
     let square = zero();
     let product = zero();
-    for (let c = 0, at = p + i * 8; c < classes; c++, at += n * 8) {
-      const q = f64x2.div(v128.load(at), f64x2.splat(divisor));
-      v128.store(at, q);
-      label = v128.bitselect(i64x2.splat(c), label, f64x2.gt(q, largest));
-      largest = f64x2.pmax(largest, q);
-      square = add(square, mul(q, q));
-      product = add(product, v128.and(mul(q, ln(q)), f64x2.gt(q, zero())));
+    for (let c = 0, at = probabilities + i * 8; c < classes; c++, at += n * 8) {
+      const p = f64x2.div(v128.load(at), divisor); // exact where all heads are sure
+      v128.store(at, p);
+      label = v128.bitselect(i64x2.splat(c), label, f64x2.gt(p, largest));
+      largest = f64x2.pmax(largest, p);
+      square = add(square, mul(p, p));
+      product = add(product, v128.and(mul(p, ln(p)), f64x2.gt(p, zero())));
     }
     v128.store(most + i * 8, largest);
-    v128.store16_lane(labels + i, v128.shuffle<i8>(label, label, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8), 0);
-    v128.store(squares + i * 8, square);
-    v128.store(entropy + i * 8, f64x2.neg(product));
+    v128.store(squaresOfMean + i * 8, square);
+    const bytes = v128.shuffle<i8>(label, label, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8);
+    v128.store16_lane(labelsOfMean + i, bytes, 0);
+    const ofMean = f64x2.neg(product);
+    const expected = f64x2.pmax(zero(), f64x2.div(v128.load(entropy + i * 8), divisor));
+    putSingles(entropyOfMean, i, ofMean);
+    putSingles(expectedEntropy, i, expected);
+    putSingles(mutualInformation, i, sub(ofMean, expected));
+    const spread = sub(f64x2.div(v128.load(squares + i * 8), divisor), square);
+    putSingles(variance, i, f64x2.div(spread, f64x2.splat(classes)));
   }
 }

@@ -2,7 +2,7 @@
 // one after the other. Rounding apart, the results are the same.
 import { expOfNegative, lnOfPositive } from "./elementary.js";
 import type { FloatArray } from "./input.js";
-import { kernels, newClassSums } from "./kernels.js";
+import { kernels } from "./kernels.js";
 
 /** What the pass over the heads comes to. S pixels. */
 export interface HeadSums {
@@ -10,13 +10,13 @@ export interface HeadSums {
   probabilities: Float64Array;
   /** Of `probabilities`. */
   mean: ClassSums;
-  /** S: Σ_k H(p_k), in nats; rounding may leave it below 0. */
-  entropy: Float64Array;
-  /** S: Σ_k Σ_c p_k,c². */
-  squares: Float64Array;
+  /** S each: the maps of these names. */
+  expectedEntropy: Float32Array;
+  mutualInformation: Float32Array;
+  variance: Float32Array;
   /** K×S: labels m_k. */
   labels: Uint8Array;
-  /** S each: the labels of the heads before and after the middle as numbers in base C, where they fit 32 bits. */
+  /** S each, where known: the labels of the heads before and after the middle as 32-bit numbers in base C, if they fit. */
   codes?: readonly [Int32Array, Int32Array];
   /** Whether every value was a finite number; nothing else holds where not. */
   finite: boolean;
@@ -30,8 +30,8 @@ export interface ClassSums {
   labels: Uint8Array;
   /** Σ_c p_c². */
   squares: Float64Array;
-  /** -Σ_c p_c ln p_c; rounding may leave it below 0. */
-  entropy: Float64Array;
+  /** The map of this name: -Σ_c p_c ln p_c. */
+  entropy: Float32Array;
 }
 
 /** Pixels that are worked on together, so that their sums stay in the fastest cache. */
@@ -54,10 +54,10 @@ export function sumOfClasses(probabilities: Float64Array, classes: number, pixel
 
 /** {@link sumOfHeads} without WebAssembly. */
 export function sumOfHeadsInScript(heads: readonly FloatArray[], classes: number, pixels: number): HeadSums {
-  const probabilities = new Float64Array(classes * pixels);
+  const sums = newHeadSums(heads.length, classes, pixels);
+  const { probabilities, labels } = sums;
   const entropy = new Float64Array(pixels);
   const squares = new Float64Array(pixels);
-  const labels = new Uint8Array(heads.length * pixels);
   const exponentials = new Float64Array(classes);
   /** By pixel of the block: Π_k Σ_c exp(z_k,c - max z_k). */
   const products = new Float64Array(BLOCK).fill(1);
@@ -106,14 +106,63 @@ export function sumOfHeadsInScript(heads: readonly FloatArray[], classes: number
       }
     }
   }
-  // Last, and by division: where all heads are sure, shares are then exact.
-  for (let at = 0; at < probabilities.length; at++) probabilities[at] = (probabilities[at] as number) / heads.length;
-  const mean = sumOfClassesInScript(probabilities, classes, pixels);
-  return { probabilities, mean, entropy, squares, labels, finite: check === 0 };
+  measureInScript(sums, entropy, squares, heads.length, classes);
+  return { ...sums, finite: check === 0 };
 }
 
-/** {@link sumOfClasses} without WebAssembly. */
-export function sumOfClassesInScript(probabilities: Float64Array, classes: number, pixels: number): ClassSums {
+/** {@link sumOfHeads} of heads that are probabilities. */
+export function sumOfProbabilities(heads: readonly FloatArray[], classes: number, pixels: number): HeadSums {
+  const sums = newHeadSums(heads.length, classes, pixels);
+  const { probabilities, labels } = sums;
+  const entropy = new Float64Array(pixels);
+  const squares = new Float64Array(pixels);
+  heads.forEach((head, k) => {
+    const most = head.slice(0, pixels);
+    for (let c = 0, at = 0; c < classes; c++) {
+      for (let i = 0; i < pixels; i++, at++) {
+        const value = head[at] as number;
+        if (value > (most[i] as number)) {
+          most[i] = value;
+          labels[k * pixels + i] = c;
+        }
+        const p = Math.max(0, value);
+        probabilities[at] = (probabilities[at] as number) + p;
+        squares[i] = (squares[i] as number) + p * p;
+        if (p > 0) entropy[i] = (entropy[i] as number) - p * lnOfPositive(p);
+      }
+    }
+  });
+  measureInScript(sums, entropy, squares, heads.length, classes);
+  return { ...sums, finite: true };
+}
+
+/** From sums over the heads: Σ p_k in the place of p̄, Σ H(p_k), Σ_k Σ_c p². */
+function measureInScript(
+  sums: Omit<HeadSums, "finite">,
+  entropy: Float64Array,
+  squares: Float64Array,
+  heads: number,
+  classes: number,
+): void {
+  const { probabilities, expectedEntropy, mutualInformation, variance } = sums;
+  // By division: where all heads are sure, shares are then exact.
+  for (let at = 0; at < probabilities.length; at++) probabilities[at] = (probabilities[at] as number) / heads;
+  sums.mean = sumOfClassesInScript(probabilities, classes, entropy.length, (i, ofMean, squaresOfMean) => {
+    const expected = Math.max(0, (entropy[i] as number) / heads);
+    expectedEntropy[i] = expected;
+    if (heads === 1) return;
+    mutualInformation[i] = Math.max(0, ofMean - expected);
+    variance[i] = Math.max(0, ((squares[i] as number) / heads - squaresOfMean) / classes);
+  });
+}
+
+/** {@link sumOfClasses} without WebAssembly. `each` sees entropy and squares of each pixel in double precision. */
+export function sumOfClassesInScript(
+  probabilities: Float64Array,
+  classes: number,
+  pixels: number,
+  each?: (pixel: number, entropy: number, squares: number) => void,
+): ClassSums {
   const sums = newClassSums(pixels);
   for (let i = 0; i < pixels; i++) {
     let best = 0;
@@ -132,7 +181,29 @@ export function sumOfClassesInScript(probabilities: Float64Array, classes: numbe
     sums.most[i] = most;
     sums.labels[i] = best;
     sums.squares[i] = squares;
-    sums.entropy[i] = entropy;
+    sums.entropy[i] = Math.max(0, entropy);
+    each?.(i, entropy, squares);
   }
   return sums;
+}
+
+/** For K heads; what is not given is 0. */
+export function newHeadSums(heads: number, classes: number, pixels: number): Omit<HeadSums, "finite"> {
+  return {
+    probabilities: new Float64Array(classes * pixels),
+    mean: newClassSums(pixels),
+    expectedEntropy: new Float32Array(pixels),
+    mutualInformation: new Float32Array(pixels),
+    variance: new Float32Array(pixels),
+    labels: new Uint8Array(heads * pixels),
+  };
+}
+
+export function newClassSums(pixels: number): ClassSums {
+  return {
+    most: new Float64Array(pixels),
+    labels: new Uint8Array(pixels),
+    squares: new Float64Array(pixels),
+    entropy: new Float32Array(pixels),
+  };
 }

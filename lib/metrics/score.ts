@@ -2,8 +2,8 @@ import { countPatterns } from "../agreement/counts.js";
 import { type Aula, aulaFromCounts, type PairwiseAgreement, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
-import { FUSIONS, type Fusion, fuse, labelMaps, scaledWeights, skipHeads } from "../fusion/fuse.js";
-import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads } from "../fusion/head-sums.js";
+import { FUSIONS, type Fusion, fuse, scaledWeights, skipHeads } from "../fusion/fuse.js";
+import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads, sumOfProbabilities } from "../fusion/head-sums.js";
 import {
   checkLabels,
   checkLogits,
@@ -112,7 +112,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     if (!sums.finite) checkLogits("heads", input);
   } else {
     checkProbabilities("heads", input);
-    sums = sumOfProbabilities(kept, classes, pixels);
+    sums = sumOfProbabilities(views, classes, pixels);
   }
   const patterns = findPatterns(sums.labels, views.length, classes, sums.codes);
   const counts = countPatterns(patterns, classes);
@@ -128,7 +128,14 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
   }
   const ofFused = fused === sums.probabilities ? sums.mean : sumOfClasses(fused, classes, pixels);
   const mask = ofFused.labels;
-  const { maps, summaries } = measurePixels(sums, ofFused, patterns, classes);
+  const { expectedEntropy, mutualInformation, variance } = sums;
+  const maps = {
+    entropy: ofFused.entropy,
+    expectedEntropy,
+    mutualInformation,
+    variance,
+    ...voteMaps(patterns, classes),
+  };
   const shaped = <T extends Float32Array | Uint8Array>(data: T) => ({ data, shape: [...spatial] });
   const spatialMask = shaped(mask);
   return {
@@ -136,7 +143,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     probabilities: { data: fused, shape: [classes, ...spatial] },
     mask: spatialMask,
     maps: mapValues(maps, shaped),
-    summaries,
+    summaries: mapValues(maps, (map) => summary(map, mask)),
     aula: views.length < 3 ? null : aulaFromCounts(counts, { skipped: skip }),
     pairwiseAgreement: pairwiseAgreementFromCounts(counts),
     predictionDepth: predictionDepthFromCounts(counts, theta),
@@ -147,26 +154,6 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
       calibration: calibrationOf(countPixels(fused, truth.data, classes, ignoreIndex, false, ofFused)),
     }),
   };
-}
-
-/** {@link sumOfHeads} of heads that are probabilities already. */
-function sumOfProbabilities(heads: readonly NdArray<FloatArray>[], classes: number, pixels: number): HeadSums {
-  const probabilities = new Float64Array(classes * pixels);
-  const entropy = new Float64Array(pixels);
-  const squares = new Float64Array(pixels);
-  for (const { data } of heads) {
-    for (let c = 0, at = 0; c < classes; c++) {
-      for (let i = 0; i < pixels; i++, at++) {
-        const p = Math.max(0, data[at] as number);
-        probabilities[at] = (probabilities[at] as number) + p;
-        squares[i] = (squares[i] as number) + p * p;
-        if (p > 0) entropy[i] = (entropy[i] as number) - p * Math.log(p);
-      }
-    }
-  }
-  for (let at = 0; at < probabilities.length; at++) probabilities[at] = (probabilities[at] as number) / heads.length;
-  const mean = sumOfClasses(probabilities, classes, pixels);
-  return { probabilities, mean, entropy, squares, labels: labelMaps(heads).data, finite: true };
 }
 
 /** {@link fuse} of probabilities. */
@@ -187,33 +174,18 @@ function fuseProbabilities(
   return fused.map((sum) => sum / total);
 }
 
-/** The maps, and their summaries. Sums are of what the maps hold, in single precision. */
-function measurePixels({ mean, entropy: ofHeads, squares }: HeadSums, fused: ClassSums, patterns: Patterns, classes: number) {
-  const { heads, of } = patterns;
-  const pixels = of.length;
-  const { labels, entropy: ofFused } = fused;
-  const { entropy: ofMean, squares: squaresOfMean } = mean;
-  const entropy = new Float32Array(pixels);
-  const expectedEntropy = new Float32Array(pixels);
-  const mutualInformation = new Float32Array(pixels);
-  const variance = new Float32Array(pixels);
-  const disagreement = new Float32Array(pixels);
-  const variationRatio = new Float32Array(pixels);
+/** The maps that need no more than the labels. */
+function voteMaps(patterns: Patterns, classes: number) {
+  const { of } = patterns;
   const votes = voteMeasures(patterns, classes);
-  for (let i = 0; i < pixels; i++) {
-    const expected = Math.max(0, (ofHeads[i] as number) / heads);
-    entropy[i] = Math.max(0, ofFused[i] as number);
-    expectedEntropy[i] = expected;
-    if (heads > 1) {
-      mutualInformation[i] = Math.max(0, (ofMean[i] as number) - expected);
-      variance[i] = Math.max(0, ((squares[i] as number) / heads - (squaresOfMean[i] as number)) / classes);
-    }
+  const disagreement = new Float32Array(of.length);
+  const variationRatio = new Float32Array(of.length);
+  for (let i = 0; i < of.length; i++) {
     const d = of[i] as number;
     disagreement[i] = votes.disagreement[d] as number;
     variationRatio[i] = votes.ratio[d] as number;
   }
-  const maps = { entropy, expectedEntropy, mutualInformation, variance, disagreement, variationRatio };
-  return { maps, summaries: mapValues(maps, (map) => summary(map, labels)) };
+  return { disagreement, variationRatio };
 }
 
 /** C×3, by class: #(ŷ=c), Σ p̄_c, Σ p̄_c [ŷ=c]. */
