@@ -37,7 +37,7 @@ const LARGEST_CODE = 1 << 16;
 /**
  * Finds the patterns of K×S label maps.
  * @param codes Of the heads before and after the middle, where known: S numbers in base C, a digit for each head's label. They
- * are used where they are small.
+ * are used where they are small, and overwritten.
  */
 export function findPatterns(
   maps: Uint8Array,
@@ -107,12 +107,11 @@ function appendLabels(codes: Int32Array, maps: Uint8Array, from: number, classes
   for (let i = 0; i < codes.length; i++) codes[i] = (codes[i] as number) * classes + (maps[from + i] as number);
 }
 
-/** Numbers codes in 0..size-1, size being small enough for a table. */
+/** Numbers codes in 0..size-1, size being small enough for a table, in their place. */
 function numberCodes(codes: Int32Array, size: number): Numbers {
   // From 1, so that 0 is a code that was not met yet.
   const numbers = new Int32Array(size);
   const first = new Int32Array(Math.min(codes.length, size));
-  const of = new Int32Array(codes.length);
   let met = 0;
   let before = -1;
   let number = 0;
@@ -127,9 +126,9 @@ function numberCodes(codes: Int32Array, size: number): Numbers {
         number = numbers[code] = ++met;
       }
     }
-    of[i] = number - 1;
+    codes[i] = number - 1;
   }
-  return { first: first.slice(0, met), of };
+  return { first: first.slice(0, met), of: codes };
 }
 
 /** Numbers the pairs (a[i], b[i]) of numbers in 0..sizeA-1 and 0..sizeB-1. */

@@ -6,6 +6,7 @@ import {
   brierOf,
   type CountedPixels,
   checkCounted,
+  LEFT_OUT,
   LIKELIHOOD_OPTIONS,
   type LikelihoodOptions,
   nllOf,
@@ -182,7 +183,7 @@ function binOf(confidence: number, ends: Float64Array): number {
   return b;
 }
 
-function topBins({ confidence, right, count }: CountedPixels, bins: number): Bins {
+function topBins({ confidence, hits, pixels }: CountedPixels, bins: number): Bins {
   const result = { count: new Float64Array(bins), confidence: new Float64Array(bins), right: new Float64Array(bins) };
   const ends = upperEnds(bins);
   const last = bins - 1;
@@ -191,18 +192,20 @@ function topBins({ confidence, right, count }: CountedPixels, bins: number): Bin
   let inLast = 0;
   let confidenceInLast = 0;
   let rightInLast = 0;
-  for (let j = 0; j < count; j++) {
-    const p = confidence[j] as number;
+  for (let i = 0; i < pixels; i++) {
+    const hit = hits[i] as number;
+    if (hit === LEFT_OUT) continue;
+    const p = confidence[i] as number;
     if (p > from) {
       inLast++;
       confidenceInLast += p;
-      rightInLast += right[j] as number;
+      rightInLast += hit;
       continue;
     }
     const b = binOf(p, ends);
     result.count[b]!++;
     result.confidence[b] = (result.confidence[b] as number) + p;
-    result.right[b] = (result.right[b] as number) + (right[j] as number);
+    result.right[b] = (result.right[b] as number) + hit;
   }
   result.count[last] = inLast;
   result.confidence[last] = confidenceInLast;
@@ -211,25 +214,22 @@ function topBins({ confidence, right, count }: CountedPixels, bins: number): Bin
 }
 
 /** An error needs of each bin only how far Σ right and Σ confidence are apart: right - confidence, summed. */
-function classwiseOf({ probabilities, truth, at, count, classes, pixels }: CountedPixels, bins: number): ClasswiseEce {
+function classwiseOf(input: CountedPixels, bins: number): ClasswiseEce {
+  const { classes, count } = input;
   const ends = upperEnds(bins);
   const gaps = new Float64Array(bins);
   const perClass: number[] = [];
   for (let c = 0; c < classes; c++) {
     gaps.fill(0);
-    addGaps(probabilities, truth, c, at, count, pixels, ends, gaps);
+    addGaps(input, c, ends, gaps);
     perClass.push(errorOf(gaps, count));
   }
   return { mean: perClass.reduce((sum, error) => sum + error, 0) / classes, perClass };
 }
 
 function addGaps(
-  probabilities: FloatArray,
-  truth: Uint8Array,
+  { probabilities, truth, hits, pixels }: CountedPixels,
   c: number,
-  at: Uint32Array,
-  count: number,
-  pixels: number,
   ends: Float64Array,
   gaps: Float64Array,
 ): void {
@@ -240,8 +240,8 @@ function addGaps(
   // Most probabilities are in the first or the last bin, whose sums stay in registers.
   let first = 0;
   let top = 0;
-  for (let j = 0; j < count; j++) {
-    const i = at[j] as number;
+  for (let i = 0; i < pixels; i++) {
+    if (hits[i] === LEFT_OUT) continue;
     const p = probabilities[offset + i] as number;
     const gap = truth[i] === c ? 1 - p : -p;
     if (p <= low) first += gap;
@@ -261,23 +261,29 @@ function addGaps(
  */
 const SLOT_BITS = 7;
 const LARGEST_SLOT = 127 << SLOT_BITS; // that of 1
+const NO_SLOT = 0xffff;
 const rest = new Float32Array(1);
 const restBits = new Int32Array(rest.buffer);
 
 /** By bin of equal count: Σ right - confidence. */
-function equalCountGaps({ confidence, right, count }: CountedPixels, bins: number): Float64Array {
+function equalCountGaps({ confidence, hits, count, pixels }: CountedPixels, bins: number): Float64Array {
   const gaps = new Float64Array(bins);
-  const slotOf = new Uint16Array(count);
+  const slotOf = new Uint16Array(pixels);
   const inSlot = new Uint32Array(LARGEST_SLOT + 1);
   const gapOfSlot = new Float64Array(LARGEST_SLOT + 1);
-  for (let j = 0; j < count; j++) {
-    const p = confidence[j] as number;
+  for (let i = 0; i < pixels; i++) {
+    const hit = hits[i] as number;
+    if (hit === LEFT_OUT) {
+      slotOf[i] = NO_SLOT;
+      continue;
+    }
+    const p = confidence[i] as number;
     // Rounding may have left p outside [0, 1].
     rest[0] = p > 1 ? 0 : p < 0 ? 1 : 1 - p;
     const slot = LARGEST_SLOT - ((restBits[0] as number) >> (23 - SLOT_BITS));
-    slotOf[j] = slot;
+    slotOf[i] = slot;
     inSlot[slot] = (inSlot[slot] as number) + 1;
-    gapOfSlot[slot] = (gapOfSlot[slot] as number) + ((right[j] as number) - p);
+    gapOfSlot[slot] = (gapOfSlot[slot] as number) + (hit - p);
   }
   const small = Math.floor(count / bins);
   const larger = count % bins;
@@ -291,9 +297,9 @@ function equalCountGaps({ confidence, right, count }: CountedPixels, bins: numbe
       gaps[b] = (gaps[b] as number) + (gapOfSlot[slot] as number);
       room -= n;
     } else {
-      for (const j of sortedMembers(slotOf, slot, n, confidence)) {
+      for (const i of sortedMembers(slotOf, slot, n, confidence)) {
         while (room === 0) room = small + (++b < larger ? 1 : 0);
-        gaps[b] = (gaps[b] as number) + ((right[j] as number) - (confidence[j] as number));
+        gaps[b] = (gaps[b] as number) + ((hits[i] as number) - (confidence[i] as number));
         room--;
       }
     }
@@ -307,10 +313,10 @@ function sortedMembers(slotOf: Uint16Array, slot: number, n: number, confidence:
   let filled = 0;
   let ordered = true;
   let before = Number.NEGATIVE_INFINITY;
-  for (let j = 0; filled < n; j++) {
-    if (slotOf[j] !== slot) continue;
-    members[filled++] = j;
-    const p = confidence[j] as number;
+  for (let i = 0; filled < n; i++) {
+    if (slotOf[i] !== slot) continue;
+    members[filled++] = i;
+    const p = confidence[i] as number;
     if (p < before) ordered = false;
     before = p;
   }

@@ -52,6 +52,11 @@ export function brier(
   return brierOf(checkCounted(probabilities, truth, options));
 }
 
+/** What {@link CountedPixels.hits} holds. */
+export const WRONG = 0;
+export const RIGHT = 1;
+export const LEFT_OUT = 2;
+
 /** Checked probabilities and truth, and the pixels that count. */
 export interface CountedPixels {
   /** C×S. */
@@ -62,15 +67,11 @@ export interface CountedPixels {
   pixels: number;
   /** Number of pixels that count. */
   count: number;
-  /** Their positions, in row-major order; from here on by counted pixel. */
-  at: Uint32Array;
-  /** Probability of the most probable class. */
+  /** S: probability of the most probable class, the lowest of equals. */
   confidence: Float64Array;
-  /** Whether that class, the lowest of equals, is the truth: 1 or 0. */
-  right: Uint8Array;
-  /** Probability of the truth. */
-  own: Float64Array;
-  /** By pixel, counted or not: Σ_c p̄_c², where known. */
+  /** S: whether that class is the truth, {@link RIGHT} or {@link WRONG}; or else {@link LEFT_OUT}. */
+  hits: Uint8Array;
+  /** S: Σ_c p̄_c², where known. */
   squares: Float64Array | undefined;
 }
 
@@ -100,24 +101,20 @@ export function countPixels(
   sums: TopClasses & Partial<ClassSums> = topClasses(probabilities, classes, truth.length),
 ): CountedPixels {
   const pixels = truth.length;
-  const at = new Uint32Array(pixels);
-  const confidence = new Float64Array(pixels);
-  const right = new Uint8Array(pixels);
-  const own = new Float64Array(pixels);
-  const { most, labels, squares } = sums;
+  const hits = new Uint8Array(pixels);
+  const { most: confidence, labels, squares } = sums;
   let count = 0;
   for (let i = 0; i < pixels; i++) {
     const y = truth[i] as number;
-    if (y === ignoreIndex) continue;
     const label = labels[i] as number;
-    if (foreground && (y | label) === 0) continue;
-    at[count] = i;
-    confidence[count] = most[i] as number;
-    right[count] = label === y ? 1 : 0;
-    own[count] = probabilities[y * pixels + i] as number;
-    count++;
+    if (y === ignoreIndex || (foreground && (y | label) === 0)) {
+      hits[i] = LEFT_OUT;
+    } else {
+      hits[i] = label === y ? RIGHT : WRONG;
+      count++;
+    }
   }
-  return { probabilities, truth, classes, pixels, count, at, confidence, right, own, squares };
+  return { probabilities, truth, classes, pixels, count, confidence, hits, squares };
 }
 
 type TopClasses = Pick<ClassSums, "most" | "labels">;
@@ -142,28 +139,31 @@ function topClasses(probabilities: FloatArray, classes: number, pixels: number):
 const PER_LOGARITHM = 32;
 
 /** {@link nll} of what was checked before. */
-export function nllOf({ own, count }: CountedPixels): number {
+export function nllOf({ probabilities, truth, hits, count, pixels }: CountedPixels): number {
   let sum = 0;
   let product = 1;
-  for (let j = 0; j < count; j++) {
-    product *= Math.min(1, Math.max(0, own[j] as number)) + NLL_EPSILON;
-    if (j % PER_LOGARITHM === PER_LOGARITHM - 1) {
+  for (let i = 0, factors = 0; i < pixels; i++) {
+    if (hits[i] === LEFT_OUT) continue;
+    const p = probabilities[(truth[i] as number) * pixels + i] as number;
+    product *= Math.min(1, Math.max(0, p)) + NLL_EPSILON;
+    if (++factors === PER_LOGARITHM) {
       sum -= Math.log(product);
       product = 1;
+      factors = 0;
     }
   }
   return (sum - Math.log(product)) / count;
 }
 
 /** {@link brier} of what was checked before: Σ_c p_c² with (1 - p_y)² in the place of p_y². */
-export function brierOf({ probabilities, at, count, own, classes, pixels, squares }: CountedPixels): number {
+export function brierOf({ probabilities, truth, hits, count, classes, pixels, squares }: CountedPixels): number {
   let sum = 0;
-  for (let j = 0; j < count; j++) {
-    const i = at[j] as number;
+  for (let i = 0; i < pixels; i++) {
+    if (hits[i] === LEFT_OUT) continue;
     let square = 0;
     if (squares) square = squares[i] as number;
-    else for (let c = 0, k = i; c < classes; c++, k += pixels) square += (probabilities[k] as number) ** 2;
-    const p = own[j] as number;
+    else for (let c = 0, at = i; c < classes; c++, at += pixels) square += (probabilities[at] as number) ** 2;
+    const p = probabilities[(truth[i] as number) * pixels + i] as number;
     sum += Math.max(0, square - p * p) + (1 - p) * (1 - p);
   }
   return sum / count;

@@ -191,10 +191,14 @@ function voteMaps(patterns: Patterns, classes: number) {
 /** C×3, by class: #(ŷ=c), Σ p̄_c, Σ p̄_c [ŷ=c]. */
 function softDiceSums(probabilities: Float64Array, { most, labels }: ClassSums, classes: number): Float64Array {
   const sums = new Float64Array(classes * 3);
-  for (let i = 0; i < labels.length; i++) {
-    const first = (labels[i] as number) * 3;
-    sums[first]!++;
-    sums[first + 2] = (sums[first + 2] as number) + (most[i] as number);
+  // Run by run of one label, so that its sum stays in a register.
+  for (let i = 0; i < labels.length; ) {
+    const label = labels[i] as number;
+    const start = i;
+    let sum = 0;
+    for (; labels[i] === label; i++) sum += most[i] as number;
+    sums[label * 3] = (sums[label * 3] as number) + (i - start);
+    sums[label * 3 + 2] = (sums[label * 3 + 2] as number) + sum;
   }
   for (let c = 0; c < classes; c++) sums[c * 3 + 1] = total(probabilities, c * labels.length, labels.length);
   return sums;
@@ -237,17 +241,18 @@ function voteMeasures({ heads, labels, counts }: Patterns, classes: number) {
 }
 
 function summary(map: Float32Array, mask: Uint8Array): MapSummary {
-  let sum = 0;
+  let background = 0;
   let foregroundSum = 0;
   let foregroundPixels = 0;
   for (let i = 0; i < map.length; i++) {
-    const u = map[i] as number;
-    sum += u;
-    const inside = mask[i] === 0 ? 0 : 1;
-    foregroundSum += inside * u;
-    foregroundPixels += inside;
+    if (mask[i] === 0) {
+      background += map[i] as number;
+    } else {
+      foregroundSum += map[i] as number;
+      foregroundPixels++;
+    }
   }
-  return summaryFromSums({ sum, foregroundSum, pixels: map.length, foregroundPixels });
+  return summaryFromSums({ sum: background + foregroundSum, foregroundSum, pixels: map.length, foregroundPixels });
 }
 
 function mapValues<K extends string, A, B>(record: Record<K, A>, change: (value: A) => B): Record<K, B> {
