@@ -80,19 +80,19 @@ const ROUNDER = memory.data<f64>([6755399441055744]);
 const EXPONENT = memory.data<f64>([4503599627370496, 4503599627371519]);
 const MANTISSA = memory.data<u64>([0x000fffffffffffff]);
 const ROOT_HALF = memory.data<f64>([0.7071067811865476]);
-/** 2^r for |r| ≤ 1/2, from the highest power down: the smallest relative error that a polynomial with 1 at 0 can have. */
+/** 2^r by powers of r, for |r| ≤ 1/2: the smallest relative error that a polynomial with 1 at 0 can have. */
 const POWER = memory.data<f64>([
-  0.000015196154211569512, 0.00015466756516920895, 0.0013333935066409315, 0.009618038131313806, 0.055504103659766685,
-  0.2402265106656761, 0.6931471807045368, 1,
+  1, 0.6931471807045368, 0.2402265106656761, 0.055504103659766685, 0.009618038131313806, 0.0013333935066409315,
+  0.00015466756516920895, 0.000015196154211569512,
 ]);
 /** The same of artanh(s) / s by powers of s², for s up to (√2-1)/(√2+1). */
 const ARTANH = memory.data<f64>([
-  0.09833004155801593, 0.11084970645777757, 0.1428613853611142, 0.1999999688958276, 0.3333333334125819, 1,
+  1, 0.3333333334125819, 0.1999999688958276, 0.1428613853611142, 0.11084970645777757, 0.09833004155801593,
 ]);
 @inline function constant(at: usize, index: usize = 0): Pair { return v128.load64_splat(at + index * 8); }
-/** One step of Horner's rule. */
-@inline function step(sum: Pair, x: Pair, coefficients: usize, index: usize): Pair {
-  return add(constant(coefficients, index), mul(x, sum));
+/** a + b x of two neighbours among coefficients. Pairs of pairs are faster than one after the other (Estrin's scheme). */
+@inline function linear(coefficients: usize, index: usize, x: Pair): Pair {
+  return add(constant(coefficients, index), mul(x, constant(coefficients, index + 1)));
 }
 
 /** e^x for x ≤ 0, to a relative error of 1e-10: exactly 1 for 0, and 0 below -708. */
@@ -100,13 +100,10 @@ const ARTANH = memory.data<f64>([
   const t = mul(x, constant(LOG2_E));
   const n = add(t, constant(ROUNDER));
   const r = sub(t, sub(n, constant(ROUNDER)));
-  let p = step(constant(POWER), r, POWER, 1);
-  p = step(p, r, POWER, 2);
-  p = step(p, r, POWER, 3);
-  p = step(p, r, POWER, 4);
-  p = step(p, r, POWER, 5);
-  p = step(p, r, POWER, 6);
-  p = step(p, r, POWER, 7);
+  const r2 = mul(r, r);
+  const low = add(linear(POWER, 0, r), mul(r2, linear(POWER, 2, r)));
+  const high = add(linear(POWER, 4, r), mul(r2, linear(POWER, 6, r)));
+  const p = add(low, mul(mul(r2, r2), high));
   return v128.and(i64x2.add(p, i64x2.shl(n, 52)), f64x2.gt(x, constant(LOWEST)));
 }
 
@@ -117,11 +114,8 @@ const ARTANH = memory.data<f64>([
   const m = i64x2.add(v128.and(t, constant(MANTISSA)), constant(ROOT_HALF));
   const s = f64x2.div(sub(m, constant(ONE)), add(m, constant(ONE)));
   const u = mul(s, s);
-  let p = step(constant(ARTANH), u, ARTANH, 1);
-  p = step(p, u, ARTANH, 2);
-  p = step(p, u, ARTANH, 3);
-  p = step(p, u, ARTANH, 4);
-  p = step(p, u, ARTANH, 5);
+  const u2 = mul(u, u);
+  const p = add(linear(ARTANH, 0, u), mul(u2, add(linear(ARTANH, 2, u), mul(u2, linear(ARTANH, 4, u)))));
   return add(mul(n, constant(LN_2)), mul(add(s, s), p));
 }
 
