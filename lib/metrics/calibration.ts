@@ -285,42 +285,58 @@ function equalCountGaps({ confidence, hits, count, pixels }: CountedPixels, bins
     inSlot[slot] = (inSlot[slot] as number) + 1;
     gapOfSlot[slot] = (gapOfSlot[slot] as number) + (hit - p);
   }
-  const small = Math.floor(count / bins);
-  const larger = count % bins;
-  let b = 0;
-  let room = small + (larger > 0 ? 1 : 0);
-  for (let slot = 0; slot <= LARGEST_SLOT; slot++) {
+  /** By bin: how many pixels are in it and those before. */
+  const ends = Float64Array.from({ length: bins }, (_, b) => Math.floor(count / bins) * (b + 1) + Math.min(b + 1, count % bins));
+  const cut: CutSlot[] = [];
+  for (let slot = 0, b = 0, start = 0; start < count; slot++) {
     const n = inSlot[slot] as number;
     if (n === 0) continue;
-    while (room === 0) room = small + (++b < larger ? 1 : 0);
-    if (n <= room) {
-      gaps[b] = (gaps[b] as number) + (gapOfSlot[slot] as number);
-      room -= n;
-    } else {
-      for (const i of sortedMembers(slotOf, slot, n, confidence)) {
-        while (room === 0) room = small + (++b < larger ? 1 : 0);
-        gaps[b] = (gaps[b] as number) + ((hits[i] as number) - (confidence[i] as number));
-        room--;
-      }
-    }
+    while ((ends[b] as number) <= start) b++;
+    if (start + n <= (ends[b] as number)) gaps[b] = (gaps[b] as number) + (gapOfSlot[slot] as number);
+    else cut.push({ slot, start, bin: b, members: new Int32Array(n), filled: 0 });
+    start += n;
+  }
+  collect(cut, slotOf);
+  for (const { start, bin, members } of cut) {
+    let b = bin;
+    sortBy(confidence, members).forEach((i, rank) => {
+      while ((ends[b] as number) <= start + rank) b++;
+      gaps[b] = (gaps[b] as number) + ((hits[i] as number) - (confidence[i] as number));
+    });
   }
   return gaps;
 }
 
-/** The pixels of a slot by confidence, equal ones in row-major order. */
-function sortedMembers(slotOf: Uint16Array, slot: number, n: number, confidence: Float64Array): Int32Array {
-  const members = new Int32Array(n);
-  let filled = 0;
-  let ordered = true;
-  let before = Number.NEGATIVE_INFINITY;
-  for (let i = 0; filled < n; i++) {
-    if (slotOf[i] !== slot) continue;
-    members[filled++] = i;
-    const p = confidence[i] as number;
-    if (p < before) ordered = false;
-    before = p;
+/** A slot that the border of two bins cuts. */
+interface CutSlot {
+  slot: number;
+  /** Rank of its first pixel. */
+  start: number;
+  /** The bin of that pixel. */
+  bin: number;
+  /** Its pixels, of which so many are known. */
+  members: Int32Array;
+  filled: number;
+}
+
+/** Finds the members of all cut slots, in row-major order. */
+function collect(cut: CutSlot[], slotOf: Uint16Array): void {
+  const indexOf = new Uint16Array(NO_SLOT + 1);
+  cut.forEach((of, index) => {
+    indexOf[of.slot] = index + 1;
+  });
+  for (let i = 0; i < slotOf.length; i++) {
+    const index = indexOf[slotOf[i] as number] as number;
+    if (index === 0) continue;
+    const of = cut[index - 1] as CutSlot;
+    of.members[of.filled++] = i;
   }
-  return ordered ? members : members.sort((i, j) => (confidence[i] as number) - (confidence[j] as number) || i - j);
+}
+
+/** Stable; most often there is nothing to do. */
+function sortBy(values: Float64Array, members: Int32Array): Int32Array {
+  const ordered = members.every((i, j) => j === 0 || (values[i] as number) >= (values[members[j - 1] as number] as number));
+  return ordered ? members : members.sort((i, j) => (values[i] as number) - (values[j] as number) || i - j);
 }
 
 /** NaN where there is no pixel. */
