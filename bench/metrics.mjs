@@ -1,14 +1,15 @@
-// Every metric of one image against NumPy and SciPy, in interleaved rounds, one thread each.
+// Every metric of one image against NumPy and SciPy, in interleaved rounds, one thread each; and AULA alone against a forward pass.
 //   node bench/metrics.mjs [--rounds N] [--heads K] [--classes C] [--size N] [--json FILE]
-// The peer is peers/metrics.py under LAYER_ENSEMBLES_PYTHON, PYTHON or python3; it is left out where that has no NumPy and SciPy.
-// Needs a build (npm run build), but no libtorch. See README.md.
+// The peer is peers/metrics.py under LAYER_ENSEMBLES_PYTHON, PYTHON or python3; it is left out where that has no NumPy and SciPy,
+// the forward pass where there is no libtorch. Needs a build (npm run build). See README.md.
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { scoreHeads } from "../dist/metrics/index.js";
+import { Backbone, LayerEnsemble } from "../dist/index.js";
+import { aula, aulaFromCounts, countAgreement, labelMaps, scoreHeads } from "../dist/metrics/index.js";
 import { Contender, machine, median, ratio, table } from "./harness.mjs";
 
 const { values } = parseArgs({
@@ -55,7 +56,7 @@ async function main() {
     const { result } = await numpy.ask({ do: "run" });
     compare(run().result, result);
   }
-  for (let i = 0; i < 10; i++) run(); // until compiled
+  for (let i = 0; i < 30; i++) run(); // until compiled
   for (let round = 0; round < rounds; round++) {
     const { ms, cpu } = run();
     own.times.push(ms);
@@ -88,9 +89,54 @@ Medians of ${rounds} interleaved rounds, one thread each\n`);
       `\n${faster.median.toFixed(1)}× faster (quartiles ${quartiles(faster)}; CPU time ${lessCpu.median.toFixed(1)}×, ${quartiles(lessCpu)}); the aim is 20×`,
     );
   } else console.log("\nNo Python with numpy and scipy was found (LAYER_ENSEMBLES_PYTHON, PYTHON, python3).");
+  const alone = await aulaAlone(image);
   if (values.json) {
     const report = { date: new Date().toISOString(), machine: machine(), versions, heads, classes, size, own, other };
-    writeFileSync(values.json, `${JSON.stringify({ ...report, faster, lessCpu }, null, 2)}\n`);
+    writeFileSync(values.json, `${JSON.stringify({ ...report, faster, lessCpu, alone }, null, 2)}\n`);
+  }
+}
+
+/** What AULA adds to a forward pass of the plain network (U-Net, ResNet-18, one image, all cores). */
+async function aulaAlone(image) {
+  const labels = labelMaps(image);
+  const counts = countAgreement(labels, classes);
+  const { model, input } = (await plainNetwork()) ?? {};
+  const works = {
+    "from the counts of the prediction": () => aulaFromCounts(counts),
+    "from label maps": () => aula(labels, classes),
+    "from logits": () => aula(labelMaps(image), classes),
+    ...(model && { "forward pass": () => model.predict(input, { maps: [] }) }),
+  };
+  const times = Object.fromEntries(Object.keys(works).map((name) => [name, []]));
+  for (let round = -20; round < rounds; round++) {
+    for (const [name, work] of Object.entries(works)) {
+      const start = performance.now();
+      await work();
+      if (round >= 0) times[name].push(performance.now() - start);
+    }
+  }
+  await model?.dispose();
+  const pass = times["forward pass"];
+  const rows = Object.entries(times).map(([name, of]) => [
+    name,
+    median(of).toFixed(3),
+    pass ? `1/${ratio({ times: pass }, { times: of }).median.toFixed(0)}` : "",
+  ]);
+  console.log(`\nAULA alone; the aim is 1/50 of a forward pass\n`);
+  console.log(table([["", "ms", "of a pass"], ...rows]));
+  return times;
+}
+
+/** Null where there is no libtorch. */
+async function plainNetwork() {
+  try {
+    const backbone = await Backbone.create("unet", { encoder: "resnet18", inChannels: 1, classes });
+    const model = await LayerEnsemble.create(backbone, { taps: [], classes, inputSize: [size, size] });
+    const pixels = Float32Array.from({ length: size * size }, (_, i) => Math.sin(i * 0.37));
+    return { model, input: { data: pixels, shape: [1, size, size] } };
+  } catch (error) {
+    console.log(`\nNo forward pass: ${error.message.split("\n")[0]}`);
+    return null;
   }
 }
 
