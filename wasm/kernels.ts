@@ -58,7 +58,8 @@ export function layOut(ofClasses: i32, pixels: usize): void {
 
 /** Begins a block: sums of nothing. */
 export function begin(): void {
-  memory.fill(logits, 0, scratch - logits);
+  memory.fill(probabilities, 0, products - probabilities);
+  memory.fill(codes, 0, n * 4);
   for (let at: usize = 0; at < n * 8; at += 16) v128.store(products + at, constant(ONE));
 }
 

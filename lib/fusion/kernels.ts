@@ -102,6 +102,7 @@ function sumOfHeads(wasm: Exports, heads: readonly Float32Array[], classes: numb
   for (let start = 0; start < pixels; start += n) {
     const count = Math.min(n, pixels - start);
     wasm.begin();
+    if (count < n) block.logits.fill(0); // what is left there may not be finite
     heads.forEach((head, k) => {
       if (k === middle) {
         put(block.codes, count, codes[0], start);

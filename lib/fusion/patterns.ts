@@ -56,7 +56,13 @@ export function findPatterns(
   const [sizeA, sizeB] = [a.first.length, b.first.length];
   const all = numberPairs(a.of, sizeA, b.of, sizeB);
   const counts = new Float64Array(all.first.length);
-  for (let i = 0; i < pixels; i++) counts[all.of[i] as number]!++;
+  for (let i = 0; i < pixels; ) {
+    const start = i;
+    const pattern = all.of[i] as number;
+    do i++;
+    while (all.of[i] === pattern);
+    counts[pattern] = (counts[pattern] as number) + (i - start);
+  }
   const half = (own: Numbers, first: number, end: number): Half => ({
     first,
     heads: end - first,

@@ -290,24 +290,33 @@ function multiply(
 ): void {
   const [fromA, fromB] = factors as [Float64Array, Float64Array];
   const [ofA, ofB] = [a.of, b.of];
-  for (let d = 0, at = 0; d < ofA.length; d++) {
-    let atA = (ofA[d] as number) * width;
-    let atB = (ofB[d] as number) * width;
-    const end = at + width;
-    let sum = 0;
-    for (let to = at; to < end; to += 4, atA += 4, atB += 4) {
+  if (width === 4) {
+    for (let d = 0, at = 0; d < ofA.length; d++, at += 4) {
+      const atA = (ofA[d] as number) * 4;
+      const atB = (ofB[d] as number) * 4;
       const w0 = (fromA[atA] as number) * (fromB[atB] as number);
       const w1 = (fromA[atA + 1] as number) * (fromB[atB + 1] as number);
       const w2 = (fromA[atA + 2] as number) * (fromB[atB + 2] as number);
       const w3 = (fromA[atA + 3] as number) * (fromB[atB + 3] as number);
-      posterior[to] = w0;
-      posterior[to + 1] = w1;
-      posterior[to + 2] = w2;
-      posterior[to + 3] = w3;
-      sum += w0 + w1 + (w2 + w3);
+      const scale = 1 / (w0 + w1 + (w2 + w3));
+      posterior[at] = w0 * scale;
+      posterior[at + 1] = w1 * scale;
+      posterior[at + 2] = w2 * scale;
+      posterior[at + 3] = w3 * scale;
+    }
+    return;
+  }
+  for (let d = 0, at = 0; d < ofA.length; d++, at += width) {
+    const atA = (ofA[d] as number) * width;
+    const atB = (ofB[d] as number) * width;
+    let sum = 0;
+    for (let t = 0; t < width; t++) {
+      const w = (fromA[atA + t] as number) * (fromB[atB + t] as number);
+      posterior[at + t] = w;
+      sum += w;
     }
     const scale = 1 / sum;
-    for (; at < end; at++) posterior[at] = (posterior[at] as number) * scale;
+    for (let t = 0; t < width; t++) posterior[at + t] = (posterior[at + t] as number) * scale;
   }
 }
 
