@@ -134,15 +134,15 @@ const ARTANH = memory.data<f64>([
   v128.store(code, i32x4.add(i32x4.mul(v128.load(code), i32x4.splat(classes)), label));
 }
 
-/** Adds a head to the sums. Returns 0 if all its logits are finite, else NaN. */
-export function addHead(): f32 {
-  return classes == 2 ? addHeadOfTwo() : addHeadOfMany();
+/** Adds a head to the sums. A logit that is not finite makes the entropy NaN, by 0·∞ or ∞-∞. */
+export function addHead(): void {
+  if (classes == 2) addHeadOfTwo();
+  else addHeadOfMany();
 }
 
-function addHeadOfMany(): f32 {
+function addHeadOfMany(): void {
   const single = n * 4;
   const double = n * 8;
-  let check = zero();
   for (let i: usize = 0; i < n; i += 4) {
     const first = logits + i * 4;
     let highest = v128.load(first);
@@ -164,7 +164,6 @@ function addHeadOfMany(): f32 {
     let productB = zero();
     for (let c = 0, at = first, to = scratch; c < classes; c++, at += single, to += 32) {
       const z = v128.load(at);
-      check = f32x4.add(check, f32x4.mul(z, zero()));
       const dA = sub(lower(z), highestA);
       const dB = sub(upper(z), highestB);
       const eA = exp(dA);
@@ -188,7 +187,6 @@ function addHeadOfMany(): f32 {
     addSums(at, sumA, scaleA, squareA, productA);
     addSums(at + 16, sumB, scaleB, squareB, productB);
   }
-  return sumOfFour(check);
 }
 
 /** H = ln Σ e - Σ p d: one logarithm for all heads, of the product of their sums. */
@@ -198,22 +196,15 @@ function addHeadOfMany(): f32 {
   v128.store(products + at, mul(v128.load(products + at), sum));
 }
 
-@inline function sumOfFour(x: v128): f32 {
-  return f32x4.extract_lane(x, 0) + f32x4.extract_lane(x, 1) + f32x4.extract_lane(x, 2) + f32x4.extract_lane(x, 3);
-}
-
 /** One exponential is enough for two classes, that of minus the distance of the logits. */
-function addHeadOfTwo(): f32 {
-  let check = zero();
+function addHeadOfTwo(): void {
   for (let i: usize = 0; i < n; i += 4) {
     const z0 = v128.load(logits + i * 4);
     const z1 = v128.load(logits + (n + i) * 4);
     putLabels(i, i32x4.neg(f32x4.gt(z1, z0)));
-    check = f32x4.add(check, f32x4.mul(f32x4.add(z0, z1), zero()));
     addTwo(i * 8, lower(z0), lower(z1));
     addTwo(i * 8 + 16, upper(z0), upper(z1));
   }
-  return sumOfFour(check);
 }
 
 @inline function addTwo(at: usize, z0: Pair, z1: Pair): void {
@@ -242,8 +233,9 @@ export function addLogarithms(): void {
   v128.store64_lane(at + i * 4, f32x4.demote_f64x2_zero(f64x2.pmax(zero(), values)), 0);
 }
 
-/** Ends a block: all that is to be known of the mean of K heads, and the maps. */
-export function measure(heads: i32): void {
+/** Ends a block: all that is to be known of the mean of K heads, and the maps. Returns 0 if all logits were finite, else NaN. */
+export function measure(heads: i32): f64 {
+  let check = zero();
   const divisor = f64x2.splat(heads);
   for (let i: usize = 0; i < n; i += 2) {
     let largest = zero();
@@ -263,11 +255,14 @@ export function measure(heads: i32): void {
     const bytes = v128.shuffle<i8>(label, label, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8);
     v128.store16_lane(labelsOfMean + i, bytes, 0);
     const ofMean = f64x2.neg(product);
-    const expected = f64x2.pmax(zero(), f64x2.div(v128.load(entropy + i * 8), divisor));
+    const ofHeads = v128.load(entropy + i * 8);
+    check = add(check, mul(ofHeads, zero()));
+    const expected = f64x2.pmax(zero(), f64x2.div(ofHeads, divisor));
     putSingles(entropyOfMean, i, ofMean);
     putSingles(expectedEntropy, i, expected);
     putSingles(mutualInformation, i, sub(ofMean, expected));
     const spread = sub(f64x2.div(v128.load(squares + i * 8), divisor), square);
     putSingles(variance, i, f64x2.div(spread, f64x2.splat(classes)));
   }
+  return f64x2.extract_lane(check, 0) + f64x2.extract_lane(check, 1);
 }

@@ -17,9 +17,9 @@ interface Exports extends Record<ArrayName, { readonly value: number }> {
   size(classes: number, n: number): number;
   layOut(classes: number, n: number): void;
   begin(): void;
-  addHead(): number;
+  addHead(): void;
   addLogarithms(): void;
-  measure(heads: number): void;
+  measure(heads: number): number;
 }
 
 type ArrayName =
@@ -112,13 +112,13 @@ function sumOfHeads(wasm: Exports, heads: readonly Float32Array[], classes: numb
         const from = c * pixels + start;
         block.logits.set(head.subarray(from, from + count), c * n);
       }
-      check += wasm.addHead();
+      wasm.addHead();
       put(block.labels, count, sums.labels, k * pixels + start);
       if (k % HEADS_PER_LOGARITHM === HEADS_PER_LOGARITHM - 1) wasm.addLogarithms();
     });
     put(block.codes, count, codes[1], start);
     wasm.addLogarithms();
-    wasm.measure(heads.length);
+    check += wasm.measure(heads.length);
     for (let c = 0; c < classes; c++) {
       sums.probabilities.set(block.probabilities.subarray(c * n, c * n + count), c * pixels + start);
     }
