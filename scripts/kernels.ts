@@ -33,7 +33,10 @@ export async function compileKernels(): Promise<Uint8Array> {
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   const binary = await compileKernels();
-  const lines = Buffer.from(binary).toString("base64").match(/.{1,112}/g) ?? [];
+  const lines =
+    Buffer.from(binary)
+      .toString("base64")
+      .match(/.{1,112}/g) ?? [];
   const text = `// Made by scripts/kernels.ts of wasm/kernels.ts; not to be edited.
 
 /** The WebAssembly module, in base64. */

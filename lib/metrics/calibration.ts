@@ -286,7 +286,10 @@ function equalCountGaps({ confidence, hits, count, pixels }: CountedPixels, bins
     gapOfSlot[slot] = (gapOfSlot[slot] as number) + (hit - p);
   }
   /** By bin: how many pixels are in it and those before. */
-  const ends = Float64Array.from({ length: bins }, (_, b) => Math.floor(count / bins) * (b + 1) + Math.min(b + 1, count % bins));
+  const ends = Float64Array.from(
+    { length: bins },
+    (_, b) => Math.floor(count / bins) * (b + 1) + Math.min(b + 1, count % bins),
+  );
   const cut: CutSlot[] = [];
   for (let slot = 0, b = 0, start = 0; start < count; slot++) {
     const n = inSlot[slot] as number;
@@ -335,7 +338,9 @@ function collect(cut: CutSlot[], slotOf: Uint16Array): void {
 
 /** Stable; most often there is nothing to do. */
 function sortBy(values: Float64Array, members: Int32Array): Int32Array {
-  const ordered = members.every((i, j) => j === 0 || (values[i] as number) >= (values[members[j - 1] as number] as number));
+  const ordered = members.every(
+    (i, j) => j === 0 || (values[i] as number) >= (values[members[j - 1] as number] as number),
+  );
   return ordered ? members : members.sort((i, j) => (values[i] as number) - (values[j] as number) || i - j);
 }
 

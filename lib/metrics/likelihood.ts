@@ -1,6 +1,6 @@
 import type { NdArray } from "../arrays.js";
-import { checkLabels, checkProbabilities, checkSameShape, type FloatArray, singleView } from "../fusion/input.js";
 import type { ClassSums } from "../fusion/head-sums.js";
+import { checkLabels, checkProbabilities, checkSameShape, type FloatArray, singleView } from "../fusion/input.js";
 import { checkOptions, option } from "../options.js";
 
 /** Options of {@link nll} and {@link brier}. */
