@@ -4,11 +4,12 @@ import type { Figure } from "./figure.js";
 import { fixed, ranked, suitedConfidence } from "./select.js";
 import { COLOURS } from "./theme.js";
 
+/** In the order of drawing: the method's own curve is on top. */
 const lines = [
-  { name: "least sure first", colour: COLOURS.main, dash: [1, 0], width: 2.6 },
-  { name: "at random", colour: COLOURS.soft, dash: [2, 3], width: 1.6 },
-  { name: "ideal", colour: COLOURS.ideal, dash: [7, 4], width: 1.8 },
-  { name: "5 % of the failures remain", colour: COLOURS.against, dash: [10, 3, 2, 3], width: 1.4 },
+  { name: "at random", colour: COLOURS.soft, dash: [2, 3] },
+  { name: "ideal", colour: COLOURS.ideal, dash: [7, 4] },
+  { name: "5 % of the failures remain", colour: COLOURS.against, dash: [10, 3, 2, 3] },
+  { name: "least sure first", colour: COLOURS.main, dash: [1, 0] },
 ] as const;
 
 /** Figure 2: failures that nobody looks at, by the share of images that are reviewed; one panel for each method. */
@@ -19,7 +20,7 @@ export async function qualityControlFigure(comparison: Comparison): Promise<Figu
     if (!curve) return [];
     const failed = curve.random[0] ?? 0;
     const data = curve.f.flatMap((f, i) =>
-      [curve.y[i], curve.random[i], curve.ideal[i], 0.05 * failed].map((y, line) => ({
+      [curve.random[i], curve.ideal[i], 0.05 * failed, curve.y[i]].map((y, line) => ({
         f,
         y,
         line: lines[line]!.name,
@@ -47,7 +48,7 @@ export async function qualityControlFigure(comparison: Comparison): Promise<Figu
     y: {
       field: "y",
       type: "quantitative",
-      title: "failures unseen, of all images",
+      title: "unseen failures",
       scale: { domain: [0, highest] },
       axis: { format: "~%", tickCount: 5 },
     },
@@ -59,16 +60,15 @@ export async function qualityControlFigure(comparison: Comparison): Promise<Figu
         panels,
         axes,
         ({ x, y }) => ({
-          mark: { type: "line", clip: true },
+          mark: { type: "line", clip: true, strokeWidth: 2 },
           encoding: {
             x,
             y,
             color: styled((line) => line.colour),
             strokeDash: styled((line) => [...line.dash]),
-            strokeWidth: styled((line) => line.width),
           },
         }),
-        { single: 280, several: 160 },
+        { single: 280, several: 150 },
       ),
       config: { legend: { columns: 2, symbolType: "stroke", symbolSize: 500 } },
     },
@@ -77,7 +77,7 @@ export async function qualityControlFigure(comparison: Comparison): Promise<Figu
   return {
     name: "figure-2-quality-control",
     title,
-    caption: `Images are reviewed from the least sure on. The lower the curve, the sooner the failures (Dice below ${comparison.tau}) are found: a good confidence stays near the ideal line, a useless one follows the random line. Where the curve falls below the 5 % line, 95 % of the failures have been seen. The panels differ in height at the left because each method fails on its own images. First seed of each method.`,
+    caption: `Share of all images that have failed and are not seen, when the images are reviewed from the least sure on. The lower the curve, the sooner the failures (Dice below ${comparison.tau}) are found: a good confidence stays near the ideal line, a useless one follows the random line. Where the curve falls below the 5 % line, 95 % of the failures have been seen. The panels differ in height at the left because each method fails on its own images. First seed of each method.`,
     svg,
   };
 }

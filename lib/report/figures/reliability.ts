@@ -33,7 +33,7 @@ export async function reliabilityFigure(comparison: Comparison): Promise<Figure 
   const common = {
     type: "quantitative",
     scale: { domain: [0, 1], nice: false },
-    axis: { values: [0, 0.25, 0.5, 0.75, 1] },
+    axis: { values: [0, 0.2, 0.4, 0.6, 0.8, 1] },
   };
   const axes = {
     x: { ...common, field: "confidence", title: "mean confidence" },
