@@ -160,10 +160,15 @@ function makeRun(
       aula: ordered ? (empty ? names.length - 2 : aula) : null,
       aulaNormalised: ordered ? aula / (names.length - 2) : null,
       agreements: ordered ? agreements : null,
-      pairwiseAgreement: names.length > 1 && !nulls ? 1 - 0.8 * doubt : null,
-      softDiceConfidence: 1 - 0.6 * doubt,
+      pairwiseAgreement:
+        names.length > 1 && !nulls ? Math.max(0, Math.min(1, 1 - 0.8 * doubt + 0.03 * random.normal())) : null,
+      softDiceConfidence: Math.max(0, 1 - 0.6 * doubt + 0.05 * random.normal()),
       predictionDepth: ordered ? 1 + Math.min(names.length - 2, Math.round(doubt * names.length)) : null,
-      uncertainty: { "entropy.sum": 900 * doubt, "mutualInformation.sum": 200 * doubt, "variance.sum": 50 * doubt },
+      uncertainty: {
+        "entropy.sum": 900 * doubt * random.uniform(0.7, 1),
+        "mutualInformation.sum": 200 * doubt * random.uniform(0.6, 1),
+        "variance.sum": 50 * doubt * random.uniform(0.8, 1),
+      },
     };
   });
   const bins = Array.from({ length: 15 }, (_, i) => {

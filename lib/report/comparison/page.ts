@@ -55,12 +55,13 @@ export function comparisonPage(comparison: Comparison, figures: readonly Figure[
       .filter((figure) => names.some((name) => figure.name.startsWith(name)))
       .map(figureHtml)
       .join("\n");
+  const heads = draw("figure-3", "figure-4", "figure-5");
   const unit = bootstrap.unit === "group" ? "groups (patients)" : "images";
   const scored = comparison.scored.map((index) => comparison.classNames[index] ?? String(index));
   const facts: [string, string][] = [
     [
       "Images",
-      `${data.images}${data.groups > 0 ? ` of ${data.groups} groups` : ""}, split ${data.split} of ${data.folder}`,
+      `${data.images}${data.groups > 0 ? ` (${data.groups} groups)` : ""}, split ${data.split} of ${data.folder}`,
     ],
     ["Classes scored", scored.join(", ")],
     ["Spacing", `${comparison.spacing.join(" × ")} per pixel`],
@@ -109,7 +110,7 @@ ${summarise(comparison)
 <h2>Quality</h2>
 ${qualityTable(comparison)}
 ${testsTable(comparison)}
-${draw("figure-1", "figure-3")}
+${draw("figure-1")}
 </section>
 
 <section>
@@ -117,9 +118,9 @@ ${draw("figure-1", "figure-3")}
 ${correlationTable(comparison, "Dice")}
 ${correlationTable(comparison, "MHD")}
 ${failureTable(comparison)}
-${draw("figure-2", "figure-4", "figure-5")}
+${draw("figure-2")}
 </section>
-
+${heads ? `\n<section>\n<h2>The heads of the Layer Ensemble</h2>\n${heads}\n</section>\n` : ""}
 <section>
 <h2>Calibration</h2>
 ${calibrationTable(comparison)}
@@ -176,7 +177,7 @@ function seeds({ methods, runs }: Comparison): string {
 }
 
 function figureHtml({ name, title, caption, svg }: Figure): string {
-  const heading = /^figure-(\d)/.exec(name)?.[1];
+  const heading = /^figure-(\d\w?)/.exec(name)?.[1];
   return `<figure id="${escapeHtml(name)}">
 <div class="scroll" role="region" tabindex="0" aria-label="${escapeHtml(title)}">${inline(svg, name)}</div>
 <figcaption><b>${heading ? `Figure ${heading}. ` : ""}${escapeHtml(title)}.</b> ${escapeHtml(caption)}</figcaption>

@@ -2,8 +2,8 @@ import { colourProperties } from "../figures/theme.js";
 
 /** The style sheet of the report: light and dark, for any width from a phone's on. */
 export const styles = `
-:root { color-scheme: light dark; ${colourProperties("light")} --tint: #f3f1ec; }
-@media (prefers-color-scheme: dark) { :root { ${colourProperties("dark")} --tint: #1e2427; } }
+:root { color-scheme: light dark; ${colourProperties("light")} }
+@media (prefers-color-scheme: dark) { :root { ${colourProperties("dark")} } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 17px/1.5 system-ui, sans-serif; }
 main { max-width: 1040px; margin: 0 auto; padding: 2rem 1rem 3rem; }
@@ -30,14 +30,15 @@ caption { text-align: left; font-weight: 600; padding: .2rem 0 .5rem; }
 th, td { padding: .35rem .8rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th { font-weight: 600; }
 thead th { vertical-align: bottom; border-bottom: 2px solid var(--soft); }
-tbody th { text-align: left; font-weight: normal; }
-tbody th:first-child, thead th:first-child { position: sticky; left: 0; background: var(--page); text-align: left; padding-left: 0; font-weight: 600; }
-tbody tr:nth-child(even) > * { background: var(--tint); }
+th:first-child { position: sticky; left: 0; background: var(--page); text-align: left; padding-left: .3rem; }
+tbody tr { border-bottom: 1px solid var(--grid); }
+tbody th { font-weight: normal; }
+.group th { font-weight: 700; padding-top: .8rem; border-bottom: 1px solid var(--soft); }
 td small { display: block; color: var(--soft); font-size: .85em; }
 .best { color: var(--against); }
 figure { margin: 1.6rem 0; }
 figure .scroll { margin-bottom: .5rem; }
-figure svg { display: block; width: 100%; min-width: 460px; max-width: 720px; height: auto; }
+figure .scroll > svg { display: block; width: 100%; min-width: 460px; max-width: 720px; height: auto; }
 code { font-size: .9em; overflow-wrap: anywhere; }
 @media (max-width: 480px) { caption { position: sticky; left: 0; width: calc(100vw - 2rem); } }
 @media print { .scroll { overflow: visible; } figure, tr { break-inside: avoid; } }

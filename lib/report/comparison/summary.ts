@@ -90,20 +90,22 @@ function cost({ methods }: Comparison): string | undefined {
 }
 
 function shift({ shift, methods }: Comparison): string[] {
-  if (!shift) return [];
-  return methods.flatMap((method) => {
+  const rows = methods.flatMap((method) => {
     const confidence = suitedConfidence(method);
-    const row = shift.rows.find((row) => row.method === method.method && row.confidence === confidence);
-    if (!row || row.diceIn === null || row.diceOut === null) return [];
-    const change = row.diceOut < row.diceIn ? "falls" : "goes";
-    const flagged =
-      row.flaggedOut.value === null
-        ? ""
-        : `; the threshold of ${CONFIDENCE_TITLES[confidence]} that flags ${percent(row.flaggedIn)} in distribution flags ${percent(row.flaggedOut.value)} there`;
-    return [
-      `On the shifted images Dice of ${name(method)} ${change} from ${number(row.diceIn, 3)} to ${number(row.diceOut, 3)}${flagged}.`,
-    ];
+    const row = shift?.rows.find((row) => row.method === method.method && row.confidence === confidence);
+    return row ? [{ ...row, title: name(method) }] : [];
   });
+  const dice = rows.flatMap(({ title, diceIn, diceOut }) =>
+    diceIn === null || diceOut === null ? [] : [`${title} from ${number(diceIn, 3)} to ${number(diceOut, 3)}`],
+  );
+  const flagged = rows.flatMap(({ title, confidence, flaggedOut }) =>
+    flaggedOut.value === null ? [] : [`${title} ${percent(flaggedOut.value)} (by ${CONFIDENCE_TITLES[confidence]})`],
+  );
+  return [
+    dice.length > 0 && `On the shifted images mean Dice changes: ${list(dice)}.`,
+    flagged.length > 0 &&
+      `The thresholds that flag ${percent(rows[0]!.flaggedIn)} of the images in distribution flag of the shifted ones: ${list(flagged)}.`,
+  ].filter((sentence) => sentence !== false);
 }
 
 function overlap(a: Estimate, b: Estimate): string {

@@ -28,8 +28,10 @@ interface Column<Row> {
 
 interface Table<Row> {
   caption: string;
-  /** Heads of the columns that name a row, and how they name it. */
-  names: readonly { head: string; of: (row: Row) => string }[];
+  /** Neighbouring rows with the same name of a group stand under it. */
+  group?: (row: Row) => string;
+  /** The column that names a row. */
+  name: { head: string; of: (row: Row) => string };
   columns: readonly Column<Row>[];
   rows: readonly Row[];
 }
@@ -44,7 +46,7 @@ export function qualityTable(comparison: Comparison): string {
   });
   return table<MethodResult>({
     caption: "Table 1. Quality: mean ± standard deviation over images [interval of the mean]",
-    names: [methodName],
+    name: methodName,
     columns: [
       of("Dice", "dice", "high", 3),
       of(`MHD (${unit})`, "mhd", "low", 2),
@@ -76,10 +78,8 @@ export function testsTable(comparison: Comparison): string {
   const digits = { dice: 4, mhd: 3, nll: 4 };
   return table({
     caption: "Paired tests: LE minus the other method, image by image; two-sided p, not corrected for their number",
-    names: [
-      { head: "measure", of: (test) => ({ dice: "Dice", mhd: "MHD", nll: "nll" })[test.measure] },
-      { head: "other", of: (test) => METHOD_TITLES[test.other].short },
-    ],
+    group: (test) => ({ dice: "Dice", mhd: "MHD", nll: "nll" })[test.measure],
+    name: { head: "LE minus", of: (test) => METHOD_TITLES[test.other].short },
     columns: [
       { head: "images", cell: (test) => ({ text: String(test.n) }) },
       { head: "difference", cell: (test) => ({ text: signed(test.difference, digits[test.measure]) }) },
@@ -96,7 +96,7 @@ export function correlationTable(comparison: Comparison, measure: "Dice" | "MHD"
   const good = measure === "Dice" ? "near 1" : "near −1";
   return table<(typeof CONFIDENCES)[number]>({
     caption: `Table 2${measure === "Dice" ? "a" : "b"}. Spearman’s correlation of confidence with ${measure} [interval]: good ${good}`,
-    names: [{ head: "confidence", of: (confidence) => CONFIDENCE_TITLES[confidence] }],
+    name: { head: "confidence", of: (confidence) => CONFIDENCE_TITLES[confidence] },
     columns: comparison.methods.map((method) => ({
       head: METHOD_TITLES[method.method].short,
       better: measure === "Dice" ? "high" : "low",
@@ -122,10 +122,8 @@ export function failureTable(comparison: Comparison): string {
   });
   return table({
     caption: `Table 3. Failure detection [interval]; failed: Dice below ${comparison.tau}`,
-    names: [
-      { head: "method", of: (row) => METHOD_TITLES[row.method].short },
-      { head: "confidence", of: (row) => CONFIDENCE_TITLES[row.name] },
-    ],
+    group: (row) => METHOD_TITLES[row.method].short,
+    name: { head: "confidence", of: (row) => CONFIDENCE_TITLES[row.name] },
     columns: [
       of("AURC", "aurc", "low", 4),
       of("e-AURC", "eaurc", "low", 4),
@@ -143,7 +141,7 @@ export function failureTable(comparison: Comparison): string {
 export function calibrationTable(comparison: Comparison): string {
   return table<MethodResult>({
     caption: "Table 4. Calibration [interval]",
-    names: [methodName],
+    name: methodName,
     columns: [
       { head: "ECE", better: "low", cell: (method) => estimateCell(method.ece, 4) },
       { head: "Brier", better: "low", cell: (method) => estimateCell(method.quality.brier, 4) },
@@ -157,7 +155,7 @@ export function calibrationTable(comparison: Comparison): string {
 export function costTable(comparison: Comparison): string {
   return table<MethodResult>({
     caption: "Table 5. Cost of one prediction with all maps",
-    names: [methodName],
+    name: methodName,
     columns: [
       {
         head: "ms per image",
@@ -184,10 +182,8 @@ export function shiftTable(comparison: Comparison): string {
   if (rows.length === 0) return "";
   return table({
     caption: "Table 6. Out of distribution [interval]",
-    names: [
-      { head: "method", of: (row) => METHOD_TITLES[row.method].short },
-      { head: "confidence", of: (row) => CONFIDENCE_TITLES[row.confidence] },
-    ],
+    group: (row) => METHOD_TITLES[row.method].short,
+    name: { head: "confidence", of: (row) => CONFIDENCE_TITLES[row.confidence] },
     columns: [
       { head: "AUROC in/out", better: "high", cell: (row) => estimateCell(row.auroc, 3) },
       { head: "Dice in", cell: (row) => ({ text: number(row.diceIn, 3) }) },
@@ -209,7 +205,7 @@ export function shiftTable(comparison: Comparison): string {
 export function runsTable(comparison: Comparison): string {
   return table({
     caption: "Runs",
-    names: [{ head: "run", of: (run) => run.run }],
+    name: { head: "run", of: (run) => run.run },
     columns: [
       { head: "method", cell: (run) => ({ text: METHOD_TITLES[run.method].short }) },
       { head: "seed", cell: (run) => ({ text: String(run.seed) }) },
@@ -228,18 +224,25 @@ const methodName = {
   of: ({ method }: { method: MethodName }) => METHOD_TITLES[method].short,
 };
 
-function table<Row>({ caption, names, columns, rows }: Table<Row>): string {
+function table<Row>({ caption, group, name, columns, rows }: Table<Row>): string {
   const cells = rows.map((row) => columns.map((column) => column.cell(row)));
   const best = columns.map(({ better = "none" }, j) => {
     const values = cells.map((row) => row[j]!.value ?? null).filter((value) => value !== null);
-    if (better === "none" || values.length < 2) return undefined;
+    if (better === "none" || new Set(values).size < 2) return undefined;
     return better === "high" ? Math.max(...values) : Math.min(...values);
   });
-  const heads = [...names, ...columns].map(({ head }) => `<th scope="col">${escapeHtml(head)}</th>`);
+  const heads = [
+    `<th scope="col">${escapeHtml(name.head)}</th>`,
+    ...columns.map(({ head }) => `<th scope="col">${escapeHtml(head)}</th>`),
+  ];
   const body = rows.map((row, i) => {
-    const named = names.map(({ of }) => `<th scope="row">${escapeHtml(of(row))}</th>`);
+    const title = group?.(row);
+    const isFirst = title !== undefined && (i === 0 || group?.(rows[i - 1]!) !== title);
+    const over = isFirst
+      ? `<tr class="group"><th scope="rowgroup" colspan="${columns.length + 1}">${escapeHtml(title)}</th></tr>\n`
+      : "";
     const values = cells[i]!.map((cell, j) => td(cell, cell.value !== undefined && cell.value === best[j]));
-    return `<tr>${named.join("")}${values.join("")}</tr>`;
+    return `${over}<tr><th scope="row">${escapeHtml(name.of(row))}</th>${values.join("")}</tr>`;
   });
   return `<div class="scroll" role="region" tabindex="0" aria-label="${escapeHtml(caption)}"><table>
 <caption>${escapeHtml(caption)}</caption>

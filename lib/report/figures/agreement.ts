@@ -100,6 +100,7 @@ function drawCurves(cases: readonly { name: string; image: ShownImage }[], title
       labelExpr: "datum.value + '–' + (datum.value + 1)",
       grid: false,
       labelFontSize: 12,
+      labelOverlap: "parity",
     },
   };
   const y = {

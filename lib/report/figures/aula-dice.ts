@@ -89,7 +89,7 @@ export async function aulaDiceFigure(comparison: Comparison): Promise<Figure | u
     title,
   );
   return {
-    name: "figure-5-aula-dice",
+    name: "figure-5a-aula-dice",
     title,
     caption: `One mark for each image, first seed of LE. AULA needs no truth. If it tells failures, the failed images lie to the left; failed images far to the right are those that it misses.${flags ? " Left of the vertical line an image is flagged." : ""}`,
     svg,

@@ -97,6 +97,8 @@ export async function drawChart(spec: ChartSpec, label: string): Promise<string>
   const logger = vega.logger(vega.Warn);
   const { spec: compiled } = vegaLite.compile(spec as unknown as TopLevelSpec, { config, logger });
   const view = new vega.View(vega.parse(compiled), { renderer: "none", logger });
+  // Else identifiers count on from chart to chart, and the same numbers would not give the same file.
+  vega.resetSVGDefIds();
   try {
     return labelled(await view.toSVG(), label);
   } finally {

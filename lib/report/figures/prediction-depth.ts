@@ -70,7 +70,7 @@ export async function predictionDepthFigure(comparison: Comparison): Promise<Fig
     title,
   );
   return {
-    name: "figure-5-prediction-depth",
+    name: "figure-5b-prediction-depth",
     title,
     caption:
       "From which pair of heads on the outline hardly changes any more; values between two depths (several classes) are rounded. Hard images tend to settle late: look whether the lower histogram lies further to the right. First seed of LE.",

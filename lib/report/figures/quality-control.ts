@@ -43,7 +43,7 @@ export async function qualityControlFigure(comparison: Comparison): Promise<Figu
       type: "quantitative",
       title: "share reviewed",
       scale: { domain: [0, 1] },
-      axis: { format: ".0%", values: [0, 0.25, 0.5, 0.75, 1] },
+      axis: { format: ".0%", values: panels.length > 4 ? [0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1] },
     },
     y: {
       field: "y",

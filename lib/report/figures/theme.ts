@@ -57,7 +57,7 @@ export const CONFIDENCE_TITLES: Readonly<Record<ConfidenceName, string>> = {
   variance: "−variance",
 };
 
-/** Arimo has the widths of Arial and Helvetica, so text takes the same room where those stand in. */
+/** Arimo has the widths of Arial and Helvetica. It is what PNG files are set in; a page takes what its reader has. */
 export const FONT = "Arimo, Arial, Helvetica, sans-serif";
 
 /** Width of a figure, in pixels at its own size. */
@@ -72,11 +72,14 @@ const widths = [
   260, 334, 584,
 ];
 
-/** Width of a text in pixels; a character outside ASCII counts as a digit. */
+/** Some systems have none of these fonts, and their own is wider. */
+const spare = 1.15;
+
+/** Room that a text needs, in pixels; a character outside ASCII counts as a digit. */
 export function textWidth(text: string, size: number): number {
   let sum = 0;
   for (const character of text) sum += widths[character.charCodeAt(0) - 32] ?? 556;
-  return (sum * size) / 1000;
+  return (spare * sum * size) / 1000;
 }
 
 /** The text, cut with an ellipsis where it is wider than `room` pixels: at its end, or at its start, where names differ less. */
