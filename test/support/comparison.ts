@@ -97,6 +97,7 @@ export function makeComparison(options: ComparisonOptions = {}): Comparison {
       folder: "data/other",
       split: "test",
       images,
+      imagesIn: images,
       scored,
       runs: shifted,
       rows: results.flatMap((result) =>
@@ -148,7 +149,7 @@ function makeRun(
       dice: empty ? 0 : dice,
       iou: dice / (2 - dice),
       mhd: nulls || empty ? null : 12 * (1 - dice),
-      hausdorff: null,
+      hausdorff: nulls ? null : 30 * (1 - dice),
       hd95: nulls ? null : 25 * (1 - dice),
       assd: nulls ? null : 9 * (1 - dice),
       classDice: Array.from({ length: classes - 1 }, () => dice),
@@ -212,7 +213,7 @@ function makeRun(
 function methodResult(method: MethodName, runs: number[], all: readonly RunRecord[], nulls: boolean): MethodResult {
   const own = runs.map((i) => all[i]!);
   const first = own[0]!;
-  const quality = (name: "dice" | "iou" | "mhd" | "hd95" | "assd" | "nll" | "brier") =>
+  const quality = (name: "dice" | "iou" | "mhd" | "hausdorff" | "hd95" | "assd" | "nll" | "brier") =>
     meanEstimate(own.map((run) => run.images.map((image) => image[name])));
   const confidence = Object.fromEntries(
     CONFIDENCES.map((name) => [
@@ -228,6 +229,7 @@ function methodResult(method: MethodName, runs: number[], all: readonly RunRecor
       dice: quality("dice"),
       iou: quality("iou"),
       mhd: quality("mhd"),
+      hausdorff: quality("hausdorff"),
       hd95: quality("hd95"),
       assd: quality("assd"),
       nll: quality("nll"),
@@ -243,6 +245,7 @@ function methodResult(method: MethodName, runs: number[], all: readonly RunRecor
       nulls ? Number.NaN : { plain: 0.031, mh: 0.027, de: 0.009, mcd: 0.018, le: 0.011 }[method],
       runs.length,
     ),
+    classMhd: {},
     confidence,
     qcCurves: Object.fromEntries(
       present.map((name) => [
@@ -304,7 +307,13 @@ function meanEstimate(perRun: readonly (readonly (number | null)[])[]): MeanEsti
   const means = present.map((values) => values.reduce((sum, value) => sum + value, 0) / values.length);
   const value = means.reduce((sum, mean) => sum + mean, 0) / means.length;
   const sd = Math.sqrt(present[0]!.reduce((sum, x) => sum + (x - means[0]!) ** 2, 0) / Math.max(1, n - 1));
-  return { ...estimate(value, perRun.length), sd: n > 1 ? sd : null, n, leftOut: perRun[0]!.length - n };
+  return {
+    ...estimate(value, perRun.length),
+    sd: n > 1 ? sd : null,
+    n,
+    leftOut: perRun[0]!.length - n,
+    leftOutPerRun: perRun.map((values, i) => values.length - present[i]!.length),
+  };
 }
 
 function headNames(method: MethodName, heads: number): string[] {

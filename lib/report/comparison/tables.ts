@@ -77,11 +77,11 @@ export function testsTable(comparison: Comparison): string {
   if (comparison.tests.length === 0) return "";
   const digits = { dice: 4, mhd: 3, nll: 4 };
   return table({
-    caption: "Paired tests: LE minus the other method, image by image; two-sided p, not corrected for their number",
+    caption: `Paired tests: LE minus the other method, ${comparison.bootstrap.unit} by ${comparison.bootstrap.unit}; two-sided p, not corrected for their number`,
     group: (test) => ({ dice: "Dice", mhd: "MHD", nll: "nll" })[test.measure],
     name: { head: "LE minus", of: (test) => METHOD_TITLES[test.other].short },
     columns: [
-      { head: "images", cell: (test) => ({ text: String(test.n) }) },
+      { head: "pairs", cell: (test) => ({ text: String(test.n) }) },
       { head: "difference", cell: (test) => ({ text: signed(test.difference, digits[test.measure]) }) },
       { head: "Wilcoxon p", cell: (test) => ({ text: pValue(test.wilcoxonP) }) },
       { head: "t-test p", cell: (test) => ({ text: pValue(test.tP) }) },

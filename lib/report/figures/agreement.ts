@@ -3,7 +3,7 @@ import { overlay } from "../render.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";
 import { bytesOf } from "./images.js";
-import { contained, document, picture, text } from "./panels.js";
+import { contained, picture, svgDocument, text } from "./panels.js";
 import { fixed } from "./select.js";
 import { COLOURS, fitted, textWidth, WIDTH } from "./theme.js";
 
@@ -29,7 +29,7 @@ export async function agreementFigure(comparison: Comparison): Promise<Figure | 
   let y = height * scale + 6;
   for (const { name, image } of cases) {
     parts.push(
-      text(fitted(`${name}, head by head (${image.id})`, 13, WIDTH - 2 * margin), margin, y + 14, { bold: true }),
+      text(fitted(`${name}: ${image.id}, head by head`, 13, WIDTH - 2 * margin), margin, y + 14, { bold: true }),
     );
     y += 22;
     const columns = Math.min(image.heads.length, Math.max(4, Math.min(6, Math.ceil(image.heads.length / 2))));
@@ -53,14 +53,13 @@ export async function agreementFigure(comparison: Comparison): Promise<Figure | 
     }
     y += 6;
   }
-  const title =
-    cases.length === 2 ? "Agreement of neighbouring heads, easy and hard" : "Agreement of neighbouring heads";
+  const title = "Agreement of neighbouring heads";
   return {
     name: "figure-4-agreement",
     title,
     caption:
-      "Each point compares what two neighbouring heads find, shallow to deep: 1 is the same, 0 is nothing in common. The shaded area is AULA. Below, the outline of every head (orange) on the truth (cyan): where the curve is low, the outlines change from head to head.",
-    svg: document({ width: WIDTH, height: y + 2 }, title, parts),
+      "Each point compares what two neighbouring heads find, shallow to deep, in the images shown that have the highest and the lowest AULA: 1 is the same, 0 is nothing in common. The shaded area is AULA. Below, the outline of every head (orange) on the truth (cyan): where the curve is low, the outlines change from head to head.",
+    svg: svgDocument({ width: WIDTH, height: y + 2 }, title, parts),
   };
 }
 
@@ -73,13 +72,13 @@ function pickCases(shown: readonly ShownImage[]): { name: string; image: ShownIm
     image.heads.some((head) => bytesOf(image, head.mask).data.some((label) => label > 0)),
   );
   const sorted = (found.length > 1 ? found : usable).toSorted((a, b) => b.aula! - a.aula!);
-  const [easy, hard] = [sorted[0], sorted.at(-1)];
-  if (!easy || !hard) return [];
-  return easy === hard
-    ? [{ name: "Case", image: easy }]
+  const [agreeing, disagreeing] = [sorted[0], sorted.at(-1)];
+  if (!agreeing || !disagreeing) return [];
+  return agreeing === disagreeing
+    ? [{ name: "Heads", image: agreeing }]
     : [
-        { name: "Easy", image: easy },
-        { name: "Hard", image: hard },
+        { name: "Heads agree", image: agreeing },
+        { name: "Heads disagree", image: disagreeing },
       ];
 }
 

@@ -4,7 +4,7 @@ import { colourMap, predictionColour, truthColour } from "../colours.js";
 import { heatMap, overlay } from "../render.js";
 import type { Figure } from "./figure.js";
 import { bytesOf, floatsOf } from "./images.js";
-import { contained, document, picture, round, type Size, text } from "./panels.js";
+import { contained, picture, round, type Size, svgDocument, text } from "./panels.js";
 import { fixed, short } from "./select.js";
 import { COLOURS, fitted, WIDTH } from "./theme.js";
 
@@ -85,7 +85,7 @@ export async function mapsFigure(comparison: Comparison): Promise<Figure | undef
     name: "figure-1-maps",
     title,
     caption: `${drawn ? `Outline of the truth (cyan) and of ${short(drawn)} (orange). ` : ""}${mapped.length > 0 ? `Entropy of ${maps} in nats, all on one scale: bright where the method is unsure. Look whether the bright places are where the two outlines part.` : ""}`,
-    svg: document({ width: WIDTH, height: y + 36 }, title, parts),
+    svg: svgDocument({ width: WIDTH, height: y + 36 }, title, parts),
   };
 }
 

@@ -39,11 +39,12 @@ export function text(
 }
 
 /** An SVG document around some elements. */
-export function document(size: Size, label: string, parts: readonly string[]): string {
+export function svgDocument(size: Size, label: string, parts: readonly string[]): string {
   const [width, height] = [Math.ceil(size.width), Math.ceil(size.height)];
   return `<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="${escapeHtml(label)}" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="${FONT}"><rect width="${width}" height="${height}" fill="${COLOURS.page}"/>${parts.join("")}</svg>`;
 }
 
+/** To a tenth of a pixel, as coordinates are written. */
 export function round(value: number): number {
   return Math.round(value * 10) / 10;
 }

@@ -29,7 +29,7 @@ export async function shiftFigure(comparison: Comparison): Promise<Figure | unde
   return {
     name: "figure-7-shift",
     title,
-    caption: `How sure each method is on the ${comparison.data.images} images in distribution and on the ${shift.images} shifted ones. The further the two histograms are apart, the better the shift is noticed (AUROC 1: no overlap; 0.5: no difference). Images left of the dotted line are flagged. First seed of each method.`,
+    caption: `How sure each method is on the ${shift.imagesIn} images in distribution and on the ${shift.images} shifted ones. The further the two histograms are apart, the better the shift is noticed (AUROC 1: no overlap; 0.5: no difference). Images left of the dotted line are flagged. First seed of each method.`,
     svg,
   };
 }

@@ -1,4 +1,3 @@
-import type { MethodName } from "../../ensemble/methods.js";
 import type { ConfidenceName } from "../../study/results.js";
 
 /**
@@ -11,15 +10,10 @@ export const COLOURS = {
   soft: "#5a6469",
   grid: "#dddad4",
   /** The subject of a figure: the method's own curve, images in distribution, images that are good enough. */
-  main: "#0072b1",
+  main: "#0072b2",
   /** What stands against it: failures, images out of distribution. */
   against: "#c45500",
   ideal: "#00795a",
-  plain: "#57606a",
-  mh: "#b65a91",
-  de: "#0072b2",
-  mcd: "#009470",
-  le: "#d55e00",
 } as const;
 
 /** The same for a dark page. */
@@ -31,20 +25,6 @@ export const DARK_COLOURS: Readonly<Record<keyof typeof COLOURS, string>> = {
   main: "#5fb8ee",
   against: "#f2934a",
   ideal: "#3ecfa5",
-  plain: "#b3bcc2",
-  mh: "#e69ac6",
-  de: "#56b4e9",
-  mcd: "#34c79d",
-  le: "#ff8f47",
-};
-
-/** Marks by method, so that none is told by its colour alone. */
-export const METHOD_SHAPES: Readonly<Record<MethodName, string>> = {
-  plain: "circle",
-  mh: "square",
-  de: "triangle-up",
-  mcd: "diamond",
-  le: "cross",
 };
 
 /** Names of confidences, as axes and tables say them. */
