@@ -22,7 +22,7 @@ describe.skipIf(!CHROMIUM)("report.html", () => {
     folder = await mkdtemp(join(tmpdir(), "le-report-"));
     for (const [name, options] of Object.entries(pages)) await writeReport(makeComparison(options), join(folder, name));
     browser = await openBrowser();
-  }, 120_000);
+  }, 300_000);
 
   afterAll(async () => {
     await browser?.close();

@@ -5,7 +5,13 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { decodePng } from "../../lib/data/png.js";
 import { comparisonPage, writeReport } from "../../lib/report/comparison/index.js";
 import { summarise } from "../../lib/report/comparison/summary.js";
-import { correlationTable, failureTable, qualityTable, shiftTable } from "../../lib/report/comparison/tables.js";
+import {
+  correlationTable,
+  failureTable,
+  qualityTable,
+  shiftTable,
+  testsTable,
+} from "../../lib/report/comparison/tables.js";
 import { comparisonFigures, type Figure, rasterise, skipCurveFigure } from "../../lib/report/figures/index.js";
 import { confidenceOf, suitedConfidence } from "../../lib/report/figures/select.js";
 import { COLOURS, DARK_COLOURS, fitted, inline, textWidth } from "../../lib/report/figures/theme.js";
@@ -69,10 +75,10 @@ describe("figures", () => {
       const markup = svg.replace(/base64,[^"]*/g, "");
       expect(markup, name).not.toMatch(/NaN|undefined|null|Infinity/);
       const [width, height] = /viewBox="0 0 ([\d.]+) ([\d.]+)"/.exec(svg)!.slice(1).map(Number);
-      const png = await decodePng(Buffer.from(await rasterise(svg)));
-      expect(Math.abs(png.width - 2 * width!), name).toBeLessThanOrEqual(2);
-      expect(Math.abs(png.height - 2 * height!), name).toBeLessThanOrEqual(2);
-      // Nobody has to look at it closer than this: as wide as a page.
+      const png = await decodePng(Buffer.from(await rasterise(svg, 300)));
+      expect(png.width).toBe(300);
+      expect(Math.abs(png.height - (300 * height!) / width!), name).toBeLessThanOrEqual(1);
+      // Text has its own size at about 600 pixels.
       expect(width).toBeGreaterThan(500);
       expect(width).toBeLessThan(700);
     }
@@ -86,7 +92,7 @@ describe("figures", () => {
       ["figure-5a", ["AULA (at most 6)", "Dice with the truth"]],
       ["figure-5b", ["images"]],
       ["figure-6", ["mean confidence", "accuracy"]],
-      ["figure-7", ["−entropy, sum over pixels (nats)", "pairwise agreement (Dice)", "AULA"]],
+      ["figure-7", ["soft Dice confidence", "pairwise agreement (Dice)", "AULA"]],
     ];
     for (const [name, axes] of named) expect(texts(figure(name).svg), name).toEqual(expect.arrayContaining(axes));
   });
@@ -223,7 +229,7 @@ describe("what is taken from a comparison", () => {
 
   test("the confidence that suits a method is the first that it has", () => {
     expect(whole.methods.map(suitedConfidence)).toEqual([
-      "entropy",
+      "softDiceConfidence",
       "pairwiseAgreement",
       "pairwiseAgreement",
       "pairwiseAgreement",
@@ -279,6 +285,13 @@ describe("tables", () => {
     expect(head!.slice(1)).toEqual(["Plain", "MH", "DE", "MCD", "LE"]);
     expect(aula.slice(1, 5)).toEqual(["–", "–", "–", "–"]);
     expect(aula[5]).toMatch(/0\.\d\d/);
+  });
+
+  test("put the tests of a measure together", () => {
+    const comparison = makeComparison();
+    comparison.tests.sort((a, b) => a.other.localeCompare(b.other));
+    const groups = [...testsTable(comparison).matchAll(/rowgroup"[^>]*>([^<]+)</g)].map((match) => match[1]);
+    expect(groups).toEqual(["Dice", "MHD", "nll"]);
   });
 
   test("group the confidences of a method", () => {
@@ -338,6 +351,16 @@ describe("the summary", () => {
     );
     for (const options of [{ nulls: true }, { nulls: true, methods: ["de"] }, { images: 3 }])
       for (const sentence of with_(() => {}, options)) expect(sentence).not.toMatch(/NaN|null|undefined|–/);
+  });
+
+  test("finds the best of all confidences, and says what AULA reaches", () => {
+    const said = with_((comparison) => {
+      for (const [i, { confidence }] of comparison.methods.entries())
+        for (const result of Object.values(confidence))
+          if (result) result.auroc = { value: 0.5 + 0.01 * i, low: 0.4, high: 0.6, perRun: [] };
+      comparison.methods[1]!.confidence.variance!.auroc.value = 0.95;
+    }).find((sentence) => sentence.startsWith("Of all confidences"));
+    expect(said).toContain("told best by −variance of MH (AUROC 0.950), of another method by AULA of LE (AUROC 0.540)");
   });
 
   test("says where intervals overlap", () => {

@@ -1,5 +1,11 @@
 import { METHOD_TITLES, type MethodName } from "../../ensemble/methods.js";
-import type { Comparison, Estimate, MethodResult, PairedTest } from "../../study/results.js";
+import {
+  CONFIDENCES,
+  type Comparison,
+  type Estimate,
+  type MethodResult,
+  type PairedTest,
+} from "../../study/results.js";
 import { suitedConfidence } from "../figures/select.js";
 import { CONFIDENCE_TITLES } from "../figures/theme.js";
 import { number, percent, pValue } from "./tables.js";
@@ -60,17 +66,23 @@ function calibration({ methods }: Comparison): string | undefined {
   return `Best calibrated is ${name(best)} (ECE ${number(best.ece.value, 4)}), then ${name(second)} (${number(second.ece.value, 4)}); ${overlap(best.ece, second.ece)}.`;
 }
 
-function failures(comparison: Comparison): string | undefined {
-  const { methods, tau } = comparison;
-  const of = (method: MethodResult) => method.confidence[suitedConfidence(method)]?.auroc;
-  const sorted = order(methods, of, true);
-  const [best, second] = sorted;
+function failures({ methods, tau }: Comparison): string | undefined {
+  const all = methods.flatMap((method) =>
+    CONFIDENCES.flatMap((confidence) => {
+      const auroc = method.confidence[confidence]?.auroc;
+      return auroc && auroc.value !== null ? [{ method, confidence, auroc, value: auroc.value }] : [];
+    }),
+  );
+  const [best, ...others] = all.sort((a, b) => b.value - a.value);
   if (!best) return undefined;
-  const say = (method: MethodResult) =>
-    `${CONFIDENCE_TITLES[suitedConfidence(method)]} of ${name(method)} (AUROC ${number(of(method)!.value, 3)})`;
-  const start = `Failures (Dice below ${tau}) are told best by ${say(best)}`;
-  if (!second) return `${start}.`;
-  return `${start}, then by ${say(second)}; ${overlap(of(best)!, of(second)!)}. Each method is judged on its own failures.`;
+  const say = ({ method, confidence, value }: typeof best) =>
+    `${CONFIDENCE_TITLES[confidence]} of ${name(method)} (AUROC ${number(value, 3)})`;
+  const start = `Of all confidences, failures (Dice below ${tau}) are told best by ${say(best)}`;
+  const second = others.find(({ method }) => method !== best.method);
+  const then = second ? `, of another method by ${say(second)}; ${overlap(best.auroc, second.auroc)}` : "";
+  const aula = others.find(({ confidence }) => confidence === "aula");
+  const also = aula && aula !== second ? ` AULA reaches ${number(aula.value, 3)}.` : "";
+  return `${start}${then}.${also} Each method is judged on its own failures.`;
 }
 
 function correlation({ methods }: Comparison): string | undefined {

@@ -86,7 +86,9 @@ export function testsTable(comparison: Comparison): string {
       { head: "Wilcoxon p", cell: (test) => ({ text: pValue(test.wilcoxonP) }) },
       { head: "t-test p", cell: (test) => ({ text: pValue(test.tP) }) },
     ],
-    rows: comparison.tests,
+    rows: (["dice", "mhd", "nll"] as const).flatMap((measure) =>
+      comparison.tests.filter((test) => test.measure === measure),
+    ),
   });
 }
 

@@ -10,10 +10,10 @@ export function short(method: MethodName): string {
 
 /**
  * The confidence that suits a method best of those it has: AULA for a Layer Ensemble, pairwise agreement for other
- * ensembles, minus entropy for one head.
+ * ensembles, soft Dice confidence for one head. (A sum of entropy is larger for a larger object, however sure the method.)
  */
 export function suitedConfidence(method: MethodResult): ConfidenceName {
-  const order = ["aula", "pairwiseAgreement", "entropy"] as const;
+  const order = ["aula", "pairwiseAgreement", "softDiceConfidence", "entropy"] as const;
   return order.find((name) => method.confidence[name] !== null) ?? "entropy";
 }
 
