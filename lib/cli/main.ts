@@ -11,6 +11,7 @@ import { layersCommand } from "./layers.js";
 import { predictCommand } from "./predict.js";
 import { scoreCommand } from "./score.js";
 import { trainCommand } from "./train.js";
+import { tuneCommand } from "./tune.js";
 
 /** The program with all its commands. What is heavy is imported by a command when it runs. */
 function program(): Command {
@@ -23,6 +24,7 @@ function program(): Command {
   for (const command of [
     layersCommand(),
     trainCommand(),
+    tuneCommand(),
     predictCommand(),
     evaluateCommand(),
     scoreCommand(),

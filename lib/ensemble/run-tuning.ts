@@ -1,0 +1,80 @@
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import type { QualityPoint, SkipPoint } from "../calibration/skip.js";
+import type { TuningStep } from "../calibration/tune.js";
+import { writeAtomic } from "../data/files.js";
+import type { Fusion } from "../fusion/index.js";
+import { RUN_FILES, readRun } from "./run.js";
+
+/** How a run's predictions are made of its heads, where `tune` has chosen: run.json's `prediction`. */
+export interface RunPrediction {
+  /** @default "mean" */
+  fusion?: Fusion | "staple";
+  /** Names of the heads that are kept, in depth order, where they are not the last ones; `skip` is 0 then. */
+  heads?: string[];
+  /** One per kept head. */
+  weights?: number[];
+  /** One per kept head: its logits are divided by it. */
+  temperatures?: number[];
+  /** Of p̄, last: p̄^(1/τ), normalised. */
+  temperature?: number;
+}
+
+/** When an image is flagged for review: where its confidence is below a threshold. run.json's `gate`. */
+export interface RunGate {
+  /** `aula`, `pairwiseAgreement`, `softDiceConfidence`, or `entropy.sum` and so on, which is minus that summary. */
+  score: string;
+  threshold: number;
+  /** How the threshold was chosen, in words. */
+  rule: string;
+}
+
+/** What the choice was made from: run.json's `tuning`. Numbers that are not defined are null. */
+export interface RunTuning {
+  /** ISO 8601. */
+  date: string;
+  /** The folder with the images, and the split. */
+  data: string;
+  split: string;
+  images: number;
+  /** Pixels that count, and of these those that the fits have seen. */
+  pixels: { counted: number; fitted: number };
+  measuredAt: string;
+  /** How heads were chosen. */
+  rule: string;
+  margin: number;
+  /** By T. */
+  curve: SkipPoint[];
+  /** Backward elimination of heads, by name, where it was asked for. */
+  removals?: (QualityPoint & { removed: string | null; heads: string[] })[];
+  /** nll and Dice before and after. */
+  steps: TuningStep[];
+  /** Shares of the validation images that the gate flags, and of the failures that it does not. */
+  flagged?: number;
+  unseen?: number | null;
+}
+
+/** All that `tune` writes into a run. */
+export interface RunChoice {
+  skip: number;
+  prediction: RunPrediction;
+  gate?: RunGate;
+  tuning: RunTuning;
+}
+
+/**
+ * Writes a choice into a run's run.json, in the place of an earlier one; the rest stays as it is. The file is replaced as a
+ * whole: who is killed meanwhile leaves the old one.
+ * @throws ERR_LE_CHECKPOINT for a folder that is no run; ERR_LE_IO
+ */
+export async function writeChoice(folder: string, { skip, prediction, gate, tuning }: RunChoice): Promise<void> {
+  await readRun(folder);
+  const file = path.join(folder, RUN_FILES.run);
+  const run = JSON.parse(await readFile(file, "utf8")) as Record<string, unknown>;
+  run.skip = skip;
+  for (const [name, value] of Object.entries({ prediction, gate, tuning })) {
+    if (value === undefined || Object.keys(value).length === 0) delete run[name];
+    else run[name] = value;
+  }
+  await writeAtomic(file, `${JSON.stringify(run, null, 2)}\n`);
+}
