@@ -1,4 +1,3 @@
-import { fail } from "../fusion/input.js";
 import { checkPaired } from "../statistics/input.js";
 
 /** A threshold on a confidence: an image is flagged for review where its confidence is below it. */
@@ -28,12 +27,13 @@ export function thresholdForShare(confidence: ArrayLike<number>, share: number):
 }
 
 /**
- * The lowest threshold that leaves at most a share of the failures unseen.
+ * The lowest threshold that leaves at most a share of the failures unseen. Where the surest image has failed, that may flag all
+ * images; where none has failed it flags none.
  * @param confidence n ≥ 1 finite numbers.
  * @param dice n finite numbers.
  * @param tau An image has failed where its Dice is below this.
  * @param unseen In [0, 1]. @default 0.05
- * @throws ERR_LE_SHAPE; ERR_LE_VALUE also where no image has failed, or where only flagging all of them would do
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE
  */
 export function thresholdForFailures(
   confidence: ArrayLike<number>,
@@ -43,18 +43,23 @@ export function thresholdForFailures(
 ): GateThreshold {
   checkPaired(["confidence", confidence], ["dice", dice], 1);
   const failures = Array.from(confidence).filter((_, i) => (dice[i] as number) < tau);
-  if (failures.length === 0) fail("ERR_LE_VALUE", "tau", "a Dice below which some image is", `${tau}`);
-  const left = (threshold: number) => failures.filter((value) => value >= threshold).length / failures.length;
-  const cut = cutsOf(confidence).find(({ threshold }) => left(threshold) <= unseen);
-  if (!cut) {
-    const most = `at most ${100 * unseen} % of failures unseen while some image is passed`;
-    fail("ERR_LE_VALUE", "the confidence", most, "failures among the images of highest confidence");
-  }
-  return { threshold: cut.threshold, flagged: cut.below / confidence.length, unseen: left(cut.threshold) };
+  const passed = (threshold: number) => failures.filter((value) => value >= threshold).length;
+  const cut = cutsOf(confidence).find(({ threshold }) => passed(threshold) <= unseen * failures.length) as Cut;
+  return {
+    threshold: cut.threshold,
+    flagged: cut.below / confidence.length,
+    unseen: passed(cut.threshold) / failures.length,
+  };
 }
 
-/** The places between distinct confidences, and below all of them: from the lowest. */
-function cutsOf(confidence: ArrayLike<number>): { threshold: number; below: number }[] {
+/** A threshold, and the number of images below it. */
+interface Cut {
+  threshold: number;
+  below: number;
+}
+
+/** Below all confidences, between distinct ones, and just above all: from the lowest. */
+function cutsOf(confidence: ArrayLike<number>): Cut[] {
   const sorted = Float64Array.from(confidence).sort();
   const cuts = [{ threshold: sorted[0] as number, below: 0 }];
   for (let i = 1; i < sorted.length; i++) {
@@ -63,5 +68,6 @@ function cutsOf(confidence: ArrayLike<number>): { threshold: number; below: numb
     const middle = a + (b - a) / 2;
     cuts.push({ threshold: middle > a ? middle : b, below: i });
   }
-  return cuts;
+  const most = sorted.at(-1) as number;
+  return [...cuts, { threshold: most + Math.max(1, Math.abs(most)) * 1e-9, below: sorted.length }];
 }

@@ -24,7 +24,11 @@ export interface QualityPoint {
   diceSd: number;
   /** AURC of AULA for the risk 1 - dice; NaN for fewer than three heads. */
   aurc: number;
-  /** Spearman's correlation of AULA with Dice; NaN where {@link spearman} is. */
+}
+
+/** The same, with what tells whether AULA orders the images. */
+export interface RankedPoint extends QualityPoint {
+  /** Spearman's correlation of AULA with Dice; NaN for fewer than three heads, and where {@link spearman} is. */
   spearman: number;
 }
 
@@ -83,17 +87,17 @@ export function skipCurve(
     scores.push(scorer.suffixes());
   }
   if (scores.length === 0) fail("ERR_LE_SHAPE", "images", "at least one image", "none");
-  return curveOf(scores);
+  return curveOf(scores).map(({ spearman: _, ...point }) => point);
 }
 
 /** The curve of images whose scores are known for each T. */
-export function curveOf(scores: readonly (readonly SubsetScore[])[]): SkipPoint[] {
+export function curveOf(scores: readonly (readonly SubsetScore[])[]): (SkipPoint & RankedPoint)[] {
   const [first = []] = scores;
   return first.map((_, skip) => ({ skip, ...qualityOf(scores.map((image) => image[skip] as SubsetScore)) }));
 }
 
 /** What the images' scores come to. */
-export function qualityOf(scores: readonly SubsetScore[]): QualityPoint {
+export function qualityOf(scores: readonly SubsetScore[]): RankedPoint {
   const nll = spread(scores.map((score) => score.nll).filter((value) => !Number.isNaN(value)));
   const quality = scores.map((score) => score.dice);
   const dice = spread(quality);

@@ -3,8 +3,8 @@
 import { type AgreementCounts, countAgreement } from "../agreement/counts.js";
 import { aulaFromCounts } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
-import { lnOfPositive } from "../fusion/elementary.js";
-import { type Fusion, fuse, labelMaps } from "../fusion/fuse.js";
+import { expOfNegative, lnOfPositive } from "../fusion/elementary.js";
+import { type Fusion, labelMaps } from "../fusion/fuse.js";
 import { type FloatArray, type Heads, headViews } from "../fusion/input.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
 import { checkTruth } from "./samples.js";
@@ -54,11 +54,11 @@ export class SubsetScorer {
     this.#counted = checkTruth("truth", truth, input, ignoreIndex);
     this.#fusion = fusion;
     this.#counts = countAgreement(labels, input.classes);
-    const shape = [input.classes, input.pixels];
+    const shape = [input.classes, input.pixels] as const;
     this.#parts = input.views.map((data, k) => {
       if (fusion === "logit-mean") return data;
       if (fusion === "vote") return votes(labels.data.subarray(k * input.pixels, (k + 1) * input.pixels), shape);
-      return fuse([{ data, shape }], { precision: "double" }).data;
+      return softmaxOf(data, shape);
     });
   }
 
@@ -150,10 +150,27 @@ function countsOf({ heads, classes, counts, intersections }: AgreementCounts, ke
   return { heads: kept.length, classes, counts: one, intersections: two };
 }
 
-function votes(labels: Uint8Array, [classes, pixels]: readonly number[]): Float32Array {
-  const votes = new Float32Array((classes as number) * (pixels as number));
+function votes(labels: Uint8Array, [classes, pixels]: readonly [number, number]): Float32Array {
+  const votes = new Float32Array(classes * pixels);
   for (let i = 0; i < labels.length; i++) votes[(labels[i] as number) * labels.length + i] = 1;
   return votes;
+}
+
+/** Softmax over the classes, to 1e-9. */
+function softmaxOf(z: FloatArray, [classes, pixels]: readonly [number, number]): Float64Array {
+  const p = new Float64Array(z.length);
+  for (let i = 0; i < pixels; i++) {
+    let most = z[i] as number;
+    for (let c = 1, at = i + pixels; c < classes; c++, at += pixels) most = Math.max(most, z[at] as number);
+    let sum = 0;
+    for (let c = 0, at = i; c < classes; c++, at += pixels) {
+      const e = expOfNegative((z[at] as number) - most);
+      p[at] = e;
+      sum += e;
+    }
+    for (let c = 0, at = i; c < classes; c++, at += pixels) p[at] = (p[at] as number) / sum;
+  }
+  return p;
 }
 
 function add(sum: Float64Array, values: FloatArray, scale: 1 | -1): void {

@@ -22,7 +22,16 @@ import {
 } from "../uncertainty/index.js";
 import { thresholdForFailures, thresholdForShare } from "./gate.js";
 import { checkTruth } from "./samples.js";
-import { choose, curveOf, type QualityPoint, qualityOf, RULES, type Rule, type SkipPoint } from "./skip.js";
+import {
+  choose,
+  curveOf,
+  type QualityPoint,
+  qualityOf,
+  type RankedPoint,
+  RULES,
+  type Rule,
+  type SkipPoint,
+} from "./skip.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
 import { fitProbabilityTemperature, fitTemperature, temper } from "./temperature.js";
 import { fitHeadWeights } from "./weights.js";
@@ -84,7 +93,7 @@ export interface TuneOptions {
  * One step of backward elimination: from all heads on, the one is removed without which the rule's measure is best, until
  * three are left.
  */
-export interface Removal extends QualityPoint {
+export interface Removal extends RankedPoint {
   /** Index of the head that is removed; null for the start. */
   removed: number | null;
   /** Indices of those that are left. */
@@ -104,7 +113,7 @@ export interface Tuning {
   /** Pixels that count, and of these those that the fits have seen. */
   pixels: { counted: number; fitted: number };
   /** By T; empty for fewer than three heads. */
-  curve: SkipPoint[];
+  curve: (SkipPoint & RankedPoint)[];
   /** Empty where subsets were not tried. */
   removals: Removal[];
   /** Indices of the chosen heads, ascending. */
@@ -186,7 +195,8 @@ export async function tune(
   let kept = curve.length > 0 ? all.slice(choose(curve, rule, margin).skip) : all;
   const removals: Removal[] = [];
   if (subsets && heads >= 3) {
-    removals.push({ removed: null, kept: all, ...withoutSkip(curve[0] as SkipPoint) });
+    const { skip: _, ...start } = curve[0] as SkipPoint & RankedPoint;
+    removals.push({ removed: null, kept: all, ...start });
     for (let last = all; last.length > 3; last = (removals.at(-1) as Removal).kept) removals.push(await remove(last));
     kept = choose(removals, rule, margin).kept;
   }
@@ -425,10 +435,6 @@ function gateOf(
   const { threshold, flagged, unseen } = thresholdForFailures(confidence, quality, gate.tau);
   const rule = `leaves at most 0.05 of the validation images with Dice below ${gate.tau} unseen`;
   return { score, threshold, rule, flagged, unseen };
-}
-
-function withoutSkip({ skip: _, ...point }: SkipPoint): QualityPoint {
-  return point;
 }
 
 function indices(n: number): number[] {

@@ -263,7 +263,7 @@ async function drawSkipCurve(_folder: string, _points: readonly SkipPoint[], _ch
   return [];
 }
 
-function curveCsv(curve: readonly SkipPoint[], chosen: number): string {
+function curveCsv(curve: Tuning["curve"], chosen: number): string {
   const cell = (value: number) => (Number.isNaN(value) ? "" : value);
   const rows = curve.map((point) => [
     point.skip,

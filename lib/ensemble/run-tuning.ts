@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import type { QualityPoint, SkipPoint } from "../calibration/skip.js";
+import type { RankedPoint, SkipPoint } from "../calibration/skip.js";
 import type { TuningStep } from "../calibration/tune.js";
 import { writeAtomic } from "../data/files.js";
 import type { Fusion } from "../fusion/index.js";
@@ -44,9 +44,9 @@ export interface RunTuning {
   rule: string;
   margin: number;
   /** By T. */
-  curve: SkipPoint[];
+  curve: (SkipPoint & RankedPoint)[];
   /** Backward elimination of heads, by name, where it was asked for. */
-  removals?: (QualityPoint & { removed: string | null; heads: string[] })[];
+  removals?: (RankedPoint & { removed: string | null; heads: string[] })[];
   /** nll and Dice before and after. */
   steps: TuningStep[];
   /** Shares of the validation images that the gate flags, and of the failures that it does not. */
