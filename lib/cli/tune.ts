@@ -42,6 +42,9 @@ interface Flags extends DeviceFlags {
   json?: boolean;
 }
 
+const NO_ORDER =
+  "The heads of this run have no order in depth: which ones are the first T, and AULA with them, is an accident.";
+
 const MEASURED_AT = "network's input size, padding left out";
 
 /** `tune`: which heads, which fits and which threshold, chosen on validation and written into the run. */
@@ -66,7 +69,11 @@ export function tuneCommand(): Command {
       `${FITS.join(", ")}, or none (default: none; temperature for a run with a single head)`,
       fits,
     )
-    .option("--score <name>", "confidence that the gate looks at (default: aula)", score)
+    .option(
+      "--score <name>",
+      "confidence that the gate looks at (default: aula; softDiceConfidence without three heads in order)",
+      score,
+    )
     .option("--flag <share>", "gate: flag this share of the images (default: 0.1)", number({ min: 0, max: 1 }))
     .option("--tau <dice>", "gate: leave at most 5 % of the images below this Dice unseen", number({ min: 0, max: 1 }))
     .option("--no-gate", "choose no gate")
@@ -103,7 +110,9 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
   try {
     const data = flags.data ?? notes.data.folder;
     const { split, dataset } = await validationImages(data, notes);
-    const heads = model.heads.map((head) => head.name);
+    const source = new ValidationHeads(model, dataset, notes.ignoreIndex, line, session.signal);
+    const heads = await source.names();
+    const ordered = methodOf(model.run) === "le";
     const options: TuneOptions = {
       ignoreIndex: notes.ignoreIndex,
       fusion: flags.fusion,
@@ -111,12 +120,11 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
       margin: flags.margin,
       subsets: flags.subsets ?? false,
       fit: flags.fit ?? (heads.length === 1 ? ["temperature"] : []),
-      ...(flags.gate && { gate: gateOptions(flags, heads.length) }),
+      ...(flags.gate && { gate: gateOptions(flags, ordered && heads.length >= 3) }),
       maxPixels: flags.maxPixels,
       seed: flags.seed,
     };
-    const read = reader(model, dataset, notes.ignoreIndex, line, session.signal);
-    const tuning = await tune(read, dataset.length, options);
+    const tuning = await tune(() => source.read(), dataset.length, options);
     line.clear();
     const choice = choiceOf(tuning, options, heads, { data: path.resolve(data), split });
     const written: string[] = [];
@@ -133,6 +141,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
       session.json
         ? toJson({ run: path.resolve(folder), written, ...choice }, 2)
         : describe(tuning, choice, options, heads) +
+            (ordered || tuning.curve.length === 0 ? "" : `\n${NO_ORDER}\n`) +
             (flags.dryRun ? "\nNothing is written (--dry-run).\n" : `\nWritten to ${folder}: ${written.join(", ")}\n`),
     );
   } finally {
@@ -168,47 +177,64 @@ async function validationImages(folder: string, notes: RunNotes): Promise<{ spli
 /** Logits that are kept in memory from one reading to the next, in bytes; those of further images are worked out again. */
 const CACHE = 512 * 2 ** 20;
 
-/** Gives the images' logits, as often as asked. */
-function reader(
-  model: LayerEnsemble,
-  dataset: Dataset,
-  ignoreIndex: number,
-  line: StatusLine,
-  signal: AbortSignal,
-): () => AsyncIterable<TuneImage> {
-  const cache: TuneImage[] = [];
-  let free = CACHE;
-  let reading = 0;
-  return async function* () {
-    const tell = counter(line, reading++ === 0 ? "measuring" : "measuring again", dataset.length);
-    for (let i = 0; i < dataset.length; i++) {
-      signal.throwIfAborted();
-      const image = cache[i] ?? (await measure(i));
-      const bytes = image.heads.reduce((sum, head) => sum + head.data.byteLength, image.truth.data.byteLength);
-      if (i === cache.length && bytes <= free) {
-        cache.push(image);
-        free -= bytes;
-      }
-      yield image;
+/** The logits of all heads on each image, as often as asked. */
+class ValidationHeads {
+  readonly #cache: (TuneImage & { names: string[] })[] = [];
+  #free = CACHE;
+  #readings = 0;
+
+  constructor(
+    readonly model: LayerEnsemble,
+    readonly dataset: Dataset,
+    readonly ignoreIndex: number,
+    readonly line: StatusLine,
+    readonly signal: AbortSignal,
+  ) {}
+
+  /** The heads' names. */
+  async names(): Promise<string[]> {
+    return (await this.#image(0)).names;
+  }
+
+  async *read(): AsyncGenerator<TuneImage> {
+    const { length } = this.dataset;
+    const tell = counter(this.line, this.#readings++ === 0 ? "measuring" : "measuring again", length);
+    for (let i = 0; i < length; i++) {
+      this.signal.throwIfAborted();
+      yield await this.#image(i);
       tell(i + 1);
     }
-  };
+  }
 
-  async function measure(i: number): Promise<TuneImage> {
+  async #image(i: number) {
+    const image = this.#cache[i] ?? (await this.#measure(i));
+    const bytes = image.heads.reduce((sum, head) => sum + head.data.byteLength, image.truth.data.byteLength);
+    if (i === this.#cache.length && bytes <= this.#free) {
+      this.#cache.push(image);
+      this.#free -= bytes;
+    }
+    return image;
+  }
+
+  async #measure(i: number) {
     const { preprocessMask } = await import("../data/preprocess.js");
-    const { image, mask, placement } = await dataset.load(i);
+    const { image, mask, placement } = await this.dataset.load(i);
     if (!mask) throw new Error("unreachable: this dataset requires masks");
-    const inside = new Uint8Array(placement.original.reduce((product, side) => product * side, 1)).fill(1);
-    const counts = preprocessMask({ data: inside, shape: placement.original }, placement).data;
-    const truth = { data: mask.data.map((label, at) => (counts[at] ? label : ignoreIndex)), shape: mask.shape };
-    const logits = await model.forward(image, { signal });
+    const stored = new Uint8Array(placement.original.reduce((product, side) => product * side, 1)).fill(1);
+    const inside = preprocessMask({ data: stored, shape: placement.original }, placement).data;
+    const truth = { data: mask.data.map((label, at) => (inside[at] ? label : this.ignoreIndex)), shape: mask.shape };
+    const logits = await this.model.forward(image, { signal: this.signal });
     const heads = [...logits.values()].map(({ data, shape }): NdArray => ({ data, shape: shape.slice(1) }));
-    return { heads, truth };
+    return { names: [...logits.keys()], heads, truth };
   }
 }
 
-function gateOptions({ score, flag, tau }: Flags, heads: number): NonNullable<TuneOptions["gate"]> {
-  const of = score ?? (heads < 3 ? "softDiceConfidence" : "aula");
+function methodOf(run: object | undefined): string {
+  return (run as { method?: string } | undefined)?.method ?? "le";
+}
+
+function gateOptions({ score, flag, tau }: Flags, byAula: boolean): NonNullable<TuneOptions["gate"]> {
+  const of = score ?? (byAula ? "aula" : "softDiceConfidence");
   return tau === undefined ? { score: of, flag: flag ?? 0.1 } : { score: of, tau };
 }
 
@@ -321,10 +347,18 @@ function describe(
     ),
   );
   if (gate) {
-    const unseen = gate.unseen === null ? "" : `, ${fixed(100 * gate.unseen, 1)} % of the failures pass`;
+    const unseen =
+      gate.unseen === null || Number.isNaN(gate.unseen)
+        ? ""
+        : `, ${fixed(100 * gate.unseen, 1)} % of the failures pass`;
+    const useless = gate.unseen !== null && gate.flagged === 1;
     parts.push(
       `Gate: flag an image where ${gate.score.includes(".") ? "-" : ""}${gate.score} is below ` +
-        `${Number(gate.threshold.toPrecision(6))} (${fixed(100 * gate.flagged, 1)} % of the images${unseen})\n`,
+        `${Number(gate.threshold.toPrecision(6))} (${fixed(100 * gate.flagged, 1)} % of the images${unseen})\n` +
+        (useless
+          ? "That is every image: the surest ones have failed too. Try another --score or --tau, or --flag.\n"
+          : "") +
+        (Number.isNaN(gate.unseen) ? "No validation image has failed: --tau says little here; --flag would.\n" : ""),
     );
   }
   return parts.join("\n");
