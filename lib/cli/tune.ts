@@ -130,8 +130,9 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const written: string[] = [];
     if (!flags.dryRun) {
       if (tuning.curve.length > 0) {
-        await writeAtomic(path.join(folder, "tuning", "skip-curve.csv"), curveCsv(tuning.curve, choice.skip));
-        written.push("tuning/skip-curve.csv", ...(await drawSkipCurve(folder, tuning.curve, choice.skip)));
+        const chosen = choice.prediction.heads === undefined ? choice.skip : null;
+        await writeAtomic(path.join(folder, "tuning", "skip-curve.csv"), curveCsv(tuning.curve, chosen));
+        written.push("tuning/skip-curve.csv", ...(await drawSkipCurve(folder, tuning.curve, chosen)));
       }
       // Last, as it is what counts.
       await writeChoice(folder, choice);
@@ -283,13 +284,18 @@ function choiceOf(
 
 /**
  * Draws Figure 3, nll and Dice against T, into the run's tuning/ folder.
+ * @param chosen T, or null where another subset was chosen
  * @returns the files' paths below the run
  */
-async function drawSkipCurve(_folder: string, _points: readonly SkipPoint[], _chosen: number): Promise<string[]> {
+async function drawSkipCurve(
+  _folder: string,
+  _points: readonly SkipPoint[],
+  _chosen: number | null,
+): Promise<string[]> {
   return [];
 }
 
-function curveCsv(curve: Tuning["curve"], chosen: number): string {
+function curveCsv(curve: Tuning["curve"], chosen: number | null): string {
   const cell = (value: number) => (Number.isNaN(value) ? "" : value);
   const rows = curve.map((point) => [
     point.skip,
