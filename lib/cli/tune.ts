@@ -14,7 +14,7 @@ import {
 import { csvLine } from "../data/csv.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
-import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
+import type { Model } from "../ensemble/model.js";
 import type { RunChoice } from "../ensemble/run-tuning.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { FUSIONS, type Fusion } from "../fusion/index.js";
@@ -111,8 +111,8 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const data = flags.data ?? notes.data.folder;
     const { split, dataset } = await validationImages(data, notes);
     const source = new ValidationHeads(model, dataset, notes.ignoreIndex, line, session.signal);
-    const heads = await source.names();
-    const ordered = methodOf(model.run) === "le";
+    const heads = model.headNames;
+    const ordered = model.method === "le";
     const options: TuneOptions = {
       ignoreIndex: notes.ignoreIndex,
       fusion: flags.fusion,
@@ -180,22 +180,17 @@ const CACHE = 512 * 2 ** 20;
 
 /** The logits of all heads on each image, as often as asked. */
 class ValidationHeads {
-  readonly #cache: (TuneImage & { names: string[] })[] = [];
+  readonly #cache: TuneImage[] = [];
   #free = CACHE;
   #readings = 0;
 
   constructor(
-    readonly model: LayerEnsemble,
+    readonly model: Model,
     readonly dataset: Dataset,
     readonly ignoreIndex: number,
     readonly line: StatusLine,
     readonly signal: AbortSignal,
   ) {}
-
-  /** The heads' names. */
-  async names(): Promise<string[]> {
-    return (await this.#image(0)).names;
-  }
 
   async *read(): AsyncGenerator<TuneImage> {
     const { length } = this.dataset;
@@ -207,7 +202,7 @@ class ValidationHeads {
     }
   }
 
-  async #image(i: number) {
+  async #image(i: number): Promise<TuneImage> {
     const image = this.#cache[i] ?? (await this.#measure(i));
     const bytes = image.heads.reduce((sum, head) => sum + head.data.byteLength, image.truth.data.byteLength);
     if (i === this.#cache.length && bytes <= this.#free) {
@@ -217,7 +212,7 @@ class ValidationHeads {
     return image;
   }
 
-  async #measure(i: number) {
+  async #measure(i: number): Promise<TuneImage> {
     const { preprocessMask } = await import("../data/preprocess.js");
     const { image, mask, placement } = await this.dataset.load(i);
     if (!mask) throw new Error("unreachable: this dataset requires masks");
@@ -226,12 +221,8 @@ class ValidationHeads {
     const truth = { data: mask.data.map((label, at) => (inside[at] ? label : this.ignoreIndex)), shape: mask.shape };
     const logits = await this.model.forward(image, { signal: this.signal });
     const heads = [...logits.values()].map(({ data, shape }): NdArray => ({ data, shape: shape.slice(1) }));
-    return { names: [...logits.keys()], heads, truth };
+    return { heads, truth };
   }
-}
-
-function methodOf(run: object | undefined): string {
-  return (run as { method?: string } | undefined)?.method ?? "le";
 }
 
 function gateOptions({ score, flag, tau }: Flags, byAula: boolean): NonNullable<TuneOptions["gate"]> {

@@ -3,31 +3,7 @@ import path from "node:path";
 import type { RankedPoint, SkipPoint } from "../calibration/skip.js";
 import type { TuningStep } from "../calibration/tune.js";
 import { writeAtomic } from "../data/files.js";
-import type { Fusion } from "../fusion/index.js";
-import { RUN_FILES, readRun } from "./run.js";
-
-/** How a run's predictions are made of its heads, where `tune` has chosen: run.json's `prediction`. */
-export interface RunPrediction {
-  /** @default "mean" */
-  fusion?: Fusion | "staple";
-  /** Names of the heads that are kept, in depth order, where they are not the last ones; `skip` is 0 then. */
-  heads?: string[];
-  /** One per kept head. */
-  weights?: number[];
-  /** One per kept head: its logits are divided by it. */
-  temperatures?: number[];
-  /** Of p̄, last: p̄^(1/τ), normalised. */
-  temperature?: number;
-}
-
-/** When an image is flagged for review: where its confidence is below a threshold. run.json's `gate`. */
-export interface RunGate {
-  /** `aula`, `pairwiseAgreement`, `softDiceConfidence`, or `entropy.sum` and so on, which is minus that summary. */
-  score: string;
-  threshold: number;
-  /** How the threshold was chosen, in words. */
-  rule: string;
-}
+import { RUN_FILES, type Run, readRun } from "./run.js";
 
 /** What the choice was made from: run.json's `tuning`. Numbers that are not defined are null. */
 export interface RunTuning {
@@ -57,8 +33,9 @@ export interface RunTuning {
 /** All that `tune` writes into a run. */
 export interface RunChoice {
   skip: number;
-  prediction: RunPrediction;
-  gate?: RunGate;
+  /** Empty where predictions are as without tuning. */
+  prediction: NonNullable<Run["prediction"]>;
+  gate?: NonNullable<Run["gate"]>;
   tuning: RunTuning;
 }
 

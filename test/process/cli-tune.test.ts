@@ -13,7 +13,7 @@ let data: string;
 const inside = (...parts: string[]) => path.join(folder, ...parts);
 const train = (run: string, ...more: string[]) => [
   ...["train", "--data", data, "--run", inside(run), "--backbone", "plain-unet", "--width", "4", "--depth", "2"],
-  ...["--size", "32", "--device", "cpu", "--epochs", "2", ...more],
+  ...["--size", "40", "--device", "cpu", "--precision", "fp32", "--epochs", "2", ...more],
 ];
 const read = (run: string) => JSON.parse(readFileSync(inside(run, "run.json"), "utf8"));
 
@@ -23,6 +23,7 @@ beforeAll(async () => {
   const phantoms = await writePhantoms(data, { count: 40, size: 40, seed: 1 });
   const trained = await Promise.all([cli(train("run")), cli(train("single", "--taps", "none"))]);
   for (const { code, stderr } of trained) expect(code, stderr).toBe(0);
+  await cp(data, inside("whole"), { recursive: true });
   const [gone, ...rest] = phantoms.filter(({ split }) => split === "test");
   for (const kind of ["images", "masks"]) {
     rmSync(path.join(data, kind, `${gone?.id}.png`));
@@ -79,6 +80,31 @@ describe("tune", () => {
     // What was chosen goes where nothing is asked for any more.
     expect((await cli(["tune", inside("tuned"), "--no-gate"])).code).toBe(0);
     expect(Object.keys(read("tuned"))).toEqual(expect.not.arrayContaining(["gate", "prediction"]));
+  });
+
+  it("measures what evaluate does with the choice, where images have the network's size", async () => {
+    await cp(inside("run"), inside("both"), { recursive: true });
+    const place = ["--data", inside("whole"), "--device", "cpu", "--precision", "fp32"];
+    for (const more of [
+      ["--fit", "temperatures,weights,temperature"],
+      ["--subsets", "--rule", "aurc", "--margin", "1", "--fit", "temperature"],
+      ["--fusion", "logit-mean", "--fit", "temperatures", "--score", "entropy.mean"],
+    ]) {
+      const tuned = await cli(["tune", inside("both"), ...place, ...more, "--flag", "0.4"]);
+      expect(tuned.code, tuned.stderr).toBe(0);
+      const { tuning, gate } = read("both");
+      const evaluated = await cli(["evaluate", "--run", inside("both"), ...place, "--split", "val", "--json"]);
+      expect(evaluated.code, evaluated.stderr).toBe(0);
+      const { nll, dice, scores } = JSON.parse(evaluated.stdout);
+      const step = tuning.steps.at(-1);
+      expect(Math.abs(nll.mean - step.nll)).toBeLessThan(1e-4);
+      expect(Math.abs(dice.mean - step.dice)).toBeLessThan(1e-3);
+      const confidence = scores.map((score: { aula: number; uncertainty: Record<string, number> }) =>
+        gate.score === "aula" ? score.aula : -(score.uncertainty[gate.score] as number),
+      );
+      const flagged = confidence.filter((value: number) => value < gate.threshold).length;
+      expect(flagged).toBeCloseTo(tuning.flagged * scores.length, 9);
+    }
   });
 
   it("fits a temperature alone to a run with a single head, and looks at its soft Dice", async () => {
