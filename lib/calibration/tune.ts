@@ -69,6 +69,8 @@ export interface TuneOptions {
   rule?: Rule;
   /** See {@link ChooseSkipOptions.margin}. @default 0.005 */
   margin?: number;
+  /** Whether heads are left out at all; `false` keeps every one, and there is no curve. @default true */
+  choose?: boolean;
   /** Whether other subsets than those without the first T heads are tried: see {@link Removal}. @default false */
   subsets?: boolean;
   /** @default none */
@@ -112,7 +114,7 @@ export interface Tuning {
   images: number;
   /** Pixels that count, and of these those that the fits have seen. */
   pixels: { counted: number; fitted: number };
-  /** By T; empty for fewer than three heads. */
+  /** By T; empty for fewer than three heads, and where none is left out. */
   curve: (SkipPoint & RankedPoint)[];
   /** Empty where subsets were not tried. */
   removals: Removal[];
@@ -155,6 +157,7 @@ export async function tune(
     fusion: option.oneOf(FUSIONS),
     rule: option.oneOf(RULES),
     margin: option.number({ min: 0 }),
+    choose: option.boolean(),
     subsets: option.boolean(),
     fit: option.array(option.oneOf(FITS)),
     gate: option.object({
@@ -181,7 +184,7 @@ export async function tune(
   for await (const { heads: logits, truth } of images()) {
     if (read === 0) heads = logits.length;
     if (logits.length !== heads) fail("ERR_LE_SHAPE", `images[${read}].heads`, `${heads} heads`, `${logits.length}`);
-    if (heads >= 3) scores.push(scorerOf(logits, truth, read).suffixes());
+    if (heads >= 3 && options.choose !== false) scores.push(scorerOf(logits, truth, read).suffixes());
     if (fit.length > 0) sampler.add(logits, truth, ignoreIndex);
     else sampler.count(truth, ignoreIndex);
     read++;
@@ -194,7 +197,7 @@ export async function tune(
   if (curve.length > 0) checkMeasured(curve[0] as SkipPoint);
   let kept = curve.length > 0 ? all.slice(choose(curve, rule, margin).skip) : all;
   const removals: Removal[] = [];
-  if (subsets && heads >= 3) {
+  if (subsets && curve.length > 0) {
     const { skip: _, ...start } = curve[0] as SkipPoint & RankedPoint;
     removals.push({ removed: null, kept: all, ...start });
     for (let last = all; last.length > 3; last = (removals.at(-1) as Removal).kept) removals.push(await remove(last));

@@ -113,7 +113,11 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const source = new ValidationHeads(model, dataset, notes.ignoreIndex, line, session.signal);
     const heads = model.headNames;
     const ordered = model.method === "le";
+    const draws = model.method === "mcd";
+    if (draws && flags.subsets)
+      throw new UsageError("--subsets needs heads that differ; passes with dropout are draws");
     const options: TuneOptions = {
+      choose: !draws,
       ignoreIndex: notes.ignoreIndex,
       fusion: flags.fusion,
       rule: flags.rule,
@@ -321,7 +325,8 @@ function describe(
       ),
       verdict(curve, options),
     );
-  } else parts.push(`${heads.length} head${heads.length > 1 ? "s" : ""}: T is chosen among three or more.\n`);
+  } else if (options.choose === false) parts.push("Passes with dropout are draws of one network: all are kept.\n");
+  else parts.push(`${heads.length} head${heads.length > 1 ? "s" : ""}: T is chosen among three or more.\n`);
   if (removals.length > 0) parts.push(describeRemovals(tuning, heads));
   if (subset) parts.push(`Chosen heads: ${kept.map((k) => heads[k]).join(", ")}\n`);
   const { temperatures, weights, temperature } = tuning;

@@ -127,6 +127,11 @@ describe("tuning", () => {
     }
   });
 
+  it("keeps every head where it is told to", async () => {
+    const all = await choose(squares(6, [3, 3, 0.3, 0.3, 0.3]), { choose: false, subsets: true });
+    expect(all).toMatchObject({ kept: [0, 1, 2, 3, 4], curve: [], removals: [] });
+  });
+
   it("removes the head without which the rule's measure is best", async () => {
     const images = squares(6, [1, 2, 0.5, 1.5, 0.7], { seed: 5 });
     for (const rule of ["nll", "dice", "aurc"] as const) {
