@@ -54,7 +54,7 @@ export function tuneCommand(): Command {
     "choose the skipped heads, fits and the gate's threshold on a run's validation images",
     "layer-ensembles tune runs/busi --dry-run\n" +
       "layer-ensembles tune runs/busi --rule aurc --fit temperature --tau 0.8",
-    "Only the validation split that the run records is read, never the test split. Quality is measured at the network's " +
+    "Measures on the validation split that the run records; no file of the test split is opened. Quality is measured at the network's " +
       "input size against masks of that size, without padding. Everything is chosen anew from the raw heads: tuning twice " +
       "gives the same. Writes the choice into run.json, and tuning/skip-curve.csv beside it.",
   )
