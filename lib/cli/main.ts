@@ -12,6 +12,7 @@ import { predictCommand } from "./predict.js";
 import { scoreCommand } from "./score.js";
 import { studyCommand } from "./study.js";
 import { trainCommand } from "./train.js";
+import { tuneCommand } from "./tune.js";
 
 /** The program with all its commands. What is heavy is imported by a command when it runs. */
 function program(): Command {
@@ -24,6 +25,7 @@ function program(): Command {
   for (const command of [
     layersCommand(),
     trainCommand(),
+    tuneCommand(),
     predictCommand(),
     evaluateCommand(),
     scoreCommand(),

@@ -8,14 +8,14 @@ import { COLOURS, WIDTH } from "./theme.js";
  * Figure 3: negative log-likelihood on validation by the number of first heads left out, with a band of one standard
  * deviation over images, and the mean Dice above each point.
  * @param points at least one
- * @param chosen the number of skipped heads that is marked
+ * @param chosen the number of skipped heads that is marked; null where other heads than the last ones were chosen
  */
-export async function skipCurveFigure(points: readonly SkipCurvePoint[], chosen: number): Promise<Figure> {
+export async function skipCurveFigure(points: readonly SkipCurvePoint[], chosen: number | null): Promise<Figure> {
   const values = points.map((point) => ({
     skip: point.skip,
     nll: point.nll,
-    low: Math.max(0, point.nll - point.nllSd),
-    high: point.nll + point.nllSd,
+    low: Math.max(0, point.nll - (point.nllSd || 0)), // one image has no deviation
+    high: point.nll + (point.nllSd || 0),
     dice: fixed(point.dice),
   }));
   const crowded = points.length > 12;
@@ -63,7 +63,7 @@ export async function skipCurveFigure(points: readonly SkipCurvePoint[], chosen:
             text: `chosen: T = ${chosen}`,
             fontWeight: "bold",
             color: COLOURS.against,
-            ...(chosen > (points.at(-1)?.skip ?? 0) / 2 ? { align: "right", dx: -8 } : { align: "left", dx: 8 }),
+            ...((chosen ?? 0) > (points.at(-1)?.skip ?? 0) / 2 ? { align: "right", dx: -8 } : { align: "left", dx: 8 }),
             dy: 12,
           },
           encoding: { x, y: { value: 0 } },
