@@ -4,7 +4,7 @@ import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { fail } from "../fusion/input.js";
 import { checkOptions, describe, option } from "../options.js";
-import { type AgreementCounts, checkCounts, countAgreement, headDice, isPredicted } from "./counts.js";
+import { type AgreementCounts, checkCounts, countAgreement, countNeighbours, headDice, isPredicted } from "./counts.js";
 
 /** Area under layer agreement (Kushibar et al., MICCAI 2022). High where the heads agree from early on. */
 export interface Aula {
@@ -49,7 +49,7 @@ export interface PredictionDepth {
  * @throws ERR_LE_SHAPE also for fewer than three heads; ERR_LE_VALUE
  */
 export function aula(labels: NdArray<Uint8Array>, classes: number, options: AulaOptions = {}): Aula {
-  return aulaFromCounts(countAgreement(labels, classes), options);
+  return aulaFromCounts(countNeighbours(labels, classes), options);
 }
 
 /**
@@ -106,7 +106,7 @@ export function pairwiseAgreementFromCounts(counts: AgreementCounts): PairwiseAg
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE
  */
 export function predictionDepth(labels: NdArray<Uint8Array>, classes: number, theta = 0.95): PredictionDepth {
-  return predictionDepthFromCounts(countAgreement(labels, classes), theta);
+  return predictionDepthFromCounts(countNeighbours(labels, classes), theta);
 }
 
 /**
