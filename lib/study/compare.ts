@@ -13,7 +13,7 @@ import { PACKAGE_VERSION } from "../native/package.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, pooledCalibration } from "./evaluate.js";
-import { foreground, recordOf, type Scoring } from "./records.js";
+import { recordOf, type Scoring, scoredClasses } from "./records.js";
 import type { Comparison, RunRecord, ShownImage } from "./results.js";
 import { checkComparable, parameterCount, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, splitsOf } from "./selection.js";
@@ -79,7 +79,7 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
   facts.sort((a, b) => METHODS.indexOf(a.method) - METHODS.indexOf(b.method) || a.seed - b.seed);
   checkComparable(facts);
   const { notes } = facts[0] as RunFacts;
-  const scored = scoredClasses(options.scored ?? foreground(notes.classNames.length), notes.classNames, "scored");
+  const scored = scoredClasses(options.scored, notes.classNames);
   const shift = options.shift && (await shiftOf(options.shift, scored, notes.classNames));
   const data = options.data ?? notes.data.folder;
   const inside = new Folder(data, options.split, options.selection);
@@ -198,7 +198,7 @@ class Folder {
 }
 
 async function shiftOf(shift: ShiftOptions, scored: readonly number[], names: readonly string[]) {
-  const classes = scoredClasses(shift.scored ?? scored, names, "shifted");
+  const classes = scoredClasses(shift.scored ?? scored, names);
   const missing = classes.find((c) => !scored.includes(c));
   if (missing !== undefined)
     throw new LayerEnsemblesError(
@@ -208,16 +208,6 @@ async function shiftOf(shift: ShiftOptions, scored: readonly number[], names: re
   const splits = await splitsOf(shift.folder);
   const split = shift.split ?? ["ood", "test"].find((name) => splits.includes(name)) ?? "all";
   return { ...shift, split, scored: classes };
-}
-
-function scoredClasses(classes: readonly number[], names: readonly string[], what: string): number[] {
-  const wrong = classes.find((c) => c < 1 || c >= names.length);
-  if (wrong !== undefined || classes.length === 0)
-    throw new LayerEnsemblesError(
-      "ERR_LE_VALUE",
-      `Expected foreground classes from 1 to ${names.length - 1} for the ${what} classes but received ${wrong ?? "none"}.`,
-    );
-  return [...new Set(classes)].sort((a, b) => a - b);
 }
 
 async function measureRun(

@@ -2,6 +2,7 @@
 import type { NdArray } from "../arrays.js";
 import type { Result } from "../cli/inference.js";
 import type { MethodName } from "../ensemble/methods.js";
+import { LayerEnsemblesError } from "../errors.js";
 import {
   type Calibration,
   calibration,
@@ -38,8 +39,24 @@ export interface ImageScore extends ImageRecord {
 }
 
 /** All foreground classes. */
-export function foreground(classes: number): number[] {
+function foreground(classes: number): number[] {
   return Array.from({ length: classes - 1 }, (_, c) => c + 1);
+}
+
+/**
+ * Foreground classes to score, ascending.
+ * @param chosen by index; undefined takes all
+ * @throws ERR_LE_VALUE for one that is none
+ */
+export function scoredClasses(chosen: readonly number[] | undefined, classNames: readonly string[]): number[] {
+  const classes = chosen ?? foreground(classNames.length);
+  const wrong = classes.find((c) => c < 1 || c >= classNames.length);
+  if (wrong !== undefined)
+    throw new LayerEnsemblesError(
+      "ERR_LE_VALUE",
+      `Expected foreground classes from 1 to ${classNames.length - 1} (${classNames.slice(1).join(", ")}) to score but received ${wrong}.`,
+    );
+  return [...new Set(classes)].sort((a, b) => a - b);
 }
 
 /** Compares one prediction with its truth, which must be there. */
