@@ -16,7 +16,7 @@ import { evaluateItems, pooledCalibration } from "./evaluate.js";
 import { recordOf, type Scoring, scoredClasses } from "./records.js";
 import type { Comparison, RunRecord, ShownImage } from "./results.js";
 import { checkComparable, parameterCount, type RunFacts, runFacts } from "./runs.js";
-import { type Condition, type Selection, selectItems, splitsOf } from "./selection.js";
+import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
 import { chooseShown, showImage } from "./shown.js";
 import { mean } from "./statistics.js";
@@ -80,10 +80,10 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
   checkComparable(facts);
   const { notes } = facts[0] as RunFacts;
   const scored = scoredClasses(options.scored, notes.classNames);
-  const shift = options.shift && (await shiftOf(options.shift, scored, notes.classNames));
+  const shift = options.shift && (await shiftOf(options.shift, options.selection.group, scored, notes.classNames));
   const data = options.data ?? notes.data.folder;
   const inside = new Folder(data, options.split, options.selection);
-  const outside = shift && new Folder(shift.folder, shift.split, { ...options.selection, where: shift.where });
+  const outside = shift && new Folder(shift.folder, shift.split, shift.selection);
   await inside.items(facts[0] as RunFacts);
   await outside?.items(facts[0] as RunFacts);
 
@@ -197,7 +197,12 @@ class Folder {
   }
 }
 
-async function shiftOf(shift: ShiftOptions, scored: readonly number[], names: readonly string[]) {
+async function shiftOf(
+  shift: ShiftOptions,
+  group: string | undefined,
+  scored: readonly number[],
+  names: readonly string[],
+) {
   const classes = scoredClasses(shift.scored ?? scored, names);
   const missing = classes.find((c) => !scored.includes(c));
   if (missing !== undefined)
@@ -205,9 +210,11 @@ async function shiftOf(shift: ShiftOptions, scored: readonly number[], names: re
       "ERR_LE_VALUE",
       `Expected classes among those scored, ${scored.join(", ")}, for the shifted images but received ${missing}.`,
     );
-  const splits = await splitsOf(shift.folder);
+  const { columns, splits } = await tableOf(shift.folder);
   const split = shift.split ?? ["ood", "test"].find((name) => splits.includes(name)) ?? "all";
-  return { ...shift, split, scored: classes };
+  // Another folder may name its patients in the usual column, or not at all.
+  const own = group !== undefined && columns.includes(group) ? { group } : {};
+  return { ...shift, split, scored: classes, selection: { where: shift.where, ...own } };
 }
 
 async function measureRun(

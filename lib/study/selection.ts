@@ -60,11 +60,11 @@ export async function selectItems(
   return chosen;
 }
 
-/** Names of the splits that a folder's split.csv has, in the order of first appearance. */
-export async function splitsOf(folder: string): Promise<string[]> {
+/** What a folder's split.csv has: its columns, and the names of its splits in the order of first appearance; empty without one. */
+export async function tableOf(folder: string): Promise<{ columns: string[]; splits: string[] }> {
   const rows = await readRows(folder);
   const names = [...(rows?.byId.values() ?? [])].map((row) => row.split?.trim() ?? "");
-  return [...new Set(names)].filter((name) => name !== "");
+  return { columns: rows?.columns ?? [], splits: [...new Set(names)].filter((name) => name !== "") };
 }
 
 async function readRows(folder: string): Promise<Rows | null> {
