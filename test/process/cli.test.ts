@@ -39,14 +39,34 @@ describe("usage", () => {
   it("shows help and version on standard output", async () => {
     const help = await cli(["--help"]);
     expect(help).toMatchObject({ code: 0, stderr: "" });
-    for (const name of ["layers", "train", "predict", "evaluate", "score", "demo", "doctor", "install-libtorch"]) {
+    for (const name of [
+      "layers",
+      "train",
+      "predict",
+      "evaluate",
+      "score",
+      "compare",
+      "demo",
+      "doctor",
+      "install-libtorch",
+    ]) {
       expect(help.stdout).toContain(`\n  ${name} `);
     }
     expect(await cli(["--version"])).toMatchObject({ code: 0, stdout: `${PACKAGE_VERSION}\n` });
   });
 
   it("gives every command an example in its help", async () => {
-    for (const name of ["layers", "train", "predict", "evaluate", "score", "demo", "doctor", "install-libtorch"]) {
+    for (const name of [
+      "layers",
+      "train",
+      "predict",
+      "evaluate",
+      "score",
+      "compare",
+      "demo",
+      "doctor",
+      "install-libtorch",
+    ]) {
       const { code, stdout } = await cli([name, "--help"]);
       expect(code).toBe(0);
       expect(stdout).toMatch(new RegExp(`Example:\n +layer-ensembles ${name}`));
@@ -321,7 +341,7 @@ describe("a run from beginning to end", () => {
     const { rows } = parseCsv(readFileSync(path.join(out, "images.csv"), "utf8"), "images.csv");
     expect(rows).toHaveLength(summary.images);
     const dice = rows.map((row) => Number(row.dice));
-    expect(summary.dice.mean).toBeCloseTo(dice.reduce((a, b) => a + b, 0) / dice.length, 10);
+    expect(summary.means.dice.mean).toBeCloseTo(dice.reduce((a, b) => a + b, 0) / dice.length, 10);
     const aula = rows.map((row) => Number(row.aula));
     expect(aula).toEqual([...aula].sort((a, b) => a - b));
     for (const name of [
@@ -578,7 +598,7 @@ describe("the demo", () => {
     expect(readFileSync(page, "utf8")).toMatch(/^<!doctype html>[\s\S]*<\/html>\s*$/);
     const evaluated = await cli(["evaluate", "--run", path.join(out, "run"), "--json"]);
     expect(evaluated.code).toBe(0);
-    expect(JSON.parse(evaluated.stdout).dice.mean).toBeCloseTo(JSON.parse(ended.stdout).dice.mean, 3);
+    expect(JSON.parse(evaluated.stdout).means.dice.mean).toBeCloseTo(JSON.parse(ended.stdout).means.dice.mean, 3);
   });
 
   it("keeps its hands off a folder that holds something else", async () => {
