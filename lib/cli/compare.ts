@@ -1,7 +1,7 @@
 import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
-import { FUSIONS, type Fusion } from "../fusion/index.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import type { ShiftOptions } from "../study/compare.js";
 import type { Comparison } from "../study/results.js";
 import type { Condition } from "../study/selection.js";
@@ -18,7 +18,7 @@ interface Flags extends DeviceFlags, ScoringFlags {
   title?: string;
   summary: Comparison["summary"];
   skip?: number;
-  fusion?: Fusion;
+  fusion?: PredictionFusion;
   ood?: string;
   oodSplit?: string;
   oodWhere?: Condition[];
@@ -48,7 +48,7 @@ export function compareCommand(): Command {
     .option("--title <text>", "title of the report", text)
     .option("--summary <name>", `of a map, as a confidence: ${SUMMARIES.join(", ")}`, oneOf(SUMMARIES), "sum")
     .option("--skip <T>", "first heads to leave out, of Layer Ensembles (default: each run's own)", integer({ min: 0 }))
-    .option("--fusion <name>", `${FUSIONS.join(", ")} (default: mean)`, oneOf(FUSIONS));
+    .option("--fusion <name>", `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`, oneOf(PREDICTION_FUSIONS));
   withScoringOptions(command)
     .option("--ood <dir>", "data folder of a shifted set, for the shift table", text)
     .option("--ood-split <name>", "which of its images (default: ood, else test, else all)", text)

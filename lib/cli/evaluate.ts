@@ -2,7 +2,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { csvLine } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
-import { FUSIONS, type Fusion } from "../fusion/index.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
 import type { ImageScore } from "../study/records.js";
 import { integer, oneOf, text } from "./arguments.js";
@@ -19,7 +19,7 @@ interface Flags extends DeviceFlags, ScoringFlags {
   split: string;
   out?: string;
   skip?: number;
-  fusion?: Fusion;
+  fusion?: PredictionFusion;
   json?: boolean;
 }
 
@@ -36,7 +36,11 @@ export function evaluateCommand(): Command {
     .option("--split <name>", "which images; all for every one", text, "test")
     .option("--out <dir>", "folder for the tables and summary.json (default: RUN/evaluation-SPLIT)", text)
     .option("--skip <T>", "first heads to leave out (default: the run's)", integer({ min: 0 }))
-    .option("--fusion <name>", `${FUSIONS.join(", ")} (default: mean)`, oneOf(FUSIONS));
+    .option(
+      "--fusion <name>",
+      `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
+      oneOf(PREDICTION_FUSIONS),
+    );
   return withDeviceOptions(withScoringOptions(command)).action((flags: Flags) =>
     runSession(flags.json ?? false, (session) => evaluate(flags, session)),
   );
@@ -47,16 +51,15 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
   const { folderItems, openRun } = await import("./inference.js");
   const { summarise } = await import("./evaluation.js");
   const { scoredClasses } = await import("../study/records.js");
-  const { evaluateItems } = await import("../study/evaluate.js");
-  const { runFacts } = await import("../study/runs.js");
+  const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");
   const out = flags.out ?? path.join(flags.run, `evaluation-${flags.split}`);
   checkOutput(out, "--out");
-  const { method } = await runFacts(flags.run);
   const { model, notes } = await openRun(flags.run, flags);
   const line = new StatusLine(process.stderr);
   try {
     const { classNames, ignoreIndex } = notes;
+    const { method } = model;
     const scored = scoredClasses(flags.scoreClasses, classNames);
     const folder = flags.data ?? notes.data.folder;
     const selection = { where: flags.where ?? [], ...(flags.group !== undefined && { group: flags.group }) };
@@ -90,8 +93,7 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       data: path.resolve(folder),
       split: flags.split,
       method,
-      skip: flags.skip ?? model.skip,
-      fusion: flags.fusion ?? "mean",
+      ...keptBy(model, heads, flags),
       classNames,
       scored,
       spacing: flags.spacing ?? null,

@@ -6,16 +6,16 @@ import { folderItems, type Item, infer, type OpenRun, openRun, type Result } fro
 import { datasetOptions } from "../cli/run-notes.js";
 import { METHODS, type MethodName } from "../ensemble/methods.js";
 import { LayerEnsemblesError } from "../errors.js";
-import type { Fusion } from "../fusion/index.js";
+import type { PredictionFusion } from "../ensemble/model.js";
 import type { Calibration } from "../metrics/index.js";
 import { loadedAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
-import { evaluateItems, pooledCalibration } from "./evaluate.js";
+import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
 import { recordOf, type Scoring, scoredClasses } from "./records.js";
 import type { Comparison, RunRecord, ShownImage } from "./results.js";
-import { checkComparable, parameterCount, type RunFacts, runFacts } from "./runs.js";
+import { checkComparable, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
 import { chooseShown, showImage } from "./shown.js";
@@ -38,8 +38,8 @@ export interface CompareOptions extends DeviceFlags {
   spacing?: readonly number[];
   /** First heads to leave out, of Layer Ensembles. @default each run's own */
   skip?: number;
-  /** @default "mean" */
-  fusion?: Fusion;
+  /** @default as each run was tuned, else "mean" */
+  fusion?: PredictionFusion;
   /** Foreground classes to score. @default all */
   scored?: readonly number[];
   selection: Selection;
@@ -248,9 +248,8 @@ async function measureRun(
       method,
       seed,
       heads,
-      skip: skip ?? model.skip,
-      fusion: fusion ?? "mean",
-      parameters: await parameterCount(model, run.folder),
+      ...keptBy(model, heads, { ...(skip !== undefined && { skip }), ...(fusion && { fusion }) }),
+      parameters: model.parameters,
       msPerImage: Number.NaN,
       calibration: pooledCalibration(calibration),
       images: scores.map(recordOf),

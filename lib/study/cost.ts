@@ -1,11 +1,11 @@
 // What a prediction costs: methods measured in turn, so that whatever else the machine does meets all of them alike.
 import { performance } from "node:perf_hooks";
 import type { NdArray } from "../arrays.js";
-import type { LayerEnsemble, PredictOptions } from "../ensemble/layer-ensemble.js";
+import type { Model, PredictOptions } from "../ensemble/model.js";
 
 /** A model, and the images it is timed on, preprocessed for it. */
 export interface Timed {
-  model: Pick<LayerEnsemble, "predict">;
+  model: Pick<Model, "predict">;
   images: readonly NdArray[];
   skip?: number;
 }

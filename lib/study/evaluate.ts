@@ -1,6 +1,6 @@
 // One run on one set of images: scores of all of them, and what they come to over all pixels.
 import { type Item, infer } from "../cli/inference.js";
-import type { LayerEnsemble, PredictOptions } from "../ensemble/layer-ensemble.js";
+import type { Model, PredictionFusion, PredictOptions } from "../ensemble/model.js";
 import type { Calibration } from "../metrics/index.js";
 import { type ImageScore, type Scoring, scoreImage } from "./records.js";
 import type { ReliabilityBin, RunRecord } from "./results.js";
@@ -24,7 +24,7 @@ export interface Evaluation {
 
 /** Predicts all images and compares each with its truth. */
 export async function evaluateItems(
-  model: LayerEnsemble,
+  model: Model,
   items: readonly Item[],
   { scoring, predict, onProgress }: EvaluateOptions,
 ): Promise<Evaluation> {
@@ -36,6 +36,16 @@ export async function evaluateItems(
     onProgress?.(scores.length);
   }
   return { scores, heads };
+}
+
+/** How many first heads were left out, and how the others were fused: as asked, else as tuned, else their mean. */
+export function keptBy(
+  { headNames, run }: Pick<Model, "headNames" | "run">,
+  heads: readonly string[],
+  { skip, fusion }: Pick<PredictOptions, "skip" | "fusion">,
+): { skip: number; fusion: PredictionFusion } {
+  const tuned = skip === undefined ? run?.prediction?.fusion : undefined;
+  return { skip: Math.max(0, headNames.indexOf(heads[0] ?? "")), fusion: fusion ?? tuned ?? "mean" };
 }
 
 /** Calibration over all pixels of some images. */

@@ -88,7 +88,7 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
     nll: orNull(of.nll),
     brier: orNull(of.brier),
     ece: orNull(of.ece),
-    empty: prediction.aula?.empty ?? false,
+    empty: aula?.empty ?? nothingFound(prediction),
     aula: aula?.value ?? null,
     aulaNormalised: aula?.normalised ?? null,
     agreements: aula?.curve ?? null,
@@ -100,6 +100,11 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
     quality: measured,
     calibration: of,
   };
+}
+
+/** Without AULA: the fused mask is empty, and no two heads differ about any class. */
+function nothingFound({ softDiceConfidence, pairwiseAgreement }: Result["prediction"]): boolean {
+  return softDiceConfidence.overall === 0 && !(pairwiseAgreement.overall < 1);
 }
 
 /** The part of a score that results.json keeps. */

@@ -1,10 +1,7 @@
 // What a comparison needs to know of a run beside its model.
-import { open, readdir } from "node:fs/promises";
-import path from "node:path";
 import { type RunNotes, runNotes } from "../cli/run-notes.js";
-import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
-import { METHODS, type MethodName } from "../ensemble/methods.js";
-import { RUN_FILES, type Run, readRun } from "../ensemble/run.js";
+import type { MethodName } from "../ensemble/methods.js";
+import { readRun } from "../ensemble/run.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { SkipCurvePoint } from "./results.js";
 
@@ -26,25 +23,14 @@ export async function runFacts(folder: string): Promise<RunFacts> {
   const run = await readRun(folder);
   const notes = runNotes(run, folder);
   const { seed } = notes.options;
-  const { skipCurve } = run.notes as { skipCurve?: SkipCurvePoint[] };
+  const { skipCurve } = (run.tuning ?? {}) as { skipCurve?: SkipCurvePoint[] };
   return {
     folder,
-    method: methodOf(run, folder),
+    method: run.method,
     seed: typeof seed === "number" ? seed : (run.ensemble.seed ?? 0),
     notes,
     ...(Array.isArray(skipCurve) && { skipCurve }),
   };
-}
-
-function methodOf(run: Run, folder: string): MethodName {
-  const said = (run as { method?: unknown }).method ?? (run.notes as Partial<RunNotes>).options?.method ?? "le";
-  const method = METHODS.find((name) => name === said);
-  if (method === undefined)
-    throw new LayerEnsemblesError(
-      "ERR_LE_CHECKPOINT",
-      `Expected one of ${METHODS.join(", ")} for the method of the run in ${folder} but received ${JSON.stringify(said)}.`,
-    );
-  return method;
 }
 
 /**
@@ -80,42 +66,4 @@ function differs(expected: string, folder: string, received: string): LayerEnsem
     "ERR_LE_VALUE",
     `Expected ${expected} for the run in ${folder} but received ${received}.`,
   );
-}
-
-/** Trainable numbers of a model: its own count, or that of its run's weights without the statistics of batch norm. */
-export async function parameterCount(model: LayerEnsemble, folder: string): Promise<number> {
-  const own = (model as { parameters?: unknown }).parameters;
-  if (typeof own === "number") return own;
-  const files = await weightFiles(folder);
-  const counts = await Promise.all(files.map(countInFile));
-  return counts.reduce((sum, count) => sum + count, 0);
-}
-
-/** The weights of a run, or of each member that has a folder of its own in it. */
-async function weightFiles(folder: string): Promise<string[]> {
-  const entries = await readdir(folder, { withFileTypes: true });
-  if (entries.some(({ name }) => name === RUN_FILES.weights)) return [path.join(folder, RUN_FILES.weights)];
-  const files: string[] = [];
-  for (const entry of entries.filter((one) => one.isDirectory())) {
-    const inside = await readdir(path.join(folder, entry.name));
-    if (inside.includes(RUN_FILES.weights)) files.push(path.join(folder, entry.name, RUN_FILES.weights));
-  }
-  return files;
-}
-
-const BUFFER = /(^|\.)(running_mean|running_var|num_batches_tracked)$/;
-
-/** Reads the header alone: eight bytes with its length, then JSON. */
-async function countInFile(file: string): Promise<number> {
-  const handle = await open(file);
-  try {
-    const length = Number((await handle.read(Buffer.alloc(8), 0, 8, 0)).buffer.readBigUInt64LE());
-    const header = (await handle.read(Buffer.alloc(length), 0, length, 8)).buffer.toString("utf8");
-    const tensors = JSON.parse(header) as Record<string, { shape?: number[] }>;
-    return Object.entries(tensors)
-      .filter(([name, { shape }]) => shape && !BUFFER.test(name))
-      .reduce((sum, [, { shape }]) => sum + (shape as number[]).reduce((product, side) => product * side, 1), 0);
-  } finally {
-    await handle.close();
-  }
 }
