@@ -9,12 +9,11 @@ import type { Item, Result } from "../../lib/cli/inference.js";
 import { conditions } from "../../lib/cli/scoring-options.js";
 import { parseCsv } from "../../lib/data/csv.js";
 import { Random } from "../../lib/data/random.js";
-import type { LayerEnsemble } from "../../lib/ensemble/layer-ensemble.js";
 import { calibration, type NdArray, quality, scoreHeads } from "../../lib/metrics/index.js";
 import { aggregate } from "../../lib/study/aggregate.js";
 import { recordOf, type Scoring, scoredClasses, scoreImage } from "../../lib/study/records.js";
 import type { Comparison, ImageRecord, RunRecord, ShiftRow } from "../../lib/study/results.js";
-import { checkComparable, parameterCount, type RunFacts, runFacts } from "../../lib/study/runs.js";
+import { checkComparable, type RunFacts, runFacts } from "../../lib/study/runs.js";
 import { selectItems, tableOf } from "../../lib/study/selection.js";
 import { shiftRows } from "../../lib/study/shift.js";
 import { chooseShown, showImage } from "../../lib/study/shown.js";
@@ -117,6 +116,14 @@ describe("the score of an image", () => {
     expect(de.pairwiseAgreement).toBe(le.pairwiseAgreement);
     const one = scoreImage(madeResult(3, { heads: 1 }), { ...scoring, method: "plain" });
     expect(one).toMatchObject({ aula: null, pairwiseAgreement: null, empty: false });
+    const { prediction } = result;
+    const nowhere = {
+      ...prediction,
+      aula: null,
+      softDiceConfidence: { ...prediction.softDiceConfidence, overall: 0 },
+      pairwiseAgreement: { ...prediction.pairwiseAgreement, overall: 1 },
+    };
+    expect(scoreImage({ ...result, prediction: nowhere }, { ...scoring, method: "de" }).empty).toBe(true);
   });
 
   it("refuses a class that is none", () => {
@@ -239,44 +246,19 @@ describe("runs to compare", () => {
     writeFileSync(path.join(at, "run.json"), JSON.stringify(run));
     return at;
   };
-  const run = (options: object) => ({
+  const run = (options: object, method?: string) => ({
     format: 1,
+    ...(method && { method }),
     backbone: {},
     ensemble: { taps: [], classes: 2, seed: 4 },
     notes: { preprocessing: {}, classNames: ["bg", "x"], data: {}, options },
   });
 
   it("say their method and seed", async () => {
-    expect(await runFacts(write("r1", run({ method: "de", seed: 7 })))).toMatchObject({ method: "de", seed: 7 });
+    expect(await runFacts(write("r1", run({ seed: 7 }, "de")))).toMatchObject({ method: "de", seed: 7 });
     expect(await runFacts(write("r2", run({})))).toMatchObject({ method: "le", seed: 4 });
-    await expect(runFacts(write("r3", run({ method: "xx" })))).rejects.toThrow(/one of plain, mh, de, mcd, le.*"xx"/);
+    await expect(runFacts(write("r3", run({}, "xx")))).rejects.toThrow(/one of plain, mh, de, mcd, le.*"xx"/);
     await expect(runFacts(folder)).rejects.toThrow(/run\.json/);
-  });
-
-  it("have their trainable numbers counted: those of the model, else of the file without running statistics", async () => {
-    const safetensors = (tensors: Record<string, number[]>) => {
-      const header = Object.fromEntries(
-        Object.entries(tensors).map(([name, shape]) => [name, { dtype: "F32", shape, data_offsets: [0, 0] }]),
-      );
-      const text = JSON.stringify({ __metadata__: { format: "pt" }, ...header });
-      const length = Buffer.alloc(8);
-      length.writeBigUInt64LE(BigInt(text.length));
-      return Buffer.concat([length, Buffer.from(text)]);
-    };
-    const weights = safetensors({
-      "a.weight": [3, 2, 5],
-      "a.bias": [3],
-      "bn.running_mean": [3],
-      "bn.num_batches_tracked": [],
-    });
-    const at = path.join(folder, "weights");
-    mkdirSync(path.join(at, "member0"), { recursive: true });
-    mkdirSync(path.join(at, "member1"), { recursive: true });
-    for (const member of ["member0", "member1"]) writeFileSync(path.join(at, member, "weights.safetensors"), weights);
-    expect(await parameterCount({} as LayerEnsemble, at)).toBe(66);
-    writeFileSync(path.join(at, "weights.safetensors"), weights);
-    expect(await parameterCount({} as LayerEnsemble, at)).toBe(33);
-    expect(await parameterCount({ parameters: 5 } as unknown as LayerEnsemble, at)).toBe(5);
   });
 });
 
