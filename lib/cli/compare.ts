@@ -48,7 +48,11 @@ export function compareCommand(): Command {
     .option("--title <text>", "title of the report", text)
     .option("--summary <name>", `of a map, as a confidence: ${SUMMARIES.join(", ")}`, oneOf(SUMMARIES), "sum")
     .option("--skip <T>", "first heads to leave out, of Layer Ensembles (default: each run's own)", integer({ min: 0 }))
-    .option("--fusion <name>", `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`, oneOf(PREDICTION_FUSIONS));
+    .option(
+      "--fusion <name>",
+      `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
+      oneOf(PREDICTION_FUSIONS),
+    );
   withScoringOptions(command)
     .option("--ood <dir>", "data folder of a shifted set, for the shift table", text)
     .option("--ood-split <name>", "which of its images (default: ood, else test, else all)", text)
@@ -75,7 +79,7 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
   const { checkOutput, writeTogether } = await import("./output.js");
   const { compareRuns } = await import("../study/compare.js");
   const { csvTables, describeComparison } = await import("../study/tables.js");
-  const { writeReport } = await import("../study/report.js");
+  const { writeReport } = await import("../report/comparison/index.js");
   checkOutput(flags.out, "--out");
   const line = new StatusLine(process.stderr);
   let written: string[] = [];

@@ -23,13 +23,15 @@ export async function runFacts(folder: string): Promise<RunFacts> {
   const run = await readRun(folder);
   const notes = runNotes(run, folder);
   const { seed } = notes.options;
-  const { skipCurve } = (run.tuning ?? {}) as { skipCurve?: SkipCurvePoint[] };
+  const { curve } = (run.tuning ?? {}) as { curve?: SkipCurvePoint[] };
   return {
     folder,
     method: run.method,
     seed: typeof seed === "number" ? seed : (run.ensemble.seed ?? 0),
     notes,
-    ...(Array.isArray(skipCurve) && { skipCurve }),
+    ...(curve?.length && {
+      skipCurve: curve.map(({ skip, nll, nllSd, dice, diceSd, aurc }) => ({ skip, nll, nllSd, dice, diceSd, aurc })),
+    }),
   };
 }
 

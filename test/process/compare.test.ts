@@ -34,10 +34,7 @@ async function train(name: string, ...more: string[]): Promise<string> {
 }
 
 /** Changes what a run says of itself. */
-function describeRun(
-  run: string,
-  change: (json: { notes: { classNames: string[] } }) => void,
-): void {
+function describeRun(run: string, change: (json: { notes: { classNames: string[] } }) => void): void {
   const file = path.join(run, "run.json");
   const json = JSON.parse(readFileSync(file, "utf8"));
   change(json);
