@@ -40,29 +40,25 @@ const confidence = (image: ImageRecord, name: ConfidenceName): number =>
     ? (image[name] as number)
     : -(image.uncertainty[`${name}.sum`] as number);
 
-/** Every statistic of a confidence by lib/statistics, of some images, each as often as it is in the list. */
-function expectedOf(images: ImageRecord[], name: ConfidenceName): Record<keyof ConfidenceResult, number> {
-  const kappa = images.map((image) => confidence(image, name));
-  const dice = images.map((image) => image.dice);
-  const risk = dice.map((value) => 1 - value);
-  const failed = dice.map((value) => value < SETTINGS.tau);
-  const far = images.filter(({ mhd }) => mhd !== null);
-  const curve = qualityControlCurve(kappa, dice, { tau: SETTINGS.tau });
-  return {
-    spearmanDice: spearman(kappa, dice).rho,
-    spearmanMhd: spearman(
-      far.map((image) => confidence(image, name)),
-      far.map(({ mhd }) => mhd as number),
+const risks = (dice: number[]) => dice.map((value) => 1 - value);
+const failures = (dice: number[]) => dice.map((value) => value < SETTINGS.tau);
+
+/** Each statistic of a confidence by lib/statistics, of images of which each is there as often as it is in the lists. */
+const EXPECTED: Record<keyof ConfidenceResult, (kappa: number[], dice: number[], mhd: (number | null)[]) => number> = {
+  spearmanDice: (kappa, dice) => spearman(kappa, dice).rho,
+  spearmanMhd: (kappa, _, mhd) =>
+    spearman(
+      kappa.filter((_, i) => mhd[i] !== null),
+      mhd.filter((value) => value !== null),
     ).rho,
-    aurc: aurc(kappa, risk),
-    eaurc: eaurc(kappa, risk),
-    augrc: augrc(kappa, risk),
-    auroc: auroc(kappa, failed),
-    fpr95: fpr95(kappa, failed),
-    qcArea: curve.area,
-    remaining5: curve.remaining5,
-  };
-}
+  aurc: (kappa, dice) => aurc(kappa, risks(dice)),
+  eaurc: (kappa, dice) => eaurc(kappa, risks(dice)),
+  augrc: (kappa, dice) => augrc(kappa, risks(dice)),
+  auroc: (kappa, dice) => auroc(kappa, failures(dice)),
+  fpr95: (kappa, dice) => fpr95(kappa, failures(dice)),
+  qcArea: (kappa, dice) => qualityControlCurve(kappa, dice, { tau: SETTINGS.tau }).area,
+  remaining5: (kappa, dice) => qualityControlCurve(kappa, dice, { tau: SETTINGS.tau }).remaining5,
+};
 
 function expectClose(actual: number | null | undefined, expected: number | null, what: string) {
   if (expected === null || Number.isNaN(expected)) expect(actual, what).toBeNull();
@@ -96,7 +92,16 @@ describe("the statistics of one run", () => {
     for (const name of CONFIDENCES) {
       const found = method.confidence[name] as ConfidenceResult;
       for (const statistic of Object.keys(found) as (keyof ConfidenceResult)[])
-        check(found[statistic], (of) => expectedOf(of, name)[statistic], `${name} ${statistic}`);
+        check(
+          found[statistic],
+          (of) =>
+            EXPECTED[statistic](
+              of.map((image) => confidence(image, name)),
+              of.map(({ dice }) => dice),
+              of.map(({ mhd }) => mhd),
+            ),
+          `${name} ${statistic}`,
+        );
     }
     const mean = (values: (number | null)[]) => {
       const defined = values.filter((value) => value !== null);

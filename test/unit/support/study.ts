@@ -11,7 +11,7 @@ export const SETTINGS: AggregateSettings = {
   scored: [1, 2],
   tau: 0.5,
   summary: "sum",
-  bootstrap: { resamples: 200, seed: 3, unit: "image" },
+  bootstrap: { resamples: 100, seed: 3, unit: "image" },
 };
 
 /** What a made-up run is like. */
