@@ -16,6 +16,8 @@ export interface Aula {
   perClass: Record<number, number>;
   /** By class: Dice a_1..a_{K-1} of each head with the next, in depth order. */
   agreements: Record<number, number[]>;
+  /** The curve that `value` is the area under: the mean of `agreements` over the classes that `value` averages; 1s where none. */
+  curve: number[];
   /** Whether no head predicts any foreground, so that the agreement is about nothing. */
   empty: boolean;
 }
@@ -69,8 +71,15 @@ export function aulaFromCounts(counts: AgreementCounts, options: AulaOptions = {
   const agreements = byClass(counts, (c) => neighbourDice(counts, c));
   const perClass = byClass(counts, (c) => areaUnder(agreements[c] as number[]));
   const value = overPredicted(counts, perClass, k - 2);
+  const curve = Array.from({ length: k - 1 }, (_, j) =>
+    overPredicted(
+      counts,
+      byClass(counts, (c) => (agreements[c] as number[])[j] as number),
+      1,
+    ),
+  );
   const empty = !Object.keys(perClass).some((c) => isPredicted(counts, Number(c)));
-  return { value, normalised: value / (k - 2), perClass, agreements, empty };
+  return { value, normalised: value / (k - 2), perClass, agreements, curve, empty };
 }
 
 /**

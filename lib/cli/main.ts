@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { Interrupted, UsageError } from "./command.js";
+import { compareCommand } from "./compare.js";
 import { demoCommand } from "./demo.js";
 import { doctorCommand } from "./doctor.js";
 import { evaluateCommand } from "./evaluate.js";
@@ -29,6 +30,7 @@ function program(): Command {
     predictCommand(),
     evaluateCommand(),
     scoreCommand(),
+    compareCommand(),
     studyCommand(),
     demoCommand(),
     doctorCommand(),
