@@ -44,7 +44,7 @@ describe("train --method", () => {
   it.each([
     [["--method", "plain", "--members", "3"], "--members is for --method de, not plain"],
     [["--passes", "3"], "--passes is for --method mcd, not le"],
-    [["--method", "mc"], "Did you mean mcd?"],
+    [["--method", "mcdd"], "Did you mean mcd?"],
     [["--method", "mh", "--taps", "decoder.0,encoder.0"], "--method mh has its heads on one layer, but --taps names 2"],
   ])("refuses %j", async (more, message) => {
     const { code, stderr } = await train(inside("refused"), "--epochs", "1", ...more);
