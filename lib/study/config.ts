@@ -23,7 +23,7 @@ export interface StudyConfig {
   seeds: readonly number[];
   /** Flags of `tune` for the Layer Ensemble runs; false: they are not tuned. @default {} */
   tune: Flags | false;
-  /** Flags of `compare`, without the runs, --data and --out. @default {} */
+  /** Flags of `compare`, without the runs, --data and --out; `ood` is relative to the configuration file. @default {} */
   compare: Flags;
 }
 
@@ -86,7 +86,17 @@ export async function readStudy(file: string): Promise<StudyConfig> {
   const { title = path.basename(file, path.extname(file)), train = {}, seeds = [0], tune = {}, compare = {} } = given;
   if (new Set(seeds).size !== seeds.length)
     throw new LayerEnsemblesError("ERR_LE_OPTION", `Expected distinct seeds in ${context} but received ${seeds}.`);
-  return { title, data: at(given.data), out: at(given.out), train, methods: given.methods, seeds, tune, compare };
+  const { ood } = compare;
+  return {
+    title,
+    data: at(given.data),
+    out: at(given.out),
+    train,
+    methods: given.methods,
+    seeds,
+    tune,
+    compare: typeof ood === "string" ? { ...compare, ood: at(ood) } : compare,
+  };
 }
 
 /** All runs of a study, in the order of their training: for each seed, deep ensembles first. */
@@ -111,11 +121,15 @@ export function studyRuns(config: StudyConfig): StudyRun[] {
   );
 }
 
-/** `{ "clipNorm": 1, "resume": true }` as `--clip-norm 1 --resume`. False leaves a flag out. */
+/** Flags that are given once for each of their values. */
+const REPEATED = new Set(["where", "oodWhere", "referenceWhere"]);
+
+/** `{ "clipNorm": 1, "resume": true }` as `--clip-norm 1 --resume`. False leaves a flag out; lists are joined by commas. */
 export function commandLine(flags: Flags): string[] {
   return Object.entries(flags).flatMap(([name, value]) => {
     const dashed = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
     if (value === false) return [];
+    if (REPEATED.has(name)) return [value].flat().flatMap((one) => [dashed, String(one)]);
     return value === true ? [dashed] : [dashed, Array.isArray(value) ? value.join(",") : String(value)];
   });
 }
