@@ -7,7 +7,7 @@ import { configuration, onConfigure } from "./configure.js";
 import { inspectLibtorch, type Libtorch, libraryName, locateLibtorch } from "./locate.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT } from "./package.js";
 
-const require = createRequire(import.meta.url);
+const requireFile = createRequire(import.meta.url);
 
 /** The functions of native/preload.c. */
 interface Preload {
@@ -99,7 +99,7 @@ export function load(): Loaded {
 export function findAddon(root: string = PACKAGE_ROOT): AddonFiles {
   let addon: string;
   try {
-    addon = (require("node-gyp-build") as { path(folder: string): string }).path(root);
+    addon = (requireFile("node-gyp-build") as { path(folder: string): string }).path(root);
   } catch (error) {
     const platform = `${process.platform}-${process.arch}`;
     const fix = existsSync(path.join(root, "CMakeLists.txt"))
@@ -134,7 +134,7 @@ function readBuildInfo(file: string): string {
 
 function requireNative<T>(file: string): T {
   try {
-    return require(file) as T;
+    return requireFile(file) as T;
   } catch (error) {
     throw new LayerEnsemblesError(
       "ERR_LE_ADDON_NOT_FOUND",
