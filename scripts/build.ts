@@ -11,7 +11,6 @@ import { pathToFileURL } from "node:url";
 import { compileFunction } from "node:vm";
 import typescript from "typescript";
 import { LayerEnsemblesError } from "../lib/errors.js";
-import { tryLoading } from "../lib/native/doctor.js";
 import { installLibtorch } from "../lib/native/install.js";
 import { findAddon } from "../lib/native/load.js";
 import { type Libtorch, readVersion, searchLibtorch } from "../lib/native/locate.js";
@@ -19,6 +18,7 @@ import { lock } from "../lib/native/lock.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT } from "../lib/native/package.js";
 import { installProgressPrinter } from "../lib/native/progress.js";
 import { findTools } from "../lib/native/tools.js";
+import { tryLoading } from "../lib/native/try-libtorch.js";
 
 const require = createRequire(import.meta.url);
 const root = PACKAGE_ROOT;

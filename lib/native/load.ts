@@ -6,6 +6,7 @@ import type { Addon } from "./addon.js";
 import { configuration, onConfigure } from "./configure.js";
 import { inspectLibtorch, type Libtorch, libraryName, locateLibtorch } from "./locate.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT } from "./package.js";
+import { requireLoadable } from "./try-libtorch.js";
 
 const requireFile = createRequire(import.meta.url);
 
@@ -37,7 +38,8 @@ export interface Loaded {
 let loaded: Loaded | null = null;
 
 /**
- * Loads libtorch and the addon; once per process and thread, later calls give the same.
+ * Loads libtorch and the addon; once per process and thread, later calls give the same. A libtorch that was never loaded
+ * before is tried in a child process first, which takes about a second.
  * @throws LayerEnsemblesError: `ERR_LE_ADDON_NOT_FOUND`, `ERR_LE_LIBTORCH_NOT_FOUND`, `ERR_LE_LIBTORCH_VERSION` or
  * `ERR_LE_LIBTORCH_BROKEN`, each with the cure.
  */
@@ -55,6 +57,7 @@ export function load(): Loaded {
   if (loaded) return loaded;
   const files = findAddon();
   const wanted = locateLibtorch({ libtorch: configuration().libtorch, version: files.builtFor });
+  requireLoadable(files, wanted);
   const preload = requireNative<Preload>(files.preload);
 
   // Another thread of this process may have chosen before.
