@@ -35,8 +35,8 @@ export interface InstallOptions {
   /** Replace what is installed. @default false */
   readonly force?: boolean | undefined;
   /**
-   * The very folder to fill, new or empty; with `force` it may hold a libtorch. It is found where `LAYER_ENSEMBLES_LIBTORCH`
-   * names it.
+   * The very folder to fill, new or empty; with `force` it may hold another libtorch. It is found where
+   * `LAYER_ENSEMBLES_LIBTORCH` names it.
    * @default `<version>-<flavour>` in `cache`, where the search finds it
    */
   readonly dir?: string | undefined;
@@ -104,7 +104,7 @@ export async function installLibtorch(options: InstallOptions = {}): Promise<Ins
       report({ stage: "wait", detail: `another process is installing (${lockFile})` }),
     );
     try {
-      if (!options.force && !options.from) {
+      if (!options.force && (!options.from || options.dir !== undefined)) {
         const source = options.dir === undefined ? "the user cache" : "dir";
         const present = inspectLibtorch(target, source, { version, headers: true });
         if ("version" in present) return { ...present, installed: false };
@@ -421,7 +421,7 @@ async function requireReplaceable(folder: string, force: boolean): Promise<void>
   if (force && isLibtorch) return;
   throw new LayerEnsemblesError(
     "ERR_LE_OPTION",
-    `Expected a new or empty folder for dir but received "${folder}", which holds ${isLibtorch ? "a libtorch. Fix: add force, or name another" : "other things. Fix: name another"}.`,
+    `Expected a new or empty folder for dir but received "${folder}", which holds ${isLibtorch ? "another libtorch. Fix: add --force (force: true), or name another folder" : "other things. Fix: name another folder"}.`,
   );
 }
 

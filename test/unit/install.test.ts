@@ -308,11 +308,19 @@ describe("installLibtorch into a folder of the user's choice", () => {
     expect(readdirSync(path.join(root, "new"))).toEqual(["libtorch"]);
   });
 
+  it("fills it once where several run at the same time", async () => {
+    const from = fakeLibtorch(temporaryFolder());
+    const dir = path.join(temporaryFolder(), "libtorch");
+    const results = await Promise.all([1, 2, 3].map(() => installLibtorch({ from, dir })));
+    expect(results.filter(({ installed }) => installed)).toHaveLength(1);
+    expect(results.map(({ folder }) => folder)).toEqual([dir, dir, dir]);
+  });
+
   it("replaces a libtorch only by force, and other things never", async () => {
     const dir = fakeLibtorch(temporaryFolder(), { version: "2.12.0" });
     const from = fakeLibtorch(temporaryFolder());
     await expect(installLibtorch({ from, dir })).rejects.toThrow(
-      error("ERR_LE_OPTION", "holds a libtorch. Fix: add force"),
+      error("ERR_LE_OPTION", "holds another libtorch. Fix: add --force"),
     );
     expect(searchLibtorch({ version: "2.12.0", env: { LAYER_ENSEMBLES_LIBTORCH: dir } }).found?.folder).toBe(dir);
     await expect(installLibtorch({ from, dir, force: true })).resolves.toMatchObject({ version: "2.13.0" });
