@@ -15,10 +15,11 @@ import {
 import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { libraryName, locateLibtorch } from "../../lib/native/locate.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { checkSymbols, symbolNeeds } from "../../scripts/check-symbols.js";
 import { layOut } from "../../scripts/pack-libtorch.js";
 import { prebuild } from "../../scripts/prebuild.js";
 import { fakeArchive, fakeLibtorch, temporaryFolder } from "../support/libtorch.js";
@@ -29,6 +30,8 @@ const libtorch = locateLibtorch().folder;
 const WITHOUT_REQUIRE_ESM = process.allowedNodeEnvironmentFlags.has("--experimental-require-module")
   ? ["--no-experimental-require-module"]
   : [];
+
+vi.setConfig({ testTimeout: 150_000 });
 
 let root = "";
 /** The folder of a project that has installed the package. */
@@ -217,6 +220,31 @@ describe("the packed package", () => {
       status: 0,
       stdout: expect.stringMatching(/metrics" +│ OK \(CJS\) +│ OK \(ESM\) +│ OK/),
     });
+  });
+});
+
+describe("check-symbols", () => {
+  it.skipIf(process.platform !== "linux")("names what is newer than the oldest supported system", () => {
+    const folder = temporaryFolder();
+    const compile = (name: string, source: string) => {
+      writeFileSync(path.join(folder, `${name}.c`), source);
+      const args = ["-shared", "-fPIC", "-o", path.join(folder, `${name}.so`), path.join(folder, `${name}.c`)];
+      expect(spawnSync("cc", args, { encoding: "utf8" }).stderr).toBe("");
+      return path.join(folder, `${name}.so`);
+    };
+    const old = compile("old", "#include <stdlib.h>\nvoid* f(void) { return malloc(1); }\n");
+    expect(symbolNeeds(old)).toMatchObject({ newest: { GLIBC: expect.stringMatching(/^2\./) }, exceeding: [] });
+    // A library of its own stands for that of a newer system.
+    writeFileSync(path.join(folder, "new.map"), "GLIBC_2.99 { global: later; };\n");
+    writeFileSync(path.join(folder, "new.c"), "void later(void) {}\n");
+    const map = `-Wl,--version-script=${path.join(folder, "new.map")}`;
+    const library = path.join(folder, "libnew.so");
+    spawnSync("cc", ["-shared", "-fPIC", map, "-o", library, path.join(folder, "new.c")]);
+    writeFileSync(path.join(folder, "user.c"), "void later(void);\nvoid f(void) { later(); }\n");
+    const user = path.join(folder, "user.so");
+    spawnSync("cc", ["-shared", "-fPIC", "-o", user, path.join(folder, "user.c"), library]);
+    expect(symbolNeeds(user).exceeding).toEqual(["later@GLIBC_2.99"]);
+    expect(() => checkSymbols([old, user])).toThrow(/user\.so: later@GLIBC_2\.99\nFix: /);
   });
 });
 
