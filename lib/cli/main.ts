@@ -12,7 +12,9 @@ import { installLibtorchCommand } from "./install-libtorch.js";
 import { layersCommand } from "./layers.js";
 import { predictCommand } from "./predict.js";
 import { scoreCommand } from "./score.js";
+import { studyCommand } from "./study.js";
 import { trainCommand } from "./train.js";
+import { tuneCommand } from "./tune.js";
 
 /** The program with all its commands. What is heavy is imported by a command when it runs. */
 function program(): Command {
@@ -25,9 +27,11 @@ function program(): Command {
   for (const command of [
     layersCommand(),
     trainCommand(),
+    tuneCommand(),
     predictCommand(),
     evaluateCommand(),
     scoreCommand(),
+    studyCommand(),
     demoCommand(),
     doctorCommand(),
     installLibtorchCommand(),
