@@ -186,8 +186,8 @@ function compileTypeScript(progress: Progress): void {
 /** A source file without its types, as CommonJS; `import()` stays, for packages that are ES modules alone. */
 function toCommonJs(source: string, file: string): string {
   const text = typescript.transpileModule(
-    // CommonJS has no import.meta.
-    source.replaceAll("import.meta.url", 'require("node:url").pathToFileURL(__filename).href'),
+    // CommonJS has no import.meta. Not plain `require`, which a function may use as the name of its own.
+    source.replaceAll("import.meta.url", 'module.require("node:url").pathToFileURL(__filename).href'),
     {
       fileName: file.replace(/\.ts$/, ".cts"),
       compilerOptions: {
