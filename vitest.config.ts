@@ -9,6 +9,11 @@ export default defineConfig({
     allowOnly: false,
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    env: { OMP_WAIT_POLICY: "passive", OMP_NUM_THREADS: "2" },
+    env: {
+      OMP_WAIT_POLICY: "passive",
+      OMP_NUM_THREADS: "2",
+      // The servers of the tests are reached directly, whatever proxy there is.
+      NO_PROXY: [process.env.NO_PROXY ?? process.env.no_proxy, "127.0.0.1"].filter(Boolean).join(),
+    },
   },
 });

@@ -9,6 +9,7 @@ export {
   type Sample,
   type SampleInfo,
 } from "./data/dataset.js";
+export { type ImageArray, type ReadOptions, readImage } from "./data/image.js";
 export { type Placement, type Preprocessing, preprocess, restore, restoreLabels } from "./data/preprocess.js";
 export {
   Backbone,

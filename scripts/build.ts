@@ -8,8 +8,9 @@ import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
+import { compileFunction } from "node:vm";
+import typescript from "typescript";
 import { LayerEnsemblesError } from "../lib/errors.js";
-import { tryLoading } from "../lib/native/doctor.js";
 import { installLibtorch } from "../lib/native/install.js";
 import { findAddon } from "../lib/native/load.js";
 import { type Libtorch, readVersion, searchLibtorch } from "../lib/native/locate.js";
@@ -17,6 +18,7 @@ import { lock } from "../lib/native/lock.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT } from "../lib/native/package.js";
 import { installProgressPrinter } from "../lib/native/progress.js";
 import { findTools } from "../lib/native/tools.js";
+import { tryLoading } from "../lib/native/try-libtorch.js";
 
 const require = createRequire(import.meta.url);
 const root = PACKAGE_ROOT;
@@ -145,9 +147,14 @@ function fingerprint(paths: string[]): string {
   return hash.digest("hex");
 }
 
+/**
+ * Makes `dist`: CommonJS, file for file, which every Node.js can load from both kinds of module, and for each entry of
+ * package.json's `exports` an ES module that gives the same objects. So there is one `LayerEnsemblesError` and one state in a
+ * process, however a program and its dependencies load this package.
+ */
 function compileTypeScript(progress: Progress): void {
   const stamp = path.join(root, "build", "typescript.fingerprint");
-  const now = fingerprint(["lib", "tsconfig.json", "tsconfig.build.json", "package.json"]);
+  const now = fingerprint(["lib", "scripts/build.ts", "tsconfig.json", "tsconfig.build.json", "package.json"]);
   const dist = path.join(root, "dist");
   if (existsSync(dist) && existsSync(stamp) && readFileSync(stamp, "utf8") === now) {
     progress.detail("up to date");
@@ -158,7 +165,52 @@ function compileTypeScript(progress: Progress): void {
   const tsc = require.resolve("typescript/bin/tsc");
   const result = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
   if (result.status !== 0) throw new BuildError("Failed: tsc -p tsconfig.build.json");
+  const lib = path.join(root, "lib");
+  for (const file of readdirSync(lib, { recursive: true, encoding: "utf8" })) {
+    if (!file.endsWith(".ts")) continue;
+    const text = toCommonJs(readFileSync(path.join(lib, file), "utf8"), path.join("lib", file));
+    writeFileSync(path.join(dist, file.replace(/\.ts$/, ".js")), text);
+  }
+  writeFileSync(path.join(dist, "package.json"), '{ "type": "commonjs" }\n');
+  const { exports } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"));
+  for (const entry of Object.values<Entry | string>(exports)) {
+    if (typeof entry === "string") continue;
+    const file = `./${path.basename(entry.require.default)}`;
+    const names = Object.keys(require(path.join(root, entry.require.default))).sort();
+    writeFileSync(path.join(root, entry.import.default), `export { ${names.join(", ")} } from "${file}";\n`);
+    writeFileSync(path.join(root, entry.import.types), `export * from "${file}";\n`);
+  }
   writeFileSync(stamp, now);
+}
+
+/** A source file without its types, as CommonJS; `import()` stays, for packages that are ES modules alone. */
+function toCommonJs(source: string, file: string): string {
+  const text = typescript.transpileModule(
+    // CommonJS has no import.meta. Not plain `require`, which a function may use as the name of its own.
+    source.replaceAll("import.meta.url", 'module.require("node:url").pathToFileURL(__filename).href'),
+    {
+      fileName: file.replace(/\.ts$/, ".cts"),
+      compilerOptions: {
+        target: typescript.ScriptTarget.ES2022,
+        module: typescript.ModuleKind.NodeNext,
+        isolatedModules: true,
+        removeComments: true,
+      },
+    },
+  ).outputText;
+  try {
+    compileFunction(text.replace(/^#!.*/, ""), ["exports", "require", "module", "__filename", "__dirname"]);
+  } catch (error) {
+    // Such as an `await` outside functions, or a constant called `require`.
+    throw new BuildError(`Expected ${file} to work as CommonJS too but received: ${(error as Error).message}`);
+  }
+  return text;
+}
+
+/** One entry of package.json's `exports`. */
+interface Entry {
+  import: { types: string; default: string };
+  require: { types: string; default: string };
 }
 
 /** Loads a newly built addon in a child process: a symbol that is missing shows only there. */

@@ -5,6 +5,7 @@ import { newCommand, runSession, toJson } from "./command.js";
 interface Flags {
   flavour?: string;
   from?: string;
+  dir?: string;
   sha256?: string;
   libtorchVersion?: string;
   force?: boolean;
@@ -20,6 +21,7 @@ export function installLibtorchCommand(): Command {
   )
     .option("--flavour <name>", "cpu, cu130, … (default: cpu)", text)
     .option("--from <source>", "address, zip archive, wheel or folder to take it from", text)
+    .option("--dir <folder>", "folder to fill, for LAYER_ENSEMBLES_LIBTORCH (default: in the user cache)", text)
     .option("--sha256 <digest>", "expected digest of the archive", text)
     .option("--libtorch-version <version>", "exact version (default: the one the addon is built for)", text)
     .option("--force", "replace what is installed")
@@ -30,6 +32,7 @@ export function installLibtorchCommand(): Command {
         const result = await installLibtorch({
           flavour: flags.flavour,
           from: flags.from,
+          dir: flags.dir,
           sha256: flags.sha256,
           version: flags.libtorchVersion,
           force: flags.force,
@@ -40,7 +43,8 @@ export function installLibtorchCommand(): Command {
         const text = result.installed
           ? `Installed ${what} in ${result.folder}`
           : `${what} is in ${result.folder} already`;
-        await print(json ? toJson(result, 2) : `${text}\n`);
+        const next = flags.dir === undefined ? "" : `\nTo use it: LAYER_ENSEMBLES_LIBTORCH=${result.folder}`;
+        await print(json ? toJson(result, 2) : `${text}${next}\n`);
       }),
     );
 }

@@ -1,4 +1,6 @@
 #!/usr/bin/env node
+import { realpathSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { Command, CommanderError } from "commander";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
@@ -65,13 +67,31 @@ function report(error: unknown, debug: boolean): number {
   return 1;
 }
 
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  // A reader such as `head` may leave early; that is no failure.
-  process.exit(error.code === "EPIPE" ? 0 : report(error, false));
-});
+/**
+ * Runs the command line in this process: results on standard output, progress and errors on standard error. Signals stop the
+ * command that runs.
+ * @param args what follows the program's name, such as `["predict", "--run", "runs/busi", …]`
+ * @returns the exit code: 0 done, 1 failed, 2 wrong usage, 128 + the signal's number where one stopped it
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  const before = process.exitCode;
+  process.exitCode = undefined;
+  try {
+    await program().parseAsync(args, { from: "user" });
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    return report(error, args.includes("--debug"));
+  } finally {
+    process.exitCode = before;
+  }
+}
 
-try {
-  await program().parseAsync();
-} catch (error) {
-  process.exitCode = report(error, process.argv.includes("--debug"));
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    // A reader such as `head` may leave early; that is no failure.
+    process.exit(error.code === "EPIPE" ? 0 : report(error, false));
+  });
+  main(process.argv.slice(2)).then((code) => {
+    process.exitCode = code;
+  });
 }

@@ -1,13 +1,13 @@
-import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 import { configuration } from "./configure.js";
 import { type AddonFiles, findAddon } from "./load.js";
-import { cure, type Libtorch, libraryName, type Miss, notFound, searchLibtorch } from "./locate.js";
+import { type Libtorch, type Miss, notFound, searchLibtorch, userCache } from "./locate.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT, PACKAGE_VERSION } from "./package.js";
 import { findTools, type Tools } from "./tools.js";
+import { tryLoading } from "./try-libtorch.js";
 
 /** What {@link doctor} found. Plain data: `JSON.stringify` gives the machine-readable report. */
 export interface Diagnosis {
@@ -29,6 +29,8 @@ export interface Diagnosis {
   };
   readonly addon: AddonFiles | null;
   readonly libtorch: Libtorch | null;
+  /** Where `install-libtorch` puts what it fetches, and where the libtorchs that loaded are remembered. */
+  readonly cache: string;
   /** The steps of the search that gave nothing before one did. */
   readonly misses: readonly Miss[];
   /** What the loaded addon says of itself and of devices, from a child process; null where it could not be loaded. */
@@ -82,6 +84,7 @@ export function doctor(): Diagnosis {
     },
     addon: files,
     libtorch: found,
+    cache: userCache(),
     misses,
     loaded: trial?.info ?? null,
     cudaProblem: trial?.cudaProblem ?? null,
@@ -105,6 +108,7 @@ export function formatDiagnosis(diagnosis: Diagnosis): string {
       "  tried",
       `${miss.source}${miss.folder ? ` (${miss.folder})` : ""} ${miss.reason}`,
     ]),
+    ["user cache", diagnosis.cache],
     ["loads", loaded ? "yes" : "no"],
     ...Object.entries(loaded ?? {}).map(([name, value]): [string, string] => [`  ${name}`, asText(value)]),
     ...(diagnosis.cudaProblem ? ([["  CUDA", `not usable: ${diagnosis.cudaProblem}`]] as [string, string][]) : []),
@@ -127,63 +131,6 @@ function asText(value: unknown): string {
 function problemOf(error: unknown): Problem {
   const code = error instanceof LayerEnsemblesError ? error.code : "ERR_LE_INTERNAL";
   return { code, message: (error as Error).message };
-}
-
-/** What loading in a child process showed. */
-export interface Trial {
-  /** The addon's `info()`; null where it did not load. */
-  readonly info: Record<string, unknown> | null;
-  readonly cudaProblem: string | null;
-  readonly code: ErrorCode;
-  /** Why it did not load. */
-  readonly problem: string | null;
-}
-
-/** Plain CommonJS, so that it runs the same from a checkout and from the package. */
-const TRIAL = `
-const [preloadFile, addonFile, cuda, ...libraries] = process.argv.slice(1);
-const preload = require(preloadFile);
-let cudaProblem = null;
-for (const file of libraries) preload.open(file);
-if (cuda) try { preload.open(cuda); } catch (error) { cudaProblem = error.message; }
-const addon = require(addonFile);
-console.log(JSON.stringify({ info: addon.info ? addon.info() : {}, cudaProblem }));
-`;
-
-/**
- * Loads everything in a child process, with every symbol looked up at once: a library that crashes must not take the caller
- * with it.
- */
-export function tryLoading(files: AddonFiles, libtorch: Libtorch): Trial {
-  const library = (name: string) => path.join(libtorch.folder, "lib", libraryName(name));
-  const cuda = existsSync(library("torch_cuda")) ? library("torch_cuda") : "";
-  const libraries = [library("c10"), library("torch_cpu")];
-  const child = spawnSync(process.execPath, ["-e", TRIAL, files.preload, files.addon, cuda, ...libraries], {
-    encoding: "utf8",
-    timeout: 120_000,
-    env: {
-      ...process.env,
-      OMP_WAIT_POLICY: process.env.OMP_WAIT_POLICY ?? "passive",
-      NODE_OPTIONS: "",
-      LD_BIND_NOW: "1",
-    },
-  });
-  try {
-    if (child.status === 0) {
-      const { info, cudaProblem } = JSON.parse(child.stdout.trim().split("\n").pop() ?? "");
-      return { info, cudaProblem, code: "ERR_LE_INTERNAL", problem: null };
-    }
-  } catch {}
-  const stderr = (child.stderr ?? "").trim();
-  const said = /^(?:\w*Error): (.*)$/m.exec(stderr)?.[1] ?? stderr.split("\n").pop();
-  const how = child.signal ? `it was killed by ${child.signal}` : said || `exit code ${child.status}`;
-  const problem = `Expected libtorch in ${libtorch.folder} and the addon ${files.addon} to load but received: ${how}.`;
-  const failed = { info: null, cudaProblem: null };
-  if (how.startsWith(files.addon)) {
-    const fix = "Fix: npm run build in a checkout, or install the package again.";
-    return { ...failed, code: "ERR_LE_ADDON_NOT_FOUND", problem: `${problem} ${fix}` };
-  }
-  return { ...failed, code: "ERR_LE_LIBTORCH_BROKEN", problem: `${problem} ${cure()}` };
 }
 
 function glibcVersion(): string | null {

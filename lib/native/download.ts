@@ -48,9 +48,12 @@ export async function download(url: string, file: string, options: DownloadOptio
   await mkdir(path.dirname(file), { recursive: true });
   const part = `${file}.part`;
   let lastFailure: unknown;
-  for (let attempt = 1, size = -1; attempt <= ATTEMPTS; attempt++) {
+  for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+    let delivers = false;
     try {
-      await fetchInto(part, url, options);
+      await fetchInto(part, url, options, () => {
+        delivers = true;
+      });
       if (options.sha256) await verifyPart(part, file, options);
       await rename(part, file);
       await rm(`${part}.json`, { force: true });
@@ -61,9 +64,8 @@ export async function download(url: string, file: string, options: DownloadOptio
         throw error;
       lastFailure = error;
       // A server that cannot be reached is given up at once; one that breaks off gets further attempts while it delivers.
+      if (!delivers) break;
       const now = (await stat(part).catch(() => null))?.size ?? 0;
-      if (now <= Math.max(size, 0)) break;
-      size = now;
       options.report({ stage: "note", detail: `${reasonOf(error)}; resuming at ${now} bytes` });
       await sleep(Math.min(200 * 2 ** attempt, 5_000), undefined, { signal: options.signal });
     }
@@ -104,7 +106,7 @@ export function reasonOf(error: unknown): string {
 }
 
 /** One request that completes `part`, from where it stands if the server's file is still the same. */
-async function fetchInto(part: string, url: string, job: DownloadOptions): Promise<void> {
+async function fetchInto(part: string, url: string, job: DownloadOptions, onData: () => void): Promise<void> {
   const had = await stat(part).catch(() => null);
   const tag = had ? await readTag(`${part}.json`, url) : null;
   if (had && !tag) await rm(part, { force: true });
@@ -121,11 +123,11 @@ async function fetchInto(part: string, url: string, job: DownloadOptions): Promi
     expectWithin(job.connectTimeout ?? 10_000, "the server did not answer");
     const headers: Record<string, string> = { "accept-encoding": "identity" };
     if (start > 0 && tag) Object.assign(headers, { range: `bytes=${start}-`, "if-range": tag });
-    const response = await fetch(url, { headers, signal });
+    const response = await fetchByProxy(url, { headers, signal });
     if (response.status === 416) {
       await response.body?.cancel();
       await rm(part, { force: true });
-      return await fetchInto(part, url, job);
+      return await fetchInto(part, url, job, onData);
     }
     if (!response.ok || !response.body) throw new HttpError(`HTTP ${response.status} ${response.statusText}`);
     const resumed = response.status === 206;
@@ -140,6 +142,7 @@ async function fetchInto(part: string, url: string, job: DownloadOptions): Promi
     const counted = async function* (body: AsyncIterable<Uint8Array>) {
       for await (const chunk of body) {
         done += chunk.length;
+        onData();
         expectWithin(IDLE_TIMEOUT, "no data came");
         job.report({ stage: "download", detail: url, done, total });
         yield chunk;
@@ -157,6 +160,16 @@ async function fetchInto(part: string, url: string, job: DownloadOptions): Promi
 }
 
 class HttpError extends Error {}
+
+/** `fetch`, by way of the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY (or the same in lower case) name for the address. */
+async function fetchByProxy(url: string, options: { headers: Record<string, string>; signal: AbortSignal }) {
+  const { getProxyForUrl } = await import("proxy-from-env");
+  const proxy = getProxyForUrl(url);
+  if (!proxy) return fetch(url, options);
+  // The fetch of Node.js knows no proxies before version 24.
+  const undici = await import("undici");
+  return undici.fetch(url, { ...options, dispatcher: new undici.ProxyAgent(proxy) });
+}
 
 async function readTag(file: string, url: string): Promise<string | null> {
   try {

@@ -34,7 +34,13 @@ export interface InstallOptions {
   readonly version?: string | undefined;
   /** Replace what is installed. @default false */
   readonly force?: boolean | undefined;
-  /** Folder to install under. @default cacheFolder() */
+  /**
+   * The very folder to fill, new or empty; with `force` it may hold another libtorch. It is found where
+   * `LAYER_ENSEMBLES_LIBTORCH` names it.
+   * @default `<version>-<flavour>` in `cache`, where the search finds it
+   */
+  readonly dir?: string | undefined;
+  /** Folder to install under, and to keep unfinished downloads in. @default cacheFolder() */
   readonly cache?: string | undefined;
   /** Base address of the official archives. @default DOWNLOAD_BASE */
   readonly base?: string | undefined;
@@ -88,21 +94,24 @@ export async function installLibtorch(options: InstallOptions = {}): Promise<Ins
     );
   }
   const cache = path.resolve(options.cache ?? cacheFolder());
-  const target = path.join(cache, `${version}-${flavour}`);
+  const target = options.dir === undefined ? path.join(cache, `${version}-${flavour}`) : path.resolve(options.dir);
+  const home = path.dirname(target);
   const report = options.onProgress ?? (() => {});
   try {
-    await mkdir(cache, { recursive: true });
+    await mkdir(home, { recursive: true });
     const lockFile = `${target}.lock`;
     const unlock = await lock(lockFile, options.signal, () =>
       report({ stage: "wait", detail: `another process is installing (${lockFile})` }),
     );
     try {
-      if (!options.force && !options.from) {
-        const present = inspectLibtorch(target, "the user cache", { version, headers: true });
+      if (!options.force && (!options.from || options.dir !== undefined)) {
+        const source = options.dir === undefined ? "the user cache" : "dir";
+        const present = inspectLibtorch(target, source, { version, headers: true });
         if ("version" in present) return { ...present, installed: false };
       }
-      await removeLeftovers(cache, path.basename(target));
-      const staging = path.join(cache, `.${path.basename(target)}-${randomUUID()}`);
+      if (options.dir !== undefined) await requireReplaceable(target, options.force ?? false);
+      await removeLeftovers(home, path.basename(target));
+      const staging = path.join(home, `.${path.basename(target)}-${randomUUID()}`);
       try {
         const tree = await obtain({ ...options, version, flavour, cache, staging, report });
         const found = checkTree(tree, version, flavour);
@@ -116,7 +125,7 @@ export async function installLibtorch(options: InstallOptions = {}): Promise<Ins
       await unlock();
     }
   } catch (error) {
-    throw typed(error, cache, options.signal);
+    throw typed(error, home, options);
   }
 }
 
@@ -298,12 +307,12 @@ function run(command: string, args: string[], signal: AbortSignal | undefined): 
 
 // ---- unpack and copy ----
 
-/** What a libtorch consists of, beside a folder called libtorch or torch in an archive. */
-const WANTED = /^(?:lib|include|share)\/|^(?:build-version|version\.py)$/;
+/** What a libtorch consists of, in a folder called libtorch or torch in an archive; `licenses` are those of a wheel. */
+const WANTED = /^(?:lib|include|share|licenses)\/|^(?:build-version|version\.py)$/;
 /** Parts of a Python package that nothing here uses. */
 const UNWANTED = /^lib\/libtorch_python\.|\.(?:a|lib|pyi?)$(?<!^version\.py)/;
 
-/** Unpacks `lib`, `include` and `share` of a libtorch archive or torch wheel. */
+/** Unpacks `lib`, `include` and `share` of a libtorch archive or torch wheel, and a wheel's licences. */
 async function unpack(archive: string, tree: string, job: Job): Promise<void> {
   let zip: yauzl.ZipFile;
   try {
@@ -350,7 +359,7 @@ function listEntries(zip: yauzl.ZipFile): Promise<[yauzl.Entry, string][]> {
     zip.on("error", reject);
     zip.on("end", () => resolve(entries));
     zip.on("entry", (entry: yauzl.Entry) => {
-      const name = /^(?:libtorch|torch)\/(.+)$/.exec(entry.fileName)?.[1];
+      const name = /^(?:libtorch|torch|torch-[^/]+\.dist-info(?=\/licenses\/))\/(.+)$/.exec(entry.fileName)?.[1];
       const isFile = ((entry.externalFileAttributes >>> 16) & 0o170000) !== 0o120000 && !entry.fileName.endsWith("/");
       if (name && isFile && WANTED.test(name) && !UNWANTED.test(name)) entries.push([entry, name]);
       zip.readEntry();
@@ -380,9 +389,12 @@ async function copyTree(from: string, tree: string, job: Job): Promise<void> {
   }
   job.report({ stage: "copy", detail: folder });
   await mkdir(tree);
-  for (const name of ["lib", "include", "share", "build-version", "version.py"]) {
-    if (!existsSync(path.join(folder, name))) continue;
-    await cp(path.join(folder, name), path.join(tree, name), {
+  const parts = ["lib", "include", "share", "licenses", "build-version", "version.py"];
+  const sources = new Map(parts.map((name) => [name, path.join(folder, name)]));
+  if (!existsSync(path.join(folder, "licenses"))) sources.set("licenses", licencesOfPython(folder));
+  for (const [name, from] of sources) {
+    if (!existsSync(from)) continue;
+    await cp(from, path.join(tree, name), {
       recursive: true,
       dereference: true,
       filter: (source) => !UNWANTED.test(path.relative(folder, source)),
@@ -391,7 +403,27 @@ async function copyTree(from: string, tree: string, job: Job): Promise<void> {
   }
 }
 
+/** Where pip puts the licences of the `torch` package in `folder`. */
+function licencesOfPython(folder: string): string {
+  return path.join(path.dirname(folder), `torch-${readVersion(folder)}.dist-info`, "licenses");
+}
+
 // ---- cleaning, errors ----
+
+/** @throws ERR_LE_OPTION for a folder that the user chose and that holds something which must not be lost */
+async function requireReplaceable(folder: string, force: boolean): Promise<void> {
+  const entries = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return [];
+    throw error;
+  });
+  if (entries.length === 0) return;
+  const isLibtorch = existsSync(path.join(folder, "lib", libraryName("torch_cpu")));
+  if (force && isLibtorch) return;
+  throw new LayerEnsemblesError(
+    "ERR_LE_OPTION",
+    `Expected a new or empty folder for dir but received "${folder}", which holds ${isLibtorch ? "another libtorch. Fix: add --force (force: true), or name another folder" : "other things. Fix: name another folder"}.`,
+  );
+}
 
 /** Removes what killed runs left for the same target. Called under the lock. */
 async function removeLeftovers(cache: string, name: string): Promise<void> {
@@ -400,17 +432,18 @@ async function removeLeftovers(cache: string, name: string): Promise<void> {
   }
 }
 
-function typed(error: unknown, cache: string, signal: AbortSignal | undefined): unknown {
+function typed(error: unknown, folder: string, options: InstallOptions): unknown {
   if (error instanceof LayerEnsemblesError) return error;
-  if (signal?.aborted) return signal.reason;
+  if (options.signal?.aborted) return options.signal.reason;
   const { code, message } = error as NodeJS.ErrnoException;
+  const setting = options.dir === undefined ? "set XDG_CACHE_HOME to" : "name";
   const fix =
     code === "ENOSPC"
-      ? "Free about 1 GB there, or set XDG_CACHE_HOME to a folder on another disk."
-      : "Set XDG_CACHE_HOME to a folder that can be written.";
+      ? `free about 1 GB there, or ${setting} a folder on another disk`
+      : `${setting} a folder that can be written`;
   return new LayerEnsemblesError(
     "ERR_LE_IO",
-    `Expected to write libtorch to ${cache} but received ${message ?? error}. Fix: ${fix}`,
+    `Expected to write libtorch to ${folder} but received ${message ?? error}. Fix: ${fix}.`,
     { cause: error },
   );
 }

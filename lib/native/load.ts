@@ -6,8 +6,9 @@ import type { Addon } from "./addon.js";
 import { configuration, onConfigure } from "./configure.js";
 import { inspectLibtorch, type Libtorch, libraryName, locateLibtorch } from "./locate.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT } from "./package.js";
+import { requireLoadable } from "./try-libtorch.js";
 
-const require = createRequire(import.meta.url);
+const requireFile = createRequire(import.meta.url);
 
 /** The functions of native/preload.c. */
 interface Preload {
@@ -37,7 +38,8 @@ export interface Loaded {
 let loaded: Loaded | null = null;
 
 /**
- * Loads libtorch and the addon; once per process and thread, later calls give the same.
+ * Loads libtorch and the addon; once per process and thread, later calls give the same. A libtorch that was never loaded
+ * before is tried in a child process first, which takes about a second.
  * @throws LayerEnsemblesError: `ERR_LE_ADDON_NOT_FOUND`, `ERR_LE_LIBTORCH_NOT_FOUND`, `ERR_LE_LIBTORCH_VERSION` or
  * `ERR_LE_LIBTORCH_BROKEN`, each with the cure.
  */
@@ -55,6 +57,7 @@ export function load(): Loaded {
   if (loaded) return loaded;
   const files = findAddon();
   const wanted = locateLibtorch({ libtorch: configuration().libtorch, version: files.builtFor });
+  requireLoadable(files, wanted);
   const preload = requireNative<Preload>(files.preload);
 
   // Another thread of this process may have chosen before.
@@ -99,7 +102,7 @@ export function load(): Loaded {
 export function findAddon(root: string = PACKAGE_ROOT): AddonFiles {
   let addon: string;
   try {
-    addon = (require("node-gyp-build") as { path(folder: string): string }).path(root);
+    addon = (requireFile("node-gyp-build") as { path(folder: string): string }).path(root);
   } catch (error) {
     const platform = `${process.platform}-${process.arch}`;
     const fix = existsSync(path.join(root, "CMakeLists.txt"))
@@ -134,7 +137,7 @@ function readBuildInfo(file: string): string {
 
 function requireNative<T>(file: string): T {
   try {
-    return require(file) as T;
+    return requireFile(file) as T;
   } catch (error) {
     throw new LayerEnsemblesError(
       "ERR_LE_ADDON_NOT_FOUND",

@@ -1,6 +1,15 @@
 // Loading libtorch for real, in child processes, from dist/ (npm run build).
 import { spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it } from "vitest";
@@ -83,8 +92,57 @@ describe("loadAddon", () => {
       configure({ libtorch: ${JSON.stringify(real)} });
       console.log(await attempt(), load().libtorch.folder);`;
     const lines = run(program).split("\n");
-    expect(lines[0]).toMatch(/^ERR_LE_LIBTORCH_BROKEN Expected a libtorch that can be opened for .*libc10.*Fix: /);
+    expect(lines[0]).toMatch(/^ERR_LE_LIBTORCH_BROKEN Expected libtorch in .* to load but received: .*libc10.*Fix: /);
     expect(lines.at(-1)).toBe(`loaded ${real}`);
+  });
+
+  it("outlives a library that ends the process which opens it", () => {
+    const bad = linkedLibtorch((library) => {
+      const source = path.join(temporaryFolder(), "crash.c");
+      writeFileSync(source, "#include <stdlib.h>\n__attribute__((constructor)) static void crash(void) { abort(); }\n");
+      const compiled = spawnSync("cc", ["-shared", "-fPIC", "-o", library, source], { encoding: "utf8" });
+      expect(compiled.stderr).toBe("");
+    });
+    expect(run("console.log(await attempt());", { LAYER_ENSEMBLES_LIBTORCH: bad })).toMatch(
+      /^ERR_LE_LIBTORCH_BROKEN .*it was killed by SIGABRT\. Fix: /,
+    );
+  });
+
+  it("tries an unknown libtorch once, and again when a file of it has changed", () => {
+    const folder = linkedLibtorch((library, original) => copyFileSync(original, library));
+    const cache = temporaryFolder();
+    const tried = () => {
+      const marks = path.join(cache, "layer-ensembles/tried");
+      return existsSync(marks) ? readdirSync(marks).sort() : [];
+    };
+    const env = { LAYER_ENSEMBLES_LIBTORCH: folder, XDG_CACHE_HOME: cache };
+    const program = `
+      import childProcess from "node:child_process";
+      import { syncBuiltinESMExports } from "node:module";
+      let trials = 0;
+      const spawnSync = childProcess.spawnSync;
+      childProcess.spawnSync = (...args) => { trials++; return spawnSync(...args); };
+      syncBuiltinESMExports();
+      console.log(await attempt(), trials);`;
+    expect(run(program, env)).toBe("loaded 1");
+    expect(tried()).toHaveLength(1);
+    expect(run(program, env)).toBe("loaded 0");
+    utimesSync(path.join(folder, "lib", libraryName("c10")), new Date(), new Date());
+    expect(run(program, env)).toBe("loaded 1");
+    expect(tried()).toHaveLength(2);
+  });
+
+  it("loads untried where no child process can be started, and where the cache cannot be written", () => {
+    const program = `
+      import childProcess from "node:child_process";
+      import { syncBuiltinESMExports } from "node:module";
+      if (process.env.NO_CHILDREN) childProcess.spawnSync = () => ({ error: Object.assign(new Error("spawnSync EPERM"), { code: "EPERM" }) });
+      syncBuiltinESMExports();
+      console.log(await attempt());`;
+    const file = path.join(temporaryFolder(), "file");
+    writeFileSync(file, "");
+    expect(run(program, { XDG_CACHE_HOME: temporaryFolder(), NO_CHILDREN: "1" })).toBe("loaded");
+    expect(run(program, { XDG_CACHE_HOME: file })).toBe("loaded");
   });
 
   it("refuses another libtorch once one is in use", () => {

@@ -8,7 +8,7 @@ import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { type InstallProgress, installLibtorch } from "../../lib/native/install.js";
 import { libraryName, searchLibtorch } from "../../lib/native/locate.js";
 import { fakeArchive, fakeLibtorch, temporaryFolder } from "../support/libtorch.js";
-import { cutOff, serve, unreachable } from "../support/server.js";
+import { cutOff, serve, serveProxy, unreachable } from "../support/server.js";
 
 const sha256 = (data: Buffer) => createHash("sha256").update(data).digest("hex");
 const error = (code: string, message: string | RegExp) =>
@@ -267,6 +267,90 @@ mkdir -p "$dest" && cp ${wheel} "$dest"`);
   });
 });
 
+describe("installLibtorch behind a proxy", () => {
+  it("goes by HTTP_PROXY, unless NO_PROXY names the server", async () => {
+    const data = fakeArchive();
+    const { base, requests } = await serve(data);
+    const { address, targets } = await serveProxy();
+    vi.stubEnv("http_proxy", undefined);
+    vi.stubEnv("HTTP_PROXY", address);
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+    });
+    const from = `${base}/x.zip`;
+    await installLibtorch({ from, cache: temporaryFolder() });
+    expect(targets).toEqual([]); // vitest.config.ts has the servers of tests in NO_PROXY
+    vi.stubEnv("NO_PROXY", "elsewhere.example");
+    vi.stubEnv("no_proxy", undefined);
+    await installLibtorch({ from, cache: temporaryFolder(), sha256: sha256(data) });
+    expect(targets).toEqual([base.replace("http://", "")]);
+    expect(requests).toHaveLength(2);
+    vi.stubEnv("HTTP_PROXY", unreachable);
+    await expect(installLibtorch({ from, cache: temporaryFolder() })).rejects.toThrow(
+      error("ERR_LE_LIBTORCH_NOT_FOUND", /x\.zip but received: fetch failed/),
+    );
+    expect(requests).toHaveLength(2);
+  });
+});
+
+describe("installLibtorch into a folder of the user's choice", () => {
+  it("fills one that is new or empty, which is then found by LAYER_ENSEMBLES_LIBTORCH", async () => {
+    const root = temporaryFolder();
+    const from = fakeLibtorch(temporaryFolder());
+    const cache = path.join(root, "cache");
+    mkdirSync(path.join(root, "empty"));
+    for (const dir of [path.join(root, "new/libtorch"), path.join(root, "empty")]) {
+      await expect(installLibtorch({ from, dir, cache })).resolves.toMatchObject({ folder: dir, installed: true });
+      expect(searchLibtorch({ env: { LAYER_ENSEMBLES_LIBTORCH: dir } }).found?.folder).toBe(dir);
+      await expect(installLibtorch({ dir, cache })).resolves.toMatchObject({ folder: dir, installed: false });
+    }
+    expect(readdirSync(root).sort()).toEqual(["empty", "new"]);
+    expect(readdirSync(path.join(root, "new"))).toEqual(["libtorch"]);
+  });
+
+  it("fills it once where several run at the same time", async () => {
+    const from = fakeLibtorch(temporaryFolder());
+    const dir = path.join(temporaryFolder(), "libtorch");
+    const results = await Promise.all([1, 2, 3].map(() => installLibtorch({ from, dir })));
+    expect(results.filter(({ installed }) => installed)).toHaveLength(1);
+    expect(results.map(({ folder }) => folder)).toEqual([dir, dir, dir]);
+  });
+
+  it("replaces a libtorch only by force, and other things never", async () => {
+    const dir = fakeLibtorch(temporaryFolder(), { version: "2.12.0" });
+    const from = fakeLibtorch(temporaryFolder());
+    await expect(installLibtorch({ from, dir })).rejects.toThrow(
+      error("ERR_LE_OPTION", "holds another libtorch. Fix: add --force"),
+    );
+    expect(searchLibtorch({ version: "2.12.0", env: { LAYER_ENSEMBLES_LIBTORCH: dir } }).found?.folder).toBe(dir);
+    await expect(installLibtorch({ from, dir, force: true })).resolves.toMatchObject({ version: "2.13.0" });
+
+    const precious = temporaryFolder();
+    writeFileSync(path.join(precious, "thesis.tex"), "");
+    await expect(installLibtorch({ from, dir: precious, force: true })).rejects.toThrow(
+      error("ERR_LE_OPTION", "holds other things"),
+    );
+    expect(readdirSync(precious)).toEqual(["thesis.tex"]);
+  });
+});
+
+describe("installLibtorch and licences", () => {
+  it("keeps those of a wheel and of an installed Python package", async () => {
+    const licences = { "torch-2.13.0+cpu.dist-info/licenses/third_party/fmt/LICENSE": Buffer.from("MIT") };
+    const root = temporaryFolder();
+    writeFileSync(path.join(root, "torch.whl"), fakeArchive({ wheel: true }, licences));
+    fakeLibtorch(path.join(root, "site-packages/torch"), { wheel: true });
+    for (const [name, content] of Object.entries(licences)) {
+      mkdirSync(path.dirname(path.join(root, "site-packages", name)), { recursive: true });
+      writeFileSync(path.join(root, "site-packages", name), content);
+    }
+    for (const from of ["torch.whl", "site-packages/torch"]) {
+      const { folder } = await installLibtorch({ from: path.join(root, from), cache: path.join(root, "cache") });
+      expect(readFileSync(path.join(folder, "licenses/third_party/fmt/LICENSE"), "utf8")).toBe("MIT");
+    }
+  });
+});
+
 describe("installLibtorch and what others left", () => {
   it("takes over the lock and removes the leftovers of a killed run", async () => {
     const cache = temporaryFolder();
@@ -307,7 +391,7 @@ describe("installLibtorch and what others left", () => {
     const file = path.join(temporaryFolder(), "file");
     writeFileSync(file, "");
     await expect(installLibtorch({ cache: path.join(file, "cache") })).rejects.toThrow(
-      error("ERR_LE_IO", /Expected to write libtorch to .*cache but received ENOTDIR.*Fix: Set XDG_CACHE_HOME/),
+      error("ERR_LE_IO", /Expected to write libtorch to .*cache but received ENOTDIR.*Fix: set XDG_CACHE_HOME/),
     );
   });
 });
