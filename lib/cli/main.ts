@@ -10,6 +10,7 @@ import { installLibtorchCommand } from "./install-libtorch.js";
 import { layersCommand } from "./layers.js";
 import { predictCommand } from "./predict.js";
 import { scoreCommand } from "./score.js";
+import { serveCommand } from "./serve.js";
 import { trainCommand } from "./train.js";
 
 /** The program with all its commands. What is heavy is imported by a command when it runs. */
@@ -26,6 +27,7 @@ function program(): Command {
     predictCommand(),
     evaluateCommand(),
     scoreCommand(),
+    serveCommand(),
     demoCommand(),
     doctorCommand(),
     installLibtorchCommand(),

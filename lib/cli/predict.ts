@@ -1,6 +1,5 @@
 import path from "node:path";
 import type { Command } from "commander";
-import type { NdArray } from "../arrays.js";
 import { writeAtomic } from "../data/files.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
 import { FUSIONS, type Fusion } from "../fusion/index.js";
@@ -132,7 +131,8 @@ async function writePictures(
   }
   for (const name of wanted) {
     const map = maps[name];
-    if (map) await write(name, `${name}/${id}.png`, heatMap(map, { range: [0, largestValue(name, classNames.length)] }));
+    if (map)
+      await write(name, `${name}/${id}.png`, heatMap(map, { range: [0, largestValue(name, classNames.length)] }));
   }
   await write(
     "overlay",

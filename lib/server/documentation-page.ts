@@ -1,0 +1,3 @@
+export function documentationPage(prefix: string): string {
+  return prefix;
+}

@@ -1,0 +1,3 @@
+export function openApi(prefix: string, service: unknown): object {
+  return { prefix, service };
+}

@@ -1,0 +1,410 @@
+import type { MultipartFile } from "@fastify/multipart";
+import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
+import { LayerEnsemblesError } from "../errors.js";
+import { FUSIONS, type Fusion } from "../fusion/index.js";
+import { PACKAGE_VERSION } from "../native/package.js";
+import { ANSWER_TYPES, type AnswerType, negotiate, writeAnswers } from "./answers.js";
+import { documentationPage } from "./documentation-page.js";
+import { OUTPUTS, type OutputName } from "./image-work.js";
+import { INPUT, TENSORS } from "./kserve.js";
+import { openApi } from "./openapi.js";
+import type { Place } from "./queue.js";
+import type { ServedModel } from "./served-model.js";
+import type { PredictionService } from "./service.js";
+import { uploadPage } from "./upload-page.js";
+
+/** Content types of a body that is one image; what it is, its bytes say. */
+const IMAGE_TYPES = ["image/png", "image/jpeg", "image/tiff", "application/octet-stream", "application/x-npy"];
+
+/** A request whose model has room for it. */
+interface Admitted {
+  model: ServedModel;
+  place: Place;
+  /** Aborted on timeout and when the client has gone. */
+  signal: AbortSignal;
+  /** `performance.now()` at its head. */
+  started: number;
+  /** Whether its body is here, so that the handler gives the place back. */
+  handled: boolean;
+  images: number;
+  decisions: (string | null)[];
+}
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Of a prediction that was let in. */
+    admitted: Admitted | null;
+  }
+}
+
+/**
+ * The HTTP routes of a service, as a fastify plugin with settings of its own: `app.register(routes(service), { prefix })`. When
+ * the application closes, the service finishes what it accepted and is closed.
+ */
+export function routes(service: PredictionService): FastifyPluginAsync {
+  return async (app) => {
+    const { limits } = service;
+    const { default: multipart } = await import("@fastify/multipart");
+    app.removeAllContentTypeParsers();
+    app.addContentTypeParser("*", { parseAs: "buffer", bodyLimit: limits.maxBody }, (_request, body, done) =>
+      done(null, body),
+    );
+    await app.register(multipart, {
+      limits: {
+        fileSize: limits.maxBody,
+        files: limits.maxImages,
+        fields: 8,
+        parts: limits.maxImages + 8,
+        headerPairs: 32,
+      },
+      throwFileSizeLimit: true,
+    });
+    app.decorateRequest("admitted", null);
+    app.setErrorHandler<FastifyError | LayerEnsemblesError>((error, request, reply) =>
+      answerError(service, error, request, reply),
+    );
+    app.addHook("onResponse", async (request, reply) => {
+      const route = request.routeOptions.url ?? "none";
+      service.metrics.requests.observe({ route, status: String(reply.statusCode) }, reply.elapsedTime / 1000);
+    });
+    app.addHook("preClose", () => service.close());
+    addPredict(app, service);
+    addInfer(app, service);
+    addInformation(app, service);
+  };
+}
+
+/** Lets a request in before its body is read, or refuses it; gives the place back if it never gets to the handler. */
+function admission(service: PredictionService) {
+  return async (request: FastifyRequest, reply: FastifyReply) => {
+    const { query, params, headers } = request;
+    const name = (params as { name?: string }).name ?? (query as { model?: string }).model;
+    if (name !== undefined && typeof name !== "string") throw optionError("one model", "two or more");
+    if (service.closing) throw new LayerEnsemblesError("ERR_LE_DISPOSED", "The server is stopping.");
+    const model = findModel(service, name);
+    if (headers["content-encoding"] !== undefined && headers["content-encoding"] !== "identity")
+      throw httpError(415, "Expected a body without content-encoding.");
+    if (Number(headers["content-length"]) > service.limits.maxBody) throw tooLarge(service);
+    const place = model.queue.reserve();
+    const abort = new AbortController();
+    const admitted: Admitted = {
+      model,
+      place,
+      signal: abort.signal,
+      started: performance.now(),
+      handled: false,
+      images: 0,
+      decisions: [],
+    };
+    request.admitted = admitted;
+    const { timeout } = service.limits;
+    const timer = setTimeout(() => {
+      abort.abort(
+        new LayerEnsemblesError(
+          "ERR_LE_TIMEOUT",
+          `Expected to answer within ${timeout} ms but received no result in time.`,
+        ),
+      );
+      if (!admitted.handled && !reply.sent)
+        void reply.header("connection", "close").send(httpError(408, `Expected a whole body within ${timeout} ms.`));
+    }, timeout);
+    reply.raw.once("close", () => {
+      clearTimeout(timer);
+      if (!reply.raw.writableFinished) {
+        abort.abort(new LayerEnsemblesError("ERR_LE_ABORTED", "The client has gone."));
+        service.metrics.rejections.inc({ code: "ERR_LE_ABORTED" });
+      }
+      if (!admitted.handled) place.release();
+    });
+  };
+}
+
+interface PredictQuery {
+  model?: string;
+  skip?: number;
+  fusion?: Fusion;
+  outputs?: string;
+}
+
+function addPredict(app: FastifyInstance, service: PredictionService): void {
+  app.post<{ Querystring: PredictQuery }>(
+    "/v1/predict",
+    {
+      bodyLimit: service.limits.maxBody,
+      onRequest: admission(service),
+      schema: {
+        querystring: {
+          type: "object",
+          additionalProperties: false,
+          properties: {
+            model: { type: "string" },
+            skip: { type: "integer", minimum: 0 },
+            fusion: { type: "string", enum: FUSIONS },
+            outputs: { type: "string" },
+          },
+        },
+      },
+    },
+    async (request, reply) => {
+      const admitted = request.admitted as Admitted;
+      admitted.handled = true;
+      const { model, place, signal, started } = admitted;
+      try {
+        service.metrics.stages.observe({ stage: "read" }, (performance.now() - started) / 1000);
+        const type = negotiate(request.headers.accept);
+        if (!type) throw httpError(406, `Expected ${ANSWER_TYPES.join(", ")} to be accepted.`);
+        const { skip, fusion, outputs } = request.query;
+        const wanted = outputs === undefined ? undefined : parseOutputs(outputs);
+        const files = await readFiles(request, service);
+        place.grow(files.length - 1);
+        admitted.images = files.length;
+        const timeout = service.limits.timeout - (performance.now() - started);
+        const options = {
+          ...(skip !== undefined && { skip }),
+          ...(fusion !== undefined && { fusion }),
+          ...(wanted && { outputs: wanted }),
+          arrays: type === "application/x-npz",
+          signal,
+          timeout: Math.max(1, timeout),
+          place,
+        };
+        const answers = await allOrNone(files.map(({ name, bytes }) => service.predict(model, bytes, options, name)));
+        admitted.decisions = answers.map(({ decision }) => decision);
+        const { body, type: contentType } = writeAnswers(type satisfies AnswerType, model, answers);
+        return reply.type(contentType).send(body);
+      } finally {
+        place.release();
+      }
+    },
+  );
+}
+
+/** Waits for all even where one fails, so that a place is not given back while work goes on. */
+async function allOrNone<T>(work: Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(work);
+  return Promise.all(work);
+}
+
+function parseOutputs(text: string): OutputName[] {
+  return text
+    .split(",")
+    .filter(Boolean)
+    .map((name) => {
+      const found = OUTPUTS.find((output) => output === name);
+      if (!found) throw optionError(`some of ${OUTPUTS.join(", ")}`, JSON.stringify(name.slice(0, 100)), "outputs");
+      return found;
+    });
+}
+
+async function readFiles(
+  request: FastifyRequest,
+  service: PredictionService,
+): Promise<{ name: string; bytes: Buffer }[]> {
+  if (!request.isMultipart()) {
+    const type = request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase() ?? "none";
+    if (!IMAGE_TYPES.includes(type))
+      throw httpError(
+        415,
+        `Expected the content type ${IMAGE_TYPES.join(", ")} or multipart/form-data but received ${type.slice(0, 100)}.`,
+      );
+    return [{ name: "image", bytes: request.body as Buffer }];
+  }
+  const files: { name: string; bytes: Buffer }[] = [];
+  let total = 0;
+  const read = async (file: MultipartFile) => {
+    const bytes = await file.toBuffer();
+    total += bytes.length;
+    if (total > service.limits.maxBody) throw tooLarge(service);
+    files.push({ name: (file.filename || file.fieldname).slice(0, 200), bytes });
+  };
+  try {
+    for await (const file of request.files()) await read(file);
+  } catch (error) {
+    if (error instanceof LayerEnsemblesError || (error as FastifyError).statusCode) throw error;
+    throw httpError(400, `Expected a whole multipart body but received a damaged one: ${(error as Error).message}`);
+  }
+  if (files.length === 0) throw httpError(400, "Expected at least one file in the multipart body but received none.");
+  return files;
+}
+
+function addInfer(app: FastifyInstance, service: PredictionService): void {
+  app.get("/v2", async () => ({
+    name: "layer-ensembles",
+    version: PACKAGE_VERSION,
+    extensions: ["binary_tensor_data"],
+  }));
+  app.get("/v2/health/live", async () => ({ live: true }));
+  app.get("/v2/health/ready", async (_request, reply) => {
+    if (service.closing) reply.code(503);
+    return { live: true, ready: !service.closing };
+  });
+  for (const path of ["/v2/models/:name", "/v2/models/:name/versions/:version"]) {
+    app.get<{ Params: ModelParams }>(path, async ({ params }) => describeModel(findVersion(service, params)));
+    app.get<{ Params: ModelParams }>(`${path}/ready`, async ({ params }, reply) => {
+      const { name } = findVersion(service, params);
+      if (service.closing) reply.code(503);
+      return { name, ready: !service.closing };
+    });
+    app.post<{ Params: ModelParams }>(
+      `${path}/infer`,
+      { bodyLimit: service.limits.maxBody, onRequest: admission(service) },
+      async (request, reply) => {
+        const admitted = request.admitted as Admitted;
+        admitted.handled = true;
+        const { place, signal, started, model } = admitted;
+        try {
+          service.metrics.stages.observe({ stage: "read" }, (performance.now() - started) / 1000);
+          findVersion(service, request.params);
+          if (!(request.body instanceof Buffer)) throw httpError(400, "Expected a body but received none.");
+          const length = request.headers["inference-header-content-length"];
+          if (length !== undefined && (typeof length !== "string" || !/^\d{1,10}$/.test(length)))
+            throw httpError(400, "Expected a number of bytes for Inference-Header-Content-Length.");
+          const timeout = Math.max(1, service.limits.timeout - (performance.now() - started));
+          const { bytes, headerLength, decisions } = await service.infer(model, request.body, {
+            ...(length !== undefined && { headerLength: Number(length) }),
+            place,
+            signal,
+            timeout,
+          });
+          admitted.images = decisions.length;
+          admitted.decisions = decisions;
+          if (headerLength !== undefined) reply.header("Inference-Header-Content-Length", headerLength);
+          reply.type(headerLength === undefined ? "application/json" : "application/octet-stream");
+          return reply.send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+        } finally {
+          place.release();
+        }
+      },
+    );
+  }
+}
+
+interface ModelParams {
+  name: string;
+  version?: string;
+}
+
+function findVersion(service: PredictionService, { name, version }: ModelParams): ServedModel {
+  const model = findModel(service, name);
+  if (version !== undefined && version !== String(model.version))
+    throw httpError(
+      404,
+      `Expected version ${model.version} of ${model.name} but received ${JSON.stringify(version.slice(0, 100))}.`,
+    );
+  return model;
+}
+
+/** What the Open Inference Protocol says of a model; -1 stands for any size. */
+function describeModel({ name, version, spatialAxes, notes }: ServedModel) {
+  const spatial = new Array<number>(spatialAxes).fill(-1);
+  const classes = notes.classNames.length;
+  const shapes = { S: [-1, ...spatial], "C×S": [-1, classes, ...spatial], "1": [-1] };
+  return {
+    name,
+    versions: [String(version)],
+    platform: "layer-ensembles_libtorch",
+    inputs: [{ name: INPUT, datatype: "FP32", shape: [-1, notes.preprocessing.channels, ...spatial] }],
+    outputs: Object.entries(TENSORS).map(([name, { datatype, perImage }]) => ({
+      name,
+      datatype,
+      shape: shapes[perImage],
+    })),
+  };
+}
+
+function addInformation(app: FastifyInstance, service: PredictionService): void {
+  app.get("/livez", async () => ({ status: "alive" }));
+  app.get("/readyz", async (_request, reply) => {
+    if (service.closing) reply.code(503);
+    return { status: service.closing ? "stopping" : "ready" };
+  });
+  app.get("/metrics", async (_request, reply) => {
+    const { registry } = service.metrics;
+    return reply.type(registry.contentType).send(await registry.metrics());
+  });
+  app.get("/v1/models", async () => ({
+    models: service.models.map(({ name, version, spatialAxes, notes, run, gate, queue }) => ({
+      name,
+      version,
+      classes: notes.classNames,
+      preprocessing: notes.preprocessing,
+      volumes: spatialAxes === 3,
+      skip: run.skip,
+      gate: gate ? { score: gate.score ?? "aula", threshold: gate.threshold } : null,
+      queue: { accepted: queue.accepted, waiting: queue.waiting },
+    })),
+  }));
+  app.get("/openapi.json", async () => openApi(app.prefix, service));
+  for (const [path, page] of [
+    ["/", uploadPage],
+    ["/docs", documentationPage],
+  ] as const)
+    app.get(path, async (_request, reply) =>
+      reply
+        .type("text/html; charset=utf-8")
+        .header(
+          "content-security-policy",
+          "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'",
+        )
+        .send(page(app.prefix)),
+    );
+}
+
+function findModel(service: PredictionService, name: string | undefined): ServedModel {
+  try {
+    return service.model(name);
+  } catch (error) {
+    throw httpError(name === undefined ? 400 : 404, (error as Error).message);
+  }
+}
+
+function optionError(expected: string, received: string, what = "model"): LayerEnsemblesError {
+  return new LayerEnsemblesError("ERR_LE_OPTION", `Expected ${expected} for ${what} but received ${received}.`);
+}
+
+function tooLarge({ limits }: PredictionService): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_TOO_LARGE",
+    `Expected a body of at most ${limits.maxBody} bytes but received more.`,
+  );
+}
+
+function httpError(statusCode: number, message: string): Error & { statusCode: number } {
+  return Object.assign(new Error(message), { statusCode });
+}
+
+const STATUS: Partial<Record<LayerEnsemblesError["code"], number>> = {
+  ERR_LE_DATA: 400,
+  ERR_LE_SHAPE: 400,
+  ERR_LE_VALUE: 400,
+  ERR_LE_OPTION: 400,
+  ERR_LE_TOO_LARGE: 413,
+  ERR_LE_BUSY: 503,
+  ERR_LE_TIMEOUT: 503,
+  ERR_LE_DISPOSED: 503,
+  ERR_LE_ABORTED: 499,
+};
+
+function answerError(
+  service: PredictionService,
+  error: FastifyError | LayerEnsemblesError,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): void {
+  const known = error instanceof LayerEnsemblesError;
+  const status = (known ? STATUS[error.code] : (error as FastifyError).statusCode) ?? 500;
+  const code = known ? error.code : ((error as FastifyError).code ?? `HTTP_${status}`);
+  if (code !== "ERR_LE_ABORTED") service.metrics.rejections.inc({ code });
+  if (status >= 500 && status !== 503) request.log.error({ err: error }, "failed");
+  if (status === 503) {
+    const { queue } = request.admitted?.model ?? service.models[0] ?? {};
+    reply.header("retry-after", queue?.retryAfter ?? 1);
+  }
+  if (status === 413 || status === 503) reply.header("connection", "close");
+  const message = status === 500 ? "The prediction failed: see the server's log." : error.message;
+  const isV2 = request.routeOptions.url?.slice(request.server.prefix.length).startsWith("/v2");
+  reply
+    .code(status)
+    .type("application/json; charset=utf-8")
+    .send(isV2 ? { error: message } : { error: { code, message }, requestId: request.id });
+}

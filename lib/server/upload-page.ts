@@ -1,0 +1,3 @@
+export function uploadPage(prefix: string): string {
+  return prefix;
+}
