@@ -1,16 +1,19 @@
 import type { MultipartFile } from "@fastify/multipart";
+import type { IncomingMessage } from "node:http";
+import { finished } from "node:stream/promises";
 import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
 import { LayerEnsemblesError } from "../errors.js";
-import { FUSIONS, type Fusion } from "../fusion/index.js";
+import { FUSIONS } from "../fusion/index.js";
 import { PACKAGE_VERSION } from "../native/package.js";
-import { ANSWER_TYPES, type AnswerType, negotiate, writeAnswers } from "./answers.js";
+import { checkOptions, option } from "../options.js";
+import { ANSWER_TYPES, negotiate, writeAnswers } from "./answers.js";
 import { documentationPage } from "./documentation-page.js";
-import { OUTPUTS, type OutputName } from "./image-work.js";
+import { OUTPUTS } from "./image-work.js";
 import { INPUT, TENSORS } from "./kserve.js";
 import { openApi } from "./openapi.js";
 import type { Place } from "./queue.js";
 import type { ServedModel } from "./served-model.js";
-import type { PredictionService } from "./service.js";
+import type { PredictionService, RequestOptions } from "./service.js";
 import { uploadPage } from "./upload-page.js";
 
 /** Content types of a body that is one image; what it is, its bytes say. */
@@ -79,13 +82,19 @@ function admission(service: PredictionService) {
   return async (request: FastifyRequest, reply: FastifyReply) => {
     const { query, params, headers } = request;
     const name = (params as { name?: string }).name ?? (query as { model?: string }).model;
-    if (name !== undefined && typeof name !== "string") throw optionError("one model", "two or more");
-    if (service.closing) throw new LayerEnsemblesError("ERR_LE_DISPOSED", "The server is stopping.");
+    if (name !== undefined && typeof name !== "string") throw httpError(400, "Expected one model but received several.");
     const model = findModel(service, name);
     if (headers["content-encoding"] !== undefined && headers["content-encoding"] !== "identity")
       throw httpError(415, "Expected a body without content-encoding.");
     if (Number(headers["content-length"]) > service.limits.maxBody) throw tooLarge(service);
-    const place = model.queue.reserve();
+    let place: Place;
+    try {
+      if (service.closing) throw new LayerEnsemblesError("ERR_LE_DISPOSED", "The server is stopping.");
+      place = model.queue.reserve();
+    } catch (error) {
+      await discardBody(request.raw);
+      throw error;
+    }
     const abort = new AbortController();
     const admitted: Admitted = {
       model,
@@ -105,8 +114,7 @@ function admission(service: PredictionService) {
           `Expected to answer within ${timeout} ms but received no result in time.`,
         ),
       );
-      if (!admitted.handled && !reply.sent)
-        void reply.header("connection", "close").send(httpError(408, `Expected a whole body within ${timeout} ms.`));
+      if (!admitted.handled && !reply.sent) void reply.send(abort.signal.reason);
     }, timeout);
     reply.raw.once("close", () => {
       clearTimeout(timer);
@@ -119,31 +127,12 @@ function admission(service: PredictionService) {
   };
 }
 
-interface PredictQuery {
-  model?: string;
-  skip?: number;
-  fusion?: Fusion;
-  outputs?: string;
-}
-
 function addPredict(app: FastifyInstance, service: PredictionService): void {
-  app.post<{ Querystring: PredictQuery }>(
+  app.post(
     "/v1/predict",
     {
       bodyLimit: service.limits.maxBody,
       onRequest: admission(service),
-      schema: {
-        querystring: {
-          type: "object",
-          additionalProperties: false,
-          properties: {
-            model: { type: "string" },
-            skip: { type: "integer", minimum: 0 },
-            fusion: { type: "string", enum: FUSIONS },
-            outputs: { type: "string" },
-          },
-        },
-      },
     },
     async (request, reply) => {
       const admitted = request.admitted as Admitted;
@@ -153,16 +142,13 @@ function addPredict(app: FastifyInstance, service: PredictionService): void {
         service.metrics.stages.observe({ stage: "read" }, (performance.now() - started) / 1000);
         const type = negotiate(request.headers.accept);
         if (!type) throw httpError(406, `Expected ${ANSWER_TYPES.join(", ")} to be accepted.`);
-        const { skip, fusion, outputs } = request.query;
-        const wanted = outputs === undefined ? undefined : parseOutputs(outputs);
-        const files = await readFiles(request, service);
+        const chosen = parseQuery(request.query);
+        const files = await Promise.race([readFiles(request, service), rejectOn(signal)]);
         place.grow(files.length - 1);
         admitted.images = files.length;
         const timeout = service.limits.timeout - (performance.now() - started);
         const options = {
-          ...(skip !== undefined && { skip }),
-          ...(fusion !== undefined && { fusion }),
-          ...(wanted && { outputs: wanted }),
+          ...chosen,
           arrays: type === "application/x-npz",
           signal,
           timeout: Math.max(1, timeout),
@@ -170,7 +156,7 @@ function addPredict(app: FastifyInstance, service: PredictionService): void {
         };
         const answers = await allOrNone(files.map(({ name, bytes }) => service.predict(model, bytes, options, name)));
         admitted.decisions = answers.map(({ decision }) => decision);
-        const { body, type: contentType } = writeAnswers(type satisfies AnswerType, model, answers);
+        const { body, type: contentType } = writeAnswers(type, model, answers);
         return reply.type(contentType).send(body);
       } finally {
         place.release();
@@ -179,21 +165,55 @@ function addPredict(app: FastifyInstance, service: PredictionService): void {
   );
 }
 
+/** Rejects once the signal is set. */
+function rejectOn(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    else signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+}
+
 /** Waits for all even where one fails, so that a place is not given back while work goes on. */
 async function allOrNone<T>(work: Promise<T>[]): Promise<T[]> {
   await Promise.allSettled(work);
   return Promise.all(work);
 }
 
-function parseOutputs(text: string): OutputName[] {
-  return text
-    .split(",")
-    .filter(Boolean)
-    .map((name) => {
-      const found = OUTPUTS.find((output) => output === name);
-      if (!found) throw optionError(`some of ${OUTPUTS.join(", ")}`, JSON.stringify(name.slice(0, 100)), "outputs");
-      return found;
-    });
+/** The options of a prediction, from the query; `model` was read before. */
+function parseQuery(query: unknown): Pick<RequestOptions, "skip" | "fusion" | "outputs"> {
+  const { model: _, skip, outputs, ...rest } = query as Record<string, string | string[]>;
+  const options = {
+    ...rest,
+    ...(skip !== undefined && { skip: typeof skip === "string" && /^\d{1,6}$/.test(skip) ? Number(skip) : skip }),
+    ...(outputs !== undefined && { outputs: String(outputs).split(",").filter(Boolean) }),
+  };
+  checkOptions("the query", options, {
+    skip: option.integer({ min: 0 }),
+    fusion: option.oneOf(FUSIONS),
+    outputs: option.array(option.oneOf(OUTPUTS)),
+  });
+  return options as Pick<RequestOptions, "skip" | "fusion" | "outputs">;
+}
+
+/** Reads a body into memory, up to the limit; what is beyond is thrown away, so that the client gets to read why. */
+async function readBody(payload: IncomingMessage, service: PredictionService): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  let length = 0;
+  for await (const part of payload.iterator({ destroyOnReturn: false })) {
+    length += part.length;
+    if (length > service.limits.maxBody) {
+      payload.resume();
+      throw tooLarge(service);
+    }
+    parts.push(part);
+  }
+  return Buffer.concat(parts);
+}
+
+/** Lets a body pass by: a connection that is closed while its client still sends would lose the answer. */
+async function discardBody(payload: IncomingMessage): Promise<void> {
+  payload.resume();
+  await finished(payload).catch(() => {});
 }
 
 async function readFiles(
@@ -358,9 +378,6 @@ function findModel(service: PredictionService, name: string | undefined): Served
   }
 }
 
-function optionError(expected: string, received: string, what = "model"): LayerEnsemblesError {
-  return new LayerEnsemblesError("ERR_LE_OPTION", `Expected ${expected} for ${what} but received ${received}.`);
-}
 
 function tooLarge({ limits }: PredictionService): LayerEnsemblesError {
   return new LayerEnsemblesError(
@@ -392,7 +409,10 @@ function answerError(
   reply: FastifyReply,
 ): void {
   const known = error instanceof LayerEnsemblesError;
-  const status = (known ? STATUS[error.code] : (error as FastifyError).statusCode) ?? 500;
+  // Whose body is not here in time is late himself.
+  const late = known && error.code === "ERR_LE_TIMEOUT" && !request.raw.complete;
+  const status = late ? 408 : ((known ? STATUS[error.code] : (error as FastifyError).statusCode) ?? 500);
+  if (late) reply.header("connection", "close");
   const code = known ? error.code : ((error as FastifyError).code ?? `HTTP_${status}`);
   if (code !== "ERR_LE_ABORTED") service.metrics.rejections.inc({ code });
   if (status >= 500 && status !== 503) request.log.error({ err: error }, "failed");
@@ -400,7 +420,6 @@ function answerError(
     const { queue } = request.admitted?.model ?? service.models[0] ?? {};
     reply.header("retry-after", queue?.retryAfter ?? 1);
   }
-  if (status === 413 || status === 503) reply.header("connection", "close");
   const message = status === 500 ? "The prediction failed: see the server's log." : error.message;
   const isV2 = request.routeOptions.url?.slice(request.server.prefix.length).startsWith("/v2");
   reply
