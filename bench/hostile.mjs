@@ -57,27 +57,58 @@ const form = (boundary, ...parts) =>
 export function hostileRequests(png, count) {
   const v2 = "/v2/models/model/infer";
   const json = (value) => Buffer.from(typeof value === "string" ? value : JSON.stringify(value));
-  const tensor = (more) => json({ inputs: [{ name: "image", shape: [1, 1, 8, 8], datatype: "FP32", data: new Array(64).fill(0.5), ...more }] });
+  const tensor = (more) =>
+    json({
+      inputs: [{ name: "image", shape: [1, 1, 8, 8], datatype: "FP32", data: new Array(64).fill(0.5), ...more }],
+    });
   const kinds = [
     ["random bytes", (next) => ({ body: Buffer.from(Array.from({ length: 1 + next() * 2000 }, () => next() * 256)) })],
-    ["random bytes as JSON", (next) => ({ path: v2, type: "application/json", body: Buffer.from(Array.from({ length: 1 + next() * 500 }, () => next() * 256)) })],
+    [
+      "random bytes as JSON",
+      (next) => ({
+        path: v2,
+        type: "application/json",
+        body: Buffer.from(Array.from({ length: 1 + next() * 500 }, () => next() * 256)),
+      }),
+    ],
     ["a PNG cut short", (next) => ({ body: png.subarray(0, Math.floor(next() * (png.length - 1))) })],
-    ["a PNG with a flipped byte", (next) => {
-      const body = Buffer.from(png);
-      body[8 + Math.floor(next() * (body.length - 8))] ^= 1 + Math.floor(next() * 255);
-      return { body };
-    }],
+    [
+      "a PNG with a flipped byte",
+      (next) => {
+        const body = Buffer.from(png);
+        body[8 + Math.floor(next() * (body.length - 8))] ^= 1 + Math.floor(next() * 255);
+        return { body };
+      },
+    ],
     ["huge dimensions", (next) => ({ body: withSize(png, 1 + Math.floor(next() * 2 ** 31), 60_000) })],
     ["larger than its pixels", () => ({ body: withSize(png, 4000, 4000) })],
     ["no pixels", () => ({ body: withSize(png, 0, 10) })],
-    ["a JPEG of noise", (next) => ({ type: "image/jpeg", body: Buffer.from([0xff, 0xd8, 0xff, 0xe0, ...Array.from({ length: 300 }, () => next() * 256)]) })],
-    ["a TIFF of noise", (next) => ({ type: "image/tiff", body: Buffer.from([0x49, 0x49, 42, 0, 8, 0, 0, 0, ...Array.from({ length: 300 }, () => next() * 256)]) })],
+    [
+      "a JPEG of noise",
+      (next) => ({
+        type: "image/jpeg",
+        body: Buffer.from([0xff, 0xd8, 0xff, 0xe0, ...Array.from({ length: 300 }, () => next() * 256)]),
+      }),
+    ],
+    [
+      "a TIFF of noise",
+      (next) => ({
+        type: "image/tiff",
+        body: Buffer.from([0x49, 0x49, 42, 0, 8, 0, 0, 0, ...Array.from({ length: 300 }, () => next() * 256)]),
+      }),
+    ],
     ["an SVG", () => ({ body: Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>') })],
     ["a GIF", () => ({ body: Buffer.from("GIF89a\x01\0\x01\0\0\0\0;", "latin1") })],
     ["nothing", () => ({ body: Buffer.alloc(0) })],
     ["an array of another shape", () => ({ body: npy("<f4", "2, 2, 2, 2", Buffer.alloc(64)) })],
-    ["an array with NaN", () => ({ body: npy("<f4", "2, 2", Buffer.from(new Float32Array([1, Number.NaN, 2, 3]).buffer)) })],
-    ["an array that claims too much", (next) => ({ body: npy("<f4", `${Math.floor(next() * 1e15)}, 7`, Buffer.alloc(16)) })],
+    [
+      "an array with NaN",
+      () => ({ body: npy("<f4", "2, 2", Buffer.from(new Float32Array([1, Number.NaN, 2, 3]).buffer)) }),
+    ],
+    [
+      "an array that claims too much",
+      (next) => ({ body: npy("<f4", `${Math.floor(next() * 1e15)}, 7`, Buffer.alloc(16)) }),
+    ],
     ["an array without numbers", () => ({ body: npy("<f4", "0, 5", Buffer.alloc(0)) })],
     ["Python objects", () => ({ body: npy("|O", "2, 2", Buffer.alloc(32)) })],
     ["another content type", () => ({ type: "text/html", body: png })],
@@ -92,35 +123,127 @@ export function hostileRequests(png, count) {
     ["a wrong option", (next) => ({ path: `/v1/predict?skip=${Math.floor(next() * 90) + 10}`, body: png })],
     ["an unknown output", () => ({ path: "/v1/predict?outputs=mask,secrets", body: png })],
     ["an answer that cannot be", () => ({ headers: { accept: "text/html" }, body: png })],
-    ["a form without files", () => ({ type: "multipart/form-data; boundary=x", body: Buffer.from('--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n') })],
-    ["a form cut short", (next) => {
-      const body = form("x", { body: png });
-      return { type: "multipart/form-data; boundary=x", body: body.subarray(0, Math.floor(next() * (body.length - 8))) };
-    }],
+    [
+      "a form without files",
+      () => ({
+        type: "multipart/form-data; boundary=x",
+        body: Buffer.from('--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'),
+      }),
+    ],
+    [
+      "a form cut short",
+      (next) => {
+        const body = form("x", { body: png });
+        return {
+          type: "multipart/form-data; boundary=x",
+          body: body.subarray(0, Math.floor(next() * (body.length - 8))),
+        };
+      },
+    ],
     ["a form without a boundary", () => ({ type: "multipart/form-data", body: form("x", { body: png }) })],
-    ["a form of many files", () => ({ type: "multipart/form-data; boundary=x", body: form("x", ...Array.from({ length: 40 }, () => ({ body: png }))) })],
-    ["a form with one bad file", () => ({ type: "multipart/form-data; boundary=x", body: form("x", { body: png }, { body: Buffer.from("no"), filename: "../../x" }) })],
-    ["inference on a shape that lies", () => ({ path: v2, type: "application/json", body: tensor({ shape: [1, 1, 1e9, 1e9] }) })],
-    ["inference on a negative shape", () => ({ path: v2, type: "application/json", body: tensor({ shape: [1, -1, 8, -8] }) })],
-    ["inference on text", () => ({ path: v2, type: "application/json", body: tensor({ datatype: "BYTES", data: ["a"] }) })],
-    ["inference on values out of range", () => ({ path: v2, type: "application/json", body: tensor({ datatype: "UINT8", data: new Array(64).fill(300) }) })],
-    ["inference on infinity", () => ({ path: v2, type: "application/json", body: json('{"inputs":[{"name":"image","shape":[1,1,1,2],"datatype":"FP32","data":[1e999,1]}]}') })],
-    ["deep JSON", () => ({ path: v2, type: "application/json", body: Buffer.from(`{"inputs":${"[".repeat(100_000)}`) })],
-    ["deep data", () => ({ path: v2, type: "application/json", body: json(`{"inputs":[{"name":"image","shape":[1,1,8,8],"datatype":"FP32","data":${"[".repeat(5000)}1${"]".repeat(5000)}}]}`) })],
-    ["a binary length that lies", (next) => ({ path: v2, body: tensor({}), headers: { "inference-header-content-length": String(Math.floor(next() * 1e9)) } })],
-    ["a binary size that lies", () => {
-      const head = json({ inputs: [{ name: "image", shape: [1, 1, 8, 8], datatype: "FP32", parameters: { binary_data_size: 9999 } }] });
-      return { path: v2, body: Buffer.concat([head, Buffer.alloc(256)]), headers: { "inference-header-content-length": String(head.length) } };
-    }],
+    [
+      "a form of many files",
+      () => ({
+        type: "multipart/form-data; boundary=x",
+        body: form("x", ...Array.from({ length: 40 }, () => ({ body: png }))),
+      }),
+    ],
+    [
+      "a form with one bad file",
+      () => ({
+        type: "multipart/form-data; boundary=x",
+        body: form("x", { body: png }, { body: Buffer.from("no"), filename: "../../x" }),
+      }),
+    ],
+    [
+      "inference on a shape that lies",
+      () => ({ path: v2, type: "application/json", body: tensor({ shape: [1, 1, 1e9, 1e9] }) }),
+    ],
+    [
+      "inference on a negative shape",
+      () => ({ path: v2, type: "application/json", body: tensor({ shape: [1, -1, 8, -8] }) }),
+    ],
+    [
+      "inference on text",
+      () => ({ path: v2, type: "application/json", body: tensor({ datatype: "BYTES", data: ["a"] }) }),
+    ],
+    [
+      "inference on values out of range",
+      () => ({
+        path: v2,
+        type: "application/json",
+        body: tensor({ datatype: "UINT8", data: new Array(64).fill(300) }),
+      }),
+    ],
+    [
+      "inference on infinity",
+      () => ({
+        path: v2,
+        type: "application/json",
+        body: json('{"inputs":[{"name":"image","shape":[1,1,1,2],"datatype":"FP32","data":[1e999,1]}]}'),
+      }),
+    ],
+    [
+      "deep JSON",
+      () => ({ path: v2, type: "application/json", body: Buffer.from(`{"inputs":${"[".repeat(100_000)}`) }),
+    ],
+    [
+      "deep data",
+      () => ({
+        path: v2,
+        type: "application/json",
+        body: json(
+          `{"inputs":[{"name":"image","shape":[1,1,8,8],"datatype":"FP32","data":${"[".repeat(5000)}1${"]".repeat(5000)}}]}`,
+        ),
+      }),
+    ],
+    [
+      "a binary length that lies",
+      (next) => ({
+        path: v2,
+        body: tensor({}),
+        headers: { "inference-header-content-length": String(Math.floor(next() * 1e9)) },
+      }),
+    ],
+    [
+      "a binary size that lies",
+      () => {
+        const head = json({
+          inputs: [{ name: "image", shape: [1, 1, 8, 8], datatype: "FP32", parameters: { binary_data_size: 9999 } }],
+        });
+        return {
+          path: v2,
+          body: Buffer.concat([head, Buffer.alloc(256)]),
+          headers: { "inference-header-content-length": String(head.length) },
+        };
+      },
+    ],
     ["an unknown route", (next) => ({ path: `/${next().toString(36).slice(2)}`, body: png })],
     ["a method that is not there", () => ({ method: "DELETE", path: "/v1/predict", body: png })],
-    ["bytes that are no HTTP", (next) => ({ raw: Buffer.from(Array.from({ length: 50 }, () => 33 + next() * 90)), end: true })],
-    ["a header without end", () => ({ raw: Buffer.from(`POST /v1/predict HTTP/1.1\r\nHost: a\r\nX: ${"y".repeat(40_000)}`) })],
+    [
+      "bytes that are no HTTP",
+      (next) => ({ raw: Buffer.from(Array.from({ length: 50 }, () => 33 + next() * 90)), end: true }),
+    ],
+    [
+      "a header without end",
+      () => ({ raw: Buffer.from(`POST /v1/predict HTTP/1.1\r\nHost: a\r\nX: ${"y".repeat(40_000)}`) }),
+    ],
   ];
   // A few take the whole timeout, so they are few.
   const slow = [
-    ["a body that never comes", () => ({ body: png.subarray(0, 10), headers: { "content-length": String(png.length) }, lazy: true })],
-    ["a form that never ends", () => ({ type: "multipart/form-data; boundary=x", body: form("x", { body: png }).subarray(0, 90), headers: { "content-length": "5000" }, lazy: true })],
+    [
+      "a body that never comes",
+      () => ({ body: png.subarray(0, 10), headers: { "content-length": String(png.length) }, lazy: true }),
+    ],
+    [
+      "a form that never ends",
+      () => ({
+        type: "multipart/form-data; boundary=x",
+        body: form("x", { body: png }).subarray(0, 90),
+        headers: { "content-length": "5000" },
+        lazy: true,
+      }),
+    ],
     ["a head that never ends", () => ({ raw: Buffer.from("POST /v1/predict HTTP/1.1\r\nHost: a\r\n") })],
   ];
   return (n) => {
@@ -131,7 +254,10 @@ export function hostileRequests(png, count) {
 }
 
 /** Sends a request over a connection of its own; resolves with the status, 0 where the connection ended without one. */
-export function sendRaw(port, { method = "POST", path = "/v1/predict", type = "image/png", body, headers = {}, chunked, raw, end, lazy }) {
+export function sendRaw(
+  port,
+  { method = "POST", path = "/v1/predict", type = "image/png", body, headers = {}, chunked, raw, end, lazy },
+) {
   return new Promise((resolve) => {
     let answer = "";
     const socket = net.connect(port, "127.0.0.1", () => {
@@ -146,7 +272,11 @@ export function sendRaw(port, { method = "POST", path = "/v1/predict", type = "i
         ...(chunked ? { "transfer-encoding": "chunked" } : { "content-length": String(body.length) }),
         ...headers,
       };
-      socket.write(`${method} ${path} HTTP/1.1\r\n${Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`).join("")}\r\n`);
+      socket.write(
+        `${method} ${path} HTTP/1.1\r\n${Object.entries(all)
+          .map(([name, value]) => `${name}: ${value}\r\n`)
+          .join("")}\r\n`,
+      );
       if (chunked)
         for (let at = 0; at < body.length; at += 65536) {
           const part = body.subarray(at, at + 65536);

@@ -3,14 +3,14 @@
 //   node bench/server.mjs --run RUN --images FOLDER [--parts load,batching,overload,sigterm,hostile] [--seconds 600]
 //     [--clients 20] [--hostile 2000] [--rounds 3] [--server "--max-batch 8 …"]
 import { spawn } from "node:child_process";
-import { createRequire } from "node:module";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import http from "node:http";
+import { createRequire } from "node:module";
 import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { openRun, fileItems, infer } from "../dist/cli/inference.js";
+import { fileItems, infer, openRun } from "../dist/cli/inference.js";
 import { decodeImage } from "../dist/data/image.js";
 import { PACKAGE_ROOT } from "../dist/native/package.js";
 import { hostileRequests, sendRaw } from "./hostile.mjs";
@@ -53,7 +53,10 @@ async function makeCases() {
     const { width, height } = await image.metadata();
     const scale = [1, 0.75, 2, 4][i % 4];
     const file = path.join(folder, `${i}.png`);
-    const resized = await image.resize(Math.round(width * scale), Math.round(height * scale), { fit: "fill" }).png().toBuffer();
+    const resized = await image
+      .resize(Math.round(width * scale), Math.round(height * scale), { fit: "fill" })
+      .png()
+      .toBuffer();
     writeFileSync(file, resized);
     files.push(file);
   }
@@ -68,23 +71,30 @@ async function makeCases() {
 
 /** Starts `serve` on a free port. */
 async function start(...more) {
-  const args = [path.join(PACKAGE_ROOT, "dist/cli/main.js"), "serve", `model=${options.run}`, "--port", "0", "--log-level", "info"];
+  const args = [
+    path.join(PACKAGE_ROOT, "dist/cli/main.js"),
+    "serve",
+    `model=${options.run}`,
+    "--port",
+    "0",
+    "--log-level",
+    "info",
+  ];
   const child = spawn(process.execPath, [...args, ...options.server.split(" ").filter(Boolean), ...more], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   let rest = "";
-  const log = { answered: 0, gone: 0 };
+  const log = { slowest: 0 };
   const port = await new Promise((resolve, reject) => {
     child.on("exit", () => reject(new Error("the server ended")));
     child.stdout.setEncoding("utf8").on("data", (text) => {
       const lines = (rest + text).split("\n");
       rest = lines.pop();
       for (const line of lines) {
-        const { msg, status } = JSON.parse(line);
+        const { msg, status, ms } = JSON.parse(line);
         const listening = /listening at http:\/\/[\d.]+:(\d+)/.exec(msg);
         if (listening) resolve(Number(listening[1]));
-        if (msg === "answered" && status === 200) log.answered++;
-        if (msg === "client gone") log.gone++;
+        if (msg === "answered" && status === 200) log.slowest = Math.max(log.slowest, ms);
       }
     });
   });
@@ -105,19 +115,35 @@ async function start(...more) {
 /** One POST of bytes; resolves with the answer, or with `error` where the connection failed. `cut`: leave after so many ms. */
 function post(agent, port, bytes, { cut, type = "image/png", query = "?outputs=mask" } = {}) {
   return new Promise((resolve) => {
-    const started = performance.now();
+    let started = performance.now();
     const request = http.request(
-      { agent, port, host: "127.0.0.1", method: "POST", path: `/v1/predict${query}`, headers: { "content-type": type, "content-length": bytes.length } },
+      {
+        agent,
+        port,
+        host: "127.0.0.1",
+        method: "POST",
+        path: `/v1/predict${query}`,
+        headers: { "content-type": type, "content-length": bytes.length },
+      },
       (response) => {
         const parts = [];
         response.on("data", (part) => parts.push(part));
         response.on("error", (error) => resolve({ error }));
         response.on("end", () =>
-          resolve({ status: response.statusCode, headers: response.headers, body: Buffer.concat(parts), ms: performance.now() - started }),
+          resolve({
+            status: response.statusCode,
+            headers: response.headers,
+            body: Buffer.concat(parts),
+            ms: performance.now() - started,
+          }),
         );
       },
     );
     request.on("error", (error) => resolve({ error, cut: cut !== undefined }));
+    // Where the client has more to ask than connections, its own queue does not count.
+    request.on("socket", () => {
+      started = performance.now();
+    });
     request.end(bytes);
     if (cut !== undefined) setTimeout(() => request.destroy(), cut);
   });
@@ -209,11 +235,22 @@ async function load(cases) {
     `  ${seen.perSecond.toFixed(1)} images/s; p50 ${quantile(seen.ms, 0.5).toFixed(0)} ms, p99 ${quantile(seen.ms, 0.99).toFixed(0)} ms; ` +
       `event loop, median of p50 (with the timer's own 5 ms): ${(quantile(lag, 0.5) * 1000).toFixed(1)} ms`,
   );
-  say(`  largest difference from offline: AULA ${largest.aula.toExponential(1)}, share of pixels ${largest.pixels.toExponential(1)}`);
+  say(
+    `  largest difference from offline: AULA ${largest.aula.toExponential(1)}, share of pixels ${largest.pixels.toExponential(1)}`,
+  );
   check(seen.right > 0 && seen.wrong === 0, `${seen.right} right answers, ${seen.wrong} wrong`);
-  check(seen.errors === 0 && Object.keys(seen.other).length === 0, `lost: ${seen.errors}, other statuses: ${JSON.stringify(seen.other)}`);
-  check(seen.badWrong === 0, `${seen.bad} damaged images answered with 400, ${seen.badWrong} otherwise; ${seen.cut} clients left`);
-  check(late < early * 1.1, `memory after warm-up ${early.toFixed(0)} MiB, at the end ${late.toFixed(0)} MiB (largest ${Math.max(...memory).toFixed(0)})`);
+  check(
+    seen.errors === 0 && Object.keys(seen.other).length === 0,
+    `lost: ${seen.errors}, other statuses: ${JSON.stringify(seen.other)}`,
+  );
+  check(
+    seen.badWrong === 0,
+    `${seen.bad} damaged images answered with 400, ${seen.badWrong} otherwise; ${seen.cut} clients left`,
+  );
+  check(
+    late < early * 1.1,
+    `memory after warm-up ${early.toFixed(0)} MiB, at the end ${late.toFixed(0)} MiB (largest ${Math.max(...memory).toFixed(0)})`,
+  );
   check(quantile(lag, 0.5) < 0.01, "the event loop's p50 delay is under 10 ms");
   check((await metric(server.port, "layer_ensembles_queue_accepted")) === 0, "nothing is left in the queue");
   check((await server.stop()) === 0, "exit code 0");
@@ -236,8 +273,13 @@ async function batching(cases) {
     rates.sequential.push((await drive(single, cases, { seconds: seconds / 2, count: 1, verify: false })).perSecond);
     ratios.push(many / one);
   }
-  const median = (values) => quantile([...values].sort((a, b) => a - b), 0.5);
-  for (const [name, values] of Object.entries(rates)) say(`  ${name}: ${values.map((rate) => rate.toFixed(1)).join(", ")} images/s`);
+  const median = (values) =>
+    quantile(
+      [...values].sort((a, b) => a - b),
+      0.5,
+    );
+  for (const [name, values] of Object.entries(rates))
+    say(`  ${name}: ${values.map((rate) => rate.toFixed(1)).join(", ")} images/s`);
   check(median(ratios) >= 1.3, `batched / one at a time (same clients): ${median(ratios).toFixed(2)}`);
   say(`  batched / one client after the other: ${(median(rates.batched) / median(rates.sequential)).toFixed(2)}`);
   await Promise.all([batched.stop(), single.stop()]);
@@ -276,12 +318,18 @@ async function overload(cases, capacity) {
   await Promise.all(pending);
   agent.destroy();
   seen.ms.sort((a, b) => a - b);
-  say(`  200: ${seen[200]} (${(seen[200] / seconds).toFixed(1)}/s), 503: ${seen[503]}; p99 of the accepted ${quantile(seen.ms, 0.99).toFixed(0)} ms`);
+  say(
+    `  200: ${seen[200]} (${(seen[200] / seconds).toFixed(1)}/s), 503: ${seen[503]}; p99 of the accepted ${quantile(seen.ms, 0.99).toFixed(0)} ms`,
+  );
   check(seen.other === 0 && seen.errors === 0, `other statuses: ${seen.other}, broken connections: ${seen.errors}`);
-  check(seen[200] > 0 && seen[503] > 0 && seen.noRetry === 0 && seen.wrong === 0, "some of both, each 503 with Retry-After, answers right");
-  // The client's own work, on the same cores, is in its clock.
-  check((seen.ms.at(-1) ?? 0) < timeout * 1000 + 1000, `slowest accepted ${seen.ms.at(-1)?.toFixed(0)} ms`);
+  check(
+    seen[200] > 0 && seen[503] > 0 && seen.noRetry === 0 && seen.wrong === 0,
+    "some of both, each 503 with Retry-After, answers right",
+  );
   check((await server.stop()) === 0, "exit code 0");
+  // The client works on the same cores, so that its clock shows its own delays too.
+  const slowest = `slowest accepted ${server.log.slowest.toFixed(0)} ms by the server's clock, ${seen.ms.at(-1)?.toFixed(0)} ms by the client's`;
+  check(server.log.slowest < timeout * 1000 + 500, slowest);
 }
 
 async function sigterm(cases) {
@@ -333,11 +381,16 @@ async function hostile(cases) {
     }
   };
   await Promise.all(Array.from({ length: 10 }, worker));
-  say(`  statuses ${JSON.stringify(statuses)}; memory ${before.toFixed(0)} to ${residentMiB(server.pid).toFixed(0)} MiB`);
+  say(
+    `  statuses ${JSON.stringify(statuses)}; memory ${before.toFixed(0)} to ${residentMiB(server.pid).toFixed(0)} MiB`,
+  );
   check(bad.length === 0, `only 4xx${bad.length ? `, but ${[...new Set(bad)].slice(0, 8).join("; ")}` : ""}`);
   const agent = new http.Agent();
   const answer = await post(agent, server.port, cases.cases[0].bytes);
-  check(answer.status === 200 && (await isRight(answer, cases.cases[0], cases.binary)), "a good request is answered right");
+  check(
+    answer.status === 200 && (await isRight(answer, cases.cases[0], cases.binary)),
+    "a good request is answered right",
+  );
   check((await server.stop()) === 0, "exit code 0");
 }
 

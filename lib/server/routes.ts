@@ -1,6 +1,6 @@
-import type { MultipartFile } from "@fastify/multipart";
 import type { IncomingMessage } from "node:http";
 import { finished } from "node:stream/promises";
+import type { MultipartFile } from "@fastify/multipart";
 import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
 import { LayerEnsemblesError } from "../errors.js";
 import { FUSIONS } from "../fusion/index.js";
@@ -82,7 +82,8 @@ function admission(service: PredictionService) {
   return async (request: FastifyRequest, reply: FastifyReply) => {
     const { query, params, headers } = request;
     const name = (params as { name?: string }).name ?? (query as { model?: string }).model;
-    if (name !== undefined && typeof name !== "string") throw httpError(400, "Expected one model but received several.");
+    if (name !== undefined && typeof name !== "string")
+      throw httpError(400, "Expected one model but received several.");
     const model = findModel(service, name);
     if (headers["content-encoding"] !== undefined && headers["content-encoding"] !== "identity")
       throw httpError(415, "Expected a body without content-encoding.");
@@ -377,7 +378,6 @@ function findModel(service: PredictionService, name: string | undefined): Served
     throw httpError(name === undefined ? 400 : 404, (error as Error).message);
   }
 }
-
 
 function tooLarge({ limits }: PredictionService): LayerEnsemblesError {
   return new LayerEnsemblesError(
