@@ -54,8 +54,8 @@ const form = (boundary, ...parts) =>
  * Makes the n-th of `count` requests from a good PNG. Each must be answered by a status from 400 to 499 where the server takes
  * at most 1 MiB, in at most 2 seconds.
  */
-export function hostileRequests(png, count) {
-  const v2 = "/v2/models/model/infer";
+export function hostileRequests(png, count, model = "model") {
+  const v2 = `/v2/models/${model}/infer`;
   const json = (value) => Buffer.from(typeof value === "string" ? value : JSON.stringify(value));
   const tensor = (more) =>
     json({

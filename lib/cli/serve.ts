@@ -19,6 +19,7 @@ interface Flags extends DeviceFlags {
   maxPixels: number;
   maxImages: number;
   gate?: Gate | null;
+  linger: number;
   logLevel: (typeof LEVELS)[number];
   json?: boolean;
 }
@@ -50,6 +51,7 @@ export function serveCommand(): Command {
       integer({ min: 0, max: 256 }),
     )
     .option("--gate <score:threshold>", "results below it are for review; none for no gate (default: each run's)", gate)
+    .option("--linger <seconds>", "go on answering so long when told to stop (503)", number({ min: 0, max: 600 }), 1)
     .option("--log-level <level>", LEVELS.join(", "), oneOf(LEVELS), "info");
   return withDeviceOptions(command).action((runs: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => serve(runs, flags, session)),
@@ -93,7 +95,7 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
     ...(precision !== undefined && { precision }),
     ...(threads !== undefined && { threads }),
   });
-  const app = await createServer(service, { logger: { level: logLevel } });
+  const app = await createServer(service, { logger: { level: logLevel }, linger: flags.linger * 1000 });
   const reload = () => {
     for (const { name } of service.models)
       service.reload(name).then(

@@ -188,7 +188,10 @@ export class PredictionQueue {
       const timer = setTimeout(
         () =>
           cancel(
-            new LayerEnsemblesError("ERR_LE_TIMEOUT", `Expected a prediction within ${timeout} ms but received none.`),
+            new LayerEnsemblesError(
+              "ERR_LE_TIMEOUT",
+              `Expected a prediction within ${Math.round(timeout)} ms but received none.`,
+            ),
           ),
         timeout,
       );

@@ -49,9 +49,7 @@ export function routes(service: PredictionService): FastifyPluginAsync {
     const { limits } = service;
     const { default: multipart } = await import("@fastify/multipart");
     app.removeAllContentTypeParsers();
-    app.addContentTypeParser("*", { parseAs: "buffer", bodyLimit: limits.maxBody }, (_request, body, done) =>
-      done(null, body),
-    );
+    app.addContentTypeParser("*", (_request: FastifyRequest, payload: IncomingMessage) => readBody(payload, service));
     await app.register(multipart, {
       limits: {
         fileSize: limits.maxBody,
@@ -122,6 +120,8 @@ function admission(service: PredictionService) {
       if (!reply.raw.writableFinished) {
         abort.abort(new LayerEnsemblesError("ERR_LE_ABORTED", "The client has gone."));
         service.metrics.rejections.inc({ code: "ERR_LE_ABORTED" });
+        const ms = Math.round(performance.now() - admitted.started);
+        request.log.info({ url: request.url.slice(0, 500), status: 499, ms, model: model.name }, "client gone");
       }
       if (!admitted.handled) place.release();
     });

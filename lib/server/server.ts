@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
 import type { FastifyInstance, FastifyServerOptions } from "fastify";
 import { routes } from "./routes.js";
 import type { PredictionService } from "./service.js";
@@ -7,6 +8,12 @@ import type { PredictionService } from "./service.js";
 export interface ServerOptions {
   /** Options of fastify's logger (pino); false for none. @default { level: "info" } */
   logger?: FastifyServerOptions["logger"];
+  /**
+   * Milliseconds for which a server that is closing still answers, predictions by 503, before it stops to listen: clients with
+   * open connections and load balancers learn of it in order.
+   * @default 1000
+   */
+  linger?: number;
 }
 
 /**
@@ -19,7 +26,7 @@ export interface ServerOptions {
  */
 export async function createServer(
   service: PredictionService,
-  { logger = { level: "info" } }: ServerOptions = {},
+  { logger = { level: "info" }, linger = 1000 }: ServerOptions = {},
 ): Promise<FastifyInstance> {
   const { fastify, LogController } = await import("fastify");
   const { timeout, maxBody } = service.limits;
@@ -43,21 +50,25 @@ export async function createServer(
   });
   app.addHook("onResponse", async (request, reply) => {
     const { method, url, admitted } = request;
-    const gone = !reply.raw.writableFinished;
     const line = {
       method,
       url: url.slice(0, 500),
-      status: gone ? 499 : reply.statusCode,
+      status: reply.statusCode,
       ms: Math.round(reply.elapsedTime * 10) / 10,
       ...(admitted && { model: admitted.model.name, images: admitted.images, decisions: admitted.decisions }),
     };
     // What asks for health and metrics every few seconds is no news.
     const level = reply.statusCode >= 500 ? "warn" : admitted ? "info" : "debug";
-    request.log[level](line, gone ? "client gone" : "answered");
+    request.log[level](line, "answered");
   });
   app.setNotFoundHandler((request, reply) => {
     const message = `Expected one of the routes in /openapi.json but received ${request.method} ${request.url.slice(0, 200)}.`;
     reply.code(404).send({ error: { code: "HTTP_404", message }, requestId: request.id });
+  });
+  app.addHook("preClose", async () => {
+    const closed = service.close();
+    if (app.server.listening) await setTimeout(linger);
+    await closed;
   });
   await app.register(routes(service));
   return app;
