@@ -1,6 +1,7 @@
 // The forms in which an answer is written, chosen by the header Accept.
 import { randomUUID } from "node:crypto";
 import { zipSync } from "fflate";
+import type { OutputFile } from "./image-work.js";
 import type { ImageAnswer } from "./service.js";
 
 /** The content types of an answer. */
@@ -39,7 +40,7 @@ export interface WrittenAnswer {
 /**
  * Writes the answers for a request's images. JSON holds every file in base64. Multipart has a part `answer` of the same JSON
  * without files, and a part for each file, named `0.mask`, `0.entropy`, … by the image's place. An .npz archive has an array
- * for each file, `mask`, … (`0.mask`, … where there are several images), and `answer.json`.
+ * for each file, `mask`, … (`0.mask`, … where there are several images), `answer.json`, and an overlay as a PNG.
  */
 export function writeAnswers(
   type: AnswerType,
@@ -76,7 +77,7 @@ export function writeAnswers(
     Object.entries(image.files).map(([name, file]) => ({ name: nameOf(name, index), ...file })),
   );
   if (type === "application/x-npz") {
-    const entries = Object.fromEntries(files.map(({ name, bytes }) => [`${name}.npy`, bytes]));
+    const entries = Object.fromEntries(files.map(({ name, type, bytes }) => [`${name}.${endingOf(type)}`, bytes]));
     const zip = zipSync({ ...entries, "answer.json": new TextEncoder().encode(json) }, { level: 0 });
     return { type, body: viewOf(zip) };
   }
@@ -84,14 +85,17 @@ export function writeAnswers(
   const parts = [
     part(boundary, 'name="answer"', "application/json", Buffer.from(json)),
     ...files.map(({ name, type, bytes }) => {
-      const ending = type === "image/png" ? "png" : "npy";
-      return part(boundary, `name="${quote(name)}"; filename="${quote(name)}.${ending}"`, type, viewOf(bytes));
+      return part(boundary, `name="${quote(name)}"; filename="${quote(name)}.${endingOf(type)}"`, type, viewOf(bytes));
     }),
   ];
   return {
     type: `multipart/form-data; boundary=${boundary}`,
     body: Buffer.concat([...parts, Buffer.from(`--${boundary}--\r\n`)]),
   };
+}
+
+function endingOf(type: OutputFile["type"]): string {
+  return type === "image/png" ? "png" : "npy";
 }
 
 function part(boundary: string, disposition: string, type: string, body: Buffer): Buffer {

@@ -141,7 +141,7 @@ export interface Finished {
 }
 
 /**
- * Makes the files of an answer, of the stored size. As pictures: a mask of class indices (0 and 255 for two classes), one
+ * Makes the files of an answer, of the stored size (the overlay of a small image is enlarged, for a thin outline). As pictures: a mask of class indices (0 and 255 for two classes), one
  * probability per foreground class from 0 to 255, heat maps whose brightest colour is the largest possible value. As arrays
  * (which volumes always are): uint8 classes, float32 probabilities C×H×W and maps.
  */

@@ -16,6 +16,7 @@ export function uploadPage(prefix: string): string {
   #pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 1rem; margin: 1rem 0; }
   figure { margin: 0; }
   figure img { width: 100%; image-rendering: pixelated; background: #000; border-radius: .3rem; display: block; }
+  .swatch { display: inline-block; width: .8em; height: .8em; border-radius: .2em; margin-right: .5em; }
   figcaption { font-size: .85rem; opacity: .8; margin-top: .3rem; }
 </style>
 <header><h1>layer-ensembles</h1><select id="model" aria-label="Model"></select>
@@ -73,11 +74,18 @@ function show(answer) {
     ["Soft Dice confidence", fixed(softDiceConfidence.overall)],
     ["Entropy, mean", fixed(summaries.entropy?.mean)],
     ...(score ? [["Gate", score.name + " at least " + score.threshold]] : []),
-    ...Object.entries(area).map(([name, pixels]) => ["Area of " + name, pixels + " pixels"]),
+    ...Object.entries(area).map(([name, pixels], label, all) => [
+      "Area of " + name, pixels + " pixels", label === 0 ? "#000" : colours(all.length - 1)[label - 1],
+    ]),
   ];
-  at("numbers").replaceChildren(...rows.map(([name, value]) => {
+  at("numbers").replaceChildren(...rows.map(([name, value, colour]) => {
     const row = element("tr", "");
     row.append(element("th", name), element("td", value));
+    if (colour) {
+      const swatch = Object.assign(element("span", ""), { className: "swatch" });
+      swatch.style.background = colour;
+      row.firstChild.prepend(swatch);
+    }
     return row;
   }));
 }

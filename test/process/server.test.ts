@@ -12,10 +12,9 @@ import { fileItems, infer, openRun, type Result } from "../../lib/cli/inference.
 import { decodeImage } from "../../lib/data/image.js";
 import { parseNpy } from "../../lib/data/npy.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
-import { writePhantoms } from "../../lib/data/phantoms.js";
 import { encodePng } from "../../lib/report/png.js";
 import { cli } from "../support/cli.js";
-import { type RunningServer, startServer } from "../support/serve.js";
+import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
 
 let folder: string;
 let run: string;
@@ -24,12 +23,7 @@ const inside = (...parts: string[]) => path.join(folder, ...parts);
 
 beforeAll(async () => {
   folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-serve-"));
-  const data = inside("data");
-  await writePhantoms(data, { count: 30, size: 40, seed: 1 });
-  run = inside("tiny");
-  const network = ["--backbone", "plain-unet", "--width", "4", "--depth", "2", "--size", "32", "--device", "cpu"];
-  const ended = await cli(["train", "--data", data, "--run", run, ...network, "--epochs", "1", "--precision", "fp32"]);
-  expect(ended).toMatchObject({ code: 0 });
+  ({ run } = await tinyRun(folder));
   // Images of several sizes, and what the command line would say of them.
   const files: string[] = [];
   for (const [i, [height, width]] of [

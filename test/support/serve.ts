@@ -1,7 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import path from "node:path";
 import { onTestFinished } from "vitest";
+import { writePhantoms } from "../../lib/data/phantoms.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { cli } from "./cli.js";
 
 /** A line of the server's log. */
 export interface LogLine {
@@ -61,4 +63,14 @@ export async function startServer(args: readonly string[], keep = false): Promis
   const { msg } = await line((one) => one.msg.startsWith("Server listening at"));
   const port = Number(/:(\d+)$/.exec(msg)?.[1]);
   return { base: `http://127.0.0.1:${port}`, port, child, log, line, ended };
+}
+
+/** Trains a tiny run for two classes at 32×32 on phantoms of 40×40, into `folder`; gives the run's and the data's folder. */
+export async function tinyRun(folder: string): Promise<{ run: string; data: string }> {
+  const [run, data] = [path.join(folder, "tiny"), path.join(folder, "data")];
+  await writePhantoms(data, { count: 30, size: 40, seed: 1 });
+  const network = ["--backbone", "plain-unet", "--width", "4", "--depth", "2", "--size", "32", "--device", "cpu"];
+  const ended = await cli(["train", "--data", data, "--run", run, ...network, "--epochs", "1", "--precision", "fp32"]);
+  if (ended.code !== 0) throw new Error(ended.stderr);
+  return { run, data };
 }
