@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
 import { FUSIONS, type Fusion } from "../fusion/index.js";
-import { largestValue, middleSlice, predictionRecord } from "../report/record.js";
+import { extentOf, largestValue, middleSlice, predictionRecord } from "../report/record.js";
 import type { MapName } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -100,7 +100,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
 type PredictionRecord = ReturnType<typeof recordOf>;
 
 function recordOf({ id, prediction, mask }: Result, classNames: readonly string[], files: Record<string, string>) {
-  return { id, ...predictionRecord(prediction, mask, classNames), files };
+  return { id, ...predictionRecord(prediction, extentOf(mask, classNames.length), classNames), files };
 }
 
 /** Writes one image's pictures and gives their paths below the folder. */

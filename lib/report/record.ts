@@ -5,24 +5,35 @@ import type { MapName } from "../uncertainty/index.js";
 /** What a prediction says in numbers, as plain JSON. */
 export type PredictionRecord = ReturnType<typeof predictionRecord>;
 
+/** A mask's shape, H×W or D×H×W, and its pixels by class. */
+export interface Extent {
+  shape: readonly number[];
+  areas: number[];
+}
+
+/** Counts the pixels of each class. */
+export function extentOf({ data, shape }: NdArray<Uint8Array>, classes: number): Extent {
+  const areas = new Array<number>(classes).fill(0);
+  for (const label of data) areas[label] = (areas[label] ?? 0) + 1;
+  return { shape, areas };
+}
+
 /**
- * A prediction's numbers as plain JSON, classes by name. Areas are in pixels (voxels) of the mask.
- * @param mask H×W or D×H×W, of the stored image's size
+ * A prediction's numbers as plain JSON, classes by name.
+ * @param extent Of the mask at the stored image's size.
  */
 export function predictionRecord(
   prediction: Omit<Prediction, "mask" | "maps">,
-  mask: NdArray<Uint8Array>,
+  { shape, areas }: Extent,
   classNames: readonly string[],
 ) {
   const byName = <T>(perClass: Readonly<Record<number, T>>) =>
     Object.fromEntries(Object.entries(perClass).map(([c, value]) => [classNames[Number(c)] ?? c, value]));
-  const areas = new Array<number>(classNames.length).fill(0);
-  for (const label of mask.data) areas[label] = (areas[label] ?? 0) + 1;
   const { aula, pairwiseAgreement, predictionDepth, softDiceConfidence } = prediction;
   return {
-    ...(mask.shape.length === 3 && { depth: mask.shape[0] }),
-    height: mask.shape.at(-2),
-    width: mask.shape.at(-1),
+    ...(shape.length === 3 && { depth: shape[0] }),
+    height: shape.at(-2),
+    width: shape.at(-1),
     area: byName(Object.fromEntries(areas.entries())),
     heads: prediction.heads,
     aula: aula && {

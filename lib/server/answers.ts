@@ -34,7 +34,7 @@ export function negotiate(accept: string | undefined): AnswerType | undefined {
 /** An answer's head and body. */
 export interface WrittenAnswer {
   type: string;
-  body: string | Buffer;
+  body: Uint8Array;
 }
 
 /**
@@ -42,15 +42,17 @@ export interface WrittenAnswer {
  * without files, and a part for each file, named `0.mask`, `0.entropy`, … by the image's place. An .npz archive has an array
  * for each file, `mask`, … (`0.mask`, … where there are several images), `answer.json`, and an overlay as a PNG.
  */
-export function writeAnswers(
-  type: AnswerType,
-  model: { name: string; version: number },
-  images: readonly ImageAnswer[],
-): WrittenAnswer {
-  const head = { model: model.name, version: model.version };
+export function writeAnswers(task: {
+  type: AnswerType;
+  model: string;
+  version: number;
+  images: readonly ImageAnswer[];
+}): WrittenAnswer {
+  const { type, model, version, images } = task;
   const plain = (files: (image: ImageAnswer, index: number) => object) =>
     JSON.stringify({
-      ...head,
+      model,
+      version,
       images: images.map((image, index) => {
         const { name, decision, reasons, score, record } = image;
         return { name, decision, reasons, score, ...record, files: files(image, index) };
@@ -59,12 +61,14 @@ export function writeAnswers(
   if (type === "application/json")
     return {
       type: "application/json; charset=utf-8",
-      body: plain(({ files }) =>
-        Object.fromEntries(
-          Object.entries(files).map(([name, { type, bytes }]) => [
-            name,
-            { type, data: viewOf(bytes).toString("base64") },
-          ]),
+      body: Buffer.from(
+        plain(({ files }) =>
+          Object.fromEntries(
+            Object.entries(files).map(([name, { type, bytes }]) => [
+              name,
+              { type, data: viewOf(bytes).toString("base64") },
+            ]),
+          ),
         ),
       ),
     };
@@ -79,14 +83,14 @@ export function writeAnswers(
   if (type === "application/x-npz") {
     const entries = Object.fromEntries(files.map(({ name, type, bytes }) => [`${name}.${endingOf(type)}`, bytes]));
     const zip = zipSync({ ...entries, "answer.json": new TextEncoder().encode(json) }, { level: 0 });
-    return { type, body: viewOf(zip) };
+    return { type, body: zip };
   }
   const boundary = randomUUID();
   const parts = [
     part(boundary, 'name="answer"', "application/json", Buffer.from(json)),
-    ...files.map(({ name, type, bytes }) => {
-      return part(boundary, `name="${quote(name)}"; filename="${quote(name)}.${endingOf(type)}"`, type, viewOf(bytes));
-    }),
+    ...files.map(({ name, type, bytes }) =>
+      part(boundary, `name="${quote(name)}"; filename="${quote(name)}.${endingOf(type)}"`, type, viewOf(bytes)),
+    ),
   ];
   return {
     type: `multipart/form-data; boundary=${boundary}`,

@@ -1,6 +1,7 @@
 import { availableParallelism } from "node:os";
 import type { Piscina } from "piscina";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
+import { writeAnswers } from "./answers.js";
 import * as imageWork from "./image-work.js";
 import * as kserve from "./kserve.js";
 import { buffersOf, ownBuffers } from "./transfer.js";
@@ -10,6 +11,7 @@ const WORK = {
   finish: imageWork.finish,
   parseInfer: kserve.parseInfer,
   writeInfer: kserve.writeInfer,
+  writeAnswers,
 };
 
 type Work = typeof WORK;
@@ -38,7 +40,7 @@ export class ImagePool {
     );
   }
 
-  /** Runs one of the functions of image-work.ts and kserve.ts. @throws what it throws */
+  /** Runs one of the functions above. @throws what it throws */
   async run<Name extends keyof Work>(
     name: Name,
     task: Parameters<Work[Name]>[0],

@@ -10,7 +10,7 @@ import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
 import { encodePng, probabilityToGrey } from "../report/png.js";
-import { largestValue, middleSlice } from "../report/record.js";
+import { type Extent, extentOf, largestValue, middleSlice } from "../report/record.js";
 import { heatMap, overlay } from "../report/render.js";
 import type { MapName } from "../uncertainty/index.js";
 
@@ -134,9 +134,9 @@ export interface OutputFile {
   bytes: Uint8Array;
 }
 
-/** A finished image: its mask for the record, and the files asked for by name, such as `mask` or `probabilities.lesion`. */
+/** A finished image: what its record needs of the mask, and the files asked for by name, such as `probabilities.lesion`. */
 export interface Finished {
-  mask: NdArray<Uint8Array>;
+  extent: Extent;
   files: Record<string, OutputFile>;
 }
 
@@ -185,5 +185,5 @@ export async function finish(task: {
       if (map) await png(output, heatMap(map, { range: [0, largestValue(output, classNames.length)] }));
     }
   }
-  return { mask, files };
+  return { extent: extentOf(mask, classNames.length), files };
 }

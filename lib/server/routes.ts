@@ -6,7 +6,7 @@ import { LayerEnsemblesError } from "../errors.js";
 import { FUSIONS } from "../fusion/index.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, option } from "../options.js";
-import { ANSWER_TYPES, negotiate, writeAnswers } from "./answers.js";
+import { ANSWER_TYPES, negotiate } from "./answers.js";
 import { documentationPage } from "./documentation-page.js";
 import { OUTPUTS } from "./image-work.js";
 import { INPUT, TENSORS } from "./kserve.js";
@@ -33,11 +33,11 @@ interface Admitted {
   decisions: (string | null)[];
 }
 
-declare module "fastify" {
-  interface FastifyRequest {
-    /** Of a prediction that was let in. */
-    admitted: Admitted | null;
-  }
+const admissions = new WeakMap<FastifyRequest, Admitted>();
+
+/** What is known of a prediction that was let in, for its line in the log. */
+export function admissionOf(request: FastifyRequest): Pick<Admitted, "model" | "images" | "decisions"> | undefined {
+  return admissions.get(request);
 }
 
 /**
@@ -60,7 +60,6 @@ export function routes(service: PredictionService): FastifyPluginAsync {
       },
       throwFileSizeLimit: true,
     });
-    app.decorateRequest("admitted", null);
     app.setErrorHandler<FastifyError | LayerEnsemblesError>((error, request, reply) =>
       answerError(service, error, request, reply),
     );
@@ -104,7 +103,7 @@ function admission(service: PredictionService) {
       images: 0,
       decisions: [],
     };
-    request.admitted = admitted;
+    admissions.set(request, admitted);
     const { timeout } = service.limits;
     const timer = setTimeout(() => {
       abort.abort(
@@ -136,7 +135,7 @@ function addPredict(app: FastifyInstance, service: PredictionService): void {
       onRequest: admission(service),
     },
     async (request, reply) => {
-      const admitted = request.admitted as Admitted;
+      const admitted = admissions.get(request) as Admitted;
       admitted.handled = true;
       const { model, place, signal, started } = admitted;
       try {
@@ -157,8 +156,8 @@ function addPredict(app: FastifyInstance, service: PredictionService): void {
         };
         const answers = await allOrNone(files.map(({ name, bytes }) => service.predict(model, bytes, options, name)));
         admitted.decisions = answers.map(({ decision }) => decision);
-        const { body, type: contentType } = writeAnswers(type, model, answers);
-        return reply.type(contentType).send(body);
+        const { body, type: contentType } = await service.write(type, model, answers);
+        return reply.type(contentType).send(bufferOf(body));
       } finally {
         place.release();
       }
@@ -270,7 +269,7 @@ function addInfer(app: FastifyInstance, service: PredictionService): void {
       `${path}/infer`,
       { bodyLimit: service.limits.maxBody, onRequest: admission(service) },
       async (request, reply) => {
-        const admitted = request.admitted as Admitted;
+        const admitted = admissions.get(request) as Admitted;
         admitted.handled = true;
         const { place, signal, started, model } = admitted;
         try {
@@ -291,7 +290,7 @@ function addInfer(app: FastifyInstance, service: PredictionService): void {
           admitted.decisions = decisions;
           if (headerLength !== undefined) reply.header("Inference-Header-Content-Length", headerLength);
           reply.type(headerLength === undefined ? "application/json" : "application/octet-stream");
-          return reply.send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+          return reply.send(bufferOf(bytes));
         } finally {
           place.release();
         }
@@ -371,6 +370,10 @@ function addInformation(app: FastifyInstance, service: PredictionService): void 
     );
 }
 
+function bufferOf({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength);
+}
+
 function findModel(service: PredictionService, name: string | undefined): ServedModel {
   try {
     return service.model(name);
@@ -417,7 +420,7 @@ function answerError(
   if (code !== "ERR_LE_ABORTED") service.metrics.rejections.inc({ code });
   if (status >= 500 && status !== 503) request.log.error({ err: error }, "failed");
   if (status === 503) {
-    const { queue } = request.admitted?.model ?? service.models[0] ?? {};
+    const { queue } = admissions.get(request)?.model ?? service.models[0] ?? {};
     reply.header("retry-after", queue?.retryAfter ?? 1);
   }
   const message = status === 500 ? "The prediction failed: see the server's log." : error.message;

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
 import type { FastifyInstance, FastifyServerOptions } from "fastify";
-import { routes } from "./routes.js";
+import { admissionOf, routes } from "./routes.js";
 import type { PredictionService } from "./service.js";
 
 /** How a server listens and logs. */
@@ -49,7 +49,8 @@ export async function createServer(
     reply.header("x-request-id", request.id);
   });
   app.addHook("onResponse", async (request, reply) => {
-    const { method, url, admitted } = request;
+    const { method, url } = request;
+    const admitted = admissionOf(request);
     const line = {
       method,
       url: url.slice(0, 500),

@@ -7,6 +7,7 @@ import { checkGate, decide, type Gate, type GateDecision, isEmpty } from "../gat
 import { checkOptions, nearest, type OptionSpecs, option } from "../options.js";
 import { type PredictionRecord, predictionRecord } from "../report/record.js";
 import type { MapName } from "../uncertainty/index.js";
+import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
 import { ImagePool } from "./image-pool.js";
 import { type ImageKind, OUTPUTS, type OutputFile, type OutputName, type SpatialPrediction } from "./image-work.js";
 import type { InferAnswer } from "./kserve.js";
@@ -244,7 +245,7 @@ export class PredictionService {
       const { classNames, ignoreIndex } = served.notes;
       const spatial = spatialPart(prediction, wanted);
       const { placement } = prepared;
-      const { mask, files } = await this.#timed("finish", () =>
+      const { extent, files } = await this.#timed("finish", () =>
         this.#pool.run("finish", {
           prediction: spatial,
           prepared: { placement, ...(prepared.display && { display: prepared.display }) },
@@ -256,10 +257,22 @@ export class PredictionService {
       );
       signal?.throwIfAborted();
       this.metrics.quality(served.name, prediction, gated.decision);
-      return { name, ...gated, record: predictionRecord(prediction, mask, classNames), files };
+      return { name, ...gated, record: predictionRecord(prediction, extent, classNames), files };
     } finally {
       own?.release();
     }
+  }
+
+  /** Writes the answers for a request's images: see {@link writeAnswers}. */
+  async write(
+    type: AnswerType,
+    { name, version }: ServedModel,
+    images: readonly ImageAnswer[],
+  ): Promise<WrittenAnswer> {
+    const task = { type, model: name, version, images };
+    const bytes = images.flatMap(({ files }) => Object.values(files)).reduce((sum, file) => sum + file.bytes.length, 0);
+    // What is small is written sooner than it is handed over.
+    return bytes < 2 ** 19 ? writeAnswers(task) : this.#timed("finish", () => this.#pool.run("writeAnswers", task));
   }
 
   /**

@@ -39,14 +39,34 @@ describe("usage", () => {
   it("shows help and version on standard output", async () => {
     const help = await cli(["--help"]);
     expect(help).toMatchObject({ code: 0, stderr: "" });
-    for (const name of ["layers", "train", "predict", "evaluate", "score", "demo", "doctor", "install-libtorch"]) {
+    for (const name of [
+      "layers",
+      "train",
+      "predict",
+      "evaluate",
+      "score",
+      "serve",
+      "demo",
+      "doctor",
+      "install-libtorch",
+    ]) {
       expect(help.stdout).toContain(`\n  ${name} `);
     }
     expect(await cli(["--version"])).toMatchObject({ code: 0, stdout: `${PACKAGE_VERSION}\n` });
   });
 
   it("gives every command an example in its help", async () => {
-    for (const name of ["layers", "train", "predict", "evaluate", "score", "demo", "doctor", "install-libtorch"]) {
+    for (const name of [
+      "layers",
+      "train",
+      "predict",
+      "evaluate",
+      "score",
+      "serve",
+      "demo",
+      "doctor",
+      "install-libtorch",
+    ]) {
       const { code, stdout } = await cli([name, "--help"]);
       expect(code).toBe(0);
       expect(stdout).toMatch(new RegExp(`Example:\n +layer-ensembles ${name}`));

@@ -1,5 +1,5 @@
 // The server as a client has it: a real process, a real (tiny) run, HTTP.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import http from "node:http";
 import os from "node:os";
@@ -14,6 +14,7 @@ import { parseNpy } from "../../lib/data/npy.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
 import { encodePng } from "../../lib/report/png.js";
 import { cli } from "../support/cli.js";
+import { balls } from "../support/model.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
 
 let folder: string;
@@ -390,7 +391,7 @@ describe("limits", () => {
   });
 
   it("bounds images by pixels, before they are decoded", async () => {
-    const server = await startServer([run, "--max-pixels", "2000"]);
+    const server = await startServer([run, "--max-pixels", "2000", "--workers", "0"]);
     const [small, , , large] = images as [(typeof images)[0], unknown, unknown, (typeof images)[0]];
     expect((await predict(server.base, small.bytes)).status).toBe(200);
     const refused = await predict(server.base, large.bytes);
@@ -420,6 +421,47 @@ describe("runs", () => {
     expect(plain.reasons.map(({ code }: { code: string }) => code)).toContain("no-threshold");
     const other = (await (await predict(server.base, bytes, { query: "?model=gated" })).json()).images[0];
     expect(other).toMatchObject({ decision: "review", score: { name: "softDiceConfidence", threshold: 1 } });
+  });
+
+  it("serves volumes as arrays", async () => {
+    const volumes = inside("volumes");
+    for (const part of ["images", "masks"]) mkdirSync(path.join(volumes, part), { recursive: true });
+    const size = [9, 16, 14] as const;
+    const rows = balls(4, size).map(({ image, mask }, i) => {
+      writeFileSync(path.join(volumes, "images", `v${i}.npy`), encodeNpy({ data: image.data, shape: size }));
+      writeFileSync(path.join(volumes, "masks", `v${i}.npy`), encodeNpy(mask));
+      return `v${i},${i < 3 ? "train" : "val"}`;
+    });
+    writeFileSync(path.join(volumes, "split.csv"), `id,split\n${rows.join("\n")}\n`);
+    const network = ["--backbone", "unet3d", "--width", "4", "--depth", "2", "--norm", "instance", "--size", "8x16x16"];
+    const run3d = inside("run3d");
+    const more = ["--epochs", "1", "--device", "cpu", "--precision", "fp32"];
+    expect(await cli(["train", "--data", volumes, "--run", run3d, ...network, ...more])).toMatchObject({ code: 0 });
+    const file = path.join(volumes, "images", "v3.npy");
+    const { model, notes } = await openRun(run3d, { device: "cpu", precision: "fp32" });
+    const { signal } = new AbortController();
+    const { value: offline } = await infer(model, await fileItems([file], notes), { signal }).next();
+    await model.dispose();
+
+    const server = await startServer([run3d, "--precision", "fp32"]);
+    const headers = { "content-type": "application/x-npy" };
+    const response = await predict(server.base, readFileSync(file), {
+      query: "?outputs=mask,entropy,overlay",
+      ...headers,
+    });
+    const { images: answers } = await response.json();
+    expect(answers[0]).toMatchObject({ depth: 9, height: 16, width: 14 });
+    const { mask, overlay } = answers[0].files;
+    expect(mask.type).toBe("application/x-npy");
+    expect(overlay.type).toBe("image/png");
+    expect(parseNpy(Buffer.from(mask.data, "base64"), "mask")).toEqual((offline as Result).mask);
+    const flat = await predict(server.base, (images[0] as (typeof images)[0]).bytes);
+    expect((await flat.json()).error).toMatchObject({
+      code: "ERR_LE_SHAPE",
+      message: expect.stringContaining("volume"),
+    });
+    const { inputs } = await (await ask(`${server.base}/v2/models/run3d`)).json();
+    expect(inputs[0].shape).toEqual([-1, 1, -1, -1, -1]);
   });
 
   it("reloads on SIGHUP without dropping a request; a run that cannot be loaded changes nothing", async () => {
