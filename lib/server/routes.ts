@@ -199,13 +199,19 @@ function parseQuery(query: unknown): Pick<RequestOptions, "skip" | "fusion" | "o
 async function readBody(payload: IncomingMessage, service: PredictionService): Promise<Buffer> {
   const parts: Buffer[] = [];
   let length = 0;
-  for await (const part of payload.iterator({ destroyOnReturn: false })) {
-    length += part.length;
-    if (length > service.limits.maxBody) {
-      payload.resume();
-      throw tooLarge(service);
+  try {
+    for await (const part of payload.iterator({ destroyOnReturn: false })) {
+      length += part.length;
+      if (length > service.limits.maxBody) {
+        payload.resume();
+        throw tooLarge(service);
+      }
+      parts.push(part);
     }
-    parts.push(part);
+  } catch (error) {
+    throw error instanceof LayerEnsemblesError
+      ? error
+      : httpError(400, "Expected a whole body but received a part of one.");
   }
   return Buffer.concat(parts);
 }
