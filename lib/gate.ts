@@ -9,15 +9,13 @@ const SUMMARIES = ["mean", "sum", "foreground"] as const;
 
 /**
  * A confidence: higher where the result is surer. `aula` is in [0, K - 2], `aulaNormalised`, `pairwiseAgreement` and
- * `softDiceConfidence` in [0, 1]. One named after a map is minus that map's summary, so at most 0; without a summary it is
- * minus the mean over all pixels.
+ * `softDiceConfidence` in [0, 1]. One named after a map and its summary, as `entropy.mean`, is minus that summary, so at most 0.
  */
-export type GateScore = (typeof AGREEMENTS)[number] | MapName | `${MapName}.${(typeof SUMMARIES)[number]}`;
+export type GateScore = (typeof AGREEMENTS)[number] | `${MapName}.${(typeof SUMMARIES)[number]}`;
 
 /** Every {@link GateScore}. */
 export const GATE_SCORES: readonly GateScore[] = [
   ...AGREEMENTS,
-  ...MAP_NAMES,
   ...MAP_NAMES.flatMap((map) => SUMMARIES.map((summary) => `${map}.${summary}` as const)),
 ];
 
@@ -98,7 +96,7 @@ export function scoreOf(prediction: Gated, name: GateScore): number {
     case "softDiceConfidence":
       return softDiceConfidence.overall;
   }
-  const [map, summary = "mean"] = name.split(".") as [MapName, ((typeof SUMMARIES)[number] | undefined)?];
+  const [map, summary] = name.split(".") as [MapName, (typeof SUMMARIES)[number]];
   const value = summaries[map]?.[summary];
   return value === undefined ? Number.NaN : -value;
 }

@@ -19,14 +19,20 @@ export {
   type LoadReport,
   type ModelOptions,
 } from "./ensemble/backbone.js";
-export {
-  type EnsembleOptions,
-  type Head,
-  LayerEnsemble,
-  type PlacementOptions,
-  type PredictOptions,
-} from "./ensemble/layer-ensemble.js";
-export { MAP_NAMES, type Prediction } from "./ensemble/prediction.js";
+export { type BaselineOptions, lastFeatures, McDropout, MultiHead, Plain } from "./ensemble/baselines.js";
+export { DeepEnsemble, type DeepFitOptions, type MemberEvent } from "./ensemble/deep-ensemble.js";
+export { type EnsembleOptions, LayerEnsemble } from "./ensemble/layer-ensemble.js";
+export { loadModel } from "./ensemble/load.js";
+export { METHOD_TITLES, METHODS, type MethodName } from "./ensemble/methods.js";
+export type {
+  ForwardOptions,
+  Head,
+  Model,
+  PlacementOptions,
+  PredictionFusion,
+  PredictOptions,
+} from "./ensemble/model.js";
+export { type HeadPerformance, MAP_NAMES, type Prediction } from "./ensemble/prediction.js";
 export { imagenetWeights, type WeightsOptions } from "./ensemble/pretrained.js";
 export { type Run, readRun } from "./ensemble/run.js";
 export { autoTaps } from "./ensemble/taps.js";

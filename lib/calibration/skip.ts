@@ -1,11 +1,10 @@
-import { aula } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
-import { argmax, FUSIONS, type Fusion, fuse, labelMaps, skipHeads } from "../fusion/fuse.js";
-import { fail, type Heads, headViews } from "../fusion/input.js";
-import { nll } from "../metrics/likelihood.js";
-import { dice } from "../metrics/overlap.js";
+import { FUSIONS, type Fusion } from "../fusion/fuse.js";
+import { fail, type Heads } from "../fusion/input.js";
 import { checkOptions, describe, option } from "../options.js";
+import { spearman } from "../statistics/correlation.js";
 import { aurc } from "../statistics/failures.js";
+import { type SubsetScore, SubsetScorer } from "./subsets.js";
 
 /** Options of {@link skipCurve}. */
 export interface SkipCurveOptions {
@@ -15,37 +14,54 @@ export interface SkipCurveOptions {
   fusion?: Fusion;
 }
 
-/** A validation set without its first T heads. */
-export interface SkipPoint {
-  /** T. */
-  skip: number;
-  /** Mean over the images, and standard deviation (divisor n - 1; NaN for one image). */
+/** Quality of a validation set under one choice of heads. */
+export interface QualityPoint {
+  /** Mean over the images that have a pixel that counts, and standard deviation (divisor n - 1; NaN for one image). */
   nll: number;
   nllSd: number;
   /** Of each image's mean over the foreground classes; the same. */
   dice: number;
   diceSd: number;
-  /** AURC of AULA for the risk 1 - dice. */
+  /** AURC of AULA for the risk 1 - dice; NaN for fewer than three heads. */
   aurc: number;
 }
+
+/** The same, with what tells whether AULA orders the images. */
+export interface RankedPoint extends QualityPoint {
+  /** Spearman's correlation of AULA with Dice; NaN for fewer than three heads, and where {@link spearman} is. */
+  spearman: number;
+}
+
+/** A validation set without its first T heads. */
+export interface SkipPoint extends QualityPoint {
+  /** T. */
+  skip: number;
+}
+
+/** How one of several points is chosen; every {@link ChooseSkipOptions.rule} that has a name. */
+export const RULES = ["nll", "dice", "aurc"] as const;
+
+/** One of {@link RULES}. */
+export type Rule = (typeof RULES)[number];
 
 /** Options of {@link chooseSkip}. */
 export interface ChooseSkipOptions {
   /**
    * - `"nll"`: the lowest nll among those whose mean Dice is within `margin` of the best.
-   * - `"dice"`: the highest mean Dice.
+   * - `"dice"`: the highest mean Dice; of equals the lowest nll.
+   * - `"aurc"`: the lowest AURC of AULA among those whose mean Dice is within `margin` of the best.
    * - a function that gets the points and returns the T of one.
    *
    * Of equals the lower T. @default "nll"
    */
-  rule?: "nll" | "dice" | ((curve: readonly SkipPoint[]) => number);
+  rule?: Rule | ((curve: readonly SkipPoint[]) => number);
   /** @default 0.005 */
   margin?: number;
 }
 
 /**
  * Quality of a validation set for every number T of first heads that can be left out, 0..K-3: at least three heads remain,
- * as AULA needs.
+ * as AULA needs. All T cost one pass over the heads, from the last to the first.
  * @param images Logits of all heads (K×C×S or K arrays C×S), and the truth S; at least one image. K ≥ 3 is the same for all.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
@@ -58,44 +74,48 @@ export function skipCurve(
     fusion: option.oneOf(FUSIONS),
   });
   const { ignoreIndex = 255, fusion = "mean" } = options;
-  const scores: { nll: number; dice: number; aula: number }[][] = [];
-  let count = 0;
+  const scores: SubsetScore[][] = [];
   for (const { heads, truth } of images) {
-    const { views, classes } = headViews(`images[${count}].heads`, heads);
-    if (count === 0) {
-      if (views.length < 3) fail("ERR_LE_SHAPE", "images[0].heads", "at least 3 heads", `K = ${views.length}`);
-      for (let skip = 0; skip <= views.length - 3; skip++) scores.push([]);
-    } else if (views.length !== scores.length + 2) {
-      fail("ERR_LE_SHAPE", `images[${count}].heads`, `${scores.length + 2} heads, as before,`, `${views.length}`);
+    const argument = `images[${scores.length}].heads`;
+    const scorer = new SubsetScorer(argument, heads, truth, { fusion, ignoreIndex });
+    const before = scores[0] && scores[0].length + 2;
+    if (before === undefined) {
+      if (scorer.heads < 3) fail("ERR_LE_SHAPE", argument, "at least 3 heads", `K = ${scorer.heads}`);
+    } else if (scorer.heads !== before) {
+      fail("ERR_LE_SHAPE", argument, `${before} heads, as before,`, `${scorer.heads}`);
     }
-    scores.forEach((of, skip) => {
-      const kept = skipHeads(heads, skip);
-      const fused = fuse(kept, { fusion });
-      const overlap = Object.values(dice(argmax(fused), truth, { classes, ignoreIndex }));
-      of.push({
-        nll: nll(fused, truth, { ignoreIndex }),
-        dice: overlap.reduce((sum, value) => sum + value, 0) / overlap.length,
-        aula: aula(labelMaps(kept), classes).value,
-      });
-    });
-    count++;
+    scores.push(scorer.suffixes());
   }
-  if (count === 0) fail("ERR_LE_SHAPE", "images", "at least one image", "none");
-  return scores.map((of, skip) => {
-    const likelihood = spread(of.map((score) => score.nll));
-    const overlap = spread(of.map((score) => score.dice));
-    return {
-      skip,
-      nll: likelihood.mean,
-      nllSd: likelihood.sd,
-      dice: overlap.mean,
-      diceSd: overlap.sd,
-      aurc: aurc(
-        of.map((score) => score.aula),
-        of.map((score) => 1 - score.dice),
-      ),
-    };
-  });
+  if (scores.length === 0) fail("ERR_LE_SHAPE", "images", "at least one image", "none");
+  return curveOf(scores).map(({ spearman: _, ...point }) => point);
+}
+
+/** The curve of images whose scores are known for each T. */
+export function curveOf(scores: readonly (readonly SubsetScore[])[]): (SkipPoint & RankedPoint)[] {
+  const [first = []] = scores;
+  return first.map((_, skip) => ({ skip, ...qualityOf(scores.map((image) => image[skip] as SubsetScore)) }));
+}
+
+/** What the images' scores come to. */
+export function qualityOf(scores: readonly SubsetScore[]): RankedPoint {
+  const nll = spread(scores.map((score) => score.nll).filter((value) => !Number.isNaN(value)));
+  const quality = scores.map((score) => score.dice);
+  const dice = spread(quality);
+  const confidence = scores.map((score) => score.aula);
+  const ranked = !confidence.some(Number.isNaN);
+  return {
+    nll: nll.mean,
+    nllSd: nll.sd,
+    dice: dice.mean,
+    diceSd: dice.sd,
+    aurc: ranked
+      ? aurc(
+          confidence,
+          quality.map((value) => 1 - value),
+        )
+      : Number.NaN,
+    spearman: ranked ? spearman(confidence, quality).rho : Number.NaN,
+  };
 }
 
 /**
@@ -106,34 +126,35 @@ export function skipCurve(
  */
 export function chooseSkip(curve: readonly SkipPoint[], options: ChooseSkipOptions = {}): number {
   checkOptions("chooseSkip", options, {
-    rule: option.anyOf(option.oneOf(["nll", "dice"]), option.callback()),
+    rule: option.anyOf(option.oneOf(RULES), option.callback()),
     margin: option.number({ min: 0 }),
   });
   const { rule = "nll", margin = 0.005 } = options;
   if (!Array.isArray(curve) || curve.length === 0) {
     fail("ERR_LE_SHAPE", "curve", "at least one point", describe(curve));
   }
-  for (const { skip, nll, dice } of curve) {
+  for (const { skip, nll, dice, aurc } of curve) {
     if (!(Number.isFinite(nll) && Number.isFinite(dice))) {
       fail("ERR_LE_VALUE", "curve", "finite nll and dice", `nll ${nll} and dice ${dice} for T = ${skip}`);
     }
-  }
-  if (typeof rule === "function") {
-    const chosen = rule(curve);
-    if (!curve.some(({ skip }) => skip === chosen)) {
-      fail(
-        "ERR_LE_OPTION",
-        "option 'rule' of chooseSkip",
-        "a function that returns the T of a point",
-        describe(chosen),
-      );
+    if (rule === "aurc" && !Number.isFinite(aurc)) {
+      fail("ERR_LE_VALUE", "curve", "a finite aurc, as the rule needs it,", `aurc ${aurc} for T = ${skip}`);
     }
-    return chosen;
   }
-  const best = Math.max(...curve.map((point) => point.dice));
-  const good =
-    rule === "dice" ? curve.filter(({ dice }) => dice === best) : curve.filter(({ dice }) => dice >= best - margin);
-  return good.reduce((chosen, point) => (point.nll < chosen.nll ? point : chosen)).skip;
+  if (typeof rule !== "function") return choose(curve, rule, margin).skip;
+  const chosen = rule(curve);
+  if (!curve.some(({ skip }) => skip === chosen)) {
+    fail("ERR_LE_OPTION", "option 'rule' of chooseSkip", "a function that returns the T of a point", describe(chosen));
+  }
+  return chosen;
+}
+
+/** The point that a rule takes, the first of equals. */
+export function choose<P extends QualityPoint>(points: readonly P[], rule: Rule, margin: number): P {
+  const best = Math.max(...points.map((point) => point.dice));
+  const good = points.filter(({ dice }) => (rule === "dice" ? dice === best : dice >= best - margin));
+  const by = rule === "aurc" ? "aurc" : "nll";
+  return good.reduce((chosen, point) => (point[by] < chosen[by] ? point : chosen));
 }
 
 function spread(values: readonly number[]): { mean: number; sd: number } {

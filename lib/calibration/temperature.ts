@@ -1,4 +1,5 @@
 import type { NdArray } from "../arrays.js";
+import { expOfNegative, lnOfPositive } from "../fusion/elementary.js";
 import { checkLogits, checkProbabilities, type FloatArray, fail, singleView } from "../fusion/input.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
 import { checkOptions, describe, option } from "../options.js";
@@ -184,9 +185,9 @@ function nllAt({ logits, own, classes }: Pixels, inverse: number): number {
     let most = logits[from] as number;
     for (let c = 1; c < classes; c++) if ((logits[from + c] as number) > most) most = logits[from + c] as number;
     let sum = 0;
-    for (let c = 0; c < classes; c++) sum += Math.exp(((logits[from + c] as number) - most) * inverse);
-    const p = Math.exp(((logits[own[n] as number] as number) - most) * inverse) / sum;
-    total -= Math.log(p + NLL_EPSILON);
+    for (let c = 0; c < classes; c++) sum += expOfNegative(((logits[from + c] as number) - most) * inverse);
+    const p = expOfNegative(((logits[own[n] as number] as number) - most) * inverse) / sum;
+    total -= lnOfPositive(p + NLL_EPSILON);
   }
   return total / own.length;
 }

@@ -1,4 +1,5 @@
 import type { NdArray } from "../arrays.js";
+import { lnOfPositive } from "../fusion/elementary.js";
 import { checkProbabilities, fail, type Heads, headViews } from "../fusion/input.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
 import { checkOptions, option } from "../options.js";
@@ -115,7 +116,7 @@ function nllOf(chances: Float64Array, weights: Float64Array): number {
   for (let from = 0; from < chances.length; from += heads) {
     let mixture = 0;
     for (let k = 0; k < heads; k++) mixture += (weights[k] as number) * (chances[from + k] as number);
-    total -= Math.log(mixture);
+    total -= lnOfPositive(mixture);
   }
   return total / (chances.length / heads);
 }

@@ -46,7 +46,11 @@ export function withBackboneOptions(command: Command): Command {
     )
     .option("--output-stride <n>", "deeplabv3plus: 16 or 8 (default: 16)", (value) => Number(oneOf(["16", "8"])(value)))
     .option("--atrous-rates <list>", "deeplabv3plus: three dilations (default: 12,24,36)", list(positive))
-    .option("--backbone-dropout <p>", "deeplabv3plus, fpn: inside of the network", number({ min: 0, max: 0.99 }))
+    .option(
+      "--backbone-dropout <p>",
+      "inside of the network (default: deeplabv3plus 0.5, fpn 0.2, mcd on others 0.2, else 0)",
+      number({ min: 0, max: 0.99 }),
+    )
     .option("--width <n>", "plain-unet, unet3d: channels of its first level", positive)
     .option("--depth <n>", "plain-unet, unet3d: levels, the first counted", integer({ min: 1, max: 8 }))
     .option("--norm <kind>", "unet3d: batch or instance (default: batch)", oneOf(["batch", "instance"]))

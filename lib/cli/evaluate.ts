@@ -2,7 +2,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { csvLine } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
-import { FUSIONS, type Fusion } from "../fusion/index.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { integer, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
@@ -16,7 +16,7 @@ interface Flags extends DeviceFlags {
   split: string;
   out?: string;
   skip?: number;
-  fusion?: Fusion;
+  fusion?: PredictionFusion;
   json?: boolean;
 }
 
@@ -33,7 +33,11 @@ export function evaluateCommand(): Command {
     .option("--split <name>", "which images; all for every one", text, "test")
     .option("--out <dir>", "folder for images.csv, summary.csv and summary.json (default: RUN/evaluation-SPLIT)", text)
     .option("--skip <T>", "first heads to leave out (default: the run's)", integer({ min: 0 }))
-    .option("--fusion <name>", `${FUSIONS.join(", ")} (default: mean)`, oneOf(FUSIONS));
+    .option(
+      "--fusion <name>",
+      `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
+      oneOf(PREDICTION_FUSIONS),
+    );
   return withDeviceOptions(command).action((flags: Flags) =>
     runSession(flags.json ?? false, (session) => evaluate(flags, session)),
   );

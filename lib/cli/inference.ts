@@ -3,7 +3,7 @@ import path from "node:path";
 import type { NdArray } from "../arrays.js";
 import type { Dataset } from "../data/dataset.js";
 import type { Placement } from "../data/preprocess.js";
-import type { LayerEnsemble, PredictOptions } from "../ensemble/layer-ensemble.js";
+import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
@@ -13,7 +13,7 @@ import { chooseSplit, dataOf, datasetOptions, type RunNotes, runNotes } from "./
 
 /** A trained model with what its run says of the data. */
 export interface OpenRun {
-  model: LayerEnsemble;
+  model: Model;
   notes: RunNotes;
 }
 
@@ -23,15 +23,16 @@ export interface OpenRun {
  */
 export async function openRun(folder: string, flags: DeviceFlags): Promise<OpenRun> {
   setThreads(flags);
-  const { LayerEnsemble } = await import("../ensemble/layer-ensemble.js");
+  const { loadModel } = await import("../ensemble/load.js");
   const { readRun } = await import("../ensemble/run.js");
-  const notes = runNotes(await readRun(folder), folder);
-  if (!existsSync(path.join(folder, "weights.safetensors")))
+  const run = await readRun(folder);
+  const notes = runNotes(run, folder);
+  if (run.method !== "de" && !existsSync(path.join(folder, "weights.safetensors")))
     throw new LayerEnsemblesError(
       "ERR_LE_CHECKPOINT",
       `Expected weights.safetensors in ${folder} but received none: its training was stopped before the first checkpoint.`,
     );
-  return { model: await LayerEnsemble.load(folder, placement(flags)), notes };
+  return { model: await loadModel(folder, placement(flags)), notes };
 }
 
 /** One image to predict. */
@@ -129,7 +130,7 @@ export interface Result {
 
 /** Predicts images in batches, reading the next ones meanwhile; results come in order. */
 export async function* infer(
-  model: LayerEnsemble,
+  model: Model,
   items: readonly Item[],
   options: PredictOptions & { signal: AbortSignal },
 ): AsyncGenerator<Result> {

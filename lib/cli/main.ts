@@ -11,7 +11,9 @@ import { layersCommand } from "./layers.js";
 import { predictCommand } from "./predict.js";
 import { scoreCommand } from "./score.js";
 import { serveCommand } from "./serve.js";
+import { studyCommand } from "./study.js";
 import { trainCommand } from "./train.js";
+import { tuneCommand } from "./tune.js";
 
 /** The program with all its commands. What is heavy is imported by a command when it runs. */
 function program(): Command {
@@ -24,10 +26,12 @@ function program(): Command {
   for (const command of [
     layersCommand(),
     trainCommand(),
+    tuneCommand(),
     predictCommand(),
     evaluateCommand(),
     scoreCommand(),
     serveCommand(),
+    studyCommand(),
     demoCommand(),
     doctorCommand(),
     installLibtorchCommand(),

@@ -1,8 +1,8 @@
 import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
-import { FUSIONS, type Fusion } from "../fusion/index.js";
 import { extentOf, largestValue, middleSlice, predictionRecord } from "../report/record.js";
 import type { MapName } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
@@ -18,7 +18,7 @@ interface Flags extends DeviceFlags {
   split?: string;
   out: string;
   skip?: number;
-  fusion?: Fusion;
+  fusion?: PredictionFusion;
   maps: MapName[];
   limit?: number;
   batchSize?: number;
@@ -41,7 +41,11 @@ export function predictCommand(): Command {
     .option("--split <name>", "which of its images (default: all)", text)
     .requiredOption("--out <dir>", "folder to write to", text)
     .option("--skip <T>", "first heads to leave out (default: the run's)", integer({ min: 0 }))
-    .option("--fusion <name>", `${FUSIONS.join(", ")} (default: mean)`, oneOf(FUSIONS))
+    .option(
+      "--fusion <name>",
+      `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
+      oneOf(PREDICTION_FUSIONS),
+    )
     .option("--maps <list>", `heat maps to write: ${MAP_NAMES.join(", ")}, or none (default: entropy)`, mapNames)
     .option("--limit <n>", "at most so many images", integer({ min: 1 }))
     .option("--batch-size <n>", "images of one size that share a pass (default: 8)", integer({ min: 1 }));

@@ -1,6 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import path from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import { METHODS, type MethodName } from "../ensemble/methods.js";
 import type { LossName, OptimizerOptions, ScheduleOptions } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { integer, list, number, oneOf, size, text } from "./arguments.js";
@@ -13,6 +14,13 @@ import { type RunNotes, runNotes } from "./run-notes.js";
 
 /** Options that have a value in every run; the preset changes some. */
 export interface Settings {
+  method: MethodName;
+  /** de: networks. */
+  members: number;
+  /** mh: heads. */
+  heads: number;
+  /** mcd: passes of each image. */
+  passes: number;
   /** Height and width; of volumes depth, height and width. */
   size: [number, number] | [number, number, number];
   backbone: (typeof KINDS)[number];
@@ -52,6 +60,10 @@ export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags
   testFraction?: number;
   encoderWeights?: string;
   resume?: boolean;
+  /** de: members that are trained at a time, each in a process of its own. */
+  jobs?: number;
+  /** Set by a deep ensemble for the processes that train its members. */
+  member?: number;
   json?: boolean;
 }
 
@@ -59,6 +71,10 @@ export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags
 export type Taps = { kind: "auto"; count?: number } | { kind: "names"; names: string[] };
 
 const DEFAULTS: Settings = {
+  method: "le",
+  members: 5,
+  heads: 10,
+  passes: 10,
   size: [128, 128],
   backbone: "unet",
   taps: { kind: "auto" },
@@ -97,11 +113,26 @@ const PAPER: Partial<Settings> = {
   skip: "auto",
 };
 
+/** Share of channels that Monte Carlo dropout drops, where nothing is said. */
+const MC_DROPOUT = 0.2;
+
 /** What differs for networks of volumes. */
 const VOLUMES: Partial<Settings> = { size: [32, 64, 64], batchSize: 2 };
 
 /** What a resumed run may change. */
-const CHANGEABLE = new Set(["data", "run", "resume", "epochs", "earlyStopping", "device", "threads", "json", "debug"]);
+const CHANGEABLE = new Set([
+  "data",
+  "run",
+  "resume",
+  "epochs",
+  "earlyStopping",
+  "device",
+  "threads",
+  "jobs",
+  "member",
+  "json",
+  "debug",
+]);
 
 const taps = (value: string): Taps => {
   const auto = /^auto(?::(.*))?$/.exec(value);
@@ -115,7 +146,7 @@ export function trainOptions(): Command {
   const share = number({ min: 0, max: 0.99 });
   const command = newCommand(
     "train",
-    "train a Layer Ensemble on a folder of images and masks",
+    "train a Layer Ensemble, or a method to compare it with, on a folder of images and masks",
     "layer-ensembles train --data data/busi --run runs/busi --classes 2 --size 128x128 --epochs 50\n" +
       "layer-ensembles train --run runs/busi --resume",
   )
@@ -129,6 +160,16 @@ export function trainOptions(): Command {
     )
     .option("--classes <n>", "classes with background (default: what the masks hold)", integer({ min: 2, max: 255 }))
     .option("--class-names <list>", "their names, background first", list(text))
+    .option(
+      "--method <name>",
+      "le: a head on each tap; plain: the network's output; mh: heads on one layer; de: several networks; mcd: dropout (default: le)",
+      oneOf(METHODS),
+    )
+    .option("--members <n>", "de: networks (default: 5)", integer({ min: 2, max: 1000 }))
+    .option("--jobs <n>", "de: members trained at a time, each in its own process (default: 1)", positive)
+    .addOption(new Option("--member <i>").argParser(integer({ min: 1 })).hideHelp())
+    .option("--heads <n>", "mh: heads (default: 10)", integer({ min: 2, max: 1000 }))
+    .option("--passes <n>", "mcd: passes of each image (default: 10)", integer({ min: 2, max: 10_000 }))
     .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS))
     .option("--model <file>", "the network: a TorchScript or torch.export file, instead of --backbone", text);
   withModelOptions(withBackboneOptions(command))
@@ -136,7 +177,7 @@ export function trainOptions(): Command {
     .option("--freeze-backbone", "train the heads only")
     .option(
       "--taps <taps>",
-      "layers that get a head: auto, auto:N, none, or names; * and ** fit many (default: auto)",
+      "le: layers that get a head; mh: the one: auto, auto:N, none, or names; * and ** fit many (default: auto)",
       taps,
     )
     .option("--no-final", "the network's own output is no head")
@@ -195,7 +236,13 @@ function namesGiven(command: Command): Set<string> {
 export type TrainOptions = Settings & TrainFlags & { data: string };
 
 /** What a resumed run takes over. */
-export function recordable({ run: _run, resume: _resume, ...options }: TrainOptions): Record<string, unknown> {
+export function recordable({
+  run: _run,
+  resume: _resume,
+  jobs: _jobs,
+  member: _member,
+  ...options
+}: TrainOptions): Record<string, unknown> {
   const { model } = options;
   return { ...options, data: path.resolve(options.data), ...(model !== undefined && { model: path.resolve(model) }) };
 }
@@ -212,7 +259,7 @@ export async function effectiveOptions(
   const named = namesGiven(command);
   if (existsSync(run) && !statSync(run).isDirectory())
     throw new LayerEnsemblesError("ERR_LE_IO", `Expected a folder for --run but received the file ${flags.run}.`);
-  const hasState = existsSync(path.join(run, "state.safetensors"));
+  const hasState = existsSync(path.join(run, "state.safetensors")) || existsSync(path.join(run, "members"));
   if (hasState && !flags.resume)
     throw new LayerEnsemblesError(
       "ERR_LE_IO",
@@ -245,6 +292,14 @@ export async function effectiveOptions(
     ] as const)
       if (flags[name] !== undefined)
         throw new UsageError(`--model brings its own network; it cannot go with an option of --backbone (${name})`);
+  for (const [name, method] of [
+    ["members", "de"],
+    ["jobs", "de"],
+    ["heads", "mh"],
+    ["passes", "mcd"],
+  ] as const)
+    if (flags[name] !== undefined && (flags.method ?? "le") !== method)
+      throw new UsageError(`--${name} is for --method ${method}, not ${flags.method ?? "le"}`);
   if (flags.data === undefined) throw new UsageError("required option '--data <dir>' not specified");
   if (flags.classes !== undefined && flags.classNames && flags.classes !== flags.classNames.length)
     throw new UsageError(`--classes says ${flags.classes} but --class-names has ${flags.classNames.length}`);
@@ -255,6 +310,9 @@ export async function effectiveOptions(
   const preset = flags.preset === "paper" ? PAPER : {};
   const volumes = flags.backbone === "unet3d" ? VOLUMES : {};
   const options = { ...DEFAULTS, ...preset, ...volumes, ...kept, ...(resume ? { resume } : {}) } as TrainOptions;
+  // These have no dropout of their own; 0.2 is what the pyramid network drops.
+  const bare = ["unet", "plain-unet", "unet3d"].includes(options.backbone) && flags.model === undefined;
+  if (options.method === "mcd" && bare) options.backboneDropout ??= MC_DROPOUT;
   const axes = options.backbone === "unet3d" ? 3 : 2;
   // A network from a file says by itself whether it takes volumes.
   if (flags.model === undefined && options.size.length !== axes)

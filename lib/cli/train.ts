@@ -4,15 +4,21 @@ import path from "node:path";
 import type { Command } from "commander";
 import type { Dataset, Sample } from "../data/dataset.js";
 import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
-import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
+import { memberFolder } from "../ensemble/deep-ensemble.js";
+import { METHOD_TITLES, type MethodName } from "../ensemble/methods.js";
+import type { Head } from "../ensemble/model.js";
+import type { Network } from "../ensemble/network.js";
+import { makeFolder, RUN_FILES, readRun, writeRun } from "../ensemble/run.js";
 import type { EpochEvent, FitOptions, History } from "../ensemble/training.js";
+import { PACKAGE_VERSION } from "../native/package.js";
 import { AUGMENT } from "./augment.js";
 import { backboneOptions } from "./backbone-options.js";
 import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
 import { placement, setThreads } from "./device-options.js";
 import { glob, isGlob, modelOptions } from "./model-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
-import { chooseSplit, type RunNotes } from "./run-notes.js";
+import { chooseSplit, type RunNotes, runNotes } from "./run-notes.js";
+import { runSelf } from "./self.js";
 import { duration, fixed, formatTable } from "./table.js";
 import { effectiveOptions, recordable, type TrainFlags, type TrainOptions, trainOptions } from "./train-options.js";
 
@@ -24,18 +30,50 @@ export function trainCommand(): Command {
 }
 
 async function train(flags: TrainFlags, command: Command, session: Session): Promise<void> {
-  const run = path.resolve(flags.run);
   const { options, named, resumed } = await effectiveOptions(flags, command);
-  const dataset = await openData(options, resumed);
-  const data = resumed
-    ? { ...resumed.data, folder: path.resolve(options.data) }
-    : {
-        folder: path.resolve(options.data),
-        trainSplit: options.trainSplit,
-        valSplit: chosenVal(options, dataset, named),
-        drawn: isDrawn(options) ? idsBySplit(dataset) : null,
-      };
   const line = new StatusLine(process.stderr);
+  try {
+    if (options.method === "de") await trainMembers(options, named, resumed, line, session);
+    else {
+      const run = path.resolve(flags.run);
+      const result = await trainOne(options, named, resumed, run, line, session);
+      await session.print(session.json ? toJson(resultOf(result)) : summary(result));
+    }
+  } catch (error) {
+    line.clear();
+    if (error instanceof Interrupted)
+      session.note(
+        existsSync(path.join(flags.run, RUN_FILES.run))
+          ? `stopped; the last checkpoint stays. Go on with: layer-ensembles train --run ${flags.run} --resume`
+          : "stopped before the first checkpoint; nothing was kept",
+      );
+    throw error;
+  }
+}
+
+/** What came of one network's training. */
+interface Trained {
+  history: History;
+  run: string;
+  method: MethodName;
+  heads: readonly Head[];
+  skip: number;
+  device: string;
+  precision: string;
+  seconds: number;
+}
+
+/** Trains one network, into a run folder that is taken away again where it holds no checkpoint. */
+async function trainOne(
+  options: TrainOptions,
+  named: Set<string>,
+  resumed: RunNotes | null,
+  run: string,
+  line: StatusLine,
+  session: Session,
+): Promise<Trained> {
+  const dataset = await openData(options, resumed);
+  const data = dataNotes(options, dataset, named, resumed);
   const started = performance.now();
   const read = (split: string) => readAll(chooseSplit(dataset, split, data), split, line, session);
   const training = await read(data.trainSplit);
@@ -45,40 +83,170 @@ async function train(flags: TrainFlags, command: Command, session: Session): Pro
   const isNew = !existsSync(run);
   const { backbone, model } = await build(options, dataset, run, session);
   try {
-    const notes: RunNotes = {
-      preprocessing: dataset.preprocessing,
-      classNames: dataset.classNames,
-      ignoreIndex: dataset.ignoreIndex,
-      data,
-      options: recordable(options),
-    };
+    const notes = notesOf(options, dataset, data);
     const { length: images } = training;
+    const heads = model.heads.length === 1 ? "1 head" : `${model.heads.length} heads`;
     session.note(
-      `${model.heads.length} heads (${model.heads.map((head) => head.name).join(", ")}) on ${model.device}, ${model.precision}; ` +
+      `${METHOD_TITLES[model.method].long}: ${heads} (${model.heads.map((head) => head.name).join(", ")}) on ${model.device}, ${model.precision}; ` +
         `${images} training images${validation ? `, ${validation.length} for validation` : ", none for validation"}`,
     );
     const history = await runTraining(model, training, validation, options, run, notes, line, session);
     line.clear();
+    const { method, heads: made, skip, device, precision } = model;
     const seconds = (performance.now() - started) / 1000;
-    await session.print(
-      session.json ? toJson(resultOf(history, run, model, seconds)) : summary(history, run, model, seconds),
-    );
+    return { history, run, method, heads: made, skip, device, precision, seconds };
   } catch (error) {
-    line.clear();
-    const checkpoint = existsSync(path.join(run, "state.safetensors"));
-    if (error instanceof Interrupted) {
-      session.note(
-        checkpoint
-          ? `stopped; the last checkpoint stays. Go on with: layer-ensembles train --run ${flags.run} --resume`
-          : "stopped before the first checkpoint; nothing was kept",
-      );
-    }
-    if (isNew && !checkpoint) await rm(run, { recursive: true, force: true });
+    if (isNew && !existsSync(path.join(run, RUN_FILES.state))) await rm(run, { recursive: true, force: true });
     throw error;
   } finally {
     await model.dispose();
     await backbone.dispose();
   }
+}
+
+/**
+ * Trains the networks of a deep ensemble, each into a run folder of its own: one after another, or `--jobs` at a time as
+ * processes. Those that are done are passed over, and those that were stopped go on.
+ */
+async function trainMembers(
+  options: TrainOptions,
+  named: Set<string>,
+  resumed: RunNotes | null,
+  line: StatusLine,
+  session: Session,
+): Promise<void> {
+  const run = path.resolve(options.run);
+  const one = (member: number): TrainOptions => ({
+    ...options,
+    method: "plain",
+    seed: options.seed + member - 1,
+    resume: true,
+  });
+  if (options.member !== undefined) {
+    // A process of the command that trains them all.
+    const result = await trainOne(
+      one(options.member),
+      named,
+      resumed,
+      memberFolder(run, options.member),
+      line,
+      session,
+    );
+    return session.print(toJson(resultOf(result)));
+  }
+  if (!resumed) await beginDeepEnsemble(options, named, run, session);
+  const members = Array.from({ length: options.members }, (_, i) => i + 1);
+  const results: ReturnType<typeof resultOf>[] = [];
+  const jobs = Math.min(options.jobs ?? 1, members.length);
+  if (jobs > 1) results.push(...(await inProcesses(run, members, jobs, options, session)));
+  else
+    for (const member of members) {
+      session.note(`member ${member} of ${members.length}`);
+      const notes = resumed ?? runNotes(await readRun(run), run);
+      results.push(resultOf(await trainOne(one(member), named, notes, memberFolder(run, member), line, session)));
+    }
+  const seconds = results.reduce((sum, result) => sum + result.seconds, 0);
+  await session.print(
+    session.json
+      ? toJson({ run, method: "de", members: results })
+      : `${memberTable(results)}\nTrained ${members.length} networks in ${duration(seconds)} of work. Run: ${run}\n`,
+  );
+}
+
+/** Writes the run.json of a deep ensemble, from which its members' processes take their options. */
+async function beginDeepEnsemble(
+  options: TrainOptions,
+  named: Set<string>,
+  run: string,
+  session: Session,
+): Promise<void> {
+  const dataset = await openData(options, null);
+  const notes = notesOf(options, dataset, dataNotes(options, dataset, named, null));
+  const { backbone, model } = await build({ ...options, method: "plain" }, dataset, run, session);
+  try {
+    await writeRun(run, {
+      versions: { "layer-ensembles": PACKAGE_VERSION, node: process.version },
+      method: "de",
+      members: options.members,
+      ...model.described(),
+      skip: 0,
+      notes: { ...notes },
+    });
+    await makeFolder(path.join(run, "members"));
+  } finally {
+    await model.dispose();
+    await backbone.dispose();
+  }
+}
+
+/** Trains members as processes of this command. The first that fails stops the others. */
+async function inProcesses(
+  run: string,
+  members: readonly number[],
+  jobs: number,
+  options: TrainOptions,
+  session: Session,
+): Promise<ReturnType<typeof resultOf>[]> {
+  const { availableParallelism } = await import("node:os");
+  const threads = options.threads ?? Math.max(1, Math.floor(availableParallelism() / jobs));
+  const queue = [...members];
+  const results = new Map<number, ReturnType<typeof resultOf>>();
+  const failed = new AbortController();
+  const signal = AbortSignal.any([session.signal, failed.signal]);
+  const work = async () => {
+    for (let member = queue.shift(); member !== undefined; member = queue.shift()) {
+      const flags = ["--run", run, "--resume", "--member", String(member), "--threads", String(threads), "--json"];
+      if (options.device) flags.push("--device", options.device);
+      session.note(`member ${member} of ${members.length} begins`);
+      try {
+        results.set(member, JSON.parse(await runSelf(["train", ...flags], signal)));
+      } catch (error) {
+        failed.abort(error);
+        throw error;
+      }
+      session.note(`member ${member} of ${members.length} is trained`);
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, work)).catch((error) => {
+    throw session.signal.aborted ? session.signal.reason : error;
+  });
+  return members.map((member) => results.get(member) as ReturnType<typeof resultOf>);
+}
+
+function memberTable(results: readonly ReturnType<typeof resultOf>[]): string {
+  return formatTable(
+    [
+      { heading: "member" },
+      { heading: "epochs" },
+      { heading: "val Dice" },
+      { heading: "val nll" },
+      { heading: "time" },
+    ],
+    results.map(({ epochs, validation, seconds }, i) => [
+      String(i + 1),
+      String(epochs),
+      fixed(validation?.fused.dice),
+      fixed(validation?.fused.nll),
+      duration(seconds),
+    ]),
+  );
+}
+
+function dataNotes(
+  options: TrainOptions,
+  dataset: Dataset,
+  named: Set<string>,
+  resumed: RunNotes | null,
+): RunNotes["data"] {
+  const folder = path.resolve(options.data);
+  if (resumed) return { ...resumed.data, folder };
+  const drawn = isDrawn(options) ? idsBySplit(dataset) : null;
+  return { folder, trainSplit: options.trainSplit, valSplit: chosenVal(options, dataset, named), drawn };
+}
+
+function notesOf(options: TrainOptions, dataset: Dataset, data: RunNotes["data"]): RunNotes {
+  const { preprocessing, classNames, ignoreIndex } = dataset;
+  return { preprocessing, classNames, ignoreIndex, data, options: recordable(options) };
 }
 
 function isDrawn(options: TrainOptions): boolean {
@@ -136,37 +304,38 @@ async function build(
   dataset: Dataset,
   run: string,
   session: Session,
-): Promise<{ backbone: Backbone; model: LayerEnsemble }> {
-  const { LayerEnsemble } = await import("../ensemble/layer-ensemble.js");
-  const { autoTaps } = await import("../ensemble/taps.js");
+): Promise<{ backbone: Backbone; model: Network }> {
   const { classes } = dataset;
-  const started = existsSync(path.join(run, "state.safetensors"));
+  const started = existsSync(path.join(run, RUN_FILES.state));
   const backbone = await makeBackbone(options, classes, started ? run : null, session);
   try {
-    const auto = options.taps.kind === "auto" ? options.taps : null;
-    const names =
-      options.taps.kind === "names"
-        ? await matching(options.taps.names, () => backbone.probe(options.size))
-        : autoTaps(await backbone.probe(options.size), {
-            final: options.final,
-            ...(auto?.count !== undefined && { count: auto.count }),
-          });
-    const model = await LayerEnsemble.create(backbone, {
-      taps: names,
-      classes,
-      final: options.final ? "auto" : false,
-      dropout: options.dropout,
-      freezeBackbone: options.freezeBackbone,
-      inputSize: options.size,
-      seed: options.seed,
-      skip: options.skip === "auto" ? (classes === 2 ? 3 : 5) : options.skip,
-      ...placement(options),
-    });
-    return { backbone, model };
+    return { backbone, model: await withHeads(backbone, options, classes) };
   } catch (error) {
     await backbone.dispose();
     throw error;
   }
+}
+
+/** The heads that the method puts on the network. */
+async function withHeads(backbone: Backbone, options: TrainOptions, classes: number): Promise<Network> {
+  const { method, taps, final, size, dropout, freezeBackbone, seed } = options;
+  const shared = { classes, dropout, freezeBackbone, inputSize: size, seed, ...placement(options) };
+  const names = taps.kind === "names" ? await matching(taps.names, () => backbone.probe(size)) : null;
+  if (method === "le") {
+    const { LayerEnsemble } = await import("../ensemble/layer-ensemble.js");
+    const { autoTaps } = await import("../ensemble/taps.js");
+    const count = taps.kind === "auto" ? taps.count : undefined;
+    const chosen = names ?? autoTaps(await backbone.probe(size), { final, ...(count !== undefined && { count }) });
+    const skip = options.skip === "auto" ? (classes === 2 ? 3 : 5) : options.skip;
+    return LayerEnsemble.create(backbone, { ...shared, taps: chosen, final: final ? "auto" : false, skip });
+  }
+  if (names && names.length > 1)
+    throw new UsageError(`--method ${method} has its heads on one layer, but --taps names ${names.length}`);
+  const { McDropout, MultiHead, Plain } = await import("../ensemble/baselines.js");
+  const on = names?.[0] === undefined ? shared : { ...shared, tap: names[0] };
+  if (method === "mh") return MultiHead.create(backbone, { ...on, heads: options.heads });
+  if (method === "mcd") return McDropout.create(backbone, { ...on, passes: options.passes });
+  return Plain.create(backbone, on);
 }
 
 /** The network to train; that of a run that is gone on with has its copy there. */
@@ -188,7 +357,6 @@ async function makeBackbone(
     });
   }
   if (run !== null) {
-    const { readRun } = await import("../ensemble/run.js");
     return Backbone.fromConfig((await readRun(run)).backbone, run);
   }
   const backbone = await Backbone.load(options.model, modelOptions(options));
@@ -221,7 +389,7 @@ async function matching(wanted: readonly string[], probe: () => Promise<LayerInf
 }
 
 function runTraining(
-  model: LayerEnsemble,
+  model: Network,
   training: Sample[],
   validation: Sample[] | null,
   options: TrainOptions,
@@ -266,29 +434,19 @@ function keptEpoch(history: History): EpochEvent | undefined {
   return history.epochs.find(({ epoch }) => epoch === history.best?.epoch) ?? history.epochs.at(-1);
 }
 
-function resultOf(history: History, run: string, model: LayerEnsemble, seconds: number) {
+function resultOf({ history, ...rest }: Trained) {
   const kept = keptEpoch(history);
-  return {
-    run,
-    stopped: history.stopped,
-    epochs: history.epochs.length,
-    best: history.best,
-    validation: kept?.validation ?? null,
-    heads: model.heads,
-    skip: model.skip,
-    device: model.device,
-    precision: model.precision,
-    seconds,
-  };
+  const { stopped, best } = history;
+  return { ...rest, stopped, epochs: history.epochs.length, best, validation: kept?.validation ?? null };
 }
 
-function summary(history: History, run: string, model: LayerEnsemble, seconds: number): string {
+function summary({ history, run, heads: made, seconds }: Trained): string {
   const kept = keptEpoch(history);
   const why = history.stopped === "early" ? ", stopped early" : "";
   const end = `\nTrained ${history.epochs.length} epochs in ${duration(seconds)}${why}. Run: ${run}\n`;
   if (!kept?.validation) return end.trimStart();
   const { heads, fused } = kept.validation;
-  const rows = model.heads.map(({ name, channels, size }, i) => [
+  const rows = made.map(({ name, channels, size }, i) => [
     String(i + 1),
     name,
     `${channels}×${size.join("×")}`,

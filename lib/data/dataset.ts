@@ -84,6 +84,11 @@ export interface FolderOptions extends DatasetOptions {
   masks?: "required" | "optional";
   /** Most pixels of an image or mask. @default 100_000_000 */
   maxPixels?: number;
+  /**
+   * Which images are opened; of the others no file is read or needed, and `maskValues: "auto"` is decided without them.
+   * @default all
+   */
+  only?: (info: Pick<SampleInfo, "id" | "split" | "group">) => boolean;
 }
 
 /** Options of {@link Dataset.loadAll}. */
@@ -160,6 +165,7 @@ const folderSpecs: OptionSpecs = {
   maskValues: option.oneOf(["auto", "index", "0/255"]),
   masks: option.oneOf(["required", "optional"]),
   maxPixels: option.integer({ min: 1 }),
+  only: option.callback(),
 };
 
 const loadSpecs: OptionSpecs = {
@@ -189,13 +195,13 @@ export class Dataset implements AsyncIterable<Sample> {
    */
   static async fromFolder(folder: string, options: FolderOptions = {}): Promise<Dataset> {
     checkOptions("Dataset.fromFolder", options, folderSpecs);
-    const { maskValues = "auto", masks = "required", maxPixels } = options;
+    const { maskValues = "auto", masks = "required", maxPixels, only } = options;
     const shared = sharedOptions(folder, options);
     const imageFiles = await listImages(join(folder, "images"));
     const maskFiles = await listMasks(join(folder, "masks"), masks === "required");
     const table = await readSplits(folder, options, imageFiles);
 
-    const entries = [...imageFiles].map(([id, source]): Entry => {
+    const all = [...imageFiles].map(([id, source]): Entry => {
       const { split, group } = table.get(id) ?? {};
       return {
         id,
@@ -206,18 +212,19 @@ export class Dataset implements AsyncIterable<Sample> {
         readImage: () => (isNpy(source) ? readVolume : readImage)(source, { maxPixels }),
       };
     });
+    if (options.valFraction !== undefined || options.testFraction !== undefined) {
+      fractionSplit(all, options).forEach((split, i) => {
+        all[i]!.split = split;
+      });
+    }
+    checkGroups(all, folder);
+    const entries = only ? all.filter(({ id, split, group }) => only({ id, split, group })) : all;
     if (masks === "required") {
       const bare = entries.filter((entry) => !entry.hasMask).map((entry) => `${entry.id}.png`);
       if (bare.length > 0) {
         throw dataError(join(folder, "masks"), "folder", "a mask for each image", `none for ${listed(bare)}`);
       }
     }
-    if (options.valFraction !== undefined || options.testFraction !== undefined) {
-      fractionSplit(entries, options).forEach((split, i) => {
-        entries[i]!.split = split;
-      });
-    }
-    checkGroups(entries, folder);
     const binary = await scanMasks(entries, maskFiles, maskValues, shared, maxPixels);
     for (const entry of entries) {
       const file = maskFiles.get(entry.id);
@@ -535,7 +542,8 @@ async function readSplits(folder: string, options: FolderOptions, images: Readon
     const group = row.group?.trim();
     found.set(id, { ...(split && !fractions && { split }), ...(group && { group }) });
   }
-  const missing = [...found.keys()].filter((id) => !images.has(id));
+  const { only = () => true } = options;
+  const missing = [...found].filter(([id, known]) => !images.has(id) && only({ id, ...known })).map(([id]) => id);
   if (missing.length > 0) {
     throw dataError(path, "table of splits", "ids that have a file in images/", `${listed(missing)} without one`);
   }

@@ -60,7 +60,11 @@ export interface BackboneOptions {
   pyramidChannels?: number;
   /** fpn: channels of the blocks that lead to the head; a multiple of 32. @default 128 */
   segmentationChannels?: number;
-  /** deeplabv3plus: dropout after the pyramid. fpn: of whole channels, before the head. @default 0.5, 0.2 */
+  /**
+   * deeplabv3plus: dropout after the pyramid. fpn: of whole channels, before the head. unet: of whole channels, after the
+   * encoder's last map and each decoder block but the last. plain-unet, unet3d: of whole channels, after each level but the
+   * full-size ones. What Monte Carlo dropout draws. @default 0.5, 0.2, 0, 0
+   */
   dropout?: number;
   /** plain-unet, unet3d: channels of the first level; each level below has twice as many. @default 16 */
   width?: number;
@@ -140,19 +144,21 @@ const MODEL: OptionSpecs = {
 const NETWORK: OptionSpecs = { inChannels: option.integer({ min: 1 }), seed: option.integer({ min: 0 }) };
 const RESNET: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 0 }) };
 const SEGMENTER: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 1, max: 255 }) };
+const DROPOUT = option.number({ min: 0, below: 1 });
 const ENCODED: OptionSpecs = { ...SEGMENTER, encoder: option.oneOf(["resnet18", "resnet34", "resnet50", "resnet101"]) };
 const LEVELS: OptionSpecs = {
   ...SEGMENTER,
   width: option.integer({ min: 1 }),
   depth: option.integer({ min: 1, max: 8 }),
+  dropout: DROPOUT,
 };
-const DROPOUT = option.number({ min: 0, below: 1 });
 const KINDS: Record<BackboneKind, OptionSpecs> = {
   unet: {
     ...ENCODED,
     decoderChannels: option.array(option.integer({ min: 1 }), { length: 5 }),
     attention: option.oneOf(["scse", null]),
     preset: option.oneOf(["paper", "deep"]),
+    dropout: DROPOUT,
   },
   deeplabv3plus: {
     ...ENCODED,

@@ -40,22 +40,43 @@ export interface Prediction {
   maps: Partial<Record<MapName, NdArray<Float32Array>>>;
   /** Image-level summaries of these maps. */
   summaries: Partial<Record<MapName, MapSummary>>;
-  /** Area under layer agreement; null where it is not defined: with fewer than three heads. */
+  /**
+   * Area under layer agreement; null where it is not defined: with fewer than three heads, and for methods whose heads have
+   * no order in depth.
+   */
   aula: Aula | null;
   /** Mean Dice over all pairs of heads; NaN for a single head. */
   pairwiseAgreement: PairwiseAgreement;
-  /** Where in depth the prediction settles; null with fewer than two heads. */
+  /** Where in depth the prediction settles; null with fewer than two heads, or heads without depth. */
   predictionDepth: PredictionDepth | null;
   /** Soft Dice of the fused probabilities with their own mask. */
   softDiceConfidence: SoftDiceConfidence;
   /** Names of the kept heads, in depth order. */
   heads: string[];
+  /** Each head's performance as STAPLE estimates it, where the heads were fused by it. */
+  staple?: HeadPerformance;
   /** K×H×W: each kept head's own mask, where asked for. */
   labels?: NdArray<Uint8Array>;
 }
 
+/** Performance of heads against the truth that STAPLE estimates from them (SPEC §11). */
+export interface HeadPerformance {
+  /** By head, true class t, label s: chance that the head says s where the truth is t. NaN in rows of classes without W. */
+  confusion: number[][][];
+  /** By head, for two classes only: chance to say 1 where the truth is 1; NaN where that is nowhere. */
+  sensitivity?: number[];
+  /** By head, for two classes only: chance to say 0 where the truth is 0; NaN where that is nowhere. */
+  specificity?: number[];
+  converged: boolean;
+  rounds: number;
+}
+
 /** Completes what the addon's pass over the pixels counted by the definitions of `layer-ensembles/metrics`. */
-export function toPrediction(raw: RawPrediction, heads: string[], skip: number): Prediction {
+export function toPrediction(
+  raw: RawPrediction,
+  heads: string[],
+  { skip, inDepth }: { skip: number; inDepth: boolean },
+): Prediction {
   const [k = 0, classes = 0] = raw.counts.shape;
   const counts: AgreementCounts = {
     heads: k,
@@ -80,11 +101,29 @@ export function toPrediction(raw: RawPrediction, heads: string[], skip: number):
     ...(raw.probabilities && { probabilities: raw.probabilities }),
     maps,
     summaries,
-    aula: k < 3 ? null : aulaFromCounts(counts, { skipped: skip }),
+    aula: k < 3 || !inDepth ? null : aulaFromCounts(counts, { skipped: skip }),
     pairwiseAgreement: pairwiseAgreementFromCounts(counts),
-    predictionDepth: k < 2 ? null : predictionDepthFromCounts(counts),
+    predictionDepth: k < 2 || !inDepth ? null : predictionDepthFromCounts(counts),
     softDiceConfidence: softDiceConfidenceFromSums(raw.classSums.data),
     heads,
+    ...(raw.confusion && { staple: performance(raw.confusion, raw.rounds?.data ?? new Float64Array(2)) }),
     ...(raw.labels && { labels: raw.labels }),
+  };
+}
+
+function performance({ data, shape }: NdArray<Float64Array>, rounds: Float64Array): HeadPerformance {
+  const [heads = 0, classes = 0] = shape;
+  const row = (k: number, t: number) => [
+    ...data.subarray((k * classes + t) * classes, (k * classes + t + 1) * classes),
+  ];
+  const confusion = Array.from({ length: heads }, (_, k) => Array.from({ length: classes }, (_, t) => row(k, t)));
+  return {
+    confusion,
+    ...(classes === 2 && {
+      sensitivity: confusion.map((rows) => rows[1]?.[1] as number),
+      specificity: confusion.map((rows) => rows[0]?.[0] as number),
+    }),
+    rounds: rounds[0] as number,
+    converged: rounds[1] === 1,
   };
 }

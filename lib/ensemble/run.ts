@@ -2,6 +2,8 @@ import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { isMissing, writeAtomic } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { METHODS, type MethodName } from "./methods.js";
+import type { PredictionFusion } from "./model.js";
 
 /** Version of run.json's layout. */
 const FORMAT = 1;
@@ -22,6 +24,12 @@ export interface Run {
   format: number;
   /** Versions that wrote it. */
   versions: Record<string, string>;
+  /** Left out by versions that knew layer ensembles alone. */
+  method: MethodName;
+  /** Deep ensembles: how many networks; each has a run folder of its own in `members/1`, `members/2`, … */
+  members?: number;
+  /** Monte Carlo dropout: passes of each image. */
+  passes?: number;
   /** {@link Backbone.config}; `file` is relative to the run's folder. */
   backbone: Record<string, unknown>;
   /** Options of the ensemble; `taps` in head order. */
@@ -33,9 +41,27 @@ export interface Run {
     freezeBackbone: boolean;
     inputSize: number[];
     seed: number;
+    /** Multi-head: heads of different first weights on the tap. */
+    headsPerTap?: number;
   };
   /** First heads left out of predictions, unless a call says otherwise. */
   skip: number;
+  /** How heads are fused unless a call says otherwise; chosen on validation. */
+  prediction?: {
+    fusion?: PredictionFusion;
+    /** Names of the kept heads, instead of `skip`. */
+    heads?: string[];
+    /** One per kept head. */
+    weights?: number[];
+    /** τ of each kept head. */
+    temperatures?: number[];
+    /** τ of the fused probabilities. */
+    temperature?: number;
+  };
+  /** Images whose score is below the threshold are to be looked at; chosen on validation. */
+  gate?: { score: string; threshold: number; rule: string };
+  /** How prediction and gate were chosen. */
+  tuning?: Record<string, unknown>;
   /** Options of training, as given. */
   training?: Record<string, unknown>;
   /** Caller's facts: preprocessing, class names, where the data came from. */
@@ -85,7 +111,13 @@ export async function readRun(folder: string): Promise<Run> {
       "ERR_LE_CHECKPOINT",
       `Expected format ${FORMAT} in ${file} but received ${run.format}: use the version of layer-ensembles that wrote it.`,
     );
-  return { ...run, notes: run.notes ?? {}, skip: run.skip ?? 0 };
+  const { method = "le" } = run;
+  if (!METHODS.includes(method))
+    throw new LayerEnsemblesError(
+      "ERR_LE_CHECKPOINT",
+      `Expected one of ${METHODS.join(", ")} for the method in ${file} but received ${JSON.stringify(method)}.`,
+    );
+  return { ...run, method, notes: run.notes ?? {}, skip: run.skip ?? 0 };
 }
 
 /** Makes a run's folder. @throws ERR_LE_IO */

@@ -18,6 +18,10 @@ export interface RawPrediction {
   counts: NdArray<Float64Array>;
   /** K×K×C. */
   intersections: NdArray<Float64Array>;
+  /** K×C×C, of STAPLE alone: chance that a head says s where the estimated truth is t. */
+  confusion?: NdArray<Float64Array>;
+  /** STAPLE's rounds, and 1 where it converged. */
+  rounds?: NdArray<Float64Array>;
 }
 
 /** One layer as the addon reports it. */
@@ -68,20 +72,25 @@ export interface Addon {
   ): {
     handle: Handle;
     ready: Promise<{
-      heads: { name: string; channels: number; size: number[] }[];
+      /** `tap` is empty for the network's own output. */
+      heads: { name: string; tap: string; channels: number; size: number[] }[];
       device: string;
       precision: "fp32" | "bf16";
+      parameters: number;
+      hasDropout: boolean;
     }>;
   };
   disposeEnsemble(ensemble: Handle): Promise<void>;
+  /** Several ensembles are the members of one prediction; see native/core/predict.h. */
   forward(
-    ensemble: Handle,
+    ensembles: readonly Handle[],
     data: Float32Array,
     shape: readonly number[],
+    sampling: { passes: number; seed: number },
     control?: Handle,
-  ): Promise<(NdArray<Float32Array> & { name: string })[]>;
+  ): Promise<NdArray<Float32Array>[]>;
   predict(
-    ensemble: Handle,
+    ensembles: readonly Handle[],
     data: Float32Array[],
     shapes: (readonly number[])[],
     options: object,

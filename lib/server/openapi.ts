@@ -1,4 +1,4 @@
-import { FUSIONS } from "../fusion/index.js";
+import { PREDICTION_FUSIONS } from "../ensemble/model.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { ANSWER_TYPES } from "./answers.js";
 import { OUTPUTS } from "./image-work.js";
@@ -96,7 +96,7 @@ export function openApi(prefix: string, { limits, models }: PredictionService): 
               schema: { type: "integer", minimum: 0 },
               description: "First heads to leave out; the run's own by default",
             },
-            { name: "fusion", in: "query", schema: { type: "string", enum: FUSIONS, default: "mean" } },
+            { name: "fusion", in: "query", schema: { type: "string", enum: PREDICTION_FUSIONS } },
           ],
           requestBody: {
             required: true,

@@ -1,5 +1,5 @@
 import type { NdArray } from "../arrays.js";
-import type { PredictOptions } from "../ensemble/layer-ensemble.js";
+import type { PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";

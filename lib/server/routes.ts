@@ -2,8 +2,8 @@ import type { IncomingMessage } from "node:http";
 import { finished } from "node:stream/promises";
 import type { MultipartFile } from "@fastify/multipart";
 import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
+import { PREDICTION_FUSIONS } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { FUSIONS } from "../fusion/index.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, option } from "../options.js";
 import { ANSWER_TYPES, negotiate } from "./answers.js";
@@ -189,7 +189,7 @@ function parseQuery(query: unknown): Pick<RequestOptions, "skip" | "fusion" | "o
   };
   checkOptions("the query", options, {
     skip: option.integer({ min: 0 }),
-    fusion: option.oneOf(FUSIONS),
+    fusion: option.oneOf(PREDICTION_FUSIONS),
     outputs: option.array(option.oneOf(OUTPUTS)),
   });
   return options as Pick<RequestOptions, "skip" | "fusion" | "outputs">;

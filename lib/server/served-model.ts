@@ -42,8 +42,7 @@ export async function loadModel(
   options: ServedModelOptions,
 ): Promise<ServedModel> {
   const run = await readRun(folder);
-  const stored = (run as { gate?: unknown }).gate;
-  const gate = options.gate === undefined && stored != null ? checkGate(stored) : (options.gate ?? undefined);
+  const gate = options.gate === undefined && run.gate ? checkGate(run.gate) : (options.gate ?? undefined);
   const { model, notes } = await openRun(folder, options.device);
   const size = notes.preprocessing.size ?? run.ensemble.inputSize;
   try {
@@ -60,7 +59,7 @@ export async function loadModel(
     version,
     notes,
     run,
-    spatialAxes: size.length === 3 ? 3 : 2,
+    spatialAxes: model.backbone.spatialAxes,
     gate,
     queue,
     close() {

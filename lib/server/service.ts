@@ -1,8 +1,8 @@
 import path from "node:path";
 import type { DeviceFlags } from "../cli/device-options.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { FUSIONS, type Fusion } from "../fusion/index.js";
 import { checkGate, decide, type Gate, type GateDecision, isEmpty } from "../gate.js";
 import { checkOptions, nearest, type OptionSpecs, option } from "../options.js";
 import { type PredictionRecord, predictionRecord } from "../report/record.js";
@@ -52,8 +52,8 @@ export type Limits = Required<Pick<ServiceOptions, "timeout" | "maxBody" | "maxP
 export interface RequestOptions {
   /** First heads to leave out. @default the run's */
   skip?: number;
-  /** @default "mean" */
-  fusion?: Fusion;
+  /** @default as tuned, else mean */
+  fusion?: PredictionFusion;
   /** @default mask and entropy */
   outputs?: readonly OutputName[];
   /** Arrays (.npy) in place of pictures. @default false */
@@ -100,7 +100,7 @@ const SERVICE: OptionSpecs = {
 
 const REQUEST: OptionSpecs = {
   skip: option.integer({ min: 0 }),
-  fusion: option.oneOf(FUSIONS),
+  fusion: option.oneOf(PREDICTION_FUSIONS),
   outputs: option.array(option.oneOf(OUTPUTS)),
   arrays: option.boolean(),
   signal: option.signal(),

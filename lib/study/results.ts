@@ -67,7 +67,7 @@ export interface RunRecord {
   fusion: string;
   /** Trainable numbers, all members counted. */
   parameters: number;
-  /** Milliseconds per image, prediction with all maps, batch of one; median. */
+  /** Milliseconds per image, prediction with all maps, batch of one; median. Measured on the first run of each method. */
   msPerImage: number;
   /** Over all pixels of all images that count. */
   calibration: { ece: number | null; brier: number | null; nll: number | null; bins: ReliabilityBin[] };
@@ -102,15 +102,22 @@ export interface Estimate {
 export interface MeanEstimate extends Estimate {
   /** Standard deviation over images (divisor n - 1) of each image's mean over the runs. */
   sd: number | null;
-  /** Images with a value, and without. */
+  /** Images with a value in some run, and in none. */
   n: number;
   leftOut: number;
+  /** Images without a value, of each run. */
+  leftOutPerRun: number[];
 }
 
-/** LE against another method, image by image (each image's mean over seeds). */
+/**
+ * LE against another method: on each image's mean over seeds, or where the unit of {@link Comparison.bootstrap} is the group
+ * on each group's mean over such images, as slices of one patient are not independent. P-values are two-sided, and not
+ * corrected for their number.
+ */
 export interface PairedTest {
   measure: "dice" | "mhd" | "nll";
   other: MethodName;
+  /** Pairs: images or groups where both methods have a value. */
   n: number;
   /** Mean of LE minus mean of the other. */
   difference: number | null;
@@ -149,8 +156,10 @@ export interface MethodResult {
   method: MethodName;
   /** Indices into {@link Comparison.runs}. */
   runs: number[];
-  quality: Record<"dice" | "iou" | "mhd" | "hd95" | "assd" | "nll" | "brier", MeanEstimate>;
+  quality: Record<"dice" | "iou" | "mhd" | "hausdorff" | "hd95" | "assd" | "nll" | "brier", MeanEstimate>;
+  /** By name of the scored class. */
   classDice: Record<string, MeanEstimate>;
+  classMhd: Record<string, MeanEstimate>;
   ece: Estimate;
   /** Null for a confidence that the method has not (AULA is LE's alone). */
   confidence: Record<ConfidenceName, ConfidenceResult | null>;
@@ -159,21 +168,26 @@ export interface MethodResult {
   cost: { parameters: number; msPerImage: number; ratioToPlain: number | null };
 }
 
-/** A method under a shift. The threshold is chosen in distribution, by {@link ShiftRow.flaggedIn}. */
+/**
+ * A method under a shift. The threshold is chosen in distribution, and held where the interval of `flaggedOut` is drawn. The
+ * bootstrap draws both sets anew.
+ */
 export interface ShiftRow {
   method: MethodName;
   confidence: ConfidenceName;
   /** In distribution against out: 1 where every shifted image is less sure than every other. */
   auroc: Estimate;
+  /** Means over images and runs, of the classes that are scored on both sets. */
   diceIn: number | null;
   diceOut: number | null;
-  /** Confidence below which an image is flagged, per run: that flags `flaggedIn` of the images in distribution. */
+  /** Confidence below which an image is flagged, per run. */
   thresholds: (number | null)[];
+  /** Share of the images in distribution that this flags: the share asked for, or less where confidences are tied. */
   flaggedIn: number;
   flaggedOut: Estimate;
 }
 
-/** An image that is shown. Pictures are PNG files beside results.json, at the image's stored size. */
+/** An image that is shown, at its stored size; of a volume, its middle slice. */
 export interface ShownImage {
   id: string;
   /** Why it was chosen. */
@@ -214,5 +228,15 @@ export interface Comparison {
   runs: RunRecord[];
   tests: PairedTest[];
   shown: ShownImage[];
-  shift?: { folder: string; split: string; images: number; scored: number[]; runs: RunRecord[]; rows: ShiftRow[] };
+  shift?: {
+    folder: string;
+    split: string;
+    /** Shifted images, and those in distribution that they are compared with. */
+    images: number;
+    imagesIn: number;
+    scored: number[];
+    /** In the order of {@link Comparison.runs}. */
+    runs: RunRecord[];
+    rows: ShiftRow[];
+  };
 }

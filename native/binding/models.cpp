@@ -3,6 +3,8 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <mutex>
+#include <set>
 
 #include "backbones/backbone.h"
 #include "backbones/encoder_weights.h"
@@ -26,6 +28,7 @@ struct BackboneHandle {
   explicit BackboneHandle(Napi::Env env) : worker(std::make_unique<Worker>(env)) {}
   std::shared_ptr<Backbone> backbone;  // null before it is created and after it is disposed of
   std::unique_ptr<Worker> worker;
+  std::mutex in_use;  // a prediction by several networks runs on the worker of the first
   bool disposed = false;
   int64_t bytes = 0;  // reported to V8 as external memory
 
@@ -68,6 +71,45 @@ std::shared_ptr<Control> control_of(const Napi::Value& value) {
   return from_handle<Control>(value, kControlTag, "control");
 }
 
+// Work on one network, on its own thread and with no other work on it.
+Napi::Value run_on(Napi::Env env, const std::shared_ptr<BackboneHandle>& owner, std::shared_ptr<Control> control,
+                   std::function<Finish()> work) {
+  return run_job(env, *owner->worker, std::move(control), [owner, work = std::move(work)]() -> Finish {
+    const std::lock_guard lock(owner->in_use);
+    return work();
+  });
+}
+
+// The ensembles whose heads make one prediction.
+std::vector<std::shared_ptr<EnsembleHandle>> members_of(const Napi::CallbackInfo& info) {
+  if (!info[0].IsArray()) throw Napi::TypeError::New(info.Env(), "Expected an array of ensembles.");
+  const Napi::Array given = info[0].As<Napi::Array>();
+  std::vector<std::shared_ptr<EnsembleHandle>> members;
+  for (uint32_t i = 0; i < given.Length(); ++i) {
+    members.push_back(from_handle<EnsembleHandle>(given.Get(i), kEnsembleTag, "ensemble"));
+    if (members.back()->disposed || members.back()->owner->disposed)
+      fail(code::kDisposed, "Expected an ensemble in use but received one that was disposed of.");
+  }
+  if (members.empty()) throw Napi::TypeError::New(info.Env(), "Expected an array of ensembles.");
+  return members;
+}
+
+// Work on several networks, on the thread of the first and with no other work on any of them.
+Napi::Value run_on_all(Napi::Env env, std::vector<std::shared_ptr<EnsembleHandle>> members,
+                       std::shared_ptr<Control> control, std::function<Finish(const Members&, at::ScalarType)> work) {
+  Worker& worker = *members.front()->owner->worker;
+  return run_job(env, worker, std::move(control), [members = std::move(members), work = std::move(work)]() -> Finish {
+    // In one order, whoever asks: two that wait for each other would wait forever.
+    std::set<BackboneHandle*> owners;
+    for (const auto& member : members) owners.insert(member->owner.get());
+    std::vector<std::unique_lock<std::mutex>> locks;
+    for (BackboneHandle* owner : owners) locks.emplace_back(owner->in_use);
+    Members all;
+    for (const auto& member : members) all.push_back(&member->get());
+    return work(all, members.front()->dtype);
+  });
+}
+
 Finish finish_json(Json json) {
   return [json = std::move(json)](Napi::Env env) { return from_json(env, json); };
 }
@@ -107,21 +149,19 @@ Napi::Value create_backbone(const Napi::CallbackInfo& info) {
   auto handle = std::make_shared<BackboneHandle>(env);
   Napi::Object result = Napi::Object::New(env);
   result.Set("handle", make_handle(env, handle, kBackboneTag));
-  result.Set(
-      "ready",
-      run_job(env, *handle->worker, std::make_shared<Control>(), [handle, config = to_json(info[0])]() -> Finish {
-        handle->backbone = make_backbone(config);
-        handle->bytes = bytes_of(handle->backbone->parameters());
-        const Json described = Json::Object{{"layers", describe_layers(*handle->backbone)},
-                                            {"inChannels", handle->backbone->in_channels()},
-                                            {"spatialAxes", handle->backbone->spatial_axes()},
-                                            {"exampleSize", integers(handle->backbone->example_size())},
-                                            {"config", handle->backbone->config()}};
-        return [handle, described](Napi::Env env) {
-          Napi::MemoryManagement::AdjustExternalMemory(env, handle->bytes);
-          return from_json(env, described);
-        };
-      }));
+  result.Set("ready", run_on(env, handle, std::make_shared<Control>(), [handle, config = to_json(info[0])]() -> Finish {
+               handle->backbone = make_backbone(config);
+               handle->bytes = bytes_of(handle->backbone->parameters());
+               const Json described = Json::Object{{"layers", describe_layers(*handle->backbone)},
+                                                   {"inChannels", handle->backbone->in_channels()},
+                                                   {"spatialAxes", handle->backbone->spatial_axes()},
+                                                   {"exampleSize", integers(handle->backbone->example_size())},
+                                                   {"config", handle->backbone->config()}};
+               return [handle, described](Napi::Env env) {
+                 Napi::MemoryManagement::AdjustExternalMemory(env, handle->bytes);
+                 return from_json(env, described);
+               };
+             }));
   return result;
 }
 
@@ -142,7 +182,7 @@ Napi::Value dispose_backbone(const Napi::CallbackInfo& info) {
     return deferred.Promise();
   }
   handle->disposed = true;
-  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(), [handle]() -> Finish {
+  return run_on(info.Env(), handle, std::make_shared<Control>(), [handle]() -> Finish {
     handle->backbone.reset();
     return [handle](Napi::Env env) {
       Napi::MemoryManagement::AdjustExternalMemory(env, -handle->bytes);
@@ -157,7 +197,7 @@ Napi::Value trace_backbone(const Napi::CallbackInfo& info) {
   std::vector<int64_t> shape;
   const Json given = to_json(info[1]);
   for (const Json& axis : given.array("input shape")) shape.push_back(axis.integer("input shape"));
-  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(), [handle, shape]() -> Finish {
+  return run_on(info.Env(), handle, std::make_shared<Control>(), [handle, shape]() -> Finish {
     Json::Array calls;
     for (const Call& call : handle->get().trace(at::zeros(shape)))
       calls.emplace_back(Json::Object{{"name", call.name}, {"shape", integers(call.shape)}});
@@ -179,51 +219,51 @@ auto of_file(const std::string& path, Work work) {
 // loadEncoder(backbone, path) → Promise<void>
 Napi::Value load_encoder_weights(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
-  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
-                 [handle, path = to_string(info[1], "path")]() -> Finish {
-                   of_file(path, [&] { load_encoder(handle->get(), read_weights(path)); });
-                   return {};
-                 });
+  return run_on(info.Env(), handle, std::make_shared<Control>(),
+                [handle, path = to_string(info[1], "path")]() -> Finish {
+                  of_file(path, [&] { load_encoder(handle->get(), read_weights(path)); });
+                  return {};
+                });
 }
 
 // loadBackbone(backbone, path, strict, prefix) → Promise<{missing, unexpected}>
 Napi::Value load_backbone(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
-  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
-                 [handle, path = to_string(info[1], "path"), strict = info[2].ToBoolean().Value(),
-                  prefix = to_string(info[3], "prefix")]() -> Finish {
-                   const LoadReport report =
-                       of_file(path, [&] { return load_weights(handle->get(), read_weights(path), strict, prefix); });
-                   return finish_json(
-                       Json::Object{{"missing", Json::Array(report.missing.begin(), report.missing.end())},
-                                    {"unexpected", Json::Array(report.unexpected.begin(), report.unexpected.end())}});
-                 });
+  return run_on(info.Env(), handle, std::make_shared<Control>(),
+                [handle, path = to_string(info[1], "path"), strict = info[2].ToBoolean().Value(),
+                 prefix = to_string(info[3], "prefix")]() -> Finish {
+                  const LoadReport report =
+                      of_file(path, [&] { return load_weights(handle->get(), read_weights(path), strict, prefix); });
+                  return finish_json(
+                      Json::Object{{"missing", Json::Array(report.missing.begin(), report.missing.end())},
+                                   {"unexpected", Json::Array(report.unexpected.begin(), report.unexpected.end())}});
+                });
 }
 
 // saveBackbone(backbone, path, prefix) → Promise<void>
 Napi::Value save_backbone(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
-  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
-                 [handle, path = to_string(info[1], "path"), prefix = to_string(info[2], "prefix")]() -> Finish {
-                   const NamedTensors state = backbone_state(handle->get(), prefix);
-                   if (state.empty())
-                     fail(code::kOption, "Expected the prefix of some parameter but received '", prefix, "'.");
-                   write_safetensors(path, state, {{"format", "pt"}});
-                   return {};
-                 });
+  return run_on(info.Env(), handle, std::make_shared<Control>(),
+                [handle, path = to_string(info[1], "path"), prefix = to_string(info[2], "prefix")]() -> Finish {
+                  const NamedTensors state = backbone_state(handle->get(), prefix);
+                  if (state.empty())
+                    fail(code::kOption, "Expected the prefix of some parameter but received '", prefix, "'.");
+                  write_safetensors(path, state, {{"format", "pt"}});
+                  return {};
+                });
 }
 
 // saveModel(backbone, path) → Promise<void>, in the format that the network came from
 Napi::Value save_model(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
-  return run_job(info.Env(), *handle->worker, std::make_shared<Control>(),
-                 [handle, path = to_string(info[1], "path")]() -> Finish {
-                   handle->get().save(path);
-                   return {};
-                 });
+  return run_on(info.Env(), handle, std::make_shared<Control>(),
+                [handle, path = to_string(info[1], "path")]() -> Finish {
+                  handle->get().save(path);
+                  return {};
+                });
 }
 
-// createEnsemble(backbone, options) → {handle, ready: Promise<{heads, device, precision}>}
+// createEnsemble(backbone, options) → {handle, ready: Promise<{heads, device, precision, parameters}>}
 Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto handle = std::make_shared<EnsembleHandle>(backbone_of(info));
@@ -240,12 +280,15 @@ Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
     handle->ensemble->to(device, options.boolean_or("channelsLast", true));
     Json::Array heads;
     for (const HeadInfo& head : handle->ensemble->heads())
-      heads.emplace_back(Json::Object{{"name", head.name}, {"channels", head.channels}, {"size", integers(head.size)}});
+      heads.emplace_back(Json::Object{
+          {"name", head.name}, {"tap", head.tap}, {"channels", head.channels}, {"size", integers(head.size)}});
     return finish_json(Json::Object{{"heads", std::move(heads)},
                                     {"device", device.str()},
-                                    {"precision", handle->dtype == at::kBFloat16 ? "bf16" : "fp32"}});
+                                    {"precision", handle->dtype == at::kBFloat16 ? "bf16" : "fp32"},
+                                    {"parameters", handle->ensemble->parameter_count()},
+                                    {"hasDropout", handle->ensemble->has_dropout()}});
   };
-  result.Set("ready", run_job(env, *handle->owner->worker, std::make_shared<Control>(), work));
+  result.Set("ready", run_on(env, handle->owner, std::make_shared<Control>(), work));
   return result;
 }
 
@@ -253,52 +296,52 @@ Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
 Napi::Value dispose_ensemble(const Napi::CallbackInfo& info) {
   auto handle = from_handle<EnsembleHandle>(info[0], kEnsembleTag, "ensemble");
   handle->disposed = true;
-  return run_job(info.Env(), *handle->owner->worker, std::make_shared<Control>(), [handle]() -> Finish {
+  return run_on(info.Env(), handle->owner, std::make_shared<Control>(), [handle]() -> Finish {
     handle->ensemble.reset();
     return {};
   });
 }
 
-// forward(ensemble, data, shape) → Promise<[{name, data, shape}]>
+// forward(ensembles, data, shape, {passes, seed}, control) → Promise<[{data, shape}]>, by head
 Napi::Value forward_images(const Napi::CallbackInfo& info) {
-  auto handle = ensemble_of(info);
-  return run_job(info.Env(), *handle->owner->worker, control_of(info[3]),
-                 [handle, images = to_tensor(info[1], info[2], "images")]() -> Finish {
-                   Ensemble& ensemble = handle->get();
-                   auto arrays = std::make_shared<std::vector<HostArray>>();
-                   for (const auto& logits : forward(ensemble, images, handle->dtype)) arrays->emplace_back(logits);
-                   // By value: the ensemble may be disposed of before the result reaches the JavaScript thread.
-                   return [heads = ensemble.heads(), arrays](Napi::Env env) {
-                     Napi::Array result = Napi::Array::New(env, arrays->size());
-                     for (size_t k = 0; k < arrays->size(); ++k) {
-                       Napi::Object head = (*arrays)[k].release(env).As<Napi::Object>();
-                       head.Set("name", heads[k].name);
-                       result.Set(static_cast<uint32_t>(k), head);
-                     }
-                     return result;
-                   };
-                 });
+  auto members = members_of(info);
+  const Json passes = to_json(info[3]);
+  return run_on_all(info.Env(), std::move(members), control_of(info[4]),
+                    [images = to_tensor(info[1], info[2], "images"), count = passes.integer_or("passes", 0),
+                     seed = passes.integer_or("seed", 0)](const Members& all, at::ScalarType dtype) -> Finish {
+                      auto arrays = std::make_shared<std::vector<HostArray>>();
+                      for (const auto& logits : forward(all, images, dtype, count, static_cast<uint64_t>(seed)))
+                        arrays->emplace_back(logits);
+                      return [arrays](Napi::Env env) {
+                        Napi::Array result = Napi::Array::New(env, arrays->size());
+                        for (size_t k = 0; k < arrays->size(); ++k)
+                          result.Set(static_cast<uint32_t>(k), (*arrays)[k].release(env));
+                        return result;
+                      };
+                    });
 }
 
-// predict(ensemble, [data], [shape], options, control) → Promise<[{probabilities, mask, maps: [6], labels, summaries,
-// classSums, counts, intersections}]>
+// predict(ensembles, [data], [shape], options, control) → Promise<[{probabilities, mask, maps: [6], labels, summaries,
+// classSums, counts, intersections, confusion, rounds}]>
 Napi::Value predict_images(const Napi::CallbackInfo& info) {
-  auto handle = ensemble_of(info);
+  auto members = members_of(info);
   const Napi::Array data = info[1].As<Napi::Array>(), shapes = info[2].As<Napi::Array>();
   std::vector<at::Tensor> images;
   for (uint32_t i = 0; i < data.Length(); ++i) images.push_back(to_tensor(data.Get(i), shapes.Get(i), "image"));
   PredictOptions options = PredictOptions::from(to_json(info[3]));
   auto control = control_of(info[4]);
-  return run_job(
-      info.Env(), *handle->owner->worker, control,
-      [handle, images = std::move(images), options, control]() mutable -> Finish {
-        options.dtype = handle->dtype;
+  return run_on_all(
+      info.Env(), std::move(members), control,
+      [images = std::move(images), options, control](const Members& networks, at::ScalarType dtype) -> Finish {
+        PredictOptions in_type = options;
+        in_type.dtype = dtype;
         struct Arrays {
-          HostArray probabilities, mask, maps[kMapCount], labels, summaries, class_sums, counts, intersections;
+          HostArray probabilities, mask, maps[kMapCount], labels, summaries, class_sums, counts, intersections,
+              confusion, rounds;
         };
         auto all = std::make_shared<std::vector<Arrays>>();
         const auto one = [](const at::Tensor& tensor) { return tensor.defined() ? HostArray(tensor[0]) : HostArray(); };
-        for (const Reduced& reduced : predict(handle->get(), images, options, *control)) {
+        for (const Reduced& reduced : predict(networks, images, in_type, *control)) {
           Arrays& arrays = all->emplace_back();
           arrays.probabilities = one(reduced.probabilities);
           arrays.mask = one(reduced.mask);
@@ -308,6 +351,8 @@ Napi::Value predict_images(const Napi::CallbackInfo& info) {
           arrays.class_sums = one(reduced.class_sums);
           arrays.counts = one(reduced.counts);
           arrays.intersections = one(reduced.intersections);
+          arrays.confusion = one(reduced.confusion);
+          arrays.rounds = one(reduced.rounds);
         }
         return [all](Napi::Env env) {
           Napi::Array results = Napi::Array::New(env, all->size());
@@ -324,6 +369,8 @@ Napi::Value predict_images(const Napi::CallbackInfo& info) {
             result.Set("classSums", arrays.class_sums.release(env));
             result.Set("counts", arrays.counts.release(env));
             result.Set("intersections", arrays.intersections.release(env));
+            result.Set("confusion", arrays.confusion.release(env));
+            result.Set("rounds", arrays.rounds.release(env));
             results.Set(static_cast<uint32_t>(i), result);
           }
           return results;
@@ -406,44 +453,44 @@ Napi::Value fit(const Napi::CallbackInfo& info) {
       if (!callbacks->event.IsEmpty()) callbacks->event.Call({Napi::String::New(env, text)});
     });
   };
-  return run_job(env, *handle->owner->worker, control,
-                 [handle, training, validation, options, callbacks, control, &channel]() mutable -> Finish {
-                   const auto end = [&] {
-                     control->report = nullptr;
-                     channel.post([callbacks](Napi::Env) { callbacks->drop(); });
-                   };
-                   try {
-                     options.dtype = handle->dtype;
-                     std::optional<Loss> loss;
-                     if (!callbacks->loss.IsEmpty()) loss = callback_loss(channel, callbacks, control);
-                     const Json history = train(handle->get(), *training, validation.get(), options, loss, *control);
-                     end();
-                     return finish_json(history);
-                   } catch (...) {
-                     end();
-                     throw;
-                   }
-                 });
+  return run_on(env, handle->owner, control,
+                [handle, training, validation, options, callbacks, control, &channel]() mutable -> Finish {
+                  const auto end = [&] {
+                    control->report = nullptr;
+                    channel.post([callbacks](Napi::Env) { callbacks->drop(); });
+                  };
+                  try {
+                    options.dtype = handle->dtype;
+                    std::optional<Loss> loss;
+                    if (!callbacks->loss.IsEmpty()) loss = callback_loss(channel, callbacks, control);
+                    const Json history = train(handle->get(), *training, validation.get(), options, loss, *control);
+                    end();
+                    return finish_json(history);
+                  } catch (...) {
+                    end();
+                    throw;
+                  }
+                });
 }
 
 // saveEnsemble(ensemble, path) → Promise<void>
 Napi::Value save_ensemble(const Napi::CallbackInfo& info) {
   auto handle = ensemble_of(info);
-  return run_job(info.Env(), *handle->owner->worker, std::make_shared<Control>(),
-                 [handle, path = to_string(info[1], "path")]() -> Finish {
-                   write_safetensors(path, handle->get().state(), handle->get().metadata());
-                   return {};
-                 });
+  return run_on(info.Env(), handle->owner, std::make_shared<Control>(),
+                [handle, path = to_string(info[1], "path")]() -> Finish {
+                  write_safetensors(path, handle->get().state(), handle->get().metadata());
+                  return {};
+                });
 }
 
 // loadEnsemble(ensemble, path) → Promise<void>
 Napi::Value load_ensemble(const Napi::CallbackInfo& info) {
   auto handle = ensemble_of(info);
-  return run_job(info.Env(), *handle->owner->worker, std::make_shared<Control>(),
-                 [handle, path = to_string(info[1], "path")]() -> Finish {
-                   of_file(path, [&] { handle->get().load_state(read_safetensors(path).tensors); });
-                   return {};
-                 });
+  return run_on(info.Env(), handle->owner, std::make_shared<Control>(),
+                [handle, path = to_string(info[1], "path")]() -> Finish {
+                  of_file(path, [&] { handle->get().load_state(read_safetensors(path).tensors); });
+                  return {};
+                });
 }
 
 Napi::Value create_control(const Napi::CallbackInfo& info) {

@@ -23,6 +23,7 @@ EnsembleOptions EnsembleOptions::from(const Json& options) {
   result.classes = options.integer_or("classes", 2);
   if (options.has("final") && !options.at("final").is_string())
     result.final = options.at("final").boolean("final") ? Final::kYes : Final::kNo;
+  result.heads_per_tap = options.integer_or("headsPerTap", 1);
   result.order_given = options.string_or("order", "execution") == "given";
   result.dropout = options.number_or("dropout", 0);
   result.freeze_backbone = options.boolean_or("freezeBackbone", false);
@@ -30,6 +31,8 @@ EnsembleOptions EnsembleOptions::from(const Json& options) {
   result.seed = static_cast<uint64_t>(options.integer_or("seed", 0));
   if (result.classes < 2 || result.classes > 255)
     fail(code::kOption, "Expected 2 to 255 for option 'classes' but received ", result.classes, ".");
+  if (result.heads_per_tap < 1 || result.heads_per_tap > 1000)
+    fail(code::kOption, "Expected 1 to 1000 for option 'headsPerTap' but received ", result.heads_per_tap, ".");
   if (!(result.dropout >= 0 && result.dropout < 1))
     fail(code::kOption, "Expected a number from 0 to below 1 for option 'dropout' but received ", result.dropout, ".");
   for (const int64_t side : result.input_size)
@@ -65,7 +68,7 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
     if (static_cast<int64_t>(tapped.size()) != axes + 2)
       fail(code::kTap, "Expected an output of ", axes + 2, " axes for tap '", tap, "' but received ", tapped.size(),
            ": a segmentation head needs a feature map.");
-    heads_.push_back({tap, tapped[1], {tapped.begin() + 2, tapped.end()}});
+    heads_.push_back({tap, tap, tapped[1], {tapped.begin() + 2, tapped.end()}});
   }
   if (!options_.order_given) {
     std::stable_sort(heads_.begin(), heads_.end(),
@@ -73,6 +76,16 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
     std::vector<std::string> names;
     for (const auto& head : heads_) names.push_back(head.name);
     taps_ = backbone_->tap(names);
+  }
+
+  if (options_.heads_per_tap > 1) {
+    std::vector<HeadInfo> all;
+    for (const HeadInfo& head : heads_)
+      for (int64_t i = 1; i <= options_.heads_per_tap; ++i) {
+        all.push_back(head);
+        all.back().name.append("#").append(std::to_string(i));
+      }
+    heads_ = std::move(all);
   }
 
   for (const auto& [name, tensor] : backbone_->parameters())
@@ -97,7 +110,7 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
          " channels for option 'final' but received one with ",
          output.defined() && output.dim() > 1 ? output.size(1) : 0, ".");
   has_final_ = fits && options_.final != EnsembleOptions::Final::kNo;
-  if (has_final_) heads_.push_back({kFinalHead, output.size(1), output.sizes().slice(2).vec()});
+  if (has_final_) heads_.push_back({kFinalHead, "", output.size(1), output.sizes().slice(2).vec()});
   if (heads_.empty())
     fail(code::kOption, "Expected at least one tap, or a backbone whose output has ", options_.classes,
          " channels, but received neither.");
@@ -114,10 +127,11 @@ std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator*
   std::vector<at::Tensor> all;
   all.reserve(heads_.size());
   for (size_t k = 0; k < segmentation_.size(); ++k) {
-    if (!pass.taps[k].defined())
-      fail(code::kTap, "Expected tap '", heads_[k].name, "' to run in the forward pass but it did not for this input.");
-    all.push_back(segmentation_[k].forward(pass.taps[k], dropout));
-    pass.taps[k] = at::Tensor();
+    at::Tensor& features = pass.taps[k / options_.heads_per_tap];
+    if (!features.defined())
+      fail(code::kTap, "Expected tap '", heads_[k].tap, "' to run in the forward pass but it did not for this input.");
+    all.push_back(segmentation_[k].forward(features, dropout));
+    if ((k + 1) % options_.heads_per_tap == 0) features = at::Tensor();
   }
   if (has_final_) all.push_back(std::move(pass.output));
   return all;
@@ -180,6 +194,19 @@ std::map<std::string, std::string> Ensemble::metadata() const {
 
 void Ensemble::train(bool on) { backbone_->train(on && !options_.freeze_backbone); }
 
+int64_t Ensemble::parameter_count() const {
+  int64_t count = 0;
+  for (const auto& [name, tensor] : backbone_->parameters()) count += tensor.numel();
+  for (const SegmentationHead& head : segmentation_) count += head.weight.numel() + head.bias.numel();
+  return count;
+}
+
+bool Ensemble::has_dropout() {
+  const bool any = backbone_->sample(true);
+  backbone_->sample(false);
+  return any || (options_.dropout > 0 && !segmentation_.empty());
+}
+
 void Ensemble::to(c10::Device device, bool channels_last) {
   backbone_->to(device, channels_last);
   device_ = device;
@@ -198,8 +225,9 @@ at::MemoryFormat Ensemble::memory_format() const {
   return options_.input_size.size() == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
 }
 
-InferenceMode::InferenceMode(Ensemble& ensemble, at::ScalarType dtype) : ensemble_(ensemble) {
+InferenceMode::InferenceMode(Ensemble& ensemble, at::ScalarType dtype, bool sampling) : ensemble_(ensemble) {
   ensemble_.train(false);
+  if (sampling) ensemble_.backbone_->sample(true);
   ensemble_.backbone_->begin_inference(dtype);
   at::NoGradGuard no_grad;
   for (auto& head : ensemble_.segmentation_) {
@@ -209,6 +237,7 @@ InferenceMode::InferenceMode(Ensemble& ensemble, at::ScalarType dtype) : ensembl
 }
 
 InferenceMode::~InferenceMode() {
+  ensemble_.backbone_->sample(false);
   for (auto& head : ensemble_.segmentation_) head.inference_weight = head.inference_bias = at::Tensor();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// A layer ensemble: one backbone, its taps, and a segmentation head on each.
+// One network and its heads: a backbone, its taps, and segmentation heads on each. Of a layer ensemble there is one on
+// each tap; of a plain network the backbone's own output is the only head; of a multi-head one tap has them all.
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
@@ -17,20 +18,22 @@ struct EnsembleOptions {
   std::vector<std::string> taps;
   int64_t classes = 2;
   enum class Final { kAuto, kYes, kNo } final = Final::kAuto;
-  bool order_given = false;  // keep the caller's order of taps; else the order of execution
+  int64_t heads_per_tap = 1;  // of different first weights
+  bool order_given = false;   // keep the caller's order of taps; else the order of execution
   double dropout = 0;
   bool freeze_backbone = false;
   std::vector<int64_t> input_size;  // spatial size of the probe's dummy image; empty: 128×128, or 32×32×32
   uint64_t seed = 0;
 
-  // {"taps", "classes", "final": "auto" | true | false, "order": "execution" | "given", "dropout", "freezeBackbone",
-  //  "inputSize", "seed"}
+  // {"taps", "classes", "final": "auto" | true | false, "headsPerTap", "order": "execution" | "given", "dropout",
+  //  "freezeBackbone", "inputSize", "seed"}
   static EnsembleOptions from(const Json& options);
 };
 
-// One head as the probe found it. The backbone's own output is called "final".
+// One head as the probe found it. It is called as its tap, of several on one tap with "#1", "#2", … behind; the
+// backbone's own output is called "final".
 struct HeadInfo {
-  std::string name;
+  std::string name, tap;
   int64_t channels = 0;
   std::vector<int64_t> size;  // spatial size of its features at the probe's input size
 };
@@ -62,6 +65,10 @@ class Ensemble {
   std::map<std::string, std::string> metadata() const;
 
   void train(bool on);
+  // Trainable numbers, those of a frozen backbone too.
+  int64_t parameter_count() const;
+  // Whether anything draws when dropout is on: what Monte Carlo dropout needs.
+  bool has_dropout();
   void to(c10::Device device, bool channels_last);
   c10::Device device() const { return device_; }
   // What an input batch should be laid out as.
@@ -72,17 +79,18 @@ class Ensemble {
   std::shared_ptr<Backbone> backbone_;
   EnsembleOptions options_;
   std::vector<HeadInfo> heads_;
-  std::vector<SegmentationHead> segmentation_;  // one per tapped head; final has none
+  std::vector<SegmentationHead> segmentation_;  // one per head on a tap; final has none
   std::shared_ptr<TapSet> taps_;
   bool has_final_ = false;
   c10::Device device_ = c10::kCPU;
   bool channels_last_ = false;
 };
 
-// While it lives, the ensemble evaluates without gradients, with folded weights of type `dtype`.
+// While it lives, the ensemble evaluates without gradients, with folded weights of type `dtype`; where `sampling`, its
+// backbone's dropout draws nevertheless.
 class InferenceMode {
  public:
-  InferenceMode(Ensemble& ensemble, at::ScalarType dtype);
+  InferenceMode(Ensemble& ensemble, at::ScalarType dtype, bool sampling = false);
   ~InferenceMode();
   InferenceMode(const InferenceMode&) = delete;
   InferenceMode& operator=(const InferenceMode&) = delete;

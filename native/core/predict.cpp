@@ -1,17 +1,28 @@
 #include "predict.h"
 
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 #include <ATen/ops/upsample_trilinear3d.h>
 #include <c10/core/InferenceMode.h>
 
+#include <deque>
 #include <map>
+#include <numeric>
+
+#include "default_generator.h"
+#include "random.h"
 
 namespace le {
 
 namespace {
+
+enum Purpose : uint64_t { kSampling = 11 };
 
 constexpr const char* kMapNames[kMapCount] = {"entropy",  "expectedEntropy", "mutualInformation",
                                               "variance", "disagreement",    "variationRatio"};
@@ -19,6 +30,102 @@ constexpr const char* kMapNames[kMapCount] = {"entropy",  "expectedEntropy", "mu
 at::Tensor to_device(const Ensemble& ensemble, at::Tensor batch, at::ScalarType dtype) {
   if (ensemble.device().is_cuda()) batch = batch.pin_memory();  // pageable memory would make the copy wait
   return batch.to(ensemble.device(), dtype, /*non_blocking=*/true, /*copy=*/false, ensemble.memory_format());
+}
+
+at::Generator head_dropout(c10::Device device, uint64_t seed) {
+  at::Generator generator =
+      device.is_cuda() ? at::globalContext().getAcceleratorHooksInterface(c10::kCUDA).getNewGenerator(device.index())
+                       : at::detail::createCPUGenerator();
+  generator.set_current_seed(seed);
+  return generator;
+}
+
+// All heads of `passes` passes of one image each with its own dropout, as a batch of copies.
+std::vector<at::Tensor> sampled(Ensemble& ensemble, const at::Tensor& images, int64_t passes, uint64_t seed) {
+  // Copies that share a pass: as many as fit in memory where the image itself does, or nearly so.
+  const int64_t together = images.dim() == 5 ? 2 : 8;
+  std::vector<std::vector<at::Tensor>> by_head(passes * ensemble.heads().size());
+  for (const at::Tensor& image : images.split(1)) {
+    Random random(seed, kSampling);
+    const SeededDefaultGenerator seeded(ensemble.device(), random.bits());
+    at::Generator generator = head_dropout(ensemble.device(), random.bits());
+    for (int64_t begin = 0; begin < passes; begin += together) {
+      const int64_t count = std::min(together, passes - begin);
+      std::vector<int64_t> shape(image.dim(), -1);
+      shape[0] = count;
+      const at::Tensor copies = image.expand(shape).contiguous(ensemble.memory_format());
+      const std::vector<at::Tensor> logits =
+          ensemble.logits(copies, ensemble.options().dropout > 0 ? &generator : nullptr);
+      for (int64_t pass = 0; pass < count; ++pass)
+        for (size_t k = 0; k < logits.size(); ++k)
+          by_head[(begin + pass) * logits.size() + k].push_back(logits[k].narrow(0, pass, 1));
+    }
+  }
+  std::vector<at::Tensor> all;
+  for (const auto& head : by_head) all.push_back(head.size() == 1 ? head[0] : at::cat(head));
+  return all;
+}
+
+std::vector<at::Tensor> all_logits(const Members& members, const at::Tensor& images, at::ScalarType dtype,
+                                   int64_t passes, uint64_t seed) {
+  const at::Tensor input = to_device(*members.front(), images, dtype);
+  if (members.size() == 1 && passes == 0) return members.front()->logits(input);
+  std::vector<at::Tensor> all;
+  for (size_t m = 0; m < members.size(); ++m) {
+    auto logits = passes == 0 ? members[m]->logits(input)
+                              : sampled(*members[m], input, passes, Random(seed, kSampling, m).bits());
+    std::move(logits.begin(), logits.end(), std::back_inserter(all));
+  }
+  return all;
+}
+
+// The number of all heads, where the members fit together.
+int64_t checked_heads(const Members& members, int64_t passes) {
+  if (members.empty()) fail(code::kOption, "Expected at least one network for a prediction but received none.");
+  Ensemble& first = *members.front();
+  int64_t heads = 0;
+  for (size_t m = 0; m < members.size(); ++m) {
+    Ensemble& member = *members[m];
+    const auto agree = [&](const char* what, int64_t expected, int64_t received) {
+      if (expected != received)
+        fail(code::kOption, "Expected ", expected, " ", what, " for member ", m + 1,
+             ", as for the first, but received ", received, ".");
+    };
+    agree("classes", first.classes(), member.classes());
+    agree("channels of the image", first.backbone().in_channels(), member.backbone().in_channels());
+    agree("spatial axes", first.backbone().spatial_axes(), member.backbone().spatial_axes());
+    if (member.device() != first.device())
+      fail(code::kOption, "Expected device ", first.device().str(), " for member ", m + 1,
+           ", as for the first, but received ", member.device().str(), ".");
+    if (passes > 0 && !member.has_dropout())
+      fail(code::kOption, "Expected a network with dropout for Monte Carlo dropout but received one without: give the ",
+           "backbone or its head option 'dropout'.");
+    heads += static_cast<int64_t>(member.heads().size()) * std::max<int64_t>(1, passes);
+  }
+  return heads;
+}
+
+// Indices of the kept heads.
+std::vector<int64_t> kept_heads(const PredictOptions& options, int64_t heads) {
+  std::vector<int64_t> kept = options.heads;
+  if (kept.empty()) {
+    if (options.skip < 0 || options.skip >= heads)
+      fail(code::kOption, "Expected 0 to ", heads - 1, " for option 'skip' (there are ", heads, " heads) but received ",
+           options.skip, ".");
+    kept.resize(heads - options.skip);
+    std::iota(kept.begin(), kept.end(), options.skip);
+  }
+  for (size_t i = 0; i < kept.size(); ++i)
+    if (kept[i] < 0 || kept[i] >= heads || (i > 0 && kept[i] <= kept[i - 1]))
+      fail(code::kOption, "Expected increasing indices below ", heads, " for option 'heads' but received ", kept[i],
+           ".");
+  if (!options.temperatures.empty() && options.temperatures.size() != kept.size())
+    fail(code::kOption, "Expected ", kept.size(),
+         " numbers, one per kept head, for option 'temperatures' but received ", options.temperatures.size(), ".");
+  for (const double temperature : options.temperatures)
+    if (!(temperature > 0) || std::isinf(temperature))
+      fail(code::kOption, "Expected positive numbers for option 'temperatures' but received ", temperature, ".");
+  return kept;
 }
 
 }  // namespace
@@ -36,8 +143,18 @@ PredictOptions PredictOptions::from(const Json& options) {
     result.reduce.fusion = Fusion::kVote;
   else if (fusion == "last")
     result.reduce.fusion = Fusion::kLast;
+  else if (fusion == "staple")
+    result.reduce.fusion = Fusion::kStaple;
   else
-    fail(code::kOption, "Expected mean, logit-mean, vote or last for option 'fusion' but received '", fusion, "'.");
+    fail(code::kOption, "Expected mean, logit-mean, vote, last or staple for option 'fusion' but received '", fusion,
+         "'.");
+  result.reduce.temperature = options.number_or("temperature", 1);
+  result.heads = options.integers_or("heads", {});
+  result.temperatures = options.numbers_or("temperatures", {});
+  result.passes = options.integer_or("passes", 0);
+  result.seed = static_cast<uint64_t>(options.integer_or("seed", 0));
+  if (result.passes < 0 || result.passes > 10'000)
+    fail(code::kOption, "Expected 0 to 10000 for option 'passes' but received ", result.passes, ".");
   result.reduce.weights = options.numbers_or("weights", {});
   if (options.has("maps")) {
     result.reduce.maps = 0;
@@ -56,12 +173,10 @@ PredictOptions PredictOptions::from(const Json& options) {
   return result;
 }
 
-std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Tensor>& images, const PredictOptions& options,
-                             const Control& control) {
-  const auto heads = static_cast<int64_t>(ensemble.heads().size());
-  if (options.skip < 0 || options.skip >= heads)
-    fail(code::kOption, "Expected 0 to ", heads - 1, " for option 'skip' (there are ", heads, " heads) but received ",
-         options.skip, ".");
+std::vector<Reduced> predict(const Members& members, const std::vector<at::Tensor>& images,
+                             const PredictOptions& options, const Control& control) {
+  const std::vector<int64_t> kept = kept_heads(options, checked_heads(members, options.passes));
+  Ensemble& ensemble = *members.front();
   const int64_t axes = ensemble.backbone().spatial_axes();
   std::map<std::vector<int64_t>, std::vector<size_t>> by_shape;
   for (size_t i = 0; i < images.size(); ++i) {
@@ -78,15 +193,22 @@ std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Tensor>& 
   std::vector<Reduced> results(images.size());
   const Autocast autocast(ensemble.device(), options.dtype);
   const c10::InferenceMode inference_mode;
-  const InferenceMode evaluation(ensemble, options.dtype);
+  std::deque<InferenceMode> evaluation;
+  for (Ensemble* member : members) evaluation.emplace_back(*member, options.dtype, options.passes > 0);
   for (const auto& [shape, indices] : by_shape) {
     for (size_t begin = 0; begin < indices.size(); begin += options.batch_size) {
       control.check();
       const size_t end = std::min(indices.size(), begin + static_cast<size_t>(options.batch_size));
       std::vector<at::Tensor> batch;
       for (size_t i = begin; i < end; ++i) batch.push_back(images[indices[i]]);
-      auto logits = ensemble.logits(to_device(ensemble, at::stack(batch), options.dtype));
-      logits.erase(logits.begin(), logits.begin() + options.skip);
+      auto all = all_logits(members, at::stack(batch), options.dtype, options.passes, options.seed);
+      std::vector<at::Tensor> logits;
+      for (size_t k = 0; k < kept.size(); ++k) {
+        at::Tensor& head = logits.emplace_back(std::move(all[kept[k]]));
+        if (!options.temperatures.empty() && options.temperatures[k] != 1)
+          head = head.to(at::kFloat) / options.temperatures[k];
+      }
+      all.clear();
       control.check();
       const Reduced reduced = reduce(logits, at::IntArrayRef(shape).slice(1), options.reduce);
       for (size_t i = begin; i < end; ++i) {
@@ -102,6 +224,8 @@ std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Tensor>& 
         result.class_sums = one(reduced.class_sums);
         result.counts = one(reduced.counts);
         result.intersections = one(reduced.intersections);
+        result.confusion = one(reduced.confusion);
+        result.rounds = one(reduced.rounds);
       }
     }
   }
@@ -115,11 +239,18 @@ at::Tensor interpolate(const at::Tensor& logits, at::IntArrayRef size) {
   return size.size() == 3 ? at::upsample_trilinear3d(x, size, false) : at::upsample_bilinear2d(x, size, false);
 }
 
-std::vector<at::Tensor> forward(Ensemble& ensemble, const at::Tensor& images, at::ScalarType dtype) {
-  const Autocast autocast(ensemble.device(), dtype);
+std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images, at::ScalarType dtype, int64_t passes,
+                                uint64_t seed) {
+  checked_heads(members, passes);
+  const Autocast autocast(members.front()->device(), dtype);
   const at::NoGradGuard no_grad;
-  ensemble.train(false);
-  auto logits = ensemble.logits(to_device(ensemble, images, at::kFloat));
+  for (Ensemble* member : members) {
+    member->train(false);
+    if (passes > 0) member->backbone().sample(true);
+  }
+  auto logits = all_logits(members, images, at::kFloat, passes, seed);
+  if (passes > 0)
+    for (Ensemble* member : members) member->backbone().sample(false);
   for (auto& head : logits) head = interpolate(head, images.sizes().slice(2)).cpu();
   return logits;
 }

@@ -10,23 +10,39 @@ namespace le {
 
 struct PredictOptions {
   int64_t skip = 0;  // leave out the first T heads
+  // Which heads to keep instead, by index and in increasing order; empty: as `skip` says.
+  std::vector<int64_t> heads;
+  std::vector<double> temperatures;  // τ of each kept head: softmax(z / τ); empty: all 1
+  // Monte Carlo dropout: so many passes of each image with dropout, each giving all heads; 0: one pass without.
+  int64_t passes = 0;
+  uint64_t seed = 0;  // of the dropout; an image's passes draw the same whatever shares its batch
   ReduceOptions reduce;
   int64_t batch_size = 8;
   at::ScalarType dtype = at::kFloat;  // kBFloat16: the network runs in bfloat16, fusion in float
 
-  // {"skip", "fusion": "mean" | "logit-mean" | "vote" | "last", "weights", "maps": [names], "probabilities", "labels",
-  //  "batchSize"}
+  // {"skip", "heads", "fusion": "mean" | "logit-mean" | "vote" | "last" | "staple", "weights", "temperatures",
+  //  "temperature", "maps": [names], "probabilities", "labels", "batchSize", "passes", "seed"}
   static PredictOptions from(const Json& options);
 };
 
+// The networks whose heads make one prediction, in order: several for a deep ensemble. They agree in classes, in the
+// image's channels and axes, and in their device.
+using Members = std::vector<Ensemble*>;
+
 // images: each C×s float on the CPU; sizes may differ, those of one size share batches. Results are in the order of the
-// images, each with a leading axis of 1. ERR_LE_SHAPE, ERR_LE_VALUE (not finite), ERR_LE_OPTION (skip, weights).
-std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Tensor>& images, const PredictOptions& options,
-                             const Control& control);
+// images, each with a leading axis of 1. Heads are in the order of the members, of a member's passes, and of its heads.
+// ERR_LE_SHAPE, ERR_LE_VALUE (not finite), ERR_LE_OPTION (skip, heads, weights; passes of networks without dropout).
+std::vector<Reduced> predict(const Members& members, const std::vector<at::Tensor>& images,
+                             const PredictOptions& options, const Control& control);
+inline std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Tensor>& images,
+                                    const PredictOptions& options, const Control& control) {
+  return predict(Members{&ensemble}, images, options, control);
+}
 
 // The logits of every head, at the image's own size: for each head a tensor N×C×s, float, on the CPU.
-// images: one tensor N×C×s.
-std::vector<at::Tensor> forward(Ensemble& ensemble, const at::Tensor& images, at::ScalarType dtype);
+// images: one tensor N×C×s. passes, seed: as in PredictOptions.
+std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images, at::ScalarType dtype,
+                                int64_t passes = 0, uint64_t seed = 0);
 
 // Interpolation of SPEC section 2 from a head's own size to the input's: bilinear or trilinear, align_corners=false.
 at::Tensor interpolate(const at::Tensor& logits, at::IntArrayRef size);

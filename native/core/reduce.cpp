@@ -15,6 +15,7 @@
 #include "interpolation.h"
 #include "isa.h"
 #include "reduce_kernel.h"
+#include "refuse.h"
 
 namespace le {
 
@@ -137,6 +138,8 @@ void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayR
       fail(code::kValue, "Expected device ", first.device(), " for the logits of head ", k,
            ", as for head 0, but received ", head.device(), ".");
   }
+  if (!(options.temperature > 0) || std::isinf(options.temperature))
+    fail(code::kValue, "Expected a positive number for the temperature but received ", options.temperature, ".");
   if (logits[0].size(1) < 2 || logits[0].size(1) > 255)
     fail(code::kShape, "Expected 2 to 255 classes for the logits but received ", logits[0].size(1), ".");
   if (options.weights.empty()) return;
@@ -156,6 +159,7 @@ void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayR
 Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   check_reduce_arguments(logits, size, options);
   if (!logits[0].device().is_cpu()) return reduce_reference(logits, size, options);
+  if (refuses(options)) return refused(reduce(logits, size, before_refusing(options)), options);
 
   const kernel::Run run = chosen_kernel();
   const auto heads = static_cast<int64_t>(logits.size());

@@ -6,7 +6,7 @@
 
 namespace le {
 
-enum class Fusion { kMean, kLogitMean, kVote, kLast };
+enum class Fusion { kMean, kLogitMean, kVote, kLast, kStaple };
 enum Map : unsigned {
   kEntropy = 1u << 0,
   kExpectedEntropy = 1u << 1,
@@ -20,6 +20,7 @@ inline constexpr unsigned kMapCount = 6, kAllMaps = (1u << kMapCount) - 1;
 struct ReduceOptions {
   Fusion fusion = Fusion::kMean;
   std::vector<double> weights;  // one per head, used by mean and logit-mean; empty: all 1
+  double temperature = 1;       // of the fused probabilities: p̄^(1/τ), normalised; the mask stays
   unsigned maps = kAllMaps;     // which maps to bring out, as a set of Map bits
   bool probabilities = true;    // bring out the fused probabilities
   bool labels = false;          // bring out each head's label map
@@ -36,6 +37,9 @@ struct Reduced {
   at::Tensor class_sums;     // N×C×3 double: #(mask = c), sum of p̄_c, sum of p̄_c where mask = c
   at::Tensor counts;         // N×K×C int64: #(m_k = c)
   at::Tensor intersections;  // N×K×K×C int64: #(m_i = c and m_j = c), symmetric, diagonal = counts
+  // Of Fusion::kStaple alone. N×K×C×C double: chance that head k says s where the estimated truth is t, NaN for a class
+  // that is nowhere; and N×2 int64: rounds, and whether it converged.
+  at::Tensor confusion, rounds;
 };
 
 // `logits`: K tensors N×C×s_k, each of its own spatial size, float or bfloat16, any memory format, 2 or 3 spatial axes.

@@ -17,6 +17,7 @@
 
 #include "error.h"
 #include "reduce.h"
+#include "refuse.h"
 
 namespace le {
 
@@ -45,6 +46,7 @@ at::Tensor count_pairs(const at::Tensor& labels, int64_t classes) {
 
 Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   check_reduce_arguments(logits, size, options);
+  if (refuses(options)) return refused(reduce_reference(logits, size, before_refusing(options)), options);
   const at::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // it would count in bfloat16
   const auto heads = static_cast<int64_t>(logits.size());

@@ -117,6 +117,7 @@ TEST("exported: recorded module signatures") { check_all("preserved"); }
 TEST("exported: core ATen in evaluation") { check_all("core", {}, false); }
 TEST("exported: core ATen in training") { check_all("core_training"); }
 TEST("exported: arithmetic on sizes, a dict as result, dropout") { check_all("sizes"); }
+TEST("exported: dropout after a norm") { check_all("dropping"); }
 TEST("exported: volumes") { check_all("volume"); }
 TEST("exported: several inputs") {
   check_all("two", {{"inputs", Json::Object{{"scale", 0.5}, {"extra", nullptr}}}, {"output", Json::Array{1}}});

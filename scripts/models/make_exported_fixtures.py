@@ -81,6 +81,19 @@ class Sizes(nn.Module):
         return {"aux": y, "out": z + x.new_zeros(1) + float(h) / w}
 
 
+class Dropping(nn.Module):
+    """Dropout beside a batch norm that must keep its statistics, for Monte Carlo dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = block(1, 4)
+        self.drop = nn.Dropout(0.25)
+        self.last = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.drop(self.conv(x)))
+
+
 class Two(nn.Module):
     """A second tensor, a number and a keyword; a tuple as result."""
 
@@ -192,6 +205,7 @@ def main(folder):
     write(folder, "core_training", seed_norms(block(2, 2)), (small,), mode="train", decompose=True)
     write(folder, "sizes", Sizes(), (torch.randn(2, 1, 5, 6),), pick=lambda y: y["out"],
           dynamic_shapes={"x": {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}})
+    write(folder, "dropping", seed_norms(Dropping()), (square[:, :1],), dynamic_shapes={"x": {0: batch, 2: height, 3: width}})
     write(folder, "two", Two(), (small, torch.tensor([0.5, 0.5])), {"extra": None}, pick=lambda y: y[1],
           dynamic_shapes={"x": {0: batch}, "scale": {0: batch}, "extra": None})
     write(folder, "volume", seed_norms(Volume()), (torch.randn(2, 1, 2, 2, 4),))

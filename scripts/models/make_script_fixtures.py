@@ -151,6 +151,20 @@ class Dropped(nn.Module):
         return self.last(self.frozen(self.drop(self.bn(self.conv(x)))))
 
 
+class Dropping(nn.Module):
+    """Dropout that draws, for Monte Carlo dropout, beside a batch norm that must keep its statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.bn = norm(4)
+        self.drop = nn.Dropout(0.25)
+        self.last = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.drop(self.bn(self.conv(x))))
+
+
 class Pair(nn.Module):
     def __init__(self):
         super().__init__()
@@ -298,6 +312,10 @@ def main(folder):
     write(folder, "frozen-traced", model, traced, x[:, :1])
     model.eval()
     write(folder, "eval-traced", model, torch.jit.trace(model, x[:, :1]), x[:, :1])
+
+    model = Dropping().eval()
+    save_script(torch.jit.script(model), os.path.join(folder, "dropping-scripted.pt"))
+    save_script(torch.jit.trace(model, x[:, :1]), os.path.join(folder, "dropping-traced.pt"))
 
     model = Several().eval()
     guide = torch.full((1, 2, 1, 1), 1.5)

@@ -30,21 +30,32 @@ describe.each([
     { fusion: "mean", weights: [1, 0, 0, 4, 1, 1] },
     { fusion: "vote", skip: 1 },
     { fusion: "last" },
+    { fusion: "staple" },
+    { fusion: "staple", skip: 2, temperature: 3 },
+    { temperature: 0.5 },
+    { temperatures: [1, 2, 0.5, 1, 3, 1], temperature: 1.7, fusion: "logit-mean" },
   ];
   it.each(cases)("predict(%o) equals the definitions", async (options) => {
     const { backbone, model } = await make({ classes });
     const image = noise([...shape]);
     const logits = await model.forward(image);
     const skip = options.skip ?? 0;
-    const heads: NdArray[] = [...logits.values()]
-      .slice(skip)
-      .map(({ data, shape }) => ({ data, shape: shape.slice(1) }));
+    const heads: NdArray[] = [...logits.values()].slice(skip).map(({ data, shape }, k) => {
+      const temperature = options.temperatures?.[k] ?? 1;
+      return { data: data.map((z) => z / temperature), shape: shape.slice(1) };
+    });
     const weights = options.weights?.slice(0, heads.length);
-    const actual = await model.predict(image, { ...options, ...(weights && { weights }), labels: true });
+    const temperatures = options.temperatures?.slice(0, heads.length);
+    const perHead = { ...(weights && { weights }), ...(temperatures && { temperatures }) };
+    const actual = await model.predict(image, { ...options, ...perHead, labels: true });
     expect(actual.heads).toEqual(model.heads.slice(skip).map((head) => head.name));
 
     const probabilities = heads.map((head) => metrics.softmax(head));
-    const fused = metrics.fuse(heads, { fusion: options.fusion ?? "mean", ...(weights && { weights }) });
+    const { fusion = "mean", temperature = 1 } = options;
+    const estimate = metrics.staple(metrics.labelMaps(probabilities), classes);
+    const plain =
+      fusion === "staple" ? estimate.probabilities : metrics.fuse(heads, { fusion, ...(weights && { weights }) });
+    const fused = temperature === 1 ? plain : metrics.temper(plain, temperature);
     expect(actual.mask.shape).toEqual(shape.slice(1));
     expect(actual.probabilities!.shape).toEqual([classes, ...shape.slice(1)]);
     expectNear(actual.probabilities!.data, fused.data);
@@ -52,6 +63,10 @@ describe.each([
     for (const name of ["expectedEntropy", "mutualInformation", "variance"] as const)
       expectNear(actual.maps[name]!.data, metrics[name](probabilities).data);
     const labels = metrics.labelMaps(probabilities);
+    if (fusion === "staple") {
+      expectNear(actual.staple!.confusion.flat(2), estimate.confusion.flat(2));
+      expect(actual.staple).toMatchObject({ rounds: estimate.rounds, converged: estimate.converged });
+    } else expect(actual.staple).toBeUndefined();
     expect(actual.labels).toEqual(labels);
     for (const name of ["disagreement", "variationRatio"] as const)
       expectNear(actual.maps[name]!.data, metrics[name](labels, classes).data);

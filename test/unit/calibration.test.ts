@@ -4,12 +4,14 @@ import {
   adaptiveEce,
   argmax,
   aula,
+  aurc,
   brier,
   calibration,
   chooseSkip,
   classwiseEce,
   dice,
   ece,
+  FUSIONS,
   fitHeadWeights,
   fitProbabilityTemperature,
   fitTemperature,
@@ -252,29 +254,71 @@ describe("head weights", () => {
   });
 });
 
+/** An image with its truth, some of which is ignored; many logits are tied. */
+function sampleOf({ k, classes }: { k: number; classes: number }) {
+  const logit = fc.oneof(fc.integer({ min: -3, max: 3 }), fc.double({ min: -30, max: 30, noNaN: true }));
+  return fc.integer({ min: 1, max: 12 }).chain((pixels) =>
+    fc.record({
+      heads: fc
+        .array(fc.array(logit, { minLength: classes * pixels, maxLength: classes * pixels }), {
+          minLength: k,
+          maxLength: k,
+        })
+        .map((heads) => heads.map((values) => ({ data: Float64Array.from(values), shape: [classes, pixels] }))),
+      truth: fc
+        .array(fc.oneof({ weight: 9, arbitrary: fc.integer({ min: 0, max: classes - 1 }) }, fc.constant(255)), {
+          minLength: pixels,
+          maxLength: pixels,
+        })
+        .map((labels) => bytes(labels)),
+    }),
+  );
+}
+
 describe("the choice of T", () => {
   it("is over a curve of the single functions' values", () => {
+    const images = fc
+      .record({ k: fc.integer({ min: 3, max: 6 }), classes: fc.integer({ min: 2, max: 4 }) })
+      .chain((of) => fc.array(sampleOf(of), { minLength: 1, maxLength: 5 }).map((all) => ({ ...of, all })));
     fc.assert(
-      fc.property(logitHeads({ minHeads: 3, minClasses: 2 }), ({ heads, classes, pixels }) => {
-        const truth = bytes(
-          Array.from({ length: pixels }, (_, i) => i % classes),
-          heads[0]?.shape.slice(1),
-        );
-        const curve = skipCurve([{ heads, truth }]);
-        expect(curve.map(({ skip }) => skip)).toEqual(heads.slice(2).map((_, skip) => skip));
+      fc.property(images, fc.constantFrom(...FUSIONS), ({ k, classes, all }, fusion) => {
+        const curve = skipCurve(all, { fusion });
+        expect(curve.map(({ skip }) => skip)).toEqual(Array.from({ length: k - 2 }, (_, skip) => skip));
         for (const point of curve) {
-          const kept = skipHeads(heads, point.skip);
-          const fused = fuse(kept);
-          const overlap = Object.values(dice(argmax(fused), truth, { classes }));
-          expect(point.nll).toBe(nll(fused, truth));
-          expect(point.dice).toBe(overlap.reduce((a, b) => a + b, 0) / overlap.length);
-          // One image: its risk, whatever its AULA.
-          expect(aula(labelMaps(kept), classes).value).toBeGreaterThanOrEqual(0);
-          expect(point.aurc).toBeCloseTo(1 - point.dice, 12);
-          expect(point.nllSd).toBeNaN();
+          // One T after the other, each from the beginning.
+          const scores = all.map(({ heads, truth }) => {
+            const kept = skipHeads(heads, point.skip);
+            const overlap = Object.values(dice(argmax(fuse(kept, { fusion })), truth, { classes }));
+            return {
+              nll: nll(fuse(kept, { fusion, precision: "double" }), truth),
+              dice: overlap.reduce((a, b) => a + b, 0) / overlap.length,
+              aula: aula(labelMaps(kept), classes).value,
+            };
+          });
+          const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+          const measured = scores.map((score) => score.nll).filter((value) => !Number.isNaN(value));
+          const quality = scores.map((score) => score.dice);
+          const confidence = scores.map((score) => score.aula);
+          const near = (value: number, expected: number) => {
+            if (Number.isNaN(expected)) expect(value).toBeNaN();
+            else expect(Math.abs(value - expected)).toBeLessThanOrEqual(1e-9);
+          };
+          near(point.nll, mean(measured));
+          near(point.dice, mean(quality));
+          near(
+            point.diceSd ** 2,
+            quality.reduce((sum, value) => sum + (value - mean(quality)) ** 2, 0) / (quality.length - 1),
+          );
+          near(
+            point.aurc,
+            aurc(
+              confidence,
+              quality.map((value) => 1 - value),
+            ),
+          );
         }
       }),
-      { numRuns: 30 },
+      { numRuns: 200 },
     );
   });
 
@@ -289,6 +333,9 @@ describe("the choice of T", () => {
     expect(chooseSkip(curve, { margin: 0 })).toBe(3);
     expect(chooseSkip(curve, { margin: 0.02 })).toBe(2);
     expect(chooseSkip(curve, { rule: "dice" })).toBe(3);
+    const ranked = [0.2, 0.1, 0.05, 0.1].map((aurc, t) => ({ ...(curve[t] as SkipPoint), aurc }));
+    expect(chooseSkip(ranked, { rule: "aurc" })).toBe(1);
+    expect(chooseSkip(ranked, { rule: "aurc", margin: 0.02 })).toBe(2);
     expect(chooseSkip(curve, { rule: (points) => points.at(-1)?.skip ?? 0 })).toBe(3);
   });
 
@@ -300,6 +347,8 @@ describe("the choice of T", () => {
     expectError(() => skipCurve([three, { heads: [head], truth }]), "ERR_LE_SHAPE", "images[1].heads", "1");
     expectError(() => chooseSkip([]), "ERR_LE_SHAPE", "curve");
     expectError(() => chooseSkip([point(0, Number.NaN, 1)]), "ERR_LE_VALUE", "curve", "T = 0");
+    const unranked = { ...point(0, 1, 1), aurc: Number.NaN };
+    expectError(() => chooseSkip([unranked], { rule: "aurc" }), "ERR_LE_VALUE", "curve", "aurc NaN for T = 0");
     expectError(() => chooseSkip([point(0, 1, 1)], { rule: () => 7 }), "ERR_LE_OPTION", "'rule'", "7");
   });
 });

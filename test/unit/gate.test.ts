@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { GATE_SCORES as TUNED_SCORES } from "../../lib/calibration/tune.js";
 import type { Prediction } from "../../lib/ensemble/prediction.js";
 import { checkGate, decide, GATE_SCORES, type Gated, parseGate, scoreOf } from "../../lib/gate.js";
 
@@ -30,11 +31,11 @@ describe("the gate", () => {
   it("takes every score in the direction of confidence", () => {
     const values = { aula: 6, aulaNormalised: 0.75, pairwiseAgreement: 0.8, softDiceConfidence: 0.9 };
     for (const [name, value] of Object.entries(values)) expect(scoreOf(result(), name as "aula")).toBe(value);
-    expect(scoreOf(result(), "entropy")).toBe(-0.25);
+    expect(scoreOf(result(), "entropy.mean")).toBe(-0.25);
     expect(scoreOf(result(), "entropy.sum")).toBe(-2.5);
     expect(scoreOf(result(), "entropy.foreground")).toBe(-0.5);
-    expect(decide(result(), { score: "entropy", threshold: -0.3 }).decision).toBe("accept");
-    expect(decide(result(), { score: "entropy", threshold: -0.2 }).decision).toBe("review");
+    expect(decide(result(), { score: "entropy.mean", threshold: -0.3 }).decision).toBe("accept");
+    expect(decide(result(), { score: "entropy.mean", threshold: -0.2 }).decision).toBe("review");
   });
 
   it("never accepts what is empty, whatever its score", () => {
@@ -50,7 +51,7 @@ describe("the gate", () => {
   });
 
   it("sends a result whose score is not defined to a person", () => {
-    for (const score of ["aula", "variance"] as const)
+    for (const score of ["aula", "variance.mean"] as const)
       expect(decide(result({ aula: null }), { score, threshold: -9 })).toMatchObject({
         decision: "review",
         reasons: [{ code: "no-score" }],
@@ -68,5 +69,7 @@ describe("the gate", () => {
     expect(() => checkGate("aula")).toThrow(expect.objectContaining({ code: "ERR_LE_OPTION" }));
     expect(checkGate({ threshold: 1, rule: { sensitivity: 0.9 } })).toBeTruthy();
     expect(new Set(GATE_SCORES).size).toBe(GATE_SCORES.length);
+    // What tune may write into a run, the gate can read.
+    expect(GATE_SCORES).toEqual(expect.arrayContaining([...TUNED_SCORES]));
   });
 });

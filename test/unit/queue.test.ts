@@ -1,7 +1,7 @@
 // The queue's rules, with a model that does what the test says.
 import { describe, expect, it } from "vitest";
 import type { NdArray } from "../../lib/arrays.js";
-import type { PredictOptions } from "../../lib/ensemble/layer-ensemble.js";
+import type { PredictOptions } from "../../lib/ensemble/model.js";
 import type { Prediction } from "../../lib/ensemble/prediction.js";
 import { PredictionQueue, type QueueOptions } from "../../lib/server/queue.js";
 

@@ -67,6 +67,9 @@ class Backbone {
   // Whether passes in training may draw from libtorch's default generator (dropout): whoever needs the same numbers
   // again then seeds it. True where it cannot be known.
   virtual bool draws_in_training() const { return true; }
+  // Lets the network's dropout draw in evaluation (Monte Carlo dropout), until sample(false) or train(). It draws from
+  // libtorch's default generator. Returns whether there is any dropout.
+  virtual bool sample(bool on) = 0;
   // Moves parameters and buffers; convolution weights become channels_last where asked.
   virtual void to(c10::Device device, bool channels_last) = 0;
   // Lets evaluation passes use derived weights (batch norm folded into the convolution before it, cast to `dtype`)

@@ -82,7 +82,7 @@ class ExportedTapSet final : public TapSet {
 
   // Made when a pass first needs them.
   mutable std::mutex mutex;
-  mutable std::shared_ptr<const ExportedPlan> training, evaluation, derived;
+  mutable std::shared_ptr<const ExportedPlan> training, evaluation, sampling, derived;
   mutable std::shared_ptr<const DerivedWeights> derived_from;
 };
 
@@ -113,6 +113,7 @@ class ExportedBackbone final : public Backbone {
   NamedTensors parameters() const override { return named(Role::kParameter); }
   NamedTensors buffers() const override { return named(Role::kBuffer); }
   void train(bool on) override;
+  bool sample(bool on) override;
   void to(c10::Device device, bool channels_last) override;
   void begin_inference(at::ScalarType dtype) override;
   void end_inference() override {
@@ -147,7 +148,7 @@ class ExportedBackbone final : public Backbone {
   std::vector<int> maker_;    // node by slot, -1: none
   std::shared_ptr<ExportedTapSet> plain_;
   c10::Device device_ = c10::kCPU;
-  bool training_ = false;
+  bool training_ = false, sampling_ = false;
   bool channels_last_ = false;   // asked for
   bool layout_differs_ = false;  // the program means another thing by strides: found out by trace()
 
@@ -474,7 +475,7 @@ std::vector<Call> ExportedBackbone::trace(const at::Tensor& input) {
     return x.last != y.last ? x.last < y.last : a > b;
   });
   for (const int call : order) captures.push_back(capture_of(call));
-  const ExportedPlan plan(program_, false, captures, {output_});
+  const ExportedPlan plan(program_, ExportedPhase::kEvaluation, captures, {output_});
   const at::Tensor source = input.is_inference() ? input.clone() : input;
   const auto result = plan.run(bind(prepared(source, false)), weights_, device_);
 
@@ -510,11 +511,14 @@ Pass ExportedBackbone::forward(const at::Tensor& input, const TapSet* taps) {
     fail(code::kInternal, "Expected taps made by this backbone but received another's.");
   if (!set) set = plain_.get();
   at::Tensor x = prepared(input, channels_last_ && !layout_differs_);
-  const bool derived = derived_ && !training_ && !at::GradMode::is_enabled();
+  const bool derived = derived_ && !training_ && !sampling_ && !at::GradMode::is_enabled();
+  const ExportedPhase phase = training_   ? ExportedPhase::kTraining
+                              : sampling_ ? ExportedPhase::kSampling
+                                          : ExportedPhase::kEvaluation;
   std::shared_ptr<const ExportedPlan> plan;
   {
     const std::lock_guard lock(set->mutex);
-    auto& made = training_ ? set->training : derived ? set->derived : set->evaluation;
+    auto& made = training_ ? set->training : sampling_ ? set->sampling : derived ? set->derived : set->evaluation;
     if (derived && set->derived_from != derived_) made.reset();
     if (!made) {
       if (derived) {
@@ -525,7 +529,7 @@ Pass ExportedBackbone::forward(const at::Tensor& input, const TapSet* taps) {
             std::make_shared<const ExportedPlan>(fused_plan(program_, weights_, *derived_, set->captures, {output_}));
         set->derived_from = derived_;
       } else {
-        made = std::make_shared<const ExportedPlan>(program_, training_, set->captures, std::vector<int>{output_});
+        made = std::make_shared<const ExportedPlan>(program_, phase, set->captures, std::vector<int>{output_});
       }
     }
     plan = made;
@@ -557,6 +561,14 @@ void ExportedBackbone::train(bool on) {
          program_->cannot_train, ".");
   if (on) end_inference();
   training_ = on;
+  sampling_ = false;
+}
+
+bool ExportedBackbone::sample(bool on) {
+  const bool any = std::any_of(program_->nodes.begin(), program_->nodes.end(),
+                               [](const ExportedNode& node) { return node.mode && node.mode->dropout; });
+  sampling_ = on && any;
+  return any;
 }
 
 void ExportedBackbone::to(c10::Device device, bool channels_last) {

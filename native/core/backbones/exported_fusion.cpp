@@ -325,7 +325,8 @@ ExportedPlan fused_plan(const std::shared_ptr<const ExportedProgram>& program, c
   Search search(*program, weights, derived, captures, results);
   auto fused = search.convolutions();
   auto casts = search.casts();
-  return ExportedPlan(program, false, std::move(captures), std::move(results), std::move(fused), std::move(casts));
+  return ExportedPlan(program, ExportedPhase::kEvaluation, std::move(captures), std::move(results), std::move(fused),
+                      std::move(casts));
 }
 
 }  // namespace le

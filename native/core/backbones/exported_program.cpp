@@ -929,7 +929,7 @@ class Reader {
       const bool on = node->arguments[position].toBool();
       // Off in a network that trains: frozen by its author. On in one that does not: meant to be random always.
       if (on != made_in_training) continue;
-      node->mode = {position, true, false};
+      node->mode = {position, true, false, !norm};
       if (!norm || made_in_training) continue;
       const auto mean = weight_of_slot_.find(node->slot_at(node->position("running_mean")));
       if (mean == weight_of_slot_.end()) continue;

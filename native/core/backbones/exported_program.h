@@ -56,6 +56,7 @@ struct ExportedNode {
   struct Mode {
     size_t position;
     c10::IValue training, evaluating;
+    bool dropout = true;  // else a norm
   };
   std::optional<Mode> mode;
   // The weight that counts the batches seen, where the program does not count them itself; or -1.

@@ -38,11 +38,12 @@ double real(const IValue& value) { return value.isDouble() ? value.toDouble() : 
 
 }  // namespace
 
-ExportedPlan::ExportedPlan(std::shared_ptr<const ExportedProgram> program, bool training,
+ExportedPlan::ExportedPlan(std::shared_ptr<const ExportedProgram> program, ExportedPhase phase,
                            std::vector<ExportedCapture> captures, std::vector<int> results,
                            std::vector<FusedConv> fused, std::vector<std::pair<int, at::Tensor>> derived)
     : program_(std::move(program)),
-      training_(training),
+      training_(phase == ExportedPhase::kTraining),
+      sampling_(phase == ExportedPhase::kSampling),
       captures_(std::move(captures)),
       results_(std::move(results)),
       fused_(std::move(fused)),
@@ -170,7 +171,10 @@ void ExportedPlan::run_node(const Step& step, std::vector<IValue>& values, torch
                             const std::vector<at::Tensor>& weights) const {
   const ExportedNode& node = *step.node;
   stack.assign(node.arguments.begin(), node.arguments.end());
-  if (node.mode) stack[node.mode->position] = training_ ? node.mode->training : node.mode->evaluating;
+  if (node.mode) {
+    const bool on = training_ || (sampling_ && node.mode->dropout);
+    stack[node.mode->position] = on ? node.mode->training : node.mode->evaluating;
+  }
   const uint8_t* last = step.last.data();
   for (const Link& link : node.links) {
     IValue& to = stack[link.position];

@@ -26,13 +26,16 @@ struct FusedConv {
   std::string activation;  // as FoldedConv::then() takes it; empty: none
 };
 
+// kSampling: evaluation, with dropout.
+enum class ExportedPhase { kEvaluation, kSampling, kTraining };
+
 // The order of work for one set of captures: what runs, what is kept, and where each value is used for the last time.
 class ExportedPlan {
  public:
-  // fused: may be empty. derived: tensors that stand for weights, by slot. Nodes only of training are left out where
-  // `training` is false.
-  ExportedPlan(std::shared_ptr<const ExportedProgram> program, bool training, std::vector<ExportedCapture> captures,
-               std::vector<int> results, std::vector<FusedConv> fused = {},
+  // fused: may be empty. derived: tensors that stand for weights, by slot. Nodes only of training are left out
+  // elsewhere.
+  ExportedPlan(std::shared_ptr<const ExportedProgram> program, ExportedPhase phase,
+               std::vector<ExportedCapture> captures, std::vector<int> results, std::vector<FusedConv> fused = {},
                std::vector<std::pair<int, at::Tensor>> derived = {});
 
   struct Result {
@@ -56,7 +59,7 @@ class ExportedPlan {
   void run_fused(const FusedConv& fused, std::vector<c10::IValue>& values) const;
 
   std::shared_ptr<const ExportedProgram> program_;
-  const bool training_;
+  const bool training_, sampling_;
   std::vector<ExportedCapture> captures_;
   std::vector<int> results_;
   std::vector<FusedConv> fused_;

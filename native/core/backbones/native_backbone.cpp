@@ -140,6 +140,12 @@ bool NativeBackbone::draws_in_training() const {
   });
 }
 
+bool NativeBackbone::sample(bool on) {
+  for (const auto& [name, module] : modules_)
+    if (auto* dropout = dynamic_cast<Dropout*>(module)) dropout->train(on);
+  return draws_in_training();
+}
+
 void NativeBackbone::train(bool on) {
   if (on) end_inference();
   root_->train(on);

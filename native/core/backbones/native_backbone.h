@@ -25,6 +25,7 @@ class NativeBackbone final : public Backbone {
   NamedTensors buffers() const override;
   void train(bool on) override;
   bool draws_in_training() const override;
+  bool sample(bool on) override;
   void to(c10::Device device, bool channels_last) override;
   void begin_inference(at::ScalarType dtype) override;
   void end_inference() override;

@@ -6,7 +6,7 @@ namespace le {
 
 namespace {
 
-Sequential* add_double_conv(ModuleList& list, const PlainUnetOptions& options, int64_t in, int64_t out) {
+Sequential* add_double_conv(ModuleList& list, const PlainUnetOptions& options, int64_t in, int64_t out, bool drops) {
   auto& level = list.add<Sequential>();
   for (const int64_t channels : {in, out}) {
     // Instance norm takes away what a bias adds, as batch norm does.
@@ -17,6 +17,7 @@ Sequential* add_double_conv(ModuleList& list, const PlainUnetOptions& options, i
       level.add<BatchNorm>(options.axes, out);
     level.add<ReLU>();
   }
+  if (drops && options.dropout > 0) level.add<Dropout>(options.dropout, Dropout::Of::kChannels);
   return &level;
 }
 
@@ -26,11 +27,11 @@ MaxPool& add_levels(Module& owner, const PlainUnetOptions& options, std::vector<
   auto& down = owner.child<ModuleList>("encoder");
   for (int64_t level = 0; level < options.depth; ++level)
     encoder.push_back(
-        add_double_conv(down, options, level ? channels(level - 1) : options.in_channels, channels(level)));
+        add_double_conv(down, options, level ? channels(level - 1) : options.in_channels, channels(level), level > 0));
   auto& pool = owner.child<MaxPool>("pool", options.axes, 2, 2, 0, true);
   auto& up = owner.child<ModuleList>("decoder");
   for (int64_t level = options.depth - 2; level >= 0; --level)
-    decoder.push_back(add_double_conv(up, options, channels(level + 1) + channels(level), channels(level)));
+    decoder.push_back(add_double_conv(up, options, channels(level + 1) + channels(level), channels(level), level > 0));
   return pool;
 }
 

@@ -13,6 +13,7 @@ struct PlainUnetOptions {
   int64_t in_channels = 1, classes = 2;
   int64_t width = 16;          // channels of the first level; doubled at each level below
   int64_t depth = 4;           // levels, the full-size one counted
+  double dropout = 0;          // of whole channels, after each level but the full-size ones
   bool instance_norm = false;  // 3 axes only: instead of batch norm
   Upsampling upsampling = Upsampling::kNearest;
 };

@@ -355,6 +355,7 @@ class ScriptBackbone final : public Backbone {
   NamedTensors parameters() const override { return named_tensors(true); }
   NamedTensors buffers() const override { return named_tensors(false); }
   void train(bool on) override;
+  bool sample(bool on) override;
   void to(c10::Device device, bool channels_last) override;
   void begin_inference(at::ScalarType dtype) override;
   void end_inference() override;
@@ -389,6 +390,7 @@ class ScriptBackbone final : public Backbone {
   const std::shared_ptr<Graph> inlined_;
   std::vector<Fate> fates_;
   bool training_ = true;  // any module, perhaps
+  bool sampling_ = false;
   // By slots. Made by the first pass that needs it; dropped when what they were made from changes.
   std::map<std::vector<int>, Program> programs_;
   std::mutex mutex_;  // of programs_
@@ -474,7 +476,7 @@ at::Tensor ScriptBackbone::result_of(Stack stack, const Run& program) const {
   return chosen_output(std::move(stack.back()), options_.output);
 }
 
-bool ScriptBackbone::deriving() const { return source_ && !training_ && !at::GradMode::is_enabled(); }
+bool ScriptBackbone::deriving() const { return source_ && !training_ && !sampling_ && !at::GradMode::is_enabled(); }
 
 Program ScriptBackbone::program(const std::vector<int>& slots, bool derived) {
   const std::lock_guard lock(mutex_);
@@ -606,9 +608,23 @@ NamedTensors ScriptBackbone::named_tensors(bool parameters) const {
   return all;
 }
 
+// Known by their class: what a function drops, a flag of the module around it decides, which norms may share.
+bool ScriptBackbone::sample(bool on) {
+  bool any = false;
+  for (const Submodule& module : modules_) {
+    if (module.type.find("Dropout") == std::string::npos || !module.object->type()->findAttributeSlot("training"))
+      continue;
+    module.object->setAttr("training", on);
+    any = true;
+  }
+  sampling_ = on && any;
+  return any;
+}
+
 void ScriptBackbone::train(bool on) {
   if (on) end_inference();
   training_ = on;
+  sampling_ = false;
   for (size_t i = 0; i < modules_.size(); ++i)
     if (modules_[i].object->type()->findAttributeSlot("training"))
       modules_[i].object->setAttr("training", on && follows_[i]);

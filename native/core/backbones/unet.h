@@ -13,6 +13,8 @@ struct UnetOptions {
   std::string encoder = "resnet18";
   int64_t in_channels = 3, classes = 1;
   std::vector<int64_t> decoder_channels = {256, 128, 64, 32, 16};  // from the deepest block on, one per stride of 2
+  // Of whole channels, after the encoder's last map and after each decoder block but the last.
+  double dropout = 0;
   bool scse = false;  // concurrent spatial and channel squeeze and excitation (Roy et al. 2018) in each decoder block
 };
 

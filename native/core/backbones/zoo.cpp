@@ -80,7 +80,8 @@ void read_encoder_options(const Json& config, Options& options) {
 }
 
 std::unique_ptr<Backbone> make_unet(const Json& config, int64_t seed, at::Generator& generator) {
-  check_known(config, "unet", {"encoder", "inChannels", "classes", "decoderChannels", "attention", "preset"});
+  check_known(config, "unet",
+              {"encoder", "inChannels", "classes", "decoderChannels", "attention", "preset", "dropout"});
   UnetOptions options;
   if (config.has("preset")) {
     const auto preset = one_of("preset", config.at("preset").string("preset"), {"paper", "deep"});
@@ -102,17 +103,19 @@ std::unique_ptr<Backbone> make_unet(const Json& config, int64_t seed, at::Genera
       fail(code::kOption, "Expected 'scse' or null for option 'attention' but received '",
            all.at("attention").string("attention"), "'.");
   }
+  options.dropout = in_range("dropout", config.number_or("dropout", 0), 0.0, 1.0);
   Json::Array channels;
   for (const int64_t c : options.decoder_channels)
     channels.emplace_back(in_range("decoderChannels", c, options.scse ? 16 : 1, kMaxChannels));
-  return std::make_unique<NativeBackbone>(std::make_unique<Unet>(options, generator),
-                                          Json::Object{{"kind", "unet"},
-                                                       {"encoder", options.encoder},
-                                                       {"inChannels", options.in_channels},
-                                                       {"classes", options.classes},
-                                                       {"decoderChannels", std::move(channels)},
-                                                       {"attention", options.scse ? Json("scse") : Json()},
-                                                       {"seed", seed}},
+  Json::Object made{{"kind", "unet"},
+                    {"encoder", options.encoder},
+                    {"inChannels", options.in_channels},
+                    {"classes", options.classes},
+                    {"decoderChannels", std::move(channels)},
+                    {"attention", options.scse ? Json("scse") : Json()},
+                    {"seed", seed}};
+  if (options.dropout > 0) made["dropout"] = options.dropout;
+  return std::make_unique<NativeBackbone>(std::make_unique<Unet>(options, generator), std::move(made),
                                           options.in_channels);
 }
 
@@ -174,7 +177,7 @@ std::unique_ptr<Backbone> make_fpn(const Json& config, int64_t seed, at::Generat
 std::unique_ptr<Backbone> make_plain_unet(const std::string& kind, const Json& config, int64_t seed,
                                           at::Generator& generator) {
   PlainUnetOptions options;
-  std::vector<std::string> known = {"inChannels", "classes", "width", "depth"};
+  std::vector<std::string> known = {"inChannels", "classes", "width", "depth", "dropout"};
   if (kind == "unet3d") {
     known.insert(known.end(), {"norm", "upsampling"});
     options.axes = 3;
@@ -185,12 +188,14 @@ std::unique_ptr<Backbone> make_plain_unet(const std::string& kind, const Json& c
   options.width = in_range("width", config.integer_or("width", options.width), 1, 512);
   options.depth = in_range("depth", config.integer_or("depth", options.depth), 1, 8);
   in_range("width", options.width << (options.depth - 1), 1, kMaxChannels);
+  options.dropout = in_range("dropout", config.number_or("dropout", 0), 0.0, 1.0);
   Json::Object made{{"kind", kind},
                     {"inChannels", options.in_channels},
                     {"classes", options.classes},
                     {"width", options.width},
                     {"depth", options.depth},
                     {"seed", seed}};
+  if (options.dropout > 0) made["dropout"] = options.dropout;
   if (options.axes == 3) {
     const auto norm = one_of("norm", config.string_or("norm", "batch"), {"batch", "instance"});
     const auto upsampling = one_of("upsampling", config.string_or("upsampling", "nearest"), {"nearest", "trilinear"});

@@ -1,0 +1,445 @@
+// Everything that is chosen on the validation images after training: which heads, what is fitted to them, and below which
+// confidence an image is flagged. Works from the raw logits of all heads, so that what was chosen before has no say.
+import { aula, pairwiseAgreement } from "../agreement/index.js";
+import type { NdArray } from "../arrays.js";
+import { Random } from "../data/random.js";
+import { argmax, FUSIONS, type Fusion, fuse, labelMaps, softmax } from "../fusion/fuse.js";
+import { type FloatArray, fail } from "../fusion/input.js";
+import { nll } from "../metrics/likelihood.js";
+import { dice } from "../metrics/overlap.js";
+import { checkOptions, option } from "../options.js";
+import {
+  disagreement,
+  entropy,
+  expectedEntropy,
+  type MapName,
+  type MapSummary,
+  mutualInformation,
+  softDiceConfidence,
+  summarise,
+  variance,
+  variationRatio,
+} from "../uncertainty/index.js";
+import { thresholdForFailures, thresholdForShare } from "./gate.js";
+import { checkTruth } from "./samples.js";
+import {
+  choose,
+  curveOf,
+  type QualityPoint,
+  qualityOf,
+  type RankedPoint,
+  RULES,
+  type Rule,
+  type SkipPoint,
+} from "./skip.js";
+import { type SubsetScore, SubsetScorer } from "./subsets.js";
+import { fitProbabilityTemperature, fitTemperature, temper } from "./temperature.js";
+import { fitHeadWeights } from "./weights.js";
+
+/** What can be fitted, in the order in which it is. */
+export const FITS = ["temperatures", "weights", "temperature"] as const;
+
+/** One of {@link FITS}: a temperature of each head, a weight of each head, one temperature of the fused probabilities. */
+export type Fit = (typeof FITS)[number];
+
+const MAPS = ["entropy", "expectedEntropy", "mutualInformation", "variance", "disagreement", "variationRatio"] as const;
+const SUMMARIES = ["sum", "mean", "foreground"] as const;
+
+/** Confidences that a gate can look at; one named after a map and its summary, as `entropy.sum`, is minus that summary. */
+export const GATE_SCORES: readonly string[] = [
+  ...["aula", "pairwiseAgreement", "softDiceConfidence"],
+  ...MAPS.flatMap((map) => SUMMARIES.map((summary) => `${map}.${summary}`)),
+];
+
+/** One validation image. K heads, C classes; S is the network's input size. */
+export interface TuneImage {
+  /** K arrays C×S: the raw logits of every head, in the same order for all images. */
+  heads: readonly NdArray<FloatArray>[];
+  /** S. */
+  truth: NdArray<Uint8Array>;
+}
+
+/** Options of {@link tune}. */
+export interface TuneOptions {
+  /** Label of the truth that is left out. @default 255 */
+  ignoreIndex?: number;
+  /** @default "mean" */
+  fusion?: Fusion;
+  /** See {@link ChooseSkipOptions.rule}. @default "nll" */
+  rule?: Rule;
+  /** See {@link ChooseSkipOptions.margin}. @default 0.005 */
+  margin?: number;
+  /** Whether heads are left out at all; `false` keeps every one, and there is no curve. @default true */
+  choose?: boolean;
+  /** Whether other subsets than those without the first T heads are tried: see {@link Removal}. @default false */
+  subsets?: boolean;
+  /** @default none */
+  fit?: readonly Fit[];
+  /**
+   * How the gate's threshold is chosen: so that a share `flag` of the images is flagged, or the lowest that leaves at most 5 %
+   * of the images with a Dice below `tau` unseen. `score` is one of {@link GATE_SCORES}.
+   * @default none
+   */
+  gate?: { score: string; flag: number } | { score: string; tau: number };
+  /**
+   * Most pixels that temperatures and weights are fitted to. Where the images have more, as many of each are drawn at random,
+   * without replacement.
+   * @default 200_000
+   */
+  maxPixels?: number;
+  /** Of that draw. @default 0 */
+  seed?: number;
+}
+
+/**
+ * One step of backward elimination: from all heads on, the one is removed without which the rule's measure is best, until
+ * three are left.
+ */
+export interface Removal extends RankedPoint {
+  /** Index of the head that is removed; null for the start. */
+  removed: number | null;
+  /** Indices of those that are left. */
+  kept: number[];
+}
+
+/** Quality of the validation set with so much of the choice in force. */
+export type TuningStep = Pick<QualityPoint, "nll" | "nllSd" | "dice" | "diceSd"> & {
+  /** `"all heads"`, `"chosen heads"`, or the {@link Fit} that was added. */
+  step: "all heads" | "chosen heads" | Fit;
+};
+
+/** What was chosen, and from what. */
+export interface Tuning {
+  /** Validation images. */
+  images: number;
+  /** Pixels that count, and of these those that the fits have seen. */
+  pixels: { counted: number; fitted: number };
+  /** By T; empty for fewer than three heads, and where none is left out. */
+  curve: (SkipPoint & RankedPoint)[];
+  /** Empty where subsets were not tried. */
+  removals: Removal[];
+  /** Indices of the chosen heads, ascending. */
+  kept: number[];
+  /** One per chosen head. */
+  temperatures?: number[];
+  /** One per chosen head, summing to 1. */
+  weights?: number[];
+  /** Of p̄. */
+  temperature?: number;
+  /** Before and after. */
+  steps: TuningStep[];
+  gate?: {
+    score: string;
+    threshold: number;
+    /** In words. */
+    rule: string;
+    /** Share of the images that is flagged. */
+    flagged: number;
+    /** Share of the failures that is not; null where failure was not defined. */
+    unseen: number | null;
+  };
+}
+
+/**
+ * Chooses heads, fits and a gate on a validation set. Reads the images two times, and once more for each head that subsets
+ * remove; of an image it keeps a few numbers and its part of the pixels for the fits.
+ * @param images Gives all images anew, always in the same order, at least one.
+ * @param count How many there are.
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ */
+export async function tune(
+  images: () => AsyncIterable<TuneImage>,
+  count: number,
+  options: TuneOptions = {},
+): Promise<Tuning> {
+  checkOptions("tune", options, {
+    ignoreIndex: option.integer({ min: 0, max: 255 }),
+    fusion: option.oneOf(FUSIONS),
+    rule: option.oneOf(RULES),
+    margin: option.number({ min: 0 }),
+    choose: option.boolean(),
+    subsets: option.boolean(),
+    fit: option.array(option.oneOf(FITS)),
+    gate: option.object({
+      score: option.required(option.oneOf(GATE_SCORES)),
+      flag: option.number({ min: 0, max: 1 }),
+      tau: option.number({ min: 0, max: 1 }),
+    }),
+    maxPixels: option.integer({ min: 1 }),
+    seed: option.integer(),
+  });
+  const { ignoreIndex = 255, fusion = "mean", rule = "nll", margin = 0.005, subsets = false, fit = [], gate } = options;
+  if (fit.includes("weights") && fusion !== "mean") {
+    fail("ERR_LE_OPTION", "option 'fit' of tune", `no weights, as they are fitted for the fusion "mean",`, fusion);
+  }
+  if (fit.includes("temperatures") && fusion === "vote") {
+    fail("ERR_LE_OPTION", "option 'fit' of tune", "no temperatures, as they change no vote,", fusion);
+  }
+
+  // The first reading: every T, and the pixels for the fits.
+  const sampler = new PixelSampler(options.maxPixels ?? 200_000, count, options.seed ?? 0);
+  const scores: SubsetScore[][] = [];
+  let heads = 0;
+  let read = 0;
+  for await (const { heads: logits, truth } of images()) {
+    if (read === 0) heads = logits.length;
+    if (logits.length !== heads) fail("ERR_LE_SHAPE", `images[${read}].heads`, `${heads} heads`, `${logits.length}`);
+    if (heads >= 3 && options.choose !== false) scores.push(scorerOf(logits, truth, read).suffixes());
+    if (fit.length > 0) sampler.add(logits, truth, ignoreIndex);
+    else sampler.count(truth, ignoreIndex);
+    read++;
+  }
+  if (read === 0) fail("ERR_LE_SHAPE", "images", "at least one image", "none");
+  checkGate(gate?.score, heads);
+
+  const curve = curveOf(scores);
+  const all = indices(heads);
+  if (curve.length > 0) checkMeasured(curve[0] as SkipPoint);
+  let kept = curve.length > 0 ? all.slice(choose(curve, rule, margin).skip) : all;
+  const removals: Removal[] = [];
+  if (subsets && curve.length > 0) {
+    const { skip: _, ...start } = curve[0] as SkipPoint & RankedPoint;
+    removals.push({ removed: null, kept: all, ...start });
+    for (let last = all; last.length > 3; last = (removals.at(-1) as Removal).kept) removals.push(await remove(last));
+    kept = choose(removals, rule, margin).kept;
+  }
+
+  const fitted = fitTo(sampler.samples(kept), { fit, fusion, ignoreIndex });
+
+  // The last reading: what all of it comes to.
+  const forms = formsOf(fitted, fusion);
+  const tries = kept.length < heads ? ["all heads", ...forms.keys()] : [...forms.keys()];
+  const results = new Map(tries.map((step) => [step, [] as SubsetScore[]]));
+  const confidence: number[] = [];
+  for await (const { heads: logits, truth } of images()) {
+    const chosen = kept.map((k) => logits[k] as NdArray<FloatArray>);
+    let last: NdArray<FloatArray> | undefined;
+    for (const [step, of] of results) {
+      last = forms.get(step)?.(chosen) ?? fuse(logits, { fusion, precision: "double" });
+      of.push(qualityOfOne(last, truth, ignoreIndex));
+    }
+    if (gate) confidence.push(confidenceOf(gate.score, chosen, last as NdArray<FloatArray>, fitted.temperatures));
+  }
+  const steps = [...results].map(([step, of]) => {
+    const { nll, nllSd, dice, diceSd } = qualityOf(of);
+    return { step: step as TuningStep["step"], nll, nllSd, dice, diceSd };
+  });
+  const quality = (results.get(tries.at(-1) as string) as SubsetScore[]).map((score) => score.dice);
+  return {
+    images: read,
+    pixels: { counted: sampler.counted, fitted: sampler.taken },
+    curve,
+    removals,
+    kept,
+    ...fitted,
+    steps,
+    ...(gate && { gate: gateOf(gate, confidence, quality) }),
+  };
+
+  function scorerOf(logits: TuneImage["heads"], truth: TuneImage["truth"], image: number): SubsetScorer {
+    return new SubsetScorer(`images[${image}].heads`, logits, truth, { fusion, ignoreIndex });
+  }
+
+  /** The best removal from the heads that are left. */
+  async function remove(from: readonly number[]): Promise<Removal> {
+    const of: SubsetScore[][] = from.map(() => []);
+    let image = 0;
+    for await (const { heads: logits, truth } of images()) {
+      for (const [j, score] of scorerOf(logits, truth, image++).withoutEach(from).entries()) of[j]?.push(score);
+    }
+    const candidates = from.map((removed, j) => ({
+      removed,
+      kept: from.filter((k) => k !== removed),
+      ...qualityOf(of[j] as SubsetScore[]),
+    }));
+    return choose(candidates, rule, Number.POSITIVE_INFINITY);
+  }
+}
+
+/** Draws the pixels that temperatures and weights are fitted to: all, or as many of each image. */
+class PixelSampler {
+  /** Pixels that count, so far, and those taken. */
+  counted = 0;
+  taken = 0;
+  readonly #each: number;
+  readonly #random: Random;
+  readonly #samples: TuneImage[] = [];
+
+  constructor(maxPixels: number, images: number, seed: number) {
+    this.#each = Math.max(1, Math.floor(maxPixels / Math.max(1, images)));
+    this.#random = new Random(seed);
+  }
+
+  /** Counts an image's pixels without taking any. */
+  count({ data }: NdArray<Uint8Array>, ignoreIndex: number): void {
+    for (const label of data) if (label !== ignoreIndex) this.counted++;
+  }
+
+  /** Takes its part of an image. */
+  add(heads: TuneImage["heads"], truth: NdArray<Uint8Array>, ignoreIndex: number): void {
+    const [classes = 0, ...spatial] = heads[0]?.shape ?? [];
+    const pixels = truth.data.length;
+    this.counted += checkTruth("truth", truth, { classes, spatial }, ignoreIndex);
+    const positions = new Uint32Array(pixels);
+    let n = 0;
+    for (let i = 0; i < pixels; i++) if (truth.data[i] !== ignoreIndex) positions[n++] = i;
+    const take = Math.min(n, this.#each);
+    if (take < n) {
+      // The first steps of a Fisher-Yates shuffle.
+      for (let i = 0; i < take; i++) {
+        const j = i + this.#random.integer(n - i);
+        [positions[i], positions[j]] = [positions[j] as number, positions[i] as number];
+      }
+    }
+    if (take === 0) return;
+    this.taken += take;
+    const chosen = positions.subarray(0, take);
+    this.#samples.push({
+      heads: heads.map(({ data }) => {
+        const values = new Float32Array(classes * take);
+        for (let c = 0; c < classes; c++)
+          for (let i = 0; i < take; i++) values[c * take + i] = data[c * pixels + (chosen[i] as number)] as number;
+        return { data: values, shape: [classes, take] };
+      }),
+      truth: { data: Uint8Array.from(chosen, (i) => truth.data[i] as number), shape: [take] },
+    });
+  }
+
+  /** What was taken of some of the heads. */
+  samples(kept: readonly number[]): TuneImage[] {
+    return this.#samples.map(({ heads, truth }) => ({
+      heads: kept.map((k) => heads[k] as NdArray<FloatArray>),
+      truth,
+    }));
+  }
+}
+
+type Fitted = Pick<Tuning, "temperatures" | "weights" | "temperature">;
+
+/** Each fit is of what the ones before it leave. */
+function fitTo(
+  samples: readonly TuneImage[],
+  { fit, fusion, ignoreIndex }: { fit: readonly Fit[]; fusion: Fusion; ignoreIndex: number },
+): Fitted {
+  const fitted: Fitted = {};
+  const truths = samples.map(({ truth }) => truth);
+  const heads = samples[0]?.heads ?? [];
+  if (fit.includes("temperatures")) {
+    fitted.temperatures = heads.map((_, k) => {
+      const logits = samples.map((sample) => sample.heads[k] as NdArray<FloatArray>);
+      return fitTemperature(logits, truths, { ignoreIndex }).temperature;
+    });
+  }
+  if (fit.includes("weights") && samples.length > 0) {
+    const shares = samples.map((sample) => probabilitiesOf(sample.heads, fitted.temperatures));
+    fitted.weights = fitHeadWeights(shares, truths, { ignoreIndex }).weights;
+  }
+  if (fit.includes("temperature")) {
+    const { temperatures, weights } = fitted;
+    const before = { fusion, ...(temperatures && { temperatures }), ...(weights && { weights }) };
+    const fused = samples.map((sample) => fuse(sample.heads, { ...before, precision: "double" }));
+    fitted.temperature = fitProbabilityTemperature(fused, truths, { ignoreIndex }).temperature;
+  }
+  return fitted;
+}
+
+/** By step: how p̄ comes from the logits of the chosen heads once that much has been fitted. */
+function formsOf({ temperatures, weights, temperature }: Fitted, fusion: Fusion) {
+  type Form = (heads: readonly NdArray<FloatArray>[]) => NdArray<FloatArray>;
+  const forms = new Map<string, Form>();
+  let options: { temperatures?: number[]; weights?: number[] } = {};
+  const add = (step: string) => {
+    const fixed = options;
+    forms.set(step, (heads) => fuse(heads, { fusion, ...fixed, precision: "double" }));
+  };
+  add("chosen heads");
+  if (temperatures) {
+    options = { ...options, temperatures };
+    add("temperatures");
+  }
+  if (weights) {
+    options = { ...options, weights };
+    add("weights");
+  }
+  if (temperature !== undefined) {
+    const fixed = options;
+    forms.set("temperature", (heads) => temper(fuse(heads, { fusion, ...fixed, precision: "double" }), temperature));
+  }
+  return forms;
+}
+
+function qualityOfOne(fused: NdArray<FloatArray>, truth: NdArray<Uint8Array>, ignoreIndex: number): SubsetScore {
+  const classes = fused.shape[0] as number;
+  // The mask in single precision, as predictions have it.
+  const mask = argmax({ data: Float32Array.from(fused.data), shape: fused.shape });
+  const overlap = Object.values(dice(mask, truth, { classes, ignoreIndex }));
+  return {
+    nll: nll(fused, truth, { ignoreIndex }),
+    dice: overlap.reduce((sum, value) => sum + value, 0) / overlap.length,
+    aula: Number.NaN,
+  };
+}
+
+function probabilitiesOf(heads: readonly NdArray<FloatArray>[], temperatures?: readonly number[]): NdArray[] {
+  return heads.map((head, k) =>
+    temperatures ? fuse([head], { temperatures: [temperatures[k] as number] }) : softmax(head),
+  );
+}
+
+/** One image's confidence under the prediction that was chosen. */
+function confidenceOf(
+  score: string,
+  heads: readonly NdArray<FloatArray>[],
+  fused: NdArray<FloatArray>,
+  temperatures?: readonly number[],
+): number {
+  const classes = fused.shape[0] as number;
+  if (score === "aula") return aula(labelMaps(heads), classes).value;
+  if (score === "pairwiseAgreement") return pairwiseAgreement(labelMaps(heads), classes).overall;
+  if (score === "softDiceConfidence") return softDiceConfidence(fused).overall;
+  const [map, summary] = score.split(".") as [MapName, keyof MapSummary];
+  const maps: Record<MapName, () => NdArray> = {
+    entropy: () => entropy(fused),
+    expectedEntropy: () => expectedEntropy(probabilitiesOf(heads, temperatures)),
+    mutualInformation: () => mutualInformation(probabilitiesOf(heads, temperatures)),
+    variance: () => variance(probabilitiesOf(heads, temperatures)),
+    disagreement: () => disagreement(labelMaps(heads), classes),
+    variationRatio: () => variationRatio(labelMaps(heads), classes),
+  };
+  return -summarise(maps[map](), argmax(fused))[summary];
+}
+
+function checkGate(score: string | undefined, heads: number): void {
+  const needed = score === "aula" ? 3 : score === "pairwiseAgreement" ? 2 : 1;
+  if (heads < needed) {
+    fail(
+      "ERR_LE_OPTION",
+      "option 'gate' of tune",
+      `another score than ${score}, which needs ${needed} heads,`,
+      `${heads}`,
+    );
+  }
+}
+
+function checkMeasured({ nll }: SkipPoint): void {
+  if (Number.isNaN(nll)) fail("ERR_LE_VALUE", "images", "a pixel that is not ignored", "none");
+}
+
+function gateOf(
+  gate: NonNullable<TuneOptions["gate"]>,
+  confidence: readonly number[],
+  quality: readonly number[],
+): NonNullable<Tuning["gate"]> {
+  const { score } = gate;
+  if ("flag" in gate) {
+    const { threshold, flagged } = thresholdForShare(confidence, gate.flag);
+    return { score, threshold, rule: `flags ${gate.flag} of the validation images`, flagged, unseen: null };
+  }
+  const { threshold, flagged, unseen } = thresholdForFailures(confidence, quality, gate.tau);
+  const rule = `leaves at most 0.05 of the validation images with Dice below ${gate.tau} unseen`;
+  return { score, threshold, rule, flagged, unseen };
+}
+
+function indices(n: number): number[] {
+  return Array.from({ length: n }, (_, i) => i);
+}

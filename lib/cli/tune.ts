@@ -1,0 +1,402 @@
+import path from "node:path";
+import type { Command } from "commander";
+import type { NdArray } from "../arrays.js";
+import { RULES, type Rule, type SkipPoint } from "../calibration/skip.js";
+import {
+  FITS,
+  type Fit,
+  GATE_SCORES,
+  type TuneImage,
+  type TuneOptions,
+  type Tuning,
+  type TuningStep,
+} from "../calibration/tune.js";
+import { csvLine } from "../data/csv.js";
+import type { Dataset } from "../data/dataset.js";
+import { writeAtomic } from "../data/files.js";
+import type { Model } from "../ensemble/model.js";
+import type { RunChoice } from "../ensemble/run-tuning.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { FUSIONS, type Fusion } from "../fusion/index.js";
+import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
+import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
+import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import { counter, StatusLine } from "./progress.js";
+import { dataOf, datasetOptions, type RunNotes } from "./run-notes.js";
+import { fixed, formatTable, grouped } from "./table.js";
+
+interface Flags extends DeviceFlags {
+  data?: string;
+  rule: Rule;
+  margin: number;
+  fusion: Fusion;
+  subsets?: boolean;
+  fit?: Fit[];
+  gate: boolean;
+  score?: string;
+  flag?: number;
+  tau?: number;
+  maxPixels: number;
+  seed: number;
+  dryRun?: boolean;
+  json?: boolean;
+}
+
+const NO_ORDER =
+  "The heads of this run have no order in depth: which ones are the first T, and AULA with them, is an accident.";
+
+const MEASURED_AT = "network's input size, padding left out";
+
+/** `tune`: which heads, which fits and which threshold, chosen on validation and written into the run. */
+export function tuneCommand(): Command {
+  const command = newCommand(
+    "tune",
+    "choose the skipped heads, fits and the gate's threshold on a run's validation images",
+    "layer-ensembles tune runs/busi --dry-run\n" +
+      "layer-ensembles tune runs/busi --rule aurc --fit temperature --tau 0.8",
+    "Measures on the validation split that the run records; no file of the test split is opened. Quality is measured at the network's " +
+      "input size against masks of that size, without padding. Everything is chosen anew from the raw heads: tuning twice " +
+      "gives the same. Writes the choice into run.json, and tuning/skip-curve.csv beside it.",
+  )
+    .argument("<run>", "run folder", text)
+    .option("--data <dir>", "data folder (default: the one trained on)", text)
+    .option("--rule <name>", "nll or aurc: the lowest among those of nearly the best Dice; dice", oneOf(RULES), "nll")
+    .option("--margin <d>", "how far mean Dice may be below the best", number({ min: 0 }), 0.005)
+    .option("--fusion <name>", `${FUSIONS.join(", ")}`, oneOf(FUSIONS), "mean")
+    .option("--subsets", "try removing any heads, one after the other, not only the first T")
+    .option(
+      "--fit <list>",
+      `${FITS.join(", ")}, or none (default: none; temperature for a run with a single head)`,
+      fits,
+    )
+    .option(
+      "--score <name>",
+      "confidence that the gate looks at (default: aula; softDiceConfidence without three heads in order)",
+      score,
+    )
+    .option("--flag <share>", "gate: flag this share of the images (default: 0.1)", number({ min: 0, max: 1 }))
+    .option("--tau <dice>", "gate: leave at most 5 % of the images below this Dice unseen", number({ min: 0, max: 1 }))
+    .option("--no-gate", "choose no gate")
+    .option("--max-pixels <n>", "most pixels that are fitted to; of more, a draw", integer({ min: 1 }), 200_000)
+    .option("--seed <n>", "of that draw", integer(), 0)
+    .option("--dry-run", "only print");
+  return withDeviceOptions(command).action((run: string, flags: Flags) =>
+    runSession(flags.json ?? false, (session) => tuneRun(run, flags, session)),
+  );
+}
+
+const fits: Parser<Fit[]> = (value) => {
+  if (value === "none") return [];
+  const wanted = list(oneOf(FITS))(value);
+  return FITS.filter((fit) => wanted.includes(fit));
+};
+
+/** The name of a map alone is its sum. */
+const score: Parser<string> = (value) =>
+  GATE_SCORES.includes(`${value}.sum`) ? `${value}.sum` : oneOf(GATE_SCORES)(value);
+
+async function tuneRun(folder: string, flags: Flags, session: Session): Promise<void> {
+  if (flags.flag !== undefined && flags.tau !== undefined) throw new UsageError("expected --flag or --tau, not both");
+  const gateFlag = [flags.score && "--score", flags.flag !== undefined && "--flag", flags.tau !== undefined && "--tau"];
+  const named = gateFlag.find((name) => name);
+  if (!flags.gate && named) throw new UsageError(`expected --no-gate or ${named}, not both`);
+  const { checkOutput } = await import("./output.js");
+  const { openRun } = await import("./inference.js");
+  const { tune } = await import("../calibration/tune.js");
+  const { writeChoice } = await import("../ensemble/run-tuning.js");
+  if (!flags.dryRun) checkOutput(folder, "the run");
+  const { model, notes } = await openRun(folder, flags);
+  const line = new StatusLine(process.stderr);
+  try {
+    const data = flags.data ?? notes.data.folder;
+    const { split, dataset } = await validationImages(data, notes);
+    const source = new ValidationHeads(model, dataset, notes.ignoreIndex, line, session.signal);
+    const heads = model.headNames;
+    const ordered = model.method === "le";
+    const draws = model.method === "mcd";
+    if (draws && flags.subsets)
+      throw new UsageError("--subsets needs heads that differ; passes with dropout are draws");
+    const options: TuneOptions = {
+      choose: !draws,
+      ignoreIndex: notes.ignoreIndex,
+      fusion: flags.fusion,
+      rule: flags.rule,
+      margin: flags.margin,
+      subsets: flags.subsets ?? false,
+      fit: flags.fit ?? (heads.length === 1 ? ["temperature"] : []),
+      ...(flags.gate && { gate: gateOptions(flags, ordered && heads.length >= 3) }),
+      maxPixels: flags.maxPixels,
+      seed: flags.seed,
+    };
+    const tuning = await tune(() => source.read(), dataset.length, options);
+    line.clear();
+    const choice = choiceOf(tuning, options, heads, { data: path.resolve(data), split });
+    const written: string[] = [];
+    if (!flags.dryRun) {
+      if (tuning.curve.length > 0) {
+        const chosen = choice.prediction.heads === undefined ? choice.skip : null;
+        await writeAtomic(path.join(folder, "tuning", "skip-curve.csv"), curveCsv(tuning.curve, chosen));
+        written.push("tuning/skip-curve.csv", ...(await drawSkipCurve(folder, tuning.curve, chosen)));
+      }
+      // Last, as it is what counts.
+      await writeChoice(folder, choice);
+      written.unshift("run.json");
+    }
+    await session.print(
+      session.json
+        ? toJson({ run: path.resolve(folder), written, ...choice }, 2)
+        : describe(tuning, choice, options, heads) +
+            (ordered || tuning.curve.length === 0 ? "" : `\n${NO_ORDER}\n`) +
+            (flags.dryRun ? "\nNothing is written (--dry-run).\n" : `\nWritten to ${folder}: ${written.join(", ")}\n`),
+    );
+  } finally {
+    line.clear();
+    await model.dispose();
+  }
+}
+
+/**
+ * The images of the run's validation split. Those of training are opened too, as how masks store their labels is read off all
+ * of them; no file of another split is.
+ */
+async function validationImages(folder: string, notes: RunNotes): Promise<{ split: string; dataset: Dataset }> {
+  const { Dataset } = await import("../data/dataset.js");
+  const { trainSplit, valSplit, drawn } = dataOf(notes, folder);
+  if (valSplit === null || valSplit === "test") {
+    const received = valSplit === null ? "a run that was trained without one" : 'one that validates on "test"';
+    throw new LayerEnsemblesError(
+      "ERR_LE_DATA",
+      `Expected a run with a validation split for tune but received ${received}: what is chosen must not see the test images.`,
+    );
+  }
+  const splitOf = new Map(Object.entries(drawn ?? {}).flatMap(([name, ids]) => ids.map((id) => [id, name] as const)));
+  const at = ({ id, split }: { id: string; split?: string }) => (drawn ? splitOf.get(id) : split);
+  const dataset = await Dataset.fromFolder(folder, {
+    ...datasetOptions(notes),
+    only: (info) => [trainSplit, valSplit].includes(at(info) ?? ""),
+  });
+  const { chooseSplit } = await import("./run-notes.js");
+  return { split: valSplit, dataset: chooseSplit(dataset, valSplit, dataOf(notes, folder)) };
+}
+
+/** Logits that are kept in memory from one reading to the next, in bytes; those of further images are worked out again. */
+const CACHE = 512 * 2 ** 20;
+
+/** The logits of all heads on each image, as often as asked. */
+class ValidationHeads {
+  readonly #cache: TuneImage[] = [];
+  #free = CACHE;
+  #readings = 0;
+
+  constructor(
+    readonly model: Model,
+    readonly dataset: Dataset,
+    readonly ignoreIndex: number,
+    readonly line: StatusLine,
+    readonly signal: AbortSignal,
+  ) {}
+
+  async *read(): AsyncGenerator<TuneImage> {
+    const { length } = this.dataset;
+    const tell = counter(this.line, this.#readings++ === 0 ? "measuring" : "measuring again", length);
+    for (let i = 0; i < length; i++) {
+      this.signal.throwIfAborted();
+      yield await this.#image(i);
+      tell(i + 1);
+    }
+  }
+
+  async #image(i: number): Promise<TuneImage> {
+    const image = this.#cache[i] ?? (await this.#measure(i));
+    const bytes = image.heads.reduce((sum, head) => sum + head.data.byteLength, image.truth.data.byteLength);
+    if (i === this.#cache.length && bytes <= this.#free) {
+      this.#cache.push(image);
+      this.#free -= bytes;
+    }
+    return image;
+  }
+
+  async #measure(i: number): Promise<TuneImage> {
+    const { preprocessMask } = await import("../data/preprocess.js");
+    const { image, mask, placement } = await this.dataset.load(i);
+    if (!mask) throw new Error("unreachable: this dataset requires masks");
+    const stored = new Uint8Array(placement.original.reduce((product, side) => product * side, 1)).fill(1);
+    const inside = preprocessMask({ data: stored, shape: placement.original }, placement).data;
+    const truth = { data: mask.data.map((label, at) => (inside[at] ? label : this.ignoreIndex)), shape: mask.shape };
+    const logits = await this.model.forward(image, { signal: this.signal });
+    const heads = [...logits.values()].map(({ data, shape }): NdArray => ({ data, shape: shape.slice(1) }));
+    return { heads, truth };
+  }
+}
+
+function gateOptions({ score, flag, tau }: Flags, byAula: boolean): NonNullable<TuneOptions["gate"]> {
+  const of = score ?? (byAula ? "aula" : "softDiceConfidence");
+  return tau === undefined ? { score: of, flag: flag ?? 0.1 } : { score: of, tau };
+}
+
+/** What is written into the run. Heads that are the last ones are said by `skip` alone. */
+function choiceOf(
+  tuning: Tuning,
+  { rule = "nll", margin = 0, fusion = "mean" }: TuneOptions,
+  heads: readonly string[],
+  facts: { data: string; split: string },
+): RunChoice {
+  const { kept, weights, temperatures, temperature, gate } = tuning;
+  const name = (k: number) => heads[k] as string;
+  const skipped = heads.length - kept.length;
+  const suffix = kept[0] === skipped;
+  return {
+    skip: suffix ? skipped : 0,
+    prediction: {
+      ...(fusion !== "mean" && { fusion }),
+      ...(!suffix && { heads: kept.map(name) }),
+      ...(weights && { weights }),
+      ...(temperatures && { temperatures }),
+      ...(temperature !== undefined && { temperature }),
+    },
+    ...(gate && { gate: { score: gate.score, threshold: gate.threshold, rule: gate.rule } }),
+    tuning: {
+      date: new Date().toISOString(),
+      ...facts,
+      images: tuning.images,
+      pixels: tuning.pixels,
+      measuredAt: MEASURED_AT,
+      rule,
+      margin,
+      curve: tuning.curve,
+      ...(tuning.removals.length > 0 && {
+        removals: tuning.removals.map(({ removed, kept, ...point }) => ({
+          removed: removed === null ? null : name(removed),
+          heads: kept.map(name),
+          ...point,
+        })),
+      }),
+      steps: tuning.steps,
+      ...(gate && { flagged: gate.flagged, unseen: gate.unseen }),
+    },
+  };
+}
+
+/**
+ * Draws Figure 3, nll and Dice against T, into the run's tuning/ folder.
+ * @param chosen T, or null where another subset was chosen
+ * @returns the files' paths below the run
+ */
+async function drawSkipCurve(folder: string, points: readonly SkipPoint[], chosen: number | null): Promise<string[]> {
+  const { rasterise, skipCurveFigure } = await import("../report/figures/index.js");
+  const { svg } = await skipCurveFigure(points, chosen);
+  await writeAtomic(path.join(folder, "tuning", "figure3.svg"), svg);
+  await writeAtomic(path.join(folder, "tuning", "figure3.png"), await rasterise(svg));
+  return ["tuning/figure3.svg", "tuning/figure3.png"];
+}
+
+function curveCsv(curve: Tuning["curve"], chosen: number | null): string {
+  const cell = (value: number) => (Number.isNaN(value) ? "" : value);
+  const rows = curve.map((point) => [
+    point.skip,
+    ...[point.nll, point.nllSd, point.dice, point.diceSd, point.aurc, point.spearman].map(cell),
+    String(point.skip === chosen),
+  ]);
+  const header = ["skip", "nll", "nll_sd", "dice", "dice_sd", "aurc", "spearman_aula_dice", "chosen"];
+  return `${[header, ...rows].map(csvLine).join("\n")}\n`;
+}
+
+function describe(
+  tuning: Tuning,
+  { skip, prediction }: RunChoice,
+  options: TuneOptions,
+  heads: readonly string[],
+): string {
+  const { curve, removals, kept, steps, gate, images, pixels } = tuning;
+  const parts: string[] = [];
+  const subset = prediction.heads !== undefined;
+  if (curve.length > 0) {
+    const rows = curve.map((point) => [
+      `${point.skip === skip && !subset ? "*" : ""} ${point.skip}`,
+      String(heads.length - point.skip),
+      ...qualityCells(point),
+      fixed(point.aurc, 4),
+      fixed(point.spearman),
+    ]);
+    parts.push(
+      formatTable(
+        [{ heading: "T" }, { heading: "heads" }, ...QUALITY, { heading: "AURC" }, { heading: "Spearman" }],
+        rows,
+      ),
+      verdict(curve, options),
+    );
+  } else if (options.choose === false) parts.push("Passes with dropout are draws of one network: all are kept.\n");
+  else parts.push(`${heads.length} head${heads.length > 1 ? "s" : ""}: T is chosen among three or more.\n`);
+  if (removals.length > 0) parts.push(describeRemovals(tuning, heads));
+  if (subset) parts.push(`Chosen heads: ${kept.map((k) => heads[k]).join(", ")}\n`);
+  const { temperatures, weights, temperature } = tuning;
+  if (temperatures || weights) {
+    const rows = kept.map((k, j) => [heads[k] as string, fixed(temperatures?.[j]), fixed(weights?.[j])]);
+    parts.push(
+      formatTable([{ heading: "head", align: "left" }, { heading: "temperature" }, { heading: "weight" }], rows),
+    );
+  }
+  if (temperature !== undefined) parts.push(`Overall temperature: ${fixed(temperature)}\n`);
+  if (temperatures || weights || temperature !== undefined) {
+    const few = pixels.fitted < pixels.counted;
+    parts.push(`Fitted to ${few ? `${grouped(pixels.fitted)} of ` : ""}${grouped(pixels.counted)} pixels.\n`);
+  }
+  const named = (step: TuningStep["step"]) => (FITS.some((fit) => fit === step) ? `+ ${step}` : step);
+  parts.push(
+    formatTable(
+      [{ heading: `${images} validation images`, align: "left" }, ...QUALITY],
+      steps.map((step) => [named(step.step), ...qualityCells(step)]),
+    ),
+  );
+  if (gate) {
+    const unseen =
+      gate.unseen === null || Number.isNaN(gate.unseen)
+        ? ""
+        : `, ${fixed(100 * gate.unseen, 1)} % of the failures pass`;
+    const useless = gate.unseen !== null && gate.flagged === 1;
+    parts.push(
+      `Gate: flag an image where ${gate.score.includes(".") ? "-" : ""}${gate.score} is below ` +
+        `${Number(gate.threshold.toPrecision(6))} (${fixed(100 * gate.flagged, 1)} % of the images${unseen})\n` +
+        (useless
+          ? "That is every image: the surest ones have failed too. Try another --score or --tau, or --flag.\n"
+          : "") +
+        (Number.isNaN(gate.unseen) ? "No validation image has failed: --tau says little here; --flag would.\n" : ""),
+    );
+  }
+  return parts.join("\n");
+}
+
+const QUALITY = [{ heading: "nll" }, { heading: "± sd" }, { heading: "Dice" }, { heading: "± sd" }];
+
+function qualityCells({ nll, nllSd, dice, diceSd }: Pick<TuningStep, "nll" | "nllSd" | "dice" | "diceSd">): string[] {
+  return [fixed(nll, 4), fixed(nllSd, 4), fixed(dice, 4), fixed(diceSd, 4)];
+}
+
+/** Which T each measure prefers, and which the rule took: they often differ. */
+function verdict(curve: readonly SkipPoint[], { rule = "nll", margin = 0 }: TuneOptions): string {
+  const best = (of: (point: SkipPoint) => number) =>
+    curve.reduce((chosen, point) => (of(point) > of(chosen) ? point : chosen)).skip;
+  const preferred = {
+    nll: best((point) => -point.nll),
+    Dice: best((point) => point.dice),
+    AURC: best((point) => -point.aurc),
+  };
+  const differ = new Set(Object.values(preferred)).size > 1;
+  const words = Object.entries(preferred).map(([name, skip]) => `${name} T = ${skip}`);
+  return (
+    `* by rule ${rule}${rule === "dice" ? "" : `, Dice within ${margin} of the best`}. ` +
+    `Best by itself: ${words.join(", ")}.${differ ? " They differ: take the rule of what matters to you." : ""}\n`
+  );
+}
+
+function describeRemovals({ removals, kept }: Tuning, heads: readonly string[]): string {
+  const rows = removals.map((point) => [
+    `${point.kept.join() === kept.join() ? "*" : ""} ${point.kept.length}`,
+    point.removed === null ? "–" : (heads[point.removed] as string),
+    ...qualityCells(point),
+    fixed(point.aurc, 4),
+    fixed(point.spearman),
+  ]);
+  const columns = [{ heading: "heads" }, { heading: "removed", align: "left" as const }, ...QUALITY];
+  return formatTable([...columns, { heading: "AURC" }, { heading: "Spearman" }], rows);
+}

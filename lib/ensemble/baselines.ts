@@ -1,0 +1,150 @@
+// The methods that Layer Ensembles are compared with and that are one network (SPEC §3).
+import { LayerEnsemblesError } from "../errors.js";
+import { checkOptions, type OptionSpecs, option } from "../options.js";
+import type { Backbone, LayerInfo } from "./backbone.js";
+import { MOST_PASSES, PLACEMENT, type PlacementOptions } from "./model.js";
+import { loadNetwork, makeNetwork, Network, type NetworkOptions, type NetworkParts } from "./network.js";
+
+/** What every method makes of a backbone alike. */
+export interface BaselineOptions extends PlacementOptions {
+  /** Classes with background, 2 to 255. @default 2 */
+  classes?: number;
+  /**
+   * The layer that the heads are on. @default Plain and Monte Carlo dropout: the network's own output is the head where it
+   * has as many channels as classes; else, and for multi-head always, the last feature map: see {@link lastFeatures}
+   */
+  tap?: string;
+  /** Dropout before a head's convolution, 0 to below 1, in training and for Monte Carlo dropout. @default 0 */
+  dropout?: number;
+  /** Train the heads only; the backbone's weights and batch-norm statistics stay. @default false */
+  freezeBackbone?: boolean;
+  /** Spatial size of the probe's dummy image. @default the backbone's `probeSize` */
+  inputSize?: readonly number[];
+  /** Seed of the heads' initial weights. @default 0 */
+  seed?: number;
+}
+
+export const BASELINE: OptionSpecs = {
+  ...PLACEMENT,
+  classes: option.integer({ min: 2, max: 255 }),
+  tap: option.string(),
+  dropout: option.number({ min: 0, below: 1 }),
+  freezeBackbone: option.boolean(),
+  inputSize: option.array(option.integer({ min: 1, max: 65536 })),
+  seed: option.integer({ min: 0 }),
+};
+
+/** The plain network: its own output is the one head. */
+export class Plain extends Network {
+  readonly method = "plain";
+
+  /** @throws ERR_LE_TAP, ERR_LE_OPTION, ERR_LE_DEVICE */
+  static async create(backbone: Backbone, options: BaselineOptions = {}): Promise<Plain> {
+    checkOptions("Plain.create", options, BASELINE);
+    return new Plain(await oneHead(backbone, options, 0));
+  }
+
+  /**
+   * Loads a run folder. The model owns its backbone.
+   * @throws ERR_LE_CHECKPOINT for a folder that is no run of a plain network, or whose weights do not fit
+   */
+  static async load(folder: string, options: PlacementOptions = {}): Promise<Plain> {
+    return new Plain(await loadNetwork(folder, "plain", options));
+  }
+}
+
+/** Several heads of different first weights on one feature map, the last one. */
+export class MultiHead extends Network {
+  readonly method = "mh";
+
+  /**
+   * @param options.heads how many, at least 2. Default: 10
+   * @throws ERR_LE_TAP, ERR_LE_OPTION, ERR_LE_DEVICE
+   */
+  static async create(backbone: Backbone, options: BaselineOptions & { heads?: number } = {}): Promise<MultiHead> {
+    checkOptions("MultiHead.create", options, { ...BASELINE, heads: option.integer({ min: 2, max: 1000 }) });
+    const { heads = 10, ...rest } = options;
+    const settings = withDefaults(backbone, rest);
+    const tap = options.tap ?? lastFeatures(await backbone.probe(settings.inputSize));
+    const parts = await makeNetwork(backbone, { ...settings, taps: [tap], final: false, headsPerTap: heads }, null);
+    return new MultiHead(parts);
+  }
+
+  /**
+   * Loads a run folder. The model owns its backbone.
+   * @throws ERR_LE_CHECKPOINT for a folder that is no run of a multi-head network, or whose weights do not fit
+   */
+  static async load(folder: string, options: PlacementOptions = {}): Promise<MultiHead> {
+    return new MultiHead(await loadNetwork(folder, "mh", options));
+  }
+}
+
+/**
+ * Monte Carlo dropout (Gal and Ghahramani 2016): one network with dropout, and several passes of each image in which it
+ * drops. The passes of one image draw the same numbers whatever is predicted beside it.
+ */
+export class McDropout extends Network {
+  readonly method = "mcd";
+
+  /**
+   * @param options.passes of each image, at least 2. Default: 10
+   * @throws ERR_LE_OPTION also for a backbone without dropout where `dropout` is 0 or the head is the network's own output
+   */
+  static async create(backbone: Backbone, options: BaselineOptions & { passes?: number } = {}): Promise<McDropout> {
+    checkOptions("McDropout.create", options, { ...BASELINE, passes: option.integer({ min: 2, max: MOST_PASSES }) });
+    const { passes = 10, ...rest } = options;
+    const parts = await oneHead(backbone, rest, passes);
+    if (parts.made.hasDropout) return new McDropout(parts);
+    await parts.addon.disposeEnsemble(parts.handle);
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      "Expected a backbone with dropout for Monte Carlo dropout but received one without: give the backbone option 'dropout', or 'tap' and 'dropout' for a head with it.",
+    );
+  }
+
+  /**
+   * Loads a run folder. The model owns its backbone.
+   * @throws ERR_LE_CHECKPOINT for a folder that is no run of Monte Carlo dropout, or whose weights do not fit
+   */
+  static async load(folder: string, options: PlacementOptions = {}): Promise<McDropout> {
+    return new McDropout(await loadNetwork(folder, "mcd", options));
+  }
+}
+
+/**
+ * The layer before a network's output: the last one, in execution order, whose feature map has other channels than the
+ * output. What comes after only makes the output of it.
+ * @param layers what `Backbone.probe()` returned
+ * @throws ERR_LE_OPTION where there is none
+ */
+export function lastFeatures(layers: readonly LayerInfo[]): string {
+  // What is pooled to a single place has nothing to segment by.
+  const isMap = ({ shape }: LayerInfo) => (shape?.slice(2) ?? []).some((side) => side > 1);
+  const maps = layers.filter((layer) => layer.tappable && isMap(layer));
+  const last = layers.findLast(({ shape }) => shape);
+  const output = last && isMap(last) ? last.shape?.[1] : undefined;
+  const found = maps.findLast(({ shape }) => shape?.[1] !== output) ?? maps.at(-1);
+  if (found) return found.name;
+  throw new LayerEnsemblesError(
+    "ERR_LE_OPTION",
+    "Expected a network with a feature map to put a head on but received none.",
+  );
+}
+
+function withDefaults(backbone: Backbone, { tap: _tap, ...options }: BaselineOptions) {
+  const { classes = 2, dropout = 0, freezeBackbone = false, inputSize = backbone.probeSize, seed = 0 } = options;
+  const given = { classes, dropout, freezeBackbone, inputSize, seed };
+  return { ...options, ...given, order: "given" as const, headsPerTap: 1, skip: 0, passes: 0 };
+}
+
+/** One head: the network's own output where that will do, else one on the last feature map. */
+async function oneHead(backbone: Backbone, options: BaselineOptions, passes: number): Promise<NetworkParts> {
+  const settings = { ...withDefaults(backbone, options), passes };
+  const on = (tap: string): NetworkOptions => ({ ...settings, taps: [tap], final: false });
+  if (options.tap !== undefined) return makeNetwork(backbone, on(options.tap), null);
+  const layers = await backbone.probe(settings.inputSize);
+  const output = layers.findLast(({ shape }) => shape)?.shape;
+  if (output && output.length >= 4 && output[1] === settings.classes)
+    return makeNetwork(backbone, { ...settings, taps: [], final: true }, null);
+  return makeNetwork(backbone, on(lastFeatures(layers)), null);
+}

@@ -1,0 +1,259 @@
+import { existsSync } from "node:fs";
+import path from "node:path";
+import type { NdArray } from "../arrays.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { PACKAGE_VERSION } from "../native/package.js";
+import { checkOptions, option } from "../options.js";
+import type { Backbone } from "./backbone.js";
+import { BASELINE, type BaselineOptions, Plain } from "./baselines.js";
+import type { ForwardOptions, Head, Model, PlacementOptions, PredictOptions } from "./model.js";
+import { forwardHeads, type HeadSource, predictHeads } from "./predicting.js";
+import type { Prediction } from "./prediction.js";
+import { RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { gather } from "./samples.js";
+import type { FitOptions, History, SampleSource, TrainingEvent } from "./training.js";
+
+/** Folder of one member's run in that of a deep ensemble. Members count from 1. */
+export function memberFolder(run: string, member: number): string {
+  return path.join(run, "members", String(member));
+}
+
+/** An event of training, and of which member. */
+export type MemberEvent = TrainingEvent & { member: number; members: number };
+
+/** How a deep ensemble is trained: as one network, each from its own seed. */
+export interface DeepFitOptions extends Omit<FitOptions, "onProgress"> {
+  /** Called at most ten times a second, and after each epoch of each member. */
+  onProgress?: (event: MemberEvent) => void;
+}
+
+/**
+ * A deep ensemble (Lakshminarayanan et al. 2017): several networks of one architecture, trained from different seeds. Each
+ * gives one head.
+ */
+export class DeepEnsemble implements Model {
+  readonly method = "de";
+  readonly #members: readonly Plain[];
+  readonly #ownsBackbones: boolean;
+  /** What run.json said, for a model that was loaded from a run. */
+  readonly run: Run | undefined;
+
+  private constructor(members: readonly Plain[], ownsBackbones: boolean, run?: Run) {
+    this.#members = members;
+    this.#ownsBackbones = ownsBackbones;
+    this.run = run;
+  }
+
+  /**
+   * Makes the members one after another.
+   * @param makeBackbone makes the backbone of one member, from its seed; the ensemble owns it
+   * @param options.members how many, at least 2. Default: 5
+   * @param options.seed of the first member; each next one has the next. Default: 0
+   * @throws as `makeBackbone` does; ERR_LE_OPTION, ERR_LE_TAP, ERR_LE_DEVICE
+   */
+  static async create(
+    makeBackbone: (seed: number) => Promise<Backbone>,
+    options: BaselineOptions & { members?: number } = {},
+  ): Promise<DeepEnsemble> {
+    checkOptions("DeepEnsemble.create", options, { ...BASELINE, members: option.integer({ min: 2, max: 1000 }) });
+    const { members = 5, seed = 0, ...rest } = options;
+    return DeepEnsemble.#gatherMembers(members, async (i) => {
+      const backbone = await makeBackbone(seed + i);
+      try {
+        return await Plain.create(backbone, { ...rest, seed: seed + i });
+      } catch (error) {
+        await backbone.dispose();
+        throw error;
+      }
+    });
+  }
+
+  /**
+   * Loads a run folder and those of its members.
+   * @throws ERR_LE_CHECKPOINT for a folder that is no run of a deep ensemble, or of which a member is not trained
+   */
+  static async load(folder: string, options: PlacementOptions = {}): Promise<DeepEnsemble> {
+    const run = await readRun(folder);
+    if (run.method !== "de" || !Number.isInteger(run.members) || (run.members as number) < 1)
+      throw new LayerEnsemblesError(
+        "ERR_LE_CHECKPOINT",
+        `Expected a run of a deep ensemble in ${folder} but received one of method ${run.method}: loadModel() takes any.`,
+      );
+    for (let member = 1; member <= (run.members as number); member++)
+      if (!existsSync(path.join(memberFolder(folder, member), RUN_FILES.weights)))
+        throw new LayerEnsemblesError(
+          "ERR_LE_CHECKPOINT",
+          `Expected ${run.members} trained members in ${folder} but received no weights of member ${member}: its training was stopped; resume it.`,
+        );
+    return DeepEnsemble.#gatherMembers(
+      run.members as number,
+      (i) => Plain.load(memberFolder(folder, i + 1), options),
+      run,
+    );
+  }
+
+  static async #gatherMembers(count: number, make: (index: number) => Promise<Plain>, run?: Run) {
+    const members: Plain[] = [];
+    try {
+      for (let i = 0; i < count; i++) members.push(await make(i));
+      return new DeepEnsemble(members, run === undefined, run);
+    } catch (error) {
+      for (const member of members) {
+        await member.dispose();
+        if (!run) await member.backbone.dispose();
+      }
+      throw error;
+    }
+  }
+
+  get #first(): Plain {
+    return this.#members[0] as Plain;
+  }
+
+  /** The networks, each a model of its own. */
+  get members(): readonly Plain[] {
+    return this.#members;
+  }
+
+  /** Of the first member. */
+  get heads(): readonly Head[] {
+    return this.#first.heads;
+  }
+
+  /** Of the first member. */
+  get backbone(): Backbone {
+    return this.#first.backbone;
+  }
+
+  /** `member 1`, `member 2`, … */
+  get headNames(): readonly string[] {
+    return this.#members.map((_, i) => `member ${i + 1}`);
+  }
+
+  get classes(): number {
+    return this.#first.classes;
+  }
+
+  /** Where it runs, such as `cpu` or `cuda:0`. */
+  get device(): string {
+    return this.#first.device;
+  }
+
+  /** Numbers in which the networks run. */
+  get precision(): "fp32" | "bf16" {
+    return this.#first.precision;
+  }
+
+  /** Trainable numbers of all members. */
+  get parameters(): number {
+    return this.#members.reduce((sum, member) => sum + member.parameters, 0);
+  }
+
+  /** Members left out of predictions, unless a call says otherwise. */
+  get skip(): number {
+    return this.run?.skip ?? 0;
+  }
+
+  #source(): HeadSource {
+    const members = this.#members.map((member) => member.member());
+    return {
+      addon: (members[0] as (typeof members)[0]).addon,
+      handles: members.map(({ handle }) => handle),
+      method: this.method,
+      headNames: () => [...this.headNames],
+      passes: 0,
+      skip: this.skip,
+      spatialAxes: this.backbone.spatialAxes,
+      tuned: this.run?.prediction,
+    };
+  }
+
+  /**
+   * The logits of every member at the image's own size, by {@link headNames}.
+   * @param image C×H×W, or N×C×H×W; for networks of volumes C×D×H×W, or N×C×D×H×W
+   * @returns N×C×H×W (N×C×D×H×W) for each member (N = 1 for a single image)
+   */
+  async forward(image: NdArray, options: ForwardOptions = {}): Promise<Map<string, NdArray>> {
+    return forwardHeads(this.#source(), image, options);
+  }
+
+  /**
+   * Segments images by all members and fuses them, off the JavaScript thread; see {@link Model}.
+   * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
+   */
+  predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
+  predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
+  async predict(
+    images: NdArray | readonly NdArray[],
+    options: PredictOptions = {},
+  ): Promise<Prediction | Prediction[]> {
+    if (Array.isArray(images)) return predictHeads(this.#source(), images, options);
+    const [prediction] = await predictHeads(this.#source(), [images as NdArray], options);
+    return prediction as Prediction;
+  }
+
+  /**
+   * Trains the members one after another, each with the next seed. With `run`, each has a run folder in `members/`, and
+   * with `resume` those that are done are passed over and the one that was stopped goes on where it was.
+   * @returns one history for each member
+   * @throws as `fit` of one network
+   */
+  async fit(training: SampleSource, options: DeepFitOptions = {}): Promise<History[]> {
+    const { run, validation, seed = 0, onProgress, notes = {}, ...rest } = options;
+    const { addon } = this.#first.member();
+    const axes = this.backbone.spatialAxes;
+    const data = await gather(addon, training, axes, "training", options.signal);
+    const held = validation && (await gather(addon, validation, axes, "validation", options.signal));
+    if (run !== undefined) await this.#writeRun(run, notes);
+    const histories: History[] = [];
+    for (const [i, member] of this.#members.entries()) {
+      const own = {
+        ...rest,
+        ...(held && { validation: held }),
+        seed: seed + i,
+        notes,
+        ...(run !== undefined && { run: memberFolder(run, i + 1) }),
+        ...(onProgress && {
+          onProgress: (event: TrainingEvent) => onProgress({ ...event, member: i + 1, members: this.#members.length }),
+        }),
+      };
+      histories.push(await member.fit(data, own));
+    }
+    return histories;
+  }
+
+  /**
+   * Writes a run folder that {@link DeepEnsemble.load} reads.
+   * @param notes more facts for run.json
+   * @throws ERR_LE_IO
+   */
+  async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
+    for (const [i, member] of this.#members.entries()) await member.save(memberFolder(folder, i + 1), notes);
+    await this.#writeRun(folder, notes);
+  }
+
+  async #writeRun(folder: string, notes: Record<string, unknown>): Promise<void> {
+    const { backbone, ensemble } = this.#first.described();
+    await writeRun(folder, {
+      versions: { "layer-ensembles": PACKAGE_VERSION, node: process.version },
+      method: "de",
+      members: this.#members.length,
+      backbone,
+      ensemble,
+      skip: this.skip,
+      notes: { ...this.run?.notes, ...notes },
+    });
+  }
+
+  /** Waits for what is under way, then frees all members. */
+  async dispose(): Promise<void> {
+    for (const member of this.#members) {
+      await member.dispose();
+      if (this.#ownsBackbones) await member.backbone.dispose();
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+}

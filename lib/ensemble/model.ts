@@ -1,0 +1,164 @@
+import type { NdArray } from "../arrays.js";
+import { LayerEnsemblesError } from "../errors.js";
+import type { Fusion } from "../fusion/index.js";
+import { FUSIONS } from "../fusion/index.js";
+import { type OptionSpecs, option } from "../options.js";
+import type { MapName } from "../uncertainty/index.js";
+import type { Backbone } from "./backbone.js";
+import type { MethodName } from "./methods.js";
+import { MAP_NAMES, type Prediction } from "./prediction.js";
+import type { Run } from "./run.js";
+
+/** How heads may be fused in a prediction (SPEC §4): STAPLE is estimated from the kept heads' masks, image by image. */
+export const PREDICTION_FUSIONS = [...FUSIONS, "staple"] as const;
+
+/** One of {@link PREDICTION_FUSIONS}. */
+export type PredictionFusion = Fusion | "staple";
+
+/** Where a network runs and in which numbers. */
+export interface PlacementOptions {
+  /** `"auto"`: CUDA where there is a device, else the CPU. @default "auto" */
+  device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
+  /**
+   * `"auto"`: bfloat16 where the device has units for it. Losses and fusion are always in float32. On a CPU a network of few
+   * channels, such as a plain U-Net of width 16, is faster in `"fp32"`.
+   * @default "auto"
+   */
+  precision?: "auto" | "fp32" | "bf16";
+  /** Convolution weights and images in channels_last order. The same results, faster. @default true */
+  channelsLast?: boolean;
+}
+
+/** One head, in depth order. */
+export interface Head {
+  /** The tap's name, or `"final"`. */
+  name: string;
+  /** Channels of its feature map. */
+  channels: number;
+  /** Size of its feature map for an image of `inputSize`: height and width, or depth, height and width. */
+  size: number[];
+}
+
+/** How a prediction is made. What is left out is as the run's tuning chose, where the model came from a tuned run. */
+export interface PredictOptions {
+  /** Leave out the first T heads. @default the model's own */
+  skip?: number;
+  /** Keep these heads instead, by name. @default as `skip` says */
+  heads?: readonly string[];
+  /** @default "mean" */
+  fusion?: PredictionFusion;
+  /** One weight per kept head, for mean and logit-mean. @default all 1 */
+  weights?: readonly number[];
+  /** τ of each kept head, positive: its probabilities are softmax(z / τ). @default all 1 */
+  temperatures?: readonly number[];
+  /** τ of the fused probabilities, positive: p̄^(1/τ), normalised. The mask stays. @default 1 */
+  temperature?: number;
+  /** Which maps to bring out. @default all six */
+  maps?: readonly MapName[];
+  /** Bring out the fused probabilities. @default true */
+  probabilities?: boolean;
+  /** Bring out each head's own mask. @default false */
+  labels?: boolean;
+  /** Images of one size that share a pass. @default 8 */
+  batchSize?: number;
+  /** Monte Carlo dropout: passes of each image. @default the model's own */
+  passes?: number;
+  /**
+   * Monte Carlo dropout: seed of what is dropped. An image's passes draw the same whatever shares its batch.
+   * @default 0
+   */
+  seed?: number;
+  /** Stops before the next batch; the promise rejects with `signal.reason`. */
+  signal?: AbortSignal;
+}
+
+/** What every method is to those who use it: a list of heads behind one prediction. */
+export interface Model {
+  readonly method: MethodName;
+  /** Heads of the network, in depth order; of a deep ensemble, of its first member. */
+  readonly heads: readonly Head[];
+  /** Names of all heads that a prediction fuses, before any is skipped. */
+  readonly headNames: readonly string[];
+  readonly classes: number;
+  /** The network; of a deep ensemble, that of its first member. */
+  readonly backbone: Backbone;
+  /** Where it runs, such as `cpu` or `cuda:0`. */
+  readonly device: string;
+  /** Numbers in which it runs. */
+  readonly precision: "fp32" | "bf16";
+  /** Trainable numbers, all members counted. */
+  readonly parameters: number;
+  /** First heads left out of predictions, unless a call says otherwise. */
+  readonly skip: number;
+  /** What run.json said, for a model that was loaded from a run. */
+  readonly run: Run | undefined;
+  forward(image: NdArray, options?: ForwardOptions): Promise<Map<string, NdArray>>;
+  predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
+  predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
+  save(folder: string, notes?: Record<string, unknown>): Promise<void>;
+  dispose(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** How logits are brought out. */
+export interface ForwardOptions {
+  /** Monte Carlo dropout: as in {@link PredictOptions}. */
+  passes?: number;
+  /** Monte Carlo dropout: as in {@link PredictOptions}. */
+  seed?: number;
+  signal?: AbortSignal;
+}
+
+/** Most passes of Monte Carlo dropout. */
+export const MOST_PASSES = 10_000;
+
+export const PLACEMENT: OptionSpecs = {
+  device: option.custom(
+    "auto, cpu, cuda or cuda:<index>",
+    (value) => typeof value === "string" && /^(auto|cpu|cuda(:\d+)?)$/.test(value),
+  ),
+  precision: option.oneOf(["auto", "fp32", "bf16"]),
+  channelsLast: option.boolean(),
+};
+
+export const PREDICT: OptionSpecs = {
+  skip: option.integer({ min: 0 }),
+  heads: option.array(option.string(), { min: 1 }),
+  fusion: option.oneOf(PREDICTION_FUSIONS),
+  weights: option.array(option.number({ min: 0 })),
+  temperatures: option.array(option.number({ above: 0 })),
+  temperature: option.number({ above: 0 }),
+  maps: option.array(option.oneOf(MAP_NAMES)),
+  probabilities: option.boolean(),
+  labels: option.boolean(),
+  batchSize: option.integer({ min: 1 }),
+  passes: option.integer({ min: 1, max: MOST_PASSES }),
+  seed: option.integer({ min: 0 }),
+  signal: option.signal(),
+};
+
+export const FORWARD: OptionSpecs = {
+  passes: option.integer({ min: 1, max: MOST_PASSES }),
+  seed: option.integer({ min: 0 }),
+  signal: option.signal(),
+};
+
+/** @throws ERR_LE_SHAPE unless it is an array of that many axes whose data fit its shape */
+export function checkImage(image: NdArray, what: string, axes: readonly number[]): void {
+  if (!(image?.data instanceof Float32Array) || !Array.isArray(image.shape))
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected {data: Float32Array, shape} for ${what} but received ${typeof image}.`,
+    );
+  if (!axes.includes(image.shape.length))
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected ${axes.join(" or ")} axes for ${what} but received shape [${image.shape.join(", ")}].`,
+    );
+  const count = image.shape.reduce((product, side) => product * side, 1);
+  if (count !== image.data.length)
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected ${count} numbers for ${what} of shape [${image.shape.join(", ")}] but received ${image.data.length}.`,
+    );
+}

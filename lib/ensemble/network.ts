@@ -1,0 +1,416 @@
+import { existsSync } from "node:fs";
+import path from "node:path";
+import type { NdArray } from "../arrays.js";
+import { LayerEnsemblesError } from "../errors.js";
+import type { Addon, Handle } from "../native/addon.js";
+import { loadAddon } from "../native/load.js";
+import { PACKAGE_VERSION } from "../native/package.js";
+import { checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
+import { Backbone } from "./backbone.js";
+import { callNative, fromNative } from "./call.js";
+import { METHOD_TITLES, type MethodName } from "./methods.js";
+import {
+  type ForwardOptions,
+  type Head,
+  type Model,
+  PLACEMENT,
+  type PlacementOptions,
+  type PredictOptions,
+} from "./model.js";
+import { forwardHeads, type HeadSource, predictHeads } from "./predicting.js";
+import type { Prediction } from "./prediction.js";
+import { Recorder } from "./recorder.js";
+import { MODEL_FILES, makeFolder, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { Gathered, gather } from "./samples.js";
+import {
+  AUGMENT_OPTIONS,
+  type FitOptions,
+  type History,
+  LOSS_OPTIONS,
+  OPTIMIZER_OPTIONS,
+  type SampleSource,
+  SCHEDULE_OPTIONS,
+  type TrainingEvent,
+} from "./training.js";
+
+const named = (specs: OptionSpecs) => option.anyOf(specs.name as OptionSpec, option.object(specs));
+
+const FIT: OptionSpecs = {
+  validation: option.custom(
+    "an iterable of samples",
+    (value) =>
+      value instanceof Gathered ||
+      (Object(value) === value && (Symbol.iterator in Object(value) || Symbol.asyncIterator in Object(value))),
+  ),
+  epochs: option.integer({ min: 1 }),
+  batchSize: option.integer({ min: 1 }),
+  accumulate: option.integer({ min: 1 }),
+  learningRate: option.number({ min: 0 }),
+  loss: option.anyOf(named(LOSS_OPTIONS), option.callback()),
+  optimizer: named(OPTIMIZER_OPTIONS),
+  schedule: named(SCHEDULE_OPTIONS),
+  headWeights: option.array(option.number({ min: 0 })),
+  clipNorm: option.number({ min: 0 }),
+  earlyStopping: option.integer({ min: 0 }),
+  augment: option.object(AUGMENT_OPTIONS),
+  seed: option.integer({ min: 0 }),
+  ignoreIndex: option.integer({ min: 0, max: 255 }),
+  run: option.string(),
+  resume: option.boolean(),
+  checkpointEvery: option.integer({ min: 1 }),
+  restoreBest: option.boolean(),
+  signal: option.signal(),
+  onProgress: option.callback(),
+  notes: option.custom("an object", (value) => Object(value) === value),
+};
+
+/** A name stands for the object with that name. */
+function withName(value: unknown, fallback: string): object {
+  if (value === undefined) return { name: fallback };
+  return typeof value === "string" ? { name: value } : (value as object);
+}
+
+/** Options whose samples may have been gathered before. */
+type Gatherable<Options extends FitOptions> = Omit<Options, "validation"> & {
+  validation?: SampleSource | Gathered;
+};
+
+/** How a network and its heads are made. */
+export interface NetworkOptions extends PlacementOptions {
+  taps: readonly string[];
+  classes: number;
+  final: boolean | "auto";
+  order: "execution" | "given";
+  /** Heads of different first weights on each tap. */
+  headsPerTap: number;
+  dropout: number;
+  freezeBackbone: boolean;
+  inputSize: readonly number[];
+  seed: number;
+  skip: number;
+  /** Monte Carlo dropout: passes of each image; 0: one pass without. */
+  passes: number;
+}
+
+/** What of a network's making a run records. */
+type Recorded = Pick<Run, "ensemble" | "skip"> & { passes: number };
+
+/** What the constructor of a {@link Network} gets, from {@link makeNetwork} alone. */
+export interface NetworkParts {
+  addon: Addon;
+  handle: Handle;
+  backbone: Backbone;
+  ownsBackbone: boolean;
+  made: { heads: Head[]; device: string; precision: "fp32" | "bf16"; parameters: number; hasDropout: boolean };
+  recorded: Recorded;
+  run: Run | undefined;
+}
+
+/**
+ * Probes the backbone with a dummy image, orders the taps by depth and makes the heads.
+ * @throws ERR_LE_TAP, ERR_LE_OPTION, ERR_LE_DEVICE
+ */
+export async function makeNetwork(
+  backbone: Backbone,
+  options: NetworkOptions,
+  owned: { run: Run } | null,
+): Promise<NetworkParts> {
+  const { skip, passes, device = "auto", precision = "auto", channelsLast = true, ...settings } = options;
+  const { final, order, headsPerTap, ...rest } = settings;
+  if (settings.inputSize.length !== backbone.spatialAxes)
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected ${backbone.spatialAxes} sides for option 'inputSize' (the network works on ${backbone.spatialAxes === 3 ? "volumes" : "images"}) but received ${settings.inputSize.length}.`,
+    );
+  const addon = await loadAddon();
+  try {
+    const { handle, ready } = addon.createEnsemble(backbone.handle(), { ...settings, device, precision, channelsLast });
+    const made = await ready;
+    if (skip >= made.heads.length)
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        `Expected 0 to ${made.heads.length - 1} for option 'skip' (there are ${made.heads.length} heads) but received ${skip}.`,
+      );
+    const tapped = made.heads.filter((head) => head.tap !== "");
+    const taps = [...new Set(tapped.map((head) => head.tap))];
+    const ensemble = { ...rest, taps, inputSize: [...rest.inputSize], final: tapped.length < made.heads.length };
+    return {
+      addon,
+      handle,
+      backbone,
+      ownsBackbone: owned !== null,
+      made: { ...made, heads: made.heads.map(({ name, channels, size }) => ({ name, channels, size })) },
+      recorded: { ensemble: { ...ensemble, ...(headsPerTap > 1 && { headsPerTap }) }, skip, passes },
+      run: owned?.run,
+    };
+  } catch (error) {
+    throw fromNative(error);
+  }
+}
+
+/** Makes the parts of a network that a run describes, with its best weights. The network owns its backbone. */
+export async function loadNetwork(
+  folder: string,
+  method: MethodName,
+  options: PlacementOptions,
+): Promise<NetworkParts> {
+  checkOptions("load", options, PLACEMENT);
+  const run = await readRun(folder);
+  if (run.method !== method)
+    throw new LayerEnsemblesError(
+      "ERR_LE_CHECKPOINT",
+      `Expected a run of a ${METHOD_TITLES[method].long} in ${folder} but received one of a ${METHOD_TITLES[run.method].long}: loadModel() takes any.`,
+    );
+  const backbone = await Backbone.fromConfig(run.backbone, folder);
+  try {
+    const { headsPerTap = 1, ...ensemble } = run.ensemble;
+    const settings = { ...ensemble, headsPerTap, order: "given" as const, skip: run.skip, passes: run.passes ?? 0 };
+    const parts = await makeNetwork(backbone, { ...settings, ...options }, { run });
+    await parts.addon.loadEnsemble(parts.handle, path.join(folder, RUN_FILES.weights));
+    return parts;
+  } catch (error) {
+    await backbone.dispose();
+    throw fromNative(error);
+  }
+}
+
+/** One network and its heads. What the heads are and how they are read is the method's. */
+export abstract class Network implements Model {
+  readonly #addon: Addon;
+  readonly #handle: Handle;
+  readonly #ownsBackbone: boolean;
+  readonly #recorded: Recorded;
+  #disposed: Promise<void> | undefined;
+  #trained: Record<string, unknown> | undefined;
+
+  abstract readonly method: MethodName;
+  /** The network; shared with whoever made it. */
+  readonly backbone: Backbone;
+  /** In depth order. */
+  readonly heads: readonly Head[];
+  readonly classes: number;
+  /** Where it runs, such as `cpu` or `cuda:0`. */
+  readonly device: string;
+  /** Numbers in which the network runs. */
+  readonly precision: "fp32" | "bf16";
+  /** Trainable numbers, heads and a frozen backbone counted. */
+  readonly parameters: number;
+  /** First heads left out of predictions, unless a call says otherwise. */
+  readonly skip: number;
+  /** What run.json said, for a model that was loaded from a run. */
+  readonly run: Run | undefined;
+
+  protected constructor(parts: NetworkParts) {
+    this.#addon = parts.addon;
+    this.#handle = parts.handle;
+    this.#ownsBackbone = parts.ownsBackbone;
+    this.#recorded = parts.recorded;
+    this.backbone = parts.backbone;
+    this.heads = parts.made.heads;
+    this.device = parts.made.device;
+    this.precision = parts.made.precision;
+    this.parameters = parts.made.parameters;
+    this.classes = parts.recorded.ensemble.classes;
+    this.skip = parts.recorded.skip;
+    this.run = parts.run;
+    this.#trained = parts.run?.training;
+  }
+
+  /** Names of all heads that a prediction fuses, before any is skipped. */
+  get headNames(): readonly string[] {
+    return this.#source().headNames(this.#recorded.passes);
+  }
+
+  #source(): HeadSource {
+    const names = this.heads.map(({ name }) => name);
+    return {
+      addon: this.#addon,
+      handles: [this.#handle],
+      method: this.method,
+      headNames: (passes) => (passes === 0 ? names : passNames(names, passes)),
+      passes: this.#recorded.passes,
+      skip: this.skip,
+      spatialAxes: this.backbone.spatialAxes,
+      tuned: this.run?.prediction,
+    };
+  }
+
+  /** What a deep ensemble needs of its members. @internal */
+  member(): { addon: Addon; handle: Handle } {
+    this.#check();
+    return { addon: this.#addon, handle: this.#handle };
+  }
+
+  /** What a run records of the network and its heads. @internal */
+  described(): Pick<Run, "backbone" | "ensemble"> {
+    return { backbone: this.backbone.config, ensemble: this.#recorded.ensemble };
+  }
+
+  /**
+   * Writes a run folder that `load` reads: run.json and weights.safetensors, each atomically.
+   * @param notes more facts for run.json
+   * @throws ERR_LE_IO
+   */
+  async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
+    this.#check();
+    const { prediction, gate, tuning } = this.run ?? {};
+    const tuned = { ...(prediction && { prediction }), ...(gate && { gate }), ...(tuning && { tuning }) };
+    await this.#writeRun(folder, notes, this.#trained, tuned);
+    await this.#native(() => this.#addon.saveEnsemble(this.#handle, path.join(folder, RUN_FILES.weights)));
+  }
+
+  async #writeRun(
+    folder: string,
+    notes: Record<string, unknown>,
+    training: Record<string, unknown> | undefined,
+    tuned: Pick<Run, "prediction" | "gate" | "tuning">,
+  ) {
+    const info = this.#addon.info() as { libtorch?: string };
+    const { ensemble, skip, passes } = this.#recorded;
+    const config = { ...this.backbone.config };
+    if (typeof config.file === "string") {
+      // A run needs nothing outside its folder. The copy is the network; weights.safetensors has what training made of it.
+      config.file = MODEL_FILES[config.kind as keyof typeof MODEL_FILES];
+      await makeFolder(folder);
+      await this.backbone.save(path.join(folder, config.file as string));
+    }
+    return writeRun(folder, {
+      versions: { "layer-ensembles": PACKAGE_VERSION, libtorch: String(info.libtorch), node: process.version },
+      method: this.method,
+      backbone: config,
+      ensemble,
+      skip,
+      ...(passes > 0 && { passes }),
+      ...tuned,
+      ...(training && { training: { ...training, device: this.device, precision: this.precision } }),
+      notes: { ...this.run?.notes, ...notes },
+    });
+  }
+
+  /**
+   * The logits of every head at the image's own size, by head name and in head order.
+   * @param image C×H×W, or N×C×H×W; for a network of volumes C×D×H×W, or N×C×D×H×W
+   * @returns N×C×H×W (N×C×D×H×W) for each head (N = 1 for a single image)
+   */
+  async forward(image: NdArray, options: ForwardOptions = {}): Promise<Map<string, NdArray>> {
+    this.#check();
+    return forwardHeads(this.#source(), image, options);
+  }
+
+  /**
+   * Segments images, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread.
+   * @param images one image of C×H×W (a volume of C×D×H×W), or a list of them, which may differ in size; finite numbers
+   * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
+   */
+  predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
+  predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
+  async predict(
+    images: NdArray | readonly NdArray[],
+    options: PredictOptions = {},
+  ): Promise<Prediction | Prediction[]> {
+    this.#check();
+    if (Array.isArray(images)) return predictHeads(this.#source(), images, options);
+    const [prediction] = await predictHeads(this.#source(), [images as NdArray], options);
+    return prediction as Prediction;
+  }
+
+  /**
+   * Trains the backbone and all heads together on the weighted sum of the heads' losses, on a thread of its own.
+   * @throws ERR_LE_DIVERGED, ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_IO, ERR_LE_CHECKPOINT, or `signal.reason`
+   */
+  async fit(training: SampleSource | Gathered, options: Gatherable<FitOptions> = {}): Promise<History> {
+    this.#check();
+    checkOptions("fit", options, FIT);
+    const { validation, signal, onProgress, notes = {}, run, resume = false, loss, ...rest } = options;
+    const custom = typeof loss === "function" ? loss : null;
+    const settings = {
+      ...rest,
+      epochs: rest.epochs ?? 50,
+      learningRate: rest.learningRate ?? 1e-3,
+      loss: custom ? { name: "crossEntropy" } : withName(loss, "diceCrossEntropy"),
+      optimizer: withName(rest.optimizer, "adam"),
+      schedule: withName(rest.schedule, "cosine"),
+    };
+    if (rest.earlyStopping && !validation)
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        "Expected option 'validation' with 'earlyStopping' but received none.",
+      );
+    const recorded = { ...settings, ...(custom && { loss: { name: "custom" } }) };
+    if (run !== undefined && !resume && existsSync(path.join(run, RUN_FILES.state)))
+      throw new LayerEnsemblesError(
+        "ERR_LE_IO",
+        `Expected an empty folder for option 'run' but received ${run}, which holds a run: resume it (resume: true) or choose another.`,
+      );
+    const axes = this.backbone.spatialAxes;
+    const trainingData = await gather(this.#addon, training, axes, "training", signal);
+    const validationData = validation ? await gather(this.#addon, validation, axes, "validation", signal) : null;
+
+    const abort = new AbortController(); // for what goes wrong while an event is handled
+    const recorder = run === undefined ? undefined : new Recorder(run, (error) => abort.abort(error));
+    if (run !== undefined) await this.#writeRun(run, notes, recorded, {});
+    const onEvent = (json: string) => {
+      const event = JSON.parse(json) as TrainingEvent;
+      try {
+        if (event.type === "start") recorder?.start(event.before);
+        if (event.type === "epoch") recorder?.epoch(event);
+        onProgress?.(event);
+      } catch (error) {
+        abort.abort(error);
+      }
+    };
+    const either = signal ? AbortSignal.any([signal, abort.signal]) : abort.signal;
+    try {
+      const history = await callNative(this.#addon, either, (control) =>
+        this.#addon.fit(
+          this.#handle,
+          trainingData.handle,
+          validationData?.handle ?? null,
+          { ...settings, resume, ...(run !== undefined && { run }) },
+          onEvent,
+          custom,
+          control,
+        ),
+      );
+      await recorder?.close();
+      abort.signal.throwIfAborted();
+      this.#trained = recorded;
+      return history as History;
+    } finally {
+      await recorder?.close();
+    }
+  }
+
+  /** Waits for what is under way, then frees the heads, and the network where this ensemble was loaded from a run. */
+  dispose(): Promise<void> {
+    this.#disposed ??= (async () => {
+      await this.#addon.disposeEnsemble(this.#handle);
+      if (this.#ownsBackbone) await this.backbone.dispose();
+    })();
+    return this.#disposed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  #check(): void {
+    if (this.#disposed)
+      throw new LayerEnsemblesError("ERR_LE_DISPOSED", "Expected a model in use but received one disposed of.");
+  }
+
+  async #native<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+}
+
+/** Each pass has all heads of the network. */
+function passNames(heads: readonly string[], passes: number): string[] {
+  return Array.from({ length: passes }, (_, i) => `pass ${i + 1}`).flatMap((pass) =>
+    heads.length === 1 ? [pass] : heads.map((name) => `${pass}, ${name}`),
+  );
+}

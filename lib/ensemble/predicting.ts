@@ -1,0 +1,111 @@
+// One prediction of any method: which heads, fused how, and what the addon's pass says of them.
+import type { NdArray } from "../arrays.js";
+import { LayerEnsemblesError } from "../errors.js";
+import type { Addon, Handle } from "../native/addon.js";
+import { checkOptions, nearest } from "../options.js";
+import { callNative } from "./call.js";
+import type { MethodName } from "./methods.js";
+import { checkImage, FORWARD, type ForwardOptions, PREDICT, type PredictOptions } from "./model.js";
+import { type Prediction, toPrediction } from "./prediction.js";
+import type { Run } from "./run.js";
+
+/** What gives the heads. */
+export interface HeadSource {
+  addon: Addon;
+  /** One network, or the members of a deep ensemble. */
+  handles: readonly Handle[];
+  method: MethodName;
+  /** Names of all heads, for so many passes. */
+  headNames(passes: number): string[];
+  /** Of Monte Carlo dropout; 0 for the other methods. */
+  passes: number;
+  skip: number;
+  spatialAxes: number;
+  /** What tuning chose. */
+  tuned: Run["prediction"];
+}
+
+/** Runs {@link PredictOptions} on a list of images. */
+export async function predictHeads(
+  source: HeadSource,
+  images: readonly NdArray[],
+  options: PredictOptions,
+): Promise<Prediction[]> {
+  checkOptions("predict", options, PREDICT);
+  for (const [i, image] of images.entries()) checkImage(image, `image ${i}`, [source.spatialAxes + 1]);
+  const { signal, heads, skip, passes, seed, ...rest } = options;
+  const asTuned = [heads, skip, passes, options.fusion].every((choice) => choice === undefined);
+  const tuned = asTuned ? (source.tuned ?? {}) : {};
+  const count = passesOf(source, passes);
+  const names = source.headNames(count);
+  const kept = keptHeads(names, skip, heads ?? tuned.heads, source.skip);
+  const { heads: _heads, ...fusing } = tuned;
+  const raw = await callNative(source.addon, signal, (control) =>
+    source.addon.predict(
+      source.handles,
+      images.map((image) => image.data),
+      images.map((image) => image.shape),
+      { ...fusing, ...rest, heads: kept, passes: count, seed: seed ?? 0 },
+      control,
+    ),
+  );
+  const keptNames = kept.map((index) => names[index] as string);
+  return raw.map((one) =>
+    toPrediction(one, [...keptNames], { skip: kept[0] as number, inDepth: source.method === "le" }),
+  );
+}
+
+/** Runs {@link ForwardOptions} on an image or a batch of them. */
+export async function forwardHeads(
+  source: HeadSource,
+  image: NdArray,
+  options: ForwardOptions,
+): Promise<Map<string, NdArray>> {
+  checkOptions("forward", options, FORWARD);
+  const axes = source.spatialAxes + 1;
+  checkImage(image, "image", [axes, axes + 1]);
+  const shape = image.shape.length === axes ? [1, ...image.shape] : image.shape;
+  const passes = passesOf(source, options.passes);
+  const names = source.headNames(passes);
+  const heads = await callNative(source.addon, options.signal, (control) =>
+    source.addon.forward(source.handles, image.data, shape, { passes, seed: options.seed ?? 0 }, control),
+  );
+  return new Map(heads.map((logits, k) => [names[k] as string, logits]));
+}
+
+function passesOf({ method, passes }: HeadSource, asked: number | undefined): number {
+  if (asked !== undefined && method !== "mcd")
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected Monte Carlo dropout for option 'passes' but received it for method ${method}.`,
+    );
+  return asked ?? passes;
+}
+
+/** Indices of the kept heads, increasing. */
+function keptHeads(
+  names: readonly string[],
+  skip: number | undefined,
+  heads: readonly string[] | undefined,
+  standing: number,
+): number[] {
+  if (skip === undefined && heads) {
+    const indices = heads.map((name) => {
+      const index = names.indexOf(name);
+      if (index >= 0) return index;
+      const near = nearest(name, names);
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        `Expected the name of a head for option 'heads' but received '${name}'. ${near ? `Did you mean '${near}'?` : `There are: ${names.join(", ")}.`}`,
+      );
+    });
+    return [...new Set(indices)].sort((a, b) => a - b);
+  }
+  const first = skip ?? Math.min(standing, names.length - 1);
+  if (first >= names.length)
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected 0 to ${names.length - 1} for option 'skip' (there are ${names.length} heads) but received ${first}.`,
+    );
+  return Array.from({ length: names.length - first }, (_, i) => first + i);
+}

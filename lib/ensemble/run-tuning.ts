@@ -1,0 +1,57 @@
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import type { RankedPoint, SkipPoint } from "../calibration/skip.js";
+import type { TuningStep } from "../calibration/tune.js";
+import { writeAtomic } from "../data/files.js";
+import { RUN_FILES, type Run, readRun } from "./run.js";
+
+/** What the choice was made from: run.json's `tuning`. Numbers that are not defined are null. */
+export interface RunTuning {
+  /** ISO 8601. */
+  date: string;
+  /** The folder with the images, and the split. */
+  data: string;
+  split: string;
+  images: number;
+  /** Pixels that count, and of these those that the fits have seen. */
+  pixels: { counted: number; fitted: number };
+  measuredAt: string;
+  /** How heads were chosen. */
+  rule: string;
+  margin: number;
+  /** By T. */
+  curve: (SkipPoint & RankedPoint)[];
+  /** Backward elimination of heads, by name, where it was asked for. */
+  removals?: (RankedPoint & { removed: string | null; heads: string[] })[];
+  /** nll and Dice before and after. */
+  steps: TuningStep[];
+  /** Shares of the validation images that the gate flags, and of the failures that it does not. */
+  flagged?: number;
+  unseen?: number | null;
+}
+
+/** All that `tune` writes into a run. */
+export interface RunChoice {
+  skip: number;
+  /** Empty where predictions are as without tuning. */
+  prediction: NonNullable<Run["prediction"]>;
+  gate?: NonNullable<Run["gate"]>;
+  tuning: RunTuning;
+}
+
+/**
+ * Writes a choice into a run's run.json, in the place of an earlier one; the rest stays as it is. The file is replaced as a
+ * whole: who is killed meanwhile leaves the old one.
+ * @throws ERR_LE_CHECKPOINT for a folder that is no run; ERR_LE_IO
+ */
+export async function writeChoice(folder: string, { skip, prediction, gate, tuning }: RunChoice): Promise<void> {
+  await readRun(folder);
+  const file = path.join(folder, RUN_FILES.run);
+  const run = JSON.parse(await readFile(file, "utf8")) as Record<string, unknown>;
+  run.skip = skip;
+  for (const [name, value] of Object.entries({ prediction, gate, tuning })) {
+    if (value === undefined || Object.keys(value).length === 0) delete run[name];
+    else run[name] = value;
+  }
+  await writeAtomic(file, `${JSON.stringify(run, null, 2)}\n`);
+}

@@ -1,0 +1,49 @@
+// From the caller's samples to a dataset of the addon.
+import { LayerEnsemblesError } from "../errors.js";
+import type { Addon, Handle } from "../native/addon.js";
+import { fromNative } from "./call.js";
+import { checkImage } from "./model.js";
+import type { SampleSource } from "./training.js";
+
+/** Samples that the addon has already: several networks can be trained on them. */
+export class Gathered {
+  constructor(readonly handle: Handle) {}
+}
+
+/**
+ * Copies samples into memory of the addon, one at a time.
+ * @param what names them in errors
+ * @throws ERR_LE_DATA for none, or one without a mask; ERR_LE_SHAPE; `signal.reason`
+ */
+export async function gather(
+  addon: Addon,
+  source: SampleSource | Gathered,
+  spatialAxes: number,
+  what: string,
+  signal: AbortSignal | undefined,
+): Promise<Gathered> {
+  if (source instanceof Gathered) return source;
+  const dataset = addon.createDataset();
+  let index = 0;
+  for await (const sample of source) {
+    signal?.throwIfAborted();
+    checkImage(sample.image, `${what}[${index}].image`, [spatialAxes + 1]);
+    const [, ...size] = sample.image.shape;
+    const mask = sample.mask;
+    if (!mask) throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a mask for ${what}[${index}] but received none.`);
+    if (mask.shape.join("×") !== size.join("×"))
+      throw new LayerEnsemblesError(
+        "ERR_LE_SHAPE",
+        `Expected a mask of ${size.join("×")} for ${what}[${index}] but received ${mask.shape.join("×")}.`,
+      );
+    try {
+      addon.addSample(dataset, sample.image.data, sample.image.shape, mask.data);
+    } catch (error) {
+      throw fromNative(error);
+    }
+    index++;
+  }
+  if (index === 0)
+    throw new LayerEnsemblesError("ERR_LE_DATA", `Expected at least one sample for ${what} but received none.`);
+  return new Gathered(dataset);
+}

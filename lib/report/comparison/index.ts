@@ -1,0 +1,2 @@
+export { comparisonPage } from "./page.js";
+export { writeReport } from "./write.js";

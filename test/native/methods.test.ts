@@ -1,0 +1,243 @@
+// The methods that Layer Ensembles are compared with: the same prediction, the same run folder.
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import {
+  Backbone,
+  DeepEnsemble,
+  LayerEnsemble,
+  loadModel,
+  McDropout,
+  type Model,
+  MultiHead,
+  Plain,
+  readRun,
+} from "../../lib/index.js";
+import * as metrics from "../../lib/metrics/index.js";
+import { discs, noise, smallModel } from "../support/model.js";
+
+const code = (value: string) => expect.objectContaining({ name: "LayerEnsemblesError", code: value });
+const placement = { device: "cpu", precision: "fp32", inputSize: [32, 32] } as const;
+const network = (seed: number, dropout = 0) =>
+  Backbone.create("plain-unet", { width: 4, depth: 3, classes: 2, seed, ...(dropout && { dropout }) });
+const image = noise([1, 21, 34], 3);
+
+const folders: string[] = [];
+async function folder(): Promise<string> {
+  const made = await mkdtemp(path.join(os.tmpdir(), "layer-ensembles-methods-"));
+  folders.push(made);
+  return path.join(made, "run");
+}
+afterAll(() => Promise.all(folders.map((made) => rm(made, { recursive: true, force: true }))));
+
+async function free(...models: Model[]): Promise<void> {
+  for (const model of models) {
+    await model.dispose();
+    await model.backbone.dispose();
+  }
+}
+
+describe("Plain", () => {
+  it("has the network's own output as its one head, and no agreement", async () => {
+    const model = await Plain.create(await network(1), placement);
+    expect(model.headNames).toEqual(["final"]);
+    const result = await model.predict(image);
+    expect(result.heads).toEqual(["final"]);
+    expect(result.aula).toBeNull();
+    expect(result.predictionDepth).toBeNull();
+    expect(result.pairwiseAgreement.overall).toBeNaN();
+    await free(model);
+  });
+
+  it("puts its head on the last feature map of a network that has no such output", async () => {
+    const backbone = await Backbone.create("resnet18", { inChannels: 1, classes: 0 });
+    const model = await Plain.create(backbone, { ...placement, classes: 3 });
+    expect(model.headNames).toEqual(["layer4"]);
+    await free(model);
+  });
+});
+
+describe("MultiHead", () => {
+  it("has heads of different first weights on the last feature map", async () => {
+    const model = await MultiHead.create(await network(1), { ...placement, heads: 4 });
+    expect(model.heads.map(({ name }) => name)).toEqual(["decoder.1#1", "decoder.1#2", "decoder.1#3", "decoder.1#4"]);
+    const logits = [...(await model.forward(image)).values()].map(({ data }) => data.join());
+    expect(new Set(logits).size).toBe(4);
+    const result = await model.predict(image);
+    expect(result.aula).toBeNull(); // no order in depth
+    expect(result.pairwiseAgreement.overall).toBeLessThanOrEqual(1);
+    await free(model);
+  });
+});
+
+describe("McDropout", () => {
+  it("draws the same for an image whatever shares its batch, and other numbers for another seed", async () => {
+    const model = await McDropout.create(await network(1, 0.3), { ...placement, passes: 11 });
+    expect(model.headNames).toHaveLength(11);
+    expect(model.headNames.at(-1)).toBe("pass 11");
+    const alone = await model.predict(image, { seed: 7 });
+    const [, beside] = await model.predict([noise([1, 21, 34], 9), image], { seed: 7 });
+    expect(beside?.probabilities?.data).toEqual(alone.probabilities?.data);
+    const other = await model.predict(image, { seed: 8 });
+    expect(other.probabilities?.data).not.toEqual(alone.probabilities?.data);
+    expect(Math.max(...(alone.maps.mutualInformation?.data ?? []))).toBeGreaterThan(0);
+    await free(model);
+  });
+
+  it("fuses the logits that forward brings out", async () => {
+    const model = await McDropout.create(await network(1, 0.3), { ...placement, passes: 3 });
+    const logits = [...(await model.forward(image, { seed: 7 })).values()];
+    expect(new Set(logits.map(({ data }) => data.join())).size).toBe(3);
+    const heads = logits.map(({ data, shape }) => ({ data, shape: shape.slice(1) }));
+    const fused = metrics.fuse(heads);
+    const result = await model.predict(image, { seed: 7 });
+    for (const [i, p] of fused.data.entries()) expect(result.probabilities?.data[i]).toBeCloseTo(p, 4);
+    const more = await model.predict(image, { passes: 5 });
+    expect(more.heads).toHaveLength(5);
+    await free(model);
+  });
+
+  it("drops what the head drops, and is refused where nothing does", async () => {
+    const backbone = await network(1);
+    await expect(McDropout.create(backbone, placement)).rejects.toEqual(code("ERR_LE_OPTION"));
+    const model = await McDropout.create(backbone, { ...placement, tap: "decoder.1", dropout: 0.5, passes: 3 });
+    expect(Math.max(...((await model.predict(image)).maps.variance?.data ?? []))).toBeGreaterThan(0);
+    await free(model);
+    const plain = await Plain.create(await network(1, 0.3), placement);
+    await expect(plain.predict(image, { passes: 3 })).rejects.toThrow(/'passes'/);
+    await free(plain);
+  });
+
+  it("leaves later predictions of the network without dropout", async () => {
+    const backbone = await network(1, 0.3);
+    const plain = await Plain.create(backbone, placement);
+    const before = await plain.predict(image);
+    const dropping = await McDropout.create(backbone, { ...placement, passes: 3 });
+    await dropping.predict(image);
+    const after = await plain.predict(image);
+    expect(after.probabilities?.data).toEqual(before.probabilities?.data);
+    await dropping.dispose();
+    await free(plain);
+  });
+});
+
+describe("DeepEnsemble", () => {
+  it("takes one head of each member", async () => {
+    const model = await DeepEnsemble.create((seed) => network(seed), { ...placement, members: 3, seed: 5 });
+    const members = [];
+    for (const member of model.members) members.push([...(await member.forward(image)).values()][0]!);
+    const heads = members.map(({ data, shape }) => ({ data, shape: shape.slice(1) }));
+    const result = await model.predict(image, { labels: true });
+    expect(result.heads).toEqual(["member 1", "member 2", "member 3"]);
+    const fused = metrics.fuse(heads);
+    for (const [i, p] of fused.data.entries()) expect(result.probabilities?.data[i]).toBeCloseTo(p, 4);
+    expect(result.labels).toEqual(metrics.labelMaps(heads));
+    expect(model.parameters).toBe(3 * (model.members[0]?.parameters ?? 0));
+    await model.dispose();
+    await expect(model.predict(image)).rejects.toEqual(code("ERR_LE_DISPOSED"));
+  });
+
+  it("can be asked from several sides at once", async () => {
+    const model = await DeepEnsemble.create((seed) => network(seed), { ...placement, members: 2 });
+    const [first, second] = model.members as [Plain, Plain];
+    const expected = await model.predict(image);
+    const all = await Promise.all(Array.from({ length: 12 }, (_, i) => [model, second, first][i % 3]!.predict(image)));
+    for (const [i, result] of all.entries())
+      if (i % 3 === 0) expect(result.probabilities?.data).toEqual(expected.probabilities?.data);
+    await model.dispose();
+  });
+
+  it("trains its members from different seeds, into folders that it goes on from", async () => {
+    const run = await folder();
+    const data = discs(8, 32);
+    const options = { epochs: 2, batchSize: 4, validation: discs(4, 32, 9), run, seed: 3 };
+    const model = await DeepEnsemble.create((seed) => network(seed), { ...placement, members: 2, seed: 3 });
+    const seen = new Set<number>();
+    const histories = await model.fit(data, { ...options, onProgress: ({ member }) => seen.add(member) });
+    expect(histories).toHaveLength(2);
+    expect([...seen]).toEqual([1, 2]);
+    expect(histories[0]?.epochs[1]?.loss).not.toBe(histories[1]?.epochs[1]?.loss);
+    const expected = await model.predict(image);
+    await model.dispose();
+
+    const loaded = await loadModel(run, { device: "cpu", precision: "fp32" });
+    expect(loaded).toBeInstanceOf(DeepEnsemble);
+    expect((await loaded.predict(image)).probabilities?.data).toEqual(expected.probabilities?.data);
+    await loaded.dispose();
+
+    const again = await DeepEnsemble.create((seed) => network(seed), { ...placement, members: 2, seed: 3 });
+    const resumed = await again.fit(data, { ...options, resume: true });
+    expect(resumed).toEqual(histories); // nothing was left to do
+    expect((await again.predict(image)).probabilities?.data).toEqual(expected.probabilities?.data);
+    await again.dispose();
+
+    await rm(path.join(run, "members", "2", "weights.safetensors"));
+    await expect(loadModel(run)).rejects.toThrow(/member 2/);
+  });
+});
+
+describe("a run folder", () => {
+  it.each([
+    ["plain", async () => Plain.create(await network(1), placement)],
+    ["mh", async () => MultiHead.create(await network(1), { ...placement, heads: 3 })],
+    ["mcd", async () => McDropout.create(await network(1, 0.2), { ...placement, passes: 4 })],
+    ["le", async () => LayerEnsemble.create(await network(1), placement)],
+    ["de", async () => DeepEnsemble.create((seed) => network(seed), { ...placement, members: 2 })],
+  ] as [string, () => Promise<Model>][])("of %s holds all that its prediction needs", async (method, make) => {
+    const run = await folder();
+    const model = await make();
+    await model.save(run);
+    expect(await readRun(run)).toMatchObject({ method });
+    const loaded = await loadModel(run, { device: "cpu", precision: "fp32" });
+    expect(loaded.method).toBe(method);
+    expect(loaded.headNames).toEqual(model.headNames);
+    expect(loaded.parameters).toBe(model.parameters);
+    const [expected, actual] = [await model.predict(image), await loaded.predict(image)];
+    expect(actual.probabilities?.data).toEqual(expected.probabilities?.data);
+    await loaded.dispose();
+    await free(model);
+    if (method !== "le") await expect(LayerEnsemble.load(run)).rejects.toThrow(/layer ensemble.*loadModel/i);
+    if (method !== "de") await expect(DeepEnsemble.load(run)).rejects.toEqual(code("ERR_LE_CHECKPOINT"));
+  });
+
+  it("without a method is a layer ensemble's, as written before there were others", async () => {
+    const run = await folder();
+    const { backbone, model } = await smallModel();
+    await model.save(run);
+    const file = path.join(run, "run.json");
+    const { method: _, ...old } = JSON.parse(await readFile(file, "utf8"));
+    const { writeFile } = await import("node:fs/promises");
+    await writeFile(file, JSON.stringify(old));
+    expect((await readRun(run)).method).toBe("le");
+    await writeFile(file, JSON.stringify({ ...old, method: "xyz" }));
+    await expect(readRun(run)).rejects.toThrow(/plain, mh, de, mcd, le.*"xyz"/);
+    await model.dispose();
+    await backbone.dispose();
+  });
+});
+
+describe("a tuned run", () => {
+  it("predicts as was chosen, unless the call chooses otherwise", async () => {
+    const run = await folder();
+    const { backbone, model } = await smallModel();
+    await model.save(run);
+    const names = model.headNames;
+    const heads = [names[1], names[3], names[4]] as string[];
+    const prediction = { heads, weights: [1, 0, 2], temperatures: [1, 2, 0.5], temperature: 1.5 };
+    const file = path.join(run, "run.json");
+    const { writeFile } = await import("node:fs/promises");
+    await writeFile(file, JSON.stringify({ ...JSON.parse(await readFile(file, "utf8")), prediction }));
+    const tuned = await loadModel(run, { device: "cpu", precision: "fp32" });
+    const actual = await tuned.predict(image);
+    expect(actual.heads).toEqual(heads);
+    const expected = await model.predict(image, prediction);
+    expect(actual.probabilities?.data).toEqual(expected.probabilities?.data);
+    const untuned = await tuned.predict(image, { skip: 0 });
+    expect(untuned.probabilities?.data).toEqual((await model.predict(image)).probabilities?.data);
+    await expect(model.predict(image, { heads: ["decodr.0"] })).rejects.toThrow(/'decodr\.0'.*'decoder\.0'/);
+    await tuned.dispose();
+    await model.dispose();
+    await backbone.dispose();
+  });
+});
