@@ -1,19 +1,13 @@
 // The pages in a real browser; skipped where there is none. LAYER_ENSEMBLES_SCREENSHOTS=FOLDER keeps pictures of them.
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { type Browser, chromium, type Page } from "playwright-core";
+import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { type Browser, CHROMIUM, openBrowser } from "../support/browser.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
 
-const executable = [
-  process.env.CHROMIUM,
-  "/usr/bin/chromium",
-  "/usr/bin/chromium-browser",
-  "/usr/bin/google-chrome",
-].find((file) => file && existsSync(file));
-
-describe.skipIf(!executable)("the pages", () => {
+describe.skipIf(!CHROMIUM)("the pages", () => {
   let folder: string;
   let data: string;
   let server: RunningServer;
@@ -24,7 +18,7 @@ describe.skipIf(!executable)("the pages", () => {
     let run: string;
     ({ run, data } = await tinyRun(folder));
     server = await startServer([process.env.LAYER_ENSEMBLES_RUN ?? run, "--gate", "pairwiseAgreement:0.999"], true);
-    browser = await chromium.launch({ executablePath: executable as string, args: ["--no-sandbox", "--disable-gpu"] });
+    browser = await openBrowser();
   }, 90_000);
   afterAll(async () => {
     await browser?.close();
@@ -34,7 +28,8 @@ describe.skipIf(!executable)("the pages", () => {
 
   /** Opens a page; anything that it asks of another host, or that goes wrong in it, fails the test. */
   async function open(url: string): Promise<{ page: Page; problems: string[] }> {
-    const page = await browser.newPage({ viewport: { width: 1000, height: 900 } });
+    const page = await browser.context.newPage();
+    await page.setViewportSize({ width: 1000, height: 900 });
     const problems: string[] = [];
     page.on("pageerror", (error) => problems.push(error.message));
     page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
