@@ -1,14 +1,15 @@
-// Every metric of one image against NumPy and SciPy, in interleaved rounds, one thread each.
+// Every metric of one image against NumPy and SciPy, in interleaved rounds, one thread each; and AULA alone against a forward pass.
 //   node bench/metrics.mjs [--rounds N] [--heads K] [--classes C] [--size N] [--json FILE]
-// The peer is peers/metrics.py under LAYER_ENSEMBLES_PYTHON, PYTHON or python3; it is left out where that has no NumPy and SciPy.
-// Needs a build (npm run build), but no libtorch. See README.md.
+// The peer is peers/metrics.py under LAYER_ENSEMBLES_PYTHON, PYTHON or python3; it is left out where that has no NumPy and SciPy,
+// the forward pass where there is no libtorch. Needs a build (npm run build). See README.md.
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { scoreHeads } from "../dist/metrics/index.js";
+import { Backbone, LayerEnsemble } from "../dist/index.js";
+import { aula, aulaFromCounts, countAgreement, labelMaps, quality, scoreHeads, staple } from "../dist/metrics/index.js";
 import { Contender, machine, median, ratio, table } from "./harness.mjs";
 
 const { values } = parseArgs({
@@ -38,15 +39,10 @@ try {
 async function main() {
   const image = { data: logits, shape: [heads, classes, size, size] };
   const options = { truth: { data: truth, shape: [size, size] } };
-  const own = { name: "layer-ensembles", times: [], cpu: [] };
-  const run = () => {
-    const [start, cpu] = [performance.now(), process.cpuUsage()];
-    const result = scoreHeads(image, options);
-    const { user, system } = process.cpuUsage(cpu);
-    return { ms: performance.now() - start, cpu: (user + system) / 1000, result };
-  };
+  const own = { name: "layer-ensembles", times: [], cpu: [], parts: { STAPLE: [], distances: [] } };
+  const run = () => measured(() => scoreHeads(image, options));
   const numpy = peer();
-  const other = numpy && { name: "NumPy and SciPy", times: [], cpu: [] };
+  const other = numpy && { name: "NumPy and SciPy", times: [], cpu: [], parts: { STAPLE: [], distances: [] } };
   let versions = {};
   if (numpy) {
     const file = path.join(folder, "heads.bin");
@@ -55,43 +51,99 @@ async function main() {
     const { result } = await numpy.ask({ do: "run" });
     compare(run().result, result);
   }
-  for (let i = 0; i < 10; i++) run(); // until compiled
+  for (let i = 0; i < 30; i++) run(); // until compiled
   for (let round = 0; round < rounds; round++) {
-    const { ms, cpu } = run();
+    const { ms, cpu, result } = run();
     own.times.push(ms);
     own.cpu.push(cpu);
+    own.parts.STAPLE.push(measured(() => staple(result.labels, classes)).cpu);
+    own.parts.distances.push(measured(() => quality(result.mask, options.truth, { classes })).cpu);
     if (!numpy) continue;
     const theirs = await numpy.ask({ do: "run" });
     other.times.push(theirs.ms);
     other.cpu.push(theirs.cpu);
+    for (const name of Object.keys(other.parts)) other.parts[name].push(theirs.parts[name]);
   }
   numpy?.close();
 
-  const { staple } = run().result;
+  const { rounds: stapleRounds } = run().result.staple;
   const { cpu, cores, node } = machine();
   console.log(`${cpu}, ${cores} cores, load ${os.loadavg()[0].toFixed(1)}; Node ${node}${
     numpy ? `, NumPy ${versions.numpy}, SciPy ${versions.scipy}` : ""
   }
-One image, ${heads} heads × ${classes} classes × ${size}×${size}: maps, summaries, agreement, STAPLE (${staple.rounds} rounds), distances, calibration
+One image, ${heads} heads × ${classes} classes × ${size}×${size}: maps, summaries, agreement, STAPLE (${stapleRounds} rounds), distances, calibration
 Medians of ${rounds} interleaved rounds, one thread each\n`);
   const rows = [own, ...(other ? [other] : [])].map((of) => [
     of.name,
     median(of.times).toFixed(1),
-    median(of.cpu).toFixed(1),
+    ...[of.cpu, of.parts.STAPLE, of.parts.distances].map((times) => median(times).toFixed(1)),
   ]);
-  console.log(table([["", "ms", "CPU ms"], ...rows]));
+  console.log(table([["", "ms", "CPU ms", "STAPLE", "distances"], ...rows]));
   const faster = other && ratio(other, own);
   const lessCpu = other && ratio({ times: other.cpu }, { times: own.cpu });
   if (faster) {
     const quartiles = ({ quartiles: [low, high] }) => `${low.toFixed(1)}–${high.toFixed(1)}`;
     console.log(
-      `\n${faster.median.toFixed(1)}× faster (quartiles ${quartiles(faster)}; CPU time ${lessCpu.median.toFixed(1)}×, ${quartiles(lessCpu)}); the aim is 20×`,
+      `\n${faster.median.toFixed(1)}× faster (quartiles ${quartiles(faster)}; CPU time ${lessCpu.median.toFixed(1)}×, ${quartiles(lessCpu)}); the aim is 20×; least CPU time ${(Math.min(...other.cpu) / Math.min(...own.cpu)).toFixed(1)}×`,
     );
   } else console.log("\nNo Python with numpy and scipy was found (LAYER_ENSEMBLES_PYTHON, PYTHON, python3).");
+  const alone = await aulaAlone(image);
   if (values.json) {
     const report = { date: new Date().toISOString(), machine: machine(), versions, heads, classes, size, own, other };
-    writeFileSync(values.json, `${JSON.stringify({ ...report, faster, lessCpu }, null, 2)}\n`);
+    writeFileSync(values.json, `${JSON.stringify({ ...report, faster, lessCpu, alone }, null, 2)}\n`);
   }
+}
+
+/** What AULA adds to a forward pass of the plain network (U-Net, ResNet-18, one image, all cores). */
+async function aulaAlone(image) {
+  const labels = labelMaps(image);
+  const counts = countAgreement(labels, classes);
+  const { model, input } = (await plainNetwork()) ?? {};
+  const works = {
+    "from the counts of the prediction": () => aulaFromCounts(counts),
+    "from label maps": () => aula(labels, classes),
+    "from logits": () => aula(labelMaps(image), classes),
+    ...(model && { "forward pass": () => model.predict(input, { maps: [] }) }),
+  };
+  const times = Object.fromEntries(Object.keys(works).map((name) => [name, []]));
+  for (let round = -20; round < rounds; round++) {
+    for (const [name, work] of Object.entries(works)) {
+      const start = performance.now();
+      await work();
+      if (round >= 0) times[name].push(performance.now() - start);
+    }
+  }
+  await model?.dispose();
+  const pass = times["forward pass"];
+  const rows = Object.entries(times).map(([name, of]) => [
+    name,
+    median(of).toFixed(3),
+    pass ? `1/${ratio({ times: pass }, { times: of }).median.toFixed(0)}` : "",
+  ]);
+  console.log(`\nAULA alone; the aim is 1/50 of a forward pass\n`);
+  console.log(table([["", "ms", "of a pass"], ...rows]));
+  return times;
+}
+
+/** Null where there is no libtorch. */
+async function plainNetwork() {
+  try {
+    const backbone = await Backbone.create("unet", { encoder: "resnet18", inChannels: 1, classes });
+    const model = await LayerEnsemble.create(backbone, { taps: [], classes, inputSize: [size, size] });
+    const pixels = Float32Array.from({ length: size * size }, (_, i) => Math.sin(i * 0.37));
+    return { model, input: { data: pixels, shape: [1, size, size] } };
+  } catch (error) {
+    console.log(`\nNo forward pass: ${error.message.split("\n")[0]}`);
+    return null;
+  }
+}
+
+/** Milliseconds by the clock and of CPU time, and what the work came to. */
+function measured(work) {
+  const [start, cpu] = [performance.now(), process.cpuUsage()];
+  const result = work();
+  const { user, system } = process.cpuUsage(cpu);
+  return { ms: performance.now() - start, cpu: (user + system) / 1000, result };
 }
 
 function peer() {
@@ -107,8 +159,8 @@ function peer() {
 
 /** Both must have done the same work. The peer's maps are in single precision. */
 function compare(own, theirs) {
-  const { quality, calibration } = own;
-  const q = quality.image;
+  const { calibration } = own;
+  const q = own.quality.image;
   const pairs = {
     ...Object.fromEntries(
       Object.entries(own.summaries).map(([name, { sum, mean, foreground }]) => [

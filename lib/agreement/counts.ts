@@ -1,5 +1,5 @@
 import type { NdArray } from "../arrays.js";
-import { checkClasses, checkLabels, fail } from "../fusion/input.js";
+import { checkClasses, checkLabelLayout, checkLabels, checkLabelValues, fail } from "../fusion/input.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { describe } from "../options.js";
 
@@ -58,6 +58,62 @@ export function countPatterns({ heads, labels, counts: pixels }: Patterns, class
       }
     }
   }
+  return { heads, classes, counts, intersections };
+}
+
+/**
+ * {@link countAgreement} of each head with the next alone, the other intersections being 0: enough for AULA, in a tenth of the
+ * time. Masks are mostly large areas, so that neighbouring pixels are alike: labels are read four at a time, run by run.
+ */
+export function countNeighbours(labels: NdArray<Uint8Array>, classes: number): AgreementCounts {
+  checkClasses("classes", classes);
+  const limits = { classes, rank: 2, axes: "K×S" };
+  checkLabelLayout("labels", labels, limits);
+  const heads = labels.shape[0] as number;
+  const pixels = labels.data.length / heads;
+  const counts = new Float64Array(heads * classes);
+  const intersections = new Float64Array(heads * heads * classes);
+  // Filled up to whole words with pixels of class 0, which are taken away at last.
+  const words = Math.ceil(pixels / 4);
+  let row = new Uint8Array(words * 4);
+  let next = new Uint8Array(words * 4);
+  const copy = (k: number, to: Uint8Array) => to.set(labels.data.subarray(k * pixels, (k + 1) * pixels));
+  copy(0, next);
+  let highest = 0;
+  for (let k = 0; k < heads; k++) {
+    [row, next] = [next, row];
+    const last = k === heads - 1;
+    copy(last ? k : k + 1, next);
+    const a = new Uint32Array(row.buffer);
+    const b = new Uint32Array(next.buffer);
+    const common = (last ? k * heads + k : k * heads + k + 1) * classes;
+    for (let i = 0; i < words; ) {
+      const start = i;
+      const own = a[i] as number;
+      const other = b[i] as number;
+      do i++;
+      while (a[i] === own && b[i] === other);
+      const run = i - start;
+      const first = own & 255;
+      if (own === other && own === first * 0x01010101) {
+        if (first > highest) highest = first;
+        counts[k * classes + first] = (counts[k * classes + first] as number) + 4 * run;
+        intersections[common + first] = (intersections[common + first] as number) + 4 * run;
+        continue;
+      }
+      for (let shift = 0; shift < 32; shift += 8) {
+        const label = (own >>> shift) & 255;
+        if (label > highest) highest = label;
+        counts[k * classes + label] = (counts[k * classes + label] as number) + run;
+        if (label === ((other >>> shift) & 255)) {
+          intersections[common + label] = (intersections[common + label] as number) + run;
+        }
+      }
+    }
+    counts[k * classes] = (counts[k * classes] as number) - (words * 4 - pixels);
+    intersections[common] = (intersections[common] as number) - (words * 4 - pixels);
+  }
+  if (highest >= classes) checkLabelValues("labels", labels, limits);
   return { heads, classes, counts, intersections };
 }
 

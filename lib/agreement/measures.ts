@@ -4,7 +4,7 @@ import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { fail } from "../fusion/input.js";
 import { checkOptions, describe, option } from "../options.js";
-import { type AgreementCounts, checkCounts, countAgreement, headDice, isPredicted } from "./counts.js";
+import { type AgreementCounts, checkCounts, countAgreement, countNeighbours, headDice, isPredicted } from "./counts.js";
 
 /** Area under layer agreement (Kushibar et al., MICCAI 2022). High where the heads agree from early on. */
 export interface Aula {
@@ -16,6 +16,8 @@ export interface Aula {
   perClass: Record<number, number>;
   /** By class: Dice a_1..a_{K-1} of each head with the next, in depth order. */
   agreements: Record<number, number[]>;
+  /** The curve that `value` is the area under: the mean of `agreements` over the classes that `value` averages; 1s where none. */
+  curve: number[];
   /** Whether no head predicts any foreground, so that the agreement is about nothing. */
   empty: boolean;
 }
@@ -49,7 +51,7 @@ export interface PredictionDepth {
  * @throws ERR_LE_SHAPE also for fewer than three heads; ERR_LE_VALUE
  */
 export function aula(labels: NdArray<Uint8Array>, classes: number, options: AulaOptions = {}): Aula {
-  return aulaFromCounts(countAgreement(labels, classes), options);
+  return aulaFromCounts(countNeighbours(labels, classes), options);
 }
 
 /**
@@ -69,8 +71,15 @@ export function aulaFromCounts(counts: AgreementCounts, options: AulaOptions = {
   const agreements = byClass(counts, (c) => neighbourDice(counts, c));
   const perClass = byClass(counts, (c) => areaUnder(agreements[c] as number[]));
   const value = overPredicted(counts, perClass, k - 2);
+  const curve = Array.from({ length: k - 1 }, (_, j) =>
+    overPredicted(
+      counts,
+      byClass(counts, (c) => (agreements[c] as number[])[j] as number),
+      1,
+    ),
+  );
   const empty = !Object.keys(perClass).some((c) => isPredicted(counts, Number(c)));
-  return { value, normalised: value / (k - 2), perClass, agreements, empty };
+  return { value, normalised: value / (k - 2), perClass, agreements, curve, empty };
 }
 
 /**
@@ -106,7 +115,7 @@ export function pairwiseAgreementFromCounts(counts: AgreementCounts): PairwiseAg
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE
  */
 export function predictionDepth(labels: NdArray<Uint8Array>, classes: number, theta = 0.95): PredictionDepth {
-  return predictionDepthFromCounts(countAgreement(labels, classes), theta);
+  return predictionDepthFromCounts(countNeighbours(labels, classes), theta);
 }
 
 /**

@@ -143,14 +143,16 @@ async function show(
 ): Promise<void> {
   const { demoPage } = await import("../report/demo-page.js");
   const { describeImages, describeSummary } = await import("./evaluate.js");
-  const { scoreImage, summarise } = await import("./evaluation.js");
+  const { summarise } = await import("./evaluation.js");
+  const { scoredClasses, scoreImage } = await import("../study/records.js");
   const { datasetItems, infer } = await import("./inference.js");
+  const scored = scoredClasses(undefined, test.classNames);
   const scores = [];
   const images = [];
   let heads: string[] = [];
   const tell = counter(line, "predicting", test.length);
   for await (const result of infer(model, datasetItems(test), { labels: true, signal: session.signal })) {
-    const score = scoreImage(result, model.classes, test.ignoreIndex);
+    const score = scoreImage(result, { classes: model.classes, scored, ignoreIndex: test.ignoreIndex, method: "le" });
     heads = result.prediction.heads;
     scores.push(score);
     const { entropy } = result.maps;
@@ -170,13 +172,13 @@ async function show(
   }
   line.clear();
   scores.sort((a, b) => (a.aula ?? 0) - (b.aula ?? 0));
-  const summary = summarise(scores, test.classNames, heads);
+  const summary = summarise(scores, { classNames: test.classNames, scored, heads });
   const spearman = summary.spearmanWithDice.aula?.rho ?? Number.NaN;
   const page = path.resolve(flags.out, "index.html");
   await writeAtomic(page, await demoPage({ images, heads, classes: model.classes, spearman, notes: [made] }));
   await session.print(
     session.json
       ? toJson({ page, run: path.resolve(flags.out, "run"), ...summary, scores }, 2)
-      : `${describeImages(scores, test.classNames)}\n${describeSummary(summary)}\n${made}.\nOpen ${page}\n`,
+      : `${describeImages(scores, test.classNames.slice(1))}\n${describeSummary(summary)}\n${made}.\nOpen ${page}\n`,
   );
 }

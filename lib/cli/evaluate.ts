@@ -3,14 +3,17 @@ import type { Command } from "commander";
 import { csvLine } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
+import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
+import type { ImageScore } from "../study/records.js";
 import { integer, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
-import type { ImageScore, Spread, Summary } from "./evaluation.js";
+import { type Measure, type MeasureName, measureOf, OTHER_MEASURES, type Summary } from "./evaluation.js";
 import { counter, StatusLine } from "./progress.js";
+import { type ScoringFlags, withScoringOptions } from "./scoring-options.js";
 import { fixed, formatTable } from "./table.js";
 
-interface Flags extends DeviceFlags {
+interface Flags extends DeviceFlags, ScoringFlags {
   run: string;
   data?: string;
   split: string;
@@ -20,72 +23,102 @@ interface Flags extends DeviceFlags {
   json?: boolean;
 }
 
-/** `evaluate`: quality, confidence, and whether the one tells of the other. */
+/** `evaluate`: quality, calibration, confidence, and whether the one tells of the other. */
 export function evaluateCommand(): Command {
   const command = newCommand(
     "evaluate",
-    "measure Dice, nll and AULA on images with masks, and how well confidence ranks the images by Dice",
+    "measure quality, calibration and agreement on images with masks, and whether confidence finds the failures",
     "layer-ensembles evaluate --run runs/busi --data data/busi --split test",
     "Quality is measured at each image's stored size against its stored mask, after undoing the preprocessing.",
   )
     .requiredOption("--run <dir>", "run folder", text)
     .option("--data <dir>", "data folder (default: the one trained on)", text)
     .option("--split <name>", "which images; all for every one", text, "test")
-    .option("--out <dir>", "folder for images.csv, summary.csv and summary.json (default: RUN/evaluation-SPLIT)", text)
+    .option("--out <dir>", "folder for the tables and summary.json (default: RUN/evaluation-SPLIT)", text)
     .option("--skip <T>", "first heads to leave out (default: the run's)", integer({ min: 0 }))
     .option(
       "--fusion <name>",
       `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
       oneOf(PREDICTION_FUSIONS),
     );
-  return withDeviceOptions(command).action((flags: Flags) =>
+  return withDeviceOptions(withScoringOptions(command)).action((flags: Flags) =>
     runSession(flags.json ?? false, (session) => evaluate(flags, session)),
   );
 }
 
 async function evaluate(flags: Flags, session: Session): Promise<void> {
   const { checkOutput } = await import("./output.js");
-  const { folderItems, infer, openRun } = await import("./inference.js");
-  const { scoreImage, summarise } = await import("./evaluation.js");
+  const { folderItems, openRun } = await import("./inference.js");
+  const { summarise } = await import("./evaluation.js");
+  const { scoredClasses } = await import("../study/records.js");
+  const { evaluateItems, keptBy } = await import("../study/evaluate.js");
+  const { selectItems } = await import("../study/selection.js");
   const out = flags.out ?? path.join(flags.run, `evaluation-${flags.split}`);
   checkOutput(out, "--out");
   const { model, notes } = await openRun(flags.run, flags);
   const line = new StatusLine(process.stderr);
   try {
-    const items = await folderItems(flags.data ?? notes.data.folder, flags.split, notes, "required");
-    const options = {
-      labels: true,
-      signal: session.signal,
-      ...(flags.skip !== undefined && { skip: flags.skip }),
-      ...(flags.fusion !== undefined && { fusion: flags.fusion }),
-    };
-    const scores: ImageScore[] = [];
-    let heads: string[] = [];
+    const { classNames, ignoreIndex } = notes;
+    const { method } = model;
+    const scored = scoredClasses(flags.scoreClasses, classNames);
+    const folder = flags.data ?? notes.data.folder;
+    const selection = { where: flags.where ?? [], ...(flags.group !== undefined && { group: flags.group }) };
+    const items = await selectItems(await folderItems(folder, flags.split, notes, "required"), folder, selection);
     const tell = counter(line, "evaluating", items.length);
-    for await (const result of infer(model, items, options)) {
-      heads = result.prediction.heads;
-      scores.push(scoreImage(result, model.classes, notes.ignoreIndex));
-      tell(scores.length);
-    }
+    const { scores, heads } = await evaluateItems(model, items, {
+      scoring: {
+        classes: model.classes,
+        scored,
+        ignoreIndex,
+        method,
+        ...(flags.spacing && { spacing: flags.spacing }),
+      },
+      predict: {
+        labels: true,
+        signal: session.signal,
+        ...(flags.skip !== undefined && { skip: flags.skip }),
+        ...(flags.fusion !== undefined && { fusion: flags.fusion }),
+      },
+      onProgress: tell,
+    });
     line.clear();
     scores.sort((a, b) => (a.aula ?? 0) - (b.aula ?? 0));
-    const summary = summarise(scores, notes.classNames, heads);
+    const { tau, resamples, seed } = flags;
+    const summary = summarise(scores, {
+      ...{ classNames, scored, heads, tau, resamples, seed },
+      ...(flags.unit && { unit: flags.unit }),
+    });
     const facts = {
       run: path.resolve(flags.run),
-      data: path.resolve(flags.data ?? notes.data.folder),
+      data: path.resolve(folder),
       split: flags.split,
-      skip: flags.skip ?? model.skip,
-      fusion: flags.fusion ?? "mean",
-      classes: notes.classNames,
+      method,
+      ...keptBy(model, heads, flags),
+      classNames,
+      scored,
+      spacing: flags.spacing ?? null,
       measuredAt: "stored size",
     };
-    await writeAtomic(path.join(out, "images.csv"), imagesCsv(scores, notes.classNames, heads));
-    await writeAtomic(path.join(out, "summary.csv"), summaryCsv(summary));
-    await writeAtomic(path.join(out, "summary.json"), toJson({ ...facts, ...summary }, 2));
+    const files = {
+      "images.csv": imagesCsv(
+        scores,
+        scored.map((c) => [c, classNames[c] as string] as const),
+        heads,
+      ),
+      "groups.csv": Object.keys(summary.groups).length > 0 ? groupsCsv(summary) : null,
+      "summary.csv": summaryCsv(summary),
+      "confidences.csv": confidencesCsv(summary),
+      "summary.json": toJson({ ...facts, ...summary }, 2),
+    };
+    const written = Object.entries(files).filter((entry): entry is [string, string] => entry[1] !== null);
+    for (const [name, content] of written) await writeAtomic(path.join(out, name), content);
     await session.print(
       session.json
         ? toJson({ ...facts, ...summary, scores }, 2)
-        : `${describeImages(scores, notes.classNames)}\n${describeSummary(summary)}\nWritten to ${out}: images.csv, summary.csv, summary.json\n`,
+        : `${describeImages(
+            scores,
+            scored.map((c) => classNames[c] as string),
+          )}\n${describeSummary(summary)}\n` + `Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
     );
   } finally {
     line.clear();
@@ -93,110 +126,206 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
   }
 }
 
-/** The images by AULA, least agreement first; of many only the first and last ten. */
-export function describeImages(scores: readonly ImageScore[], classNames: readonly string[]): string {
-  const several = classNames.length > 2;
+/** The images by AULA, least agreement first; of many only the first and last ten. @param classes names of those scored */
+export function describeImages(scores: readonly ImageScore[], classes: readonly string[]): string {
+  const several = classes.length > 1;
   const rows = scores.map((score) => [
     score.id,
     fixed(score.dice),
     ...(several ? score.classDice.map((value) => fixed(value)) : []),
+    fixed(score.mhd, 2),
+    fixed(score.hd95, 2),
     fixed(score.nll),
+    fixed(score.ece),
     fixed(score.aula) + (score.empty ? " (empty)" : ""),
     fixed(score.aulaNormalised),
     fixed(score.pairwiseAgreement),
   ]);
-  const shown = rows.length > 22 ? [...rows.slice(0, 10), null, ...rows.slice(-10)] : rows;
   return formatTable(
     [
       { heading: "image", align: "left" },
       { heading: "Dice" },
-      ...(several ? classNames.slice(1).map((heading) => ({ heading })) : []),
-      { heading: "nll" },
-      { heading: "AULA" },
-      { heading: "normalised" },
-      { heading: "agreement" },
+      ...(several ? classes.map((heading) => ({ heading })) : []),
+      ...["MHD", "HD95", "nll", "ECE", "AULA", "normalised", "agreement"].map((heading) => ({ heading })),
     ],
-    shown,
+    endsOf(rows, 10),
   );
 }
 
-/** Means with their spread, per class and per head, and the rank correlations with Dice. */
+/** The first and last rows, with dots between where there are more. */
+function endsOf(rows: string[][], each: number): (string[] | null)[] {
+  return rows.length > 2 * each + 2 ? [...rows.slice(0, each), null, ...rows.slice(-each)] : rows;
+}
+
+/** What measures are called in tables. */
+const TITLES: Readonly<Record<MeasureName, string>> = {
+  dice: "Dice",
+  iou: "IoU",
+  hausdorff: "Hausdorff distance",
+  hd95: "HD95",
+  modifiedHausdorff: "MHD",
+  modifiedHausdorffBoundary: "MHD, boundaries",
+  assd: "ASSD",
+  sensitivity: "sensitivity",
+  precision: "precision",
+  specificity: "specificity",
+  volumeError: "volume error, relative",
+  nll: "nll",
+  brier: "Brier score",
+  ece: "ECE",
+  adaptiveEce: "ECE, adaptive",
+  classwiseEce: "ECE, class-wise",
+  aula: "AULA",
+  aulaNormalised: "AULA, normalised",
+  pairwiseAgreement: "pairwise agreement",
+  softDiceConfidence: "soft Dice confidence",
+  predictionDepth: "prediction depth",
+};
+
+/** Means with spread and interval, per class, group and head; then how well each confidence ranks, and finds failures. */
 export function describeSummary(summary: Summary): string {
-  const row = (name: string, { mean, sd, n }: Spread) => [name, fixed(mean), fixed(sd), String(n)];
+  const { bootstrap, calibration } = summary;
+  const row = (name: string, { mean, sd, low, high, n, leftOut }: Measure) => [
+    name,
+    fixed(mean),
+    fixed(sd),
+    low === null ? "–" : `${fixed(low)} to ${fixed(high)}`,
+    String(n),
+    leftOut === 0 ? "" : String(leftOut),
+  ];
   const means = formatTable(
-    [{ heading: "mean over images", align: "left" }, { heading: "mean" }, { heading: "± sd" }, { heading: "images" }],
     [
-      row("Dice", summary.dice),
-      ...Object.entries(summary.classDice).map(([name, value]) => row(`  class ${name}`, value)),
-      row("nll", summary.nll),
-      row("AULA", summary.aula),
-      row("AULA, normalised", summary.aulaNormalised),
-      ...Object.entries(summary.headDice).map(([name, value]) => row(`Dice of head ${name}`, value)),
+      { heading: "mean over images", align: "left" },
+      ...["mean", "± sd", `95 % interval (${bootstrap.unit}s)`, "images", "left out"].map((heading) => ({ heading })),
+    ],
+    [
+      ...Object.entries(summary.means).map(([name, of]) => row(TITLES[name as MeasureName], of)),
+      ...classRows(summary, row),
+      ...Object.entries(summary.headDice).map(([name, of]) => row(`Dice of head ${name}`, of)),
     ],
   );
-  const ranks = formatTable(
-    [{ heading: "Spearman with Dice", align: "left" }, { heading: "rho" }, { heading: "p" }, { heading: "images" }],
-    Object.entries(summary.spearmanWithDice).map(([name, { rho, p, n }]) => [
-      name,
-      fixed(rho),
-      Number.isNaN(p) ? "–" : p.toPrecision(2),
-      String(n),
-    ]),
+  const pixels =
+    `Over all pixels: ECE ${fixed(calibration.ece, 4)} (${fixed(calibration.eceLow, 4)} to ${fixed(calibration.eceHigh, 4)}), ` +
+    `Brier ${fixed(calibration.brier, 4)}, nll ${fixed(calibration.nll, 4)}\n`;
+  return [means, pixels, groupTable(summary), confidenceTable(summary)].filter((part) => part !== "").join("\n");
+}
+
+/** Of several classes: overlap and distance of each. */
+function classRows({ classes }: Summary, row: (name: string, of: Measure) => string[]): string[][] {
+  const names: QualityName[] = ["dice", "modifiedHausdorff", "hd95"];
+  const all = Object.entries(classes);
+  if (all.length < 2) return [];
+  return all.flatMap(([title, of]) => names.map((name) => row(`${TITLES[name]} of ${title}`, of[name])));
+}
+
+/** Groups by Dice, where one has several images. */
+function groupTable({ groups, bootstrap }: Summary): string {
+  const all = Object.entries(groups).sort(([, a], [, b]) => a.dice - b.dice);
+  if (bootstrap.unit !== "group" || all.length === 0) return "";
+  const columns: MeasureName[] = ["dice", "modifiedHausdorff", "nll", "aulaNormalised", "pairwiseAgreement"];
+  return formatTable(
+    [{ heading: "group", align: "left" }, { heading: "images" }, ...columns.map((name) => ({ heading: TITLES[name] }))],
+    endsOf(
+      all.map(([group, of]) => [group, String(of.images), ...columns.map((name) => fixed(of[name]))]),
+      5,
+    ),
   );
-  return `${means}\n${ranks}`;
+}
+
+function confidenceTable({ spearmanWithDice, failureDetection, tau, failed, images }: Summary): string {
+  const table = formatTable(
+    [
+      { heading: "ranks images by", align: "left" },
+      ...["Spearman with Dice", "95 % interval", "p", "AURC", "e-AURC", "AUGRC", "AUROC", "FPR95"].map((heading) => ({
+        heading,
+      })),
+    ],
+    Object.entries(spearmanWithDice).map(([name, { rho, low, high, p }]) => {
+      const of = failureDetection[name];
+      return [
+        name,
+        fixed(rho),
+        low === null ? "–" : `${fixed(low)} to ${fixed(high)}`,
+        Number.isNaN(p) ? "–" : p.toPrecision(2),
+        ...[of?.aurc, of?.eaurc, of?.augrc, of?.auroc, of?.fpr95].map((estimate) => fixed(estimate?.value)),
+      ];
+    }),
+  );
+  return `${table}AUROC and FPR95 are of ${failed} failures among ${images}: Dice below ${fixed(tau, 2)}. Uncertainties find failures by minus their value.\n`;
 }
 
 const cell = (value: number | null | undefined) =>
   value === null || value === undefined || Number.isNaN(value) ? "" : value;
 
-function imagesCsv(scores: readonly ImageScore[], classNames: readonly string[], heads: readonly string[]): string {
-  const measures = Object.keys(scores[0]?.uncertainty ?? {});
-  const header = [
-    ...["id", "group", "dice"],
-    ...classNames.slice(1).map((name) => `dice_${name}`),
-    ...["nll", "aula", "aula_normalised", "empty", "pairwise_agreement", "soft_dice_confidence", "prediction_depth"],
-    ...measures.map((name) => name.replace(".", "_")),
-    ...heads.map((name) => `dice_head_${name}`),
-  ];
-  const rows = scores.map((score) => [
-    score.id,
-    score.group ?? "",
-    cell(score.dice),
-    ...score.classDice.map(cell),
-    cell(score.nll),
-    cell(score.aula),
-    cell(score.aulaNormalised),
-    String(score.empty),
-    cell(score.pairwiseAgreement),
-    cell(score.softDiceConfidence),
-    cell(score.predictionDepth),
-    ...measures.map((name) => cell(score.uncertainty[name])),
-    ...score.headDice.map(cell),
-  ]);
-  return `${[header, ...rows].map(csvLine).join("\n")}\n`;
+const csv = (header: readonly string[], rows: readonly (readonly (string | number)[])[]) =>
+  `${[header, ...rows].map(csvLine).join("\n")}\n`;
+
+/** `softDiceConfidence` becomes `soft_dice_confidence`, as columns are called. */
+const snake = (name: string) => name.replace(".", "_").replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+const MEASURES = [...QUALITY_NAMES, ...OTHER_MEASURES];
+
+function imagesCsv(
+  scores: readonly ImageScore[],
+  classes: readonly (readonly [number, string])[],
+  heads: readonly string[],
+): string {
+  const maps = Object.keys(scores[0]?.uncertainty ?? {});
+  return csv(
+    [
+      ...["id", "group", "empty"],
+      ...MEASURES.map(snake),
+      ...classes.flatMap(([, title]) => QUALITY_NAMES.map((name) => `${snake(name)}_${title}`)),
+      ...maps.map(snake),
+      ...heads.map((name) => `dice_head_${name}`),
+    ],
+    scores.map((score) => [
+      ...[score.id, score.group ?? "", String(score.empty)],
+      ...MEASURES.map((name) => cell(measureOf(score, name))),
+      ...classes.flatMap(([c]) => QUALITY_NAMES.map((name) => cell(score.quality.perClass[c]?.[name]))),
+      ...maps.map((name) => cell(score.uncertainty[name])),
+      ...score.headDice.map(cell),
+    ]),
+  );
 }
 
-function summaryCsv(summary: Summary): string {
-  const spreads: [string, Spread][] = [
-    ["dice", summary.dice],
-    ...Object.entries(summary.classDice).map(([name, value]): [string, Spread] => [`dice of class ${name}`, value]),
-    ["nll", summary.nll],
-    ["aula", summary.aula],
-    ["aula normalised", summary.aulaNormalised],
-    ...Object.entries(summary.headDice).map(([name, value]): [string, Spread] => [`dice of head ${name}`, value]),
+function groupsCsv({ groups }: Summary): string {
+  return csv(
+    ["group", "images", ...MEASURES.map(snake)],
+    Object.entries(groups).map(([group, of]) => [group, of.images, ...MEASURES.map((name) => cell(of[name]))]),
+  );
+}
+
+function summaryCsv({ means, classes, headDice }: Summary): string {
+  const row = (quantity: string, of: string, { mean, sd, low, high, n, leftOut }: Measure) => [
+    ...[quantity, of, cell(mean), cell(sd), cell(low), cell(high), n, leftOut],
   ];
-  const lines = [
-    ["quantity", "mean", "sd", "images", "left_out", "spearman_with_dice", "p"],
-    ...spreads.map(([name, { mean, sd, n, leftOut }]) => [name, cell(mean), cell(sd), n, leftOut, "", ""]),
-    ...Object.entries(summary.spearmanWithDice).map(([name, { rho, p, n }]) => [
-      `rank of ${name}`,
-      "",
-      "",
-      n,
-      summary.images - n,
-      cell(rho),
-      cell(p),
+  return csv(
+    ["quantity", "of", "mean", "sd", "low", "high", "images", "left_out"],
+    [
+      ...Object.entries(means).map(([name, of]) => row(snake(name), "", of)),
+      ...Object.entries(classes).flatMap(([title, measures]) =>
+        Object.entries(measures).map(([name, of]) => row(snake(name), title, of)),
+      ),
+      ...Object.entries(headDice).map(([name, of]) => row("dice", `head ${name}`, of)),
+    ],
+  );
+}
+
+function confidencesCsv({ spearmanWithDice, failureDetection }: Summary): string {
+  const [first] = Object.values(failureDetection);
+  const statistics = Object.keys(first ?? {}) as (keyof NonNullable<typeof first>)[];
+  return csv(
+    [
+      ...["ranked_by", "spearman_with_dice", "spearman_with_dice_low", "spearman_with_dice_high", "p", "images"],
+      ...statistics.flatMap((name) => [snake(name), `${snake(name)}_low`, `${snake(name)}_high`]),
+    ],
+    Object.entries(spearmanWithDice).map(([name, { rho, low, high, p, n }]) => [
+      ...[name, cell(rho), cell(low), cell(high), cell(p), n],
+      ...statistics.flatMap((statistic) => {
+        const of = failureDetection[name]?.[statistic];
+        return [cell(of?.value), cell(of?.low), cell(of?.high)];
+      }),
     ]),
-  ];
-  return `${lines.map(csvLine).join("\n")}\n`;
+  );
 }

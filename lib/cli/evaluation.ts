@@ -1,36 +1,36 @@
-import { dice, nll } from "../metrics/index.js";
-import { spearman } from "../statistics/index.js";
-import type { Result } from "./inference.js";
+// What the images of one run come to: means, per class and group too, and whether confidence finds the failures.
+import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
+import { unitOf } from "../study/aggregate.js";
+import { pooledCalibration } from "../study/evaluate.js";
+import type { ImageScore } from "../study/records.js";
+import { unitsOf } from "../study/resampling.js";
+import type { Comparison, Estimate, RunRecord } from "../study/results.js";
+import { type Spread, spread } from "../study/spread.js";
+import { estimates, ofConfidence, RunStatistics, resamplesOf } from "../study/statistics.js";
 
-/** Quality and confidence of one image. Quality is at the stored size, against the stored mask. */
-export interface ImageScore {
-  id: string;
-  group?: string;
-  /** Mean over the foreground classes. */
-  dice: number;
-  /** By class, from class 1 on. */
-  classDice: number[];
-  /** Of each kept head's own mask, in depth order; mean over the foreground classes. */
-  headDice: number[];
-  nll: number;
-  aula: number | null;
-  aulaNormalised: number | null;
-  /** Whether no head predicts any foreground, which makes AULA full by definition. */
-  empty: boolean;
-  pairwiseAgreement: number;
-  softDiceConfidence: number;
-  predictionDepth: number | null;
-  /** Sum, mean and mean over the foreground of each uncertainty map, as `entropy.sum`. */
-  uncertainty: Record<string, number>;
-}
+export { type Spread, spread };
 
-/** Mean and spread of one quantity; what is undefined is left out and counted. */
-export interface Spread {
-  mean: number;
-  /** Standard deviation, divisor n - 1. */
-  sd: number;
-  n: number;
-  leftOut: number;
+/** Measures of an image that {@link Summary.means} has, beside its quality. */
+export const OTHER_MEASURES = [
+  "nll",
+  "brier",
+  "ece",
+  "adaptiveEce",
+  "classwiseEce",
+  "aula",
+  "aulaNormalised",
+  "pairwiseAgreement",
+  "softDiceConfidence",
+  "predictionDepth",
+] as const;
+
+/** A measure of an image as a whole. */
+export type MeasureName = QualityName | (typeof OTHER_MEASURES)[number];
+
+/** A mean over images with its percentile bootstrap interval of 95 %; null where there is none. */
+export interface Measure extends Spread {
+  low: number | null;
+  high: number | null;
 }
 
 /** How well a confidence ranks images by Dice: near 1 for a good confidence, near -1 for a good uncertainty. */
@@ -40,84 +40,182 @@ export interface Correlation {
   n: number;
 }
 
+/** Whether a confidence, or minus an uncertainty, finds the failures: definitions in docs/metrics.md, §6. */
+export type FailureDetection = Record<
+  "aurc" | "eaurc" | "augrc" | "auroc" | "fpr95" | "qcArea" | "remaining5",
+  Omit<Estimate, "perRun">
+>;
+
 /** What an evaluation comes to. */
 export interface Summary {
   images: number;
-  dice: Spread;
-  nll: Spread;
-  aula: Spread;
-  aulaNormalised: Spread;
-  classDice: Record<string, Spread>;
-  headDice: Record<string, Spread>;
-  spearmanWithDice: Record<string, Correlation>;
+  /** Images with Dice below `tau`. */
+  failed: number;
+  tau: number;
+  bootstrap: Comparison["bootstrap"];
+  means: Record<MeasureName, Measure>;
+  /** By name of the scored class. */
+  classes: Record<string, Record<QualityName, Measure>>;
+  /** Means over the images of each group; empty where there are no groups. */
+  groups: Record<string, { images: number } & Record<MeasureName, number>>;
+  /** By kept head: Dice of its own mask. */
+  headDice: Record<string, Measure>;
+  /** Over all pixels of all images. */
+  calibration: RunRecord["calibration"] & { eceLow: number | null; eceHigh: number | null };
+  spearmanWithDice: Record<string, Correlation & { low: number | null; high: number | null }>;
+  failureDetection: Record<string, FailureDetection>;
 }
 
-/** Compares one prediction with its truth. */
-export function scoreImage(result: Result, classes: number, ignoreIndex: number): ImageScore {
-  const { prediction, probabilities, mask, labels, truth } = result;
-  if (!truth) throw new Error("unreachable: datasets for evaluation require masks");
-  const { aula } = prediction;
-  const pixels = mask.data.length;
-  const classDice = dicePerClass(mask.data, truth.data, classes, ignoreIndex);
-  const headDice = prediction.heads.map((_, k) =>
-    mean(dicePerClass(labels!.data.subarray(k * pixels, (k + 1) * pixels), truth.data, classes, ignoreIndex)),
+/** How an evaluation is summarised. */
+export interface SummariseOptions {
+  /** Background first. */
+  classNames: readonly string[];
+  /** Foreground classes that were scored. */
+  scored: readonly number[];
+  /** Names of the kept heads. */
+  heads: readonly string[];
+  /** @default 0.8; `"auto"`: the Dice that a fifth of the images does not reach */
+  tau?: number | "auto";
+  /** @default by group where a group has several images */
+  unit?: "group" | "image";
+  /** @default 2000 */
+  resamples?: number;
+  /** @default 0 */
+  seed?: number;
+}
+
+/** Means, intervals, correlations and the finding of failures, over images. */
+export function summarise(scores: readonly ImageScore[], options: SummariseOptions): Summary {
+  const { classNames, scored, heads, unit = unitOf(scores), resamples = 2000, seed = 0 } = options;
+  // By id, so that the same images give the same intervals in whatever order they come.
+  const images = [...scores].sort((a, b) => (a.id < b.id ? -1 : 1));
+  const all = (pick: (score: ImageScore) => number | null | undefined) =>
+    Float64Array.from(images, (score) => pick(score) ?? Number.NaN);
+  const columns: Record<string, Float64Array> = {};
+  for (const name of MEASURES) columns[name] = all((score) => measureOf(score, name));
+  for (const c of scored)
+    for (const name of QUALITY_NAMES) columns[`${name}/${c}`] = all((score) => score.quality.perClass[c]?.[name]);
+  for (const [k, name] of heads.entries()) columns[`head/${name}`] = all((score) => score.headDice[k]);
+  const ranked = rankedValues(images);
+  const dice = columns.dice as Float64Array;
+  const tau = options.tau === "auto" ? fifth(dice) : (options.tau ?? 0.8);
+  const units = unitsOf(
+    images.map(({ group }) => group),
+    unit,
   );
-  const uncertainty: Record<string, number> = {};
-  for (const [name, values] of Object.entries(prediction.summaries))
-    for (const [how, value] of Object.entries(values)) uncertainty[`${name}.${how}`] = value;
-  return {
-    id: result.id,
-    ...(result.group !== undefined && { group: result.group }),
-    dice: mean(classDice),
-    classDice,
-    headDice,
-    nll: nll(probabilities, truth, { ignoreIndex }),
-    aula: aula?.value ?? null,
-    aulaNormalised: aula?.normalised ?? null,
-    empty: aula?.empty ?? false,
-    pairwiseAgreement: prediction.pairwiseAgreement.overall,
-    softDiceConfidence: prediction.softDiceConfidence.overall,
-    predictionDepth: prediction.predictionDepth?.mean ?? null,
-    uncertainty,
+  const run = new RunStatistics(
+    {
+      columns,
+      confidences: Object.fromEntries(
+        ranked.map(({ name, values, sign }) => [
+          name,
+          values.some(Number.isNaN) ? null : values.map((value) => sign * value),
+        ]),
+      ),
+      dice,
+      mhd: columns.modifiedHausdorff as Float64Array,
+      calibration: images.map(({ calibration }) => calibration),
+    },
+    units,
+    tau,
+  );
+  const found = estimates([run], resamplesOf(units, resamples, seed));
+  const measure = (name: string): Measure => {
+    const { low, high } = found[name] as Estimate;
+    return { ...spread(columns[name] as Float64Array), low, high };
   };
-}
-
-/** Means, spreads and rank correlations over images. */
-export function summarise(
-  scores: readonly ImageScore[],
-  classNames: readonly string[],
-  heads: readonly string[],
-): Summary {
-  const all = (pick: (score: ImageScore) => number | null) => scores.map((score) => pick(score) ?? Number.NaN);
-  const ranks: Record<string, number[]> = {
-    aula: all((score) => score.aula),
-    pairwiseAgreement: all((score) => score.pairwiseAgreement),
-    softDiceConfidence: all((score) => score.softDiceConfidence),
-    predictionDepth: all((score) => score.predictionDepth),
-  };
-  for (const name of Object.keys(scores[0]?.uncertainty ?? {}))
-    ranks[name] = all((score) => score.uncertainty[name] ?? null);
-  const quality = all((score) => score.dice);
+  const ece = found.ece as Estimate;
   return {
-    images: scores.length,
-    dice: spread(quality),
-    nll: spread(all((score) => score.nll)),
-    aula: spread(all((score) => score.aula)),
-    aulaNormalised: spread(all((score) => score.aulaNormalised)),
-    classDice: Object.fromEntries(
-      classNames.slice(1).map((name, c) => [name, spread(all((score) => score.classDice[c] ?? null))]),
+    images: images.length,
+    failed: dice.reduce((count, value) => count + Number(value < tau), 0),
+    tau,
+    bootstrap: { resamples, seed, unit },
+    means: record(MEASURES, measure),
+    classes: Object.fromEntries(
+      scored.map((c) => [classNames[c] as string, record(QUALITY_NAMES, (name) => measure(`${name}/${c}`))]),
     ),
-    headDice: Object.fromEntries(heads.map((name, k) => [name, spread(all((score) => score.headDice[k] ?? null))])),
+    groups: groupMeans(images),
+    headDice: record(heads, (name) => measure(`head/${name}`)),
+    calibration: {
+      ...pooledCalibration(images.map(({ calibration }) => calibration)),
+      eceLow: ece.low,
+      eceHigh: ece.high,
+    },
     spearmanWithDice: Object.fromEntries(
-      Object.entries(ranks).map(([name, values]) => [name, correlate(values, quality)]),
+      ranked.map(({ name, values, sign }) => {
+        const { low, high } = found[ofConfidence(name, "spearmanDice")] as Estimate;
+        const bounds = sign > 0 ? { low, high } : { low: high && -high, high: low && -low };
+        return [name, { ...correlate([...values], [...dice]), ...bounds }];
+      }),
     ),
+    failureDetection: Object.fromEntries(ranked.map(({ name }) => [name, failureDetection(found, name)])),
   };
 }
 
-function dicePerClass(mask: Uint8Array, truth: Uint8Array, classes: number, ignoreIndex: number): number[] {
-  return Object.values(
-    dice({ data: mask, shape: [mask.length] }, { data: truth, shape: [truth.length] }, { classes, ignoreIndex }),
+const MEASURES: readonly MeasureName[] = [...QUALITY_NAMES, ...OTHER_MEASURES];
+
+/** A measure of one image as a whole; NaN or null where it is not defined. */
+export function measureOf(score: ImageScore, name: MeasureName): number | null {
+  switch (name) {
+    case "adaptiveEce":
+      return score.calibration.adaptiveEce;
+    case "classwiseEce":
+      return score.calibration.classwiseEce.mean;
+    default:
+      return name in score.quality.image
+        ? score.quality.image[name as QualityName]
+        : score[name as Exclude<MeasureName, QualityName | "adaptiveEce" | "classwiseEce">];
+  }
+}
+
+/** What images may be ranked by; the sign makes a confidence of it. */
+function rankedValues(images: readonly ImageScore[]): { name: string; values: Float64Array; sign: 1 | -1 }[] {
+  const of = (name: string, sign: 1 | -1, pick: (score: ImageScore) => number | null | undefined) => ({
+    name,
+    sign,
+    values: Float64Array.from(images, (score) => pick(score) ?? Number.NaN),
+  });
+  return [
+    of("aula", 1, ({ aula }) => aula),
+    of("pairwiseAgreement", 1, ({ pairwiseAgreement }) => pairwiseAgreement),
+    of("softDiceConfidence", 1, ({ softDiceConfidence }) => softDiceConfidence),
+    of("predictionDepth", -1, ({ predictionDepth }) => predictionDepth),
+    ...Object.keys(images[0]?.uncertainty ?? {}).map((name) => of(name, -1, ({ uncertainty }) => uncertainty[name])),
+  ];
+}
+
+function failureDetection(found: Record<string, Estimate>, name: string): FailureDetection {
+  const names = ["aurc", "eaurc", "augrc", "auroc", "fpr95", "qcArea", "remaining5"] as const;
+  return record(names, (statistic) => {
+    const { perRun, ...estimate } = found[ofConfidence(name, statistic)] as Estimate;
+    return estimate;
+  });
+}
+
+function groupMeans(images: readonly ImageScore[]): Summary["groups"] {
+  const groups = new Map<string, ImageScore[]>();
+  for (const score of images) {
+    if (score.group === null) continue;
+    groups.set(score.group, [...(groups.get(score.group) ?? []), score]);
+  }
+  return Object.fromEntries(
+    [...groups].map(([group, own]) => [
+      group,
+      {
+        images: own.length,
+        ...record(MEASURES, (name) => spread(own.map((of) => measureOf(of, name) ?? Number.NaN)).mean),
+      },
+    ]),
   );
+}
+
+/** Below it is a fifth of the values. */
+function fifth(values: Float64Array): number {
+  return values.slice().sort()[Math.floor(values.length / 5)] as number;
+}
+
+function record<K extends string, T>(names: readonly K[], make: (name: K) => T): Record<K, T> {
+  return Object.fromEntries(names.map((name) => [name, make(name)])) as Record<K, T>;
 }
 
 /** Spearman's rank correlation of pairs where both are defined. */
@@ -130,19 +228,4 @@ export function correlate(values: readonly number[], quality: readonly number[])
     kept.map(([, dice]) => dice),
   );
   return { rho, p, n: kept.length };
-}
-
-/** Mean and standard deviation of what is not NaN. */
-export function spread(values: readonly number[]): Spread {
-  const defined = values.filter((value) => !Number.isNaN(value));
-  const centre = mean(defined);
-  const squares = defined.reduce((sum, value) => sum + (value - centre) ** 2, 0);
-  const sd = defined.length > 1 ? Math.sqrt(squares / (defined.length - 1)) : Number.NaN;
-  return { mean: centre, sd, n: defined.length, leftOut: values.length - defined.length };
-}
-
-/** NaN for no values; what is NaN is left out. */
-function mean(values: readonly number[]): number {
-  const defined = values.filter((value) => !Number.isNaN(value));
-  return defined.reduce((sum, value) => sum + value, 0) / defined.length;
 }

@@ -7,7 +7,6 @@ import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
-import type { MapName } from "../uncertainty/index.js";
 import { type DeviceFlags, placement, setThreads } from "./device-options.js";
 import { chooseSplit, dataOf, datasetOptions, type RunNotes, runNotes } from "./run-notes.js";
 
@@ -70,13 +69,8 @@ export function datasetItems(dataset: Dataset): Item[] {
     id,
     ...(group !== undefined && { group }),
     load: async () => {
-      const [sample, original] = [await dataset.load(i), await dataset.loadOriginal(i)];
-      return {
-        input: sample.image,
-        placement: sample.placement,
-        image: original.image,
-        ...(original.mask && { truth: original.mask }),
-      };
+      const { input, placement, image, mask } = await dataset.loadBoth(i);
+      return { input, placement, image, ...(mask && { truth: mask }) };
     },
   }));
 }
@@ -122,13 +116,16 @@ export interface Result {
   probabilities: NdArray;
   /** H×W: the class of the highest of these probabilities; ties go to the lower class. */
   mask: NdArray<Uint8Array>;
-  /** H×W each: interpolated bilinearly. */
-  maps: Prediction["maps"];
+  /** H×W each: interpolated bilinearly, when first asked for. */
+  readonly maps: Prediction["maps"];
   /** K×H×W: each head's own mask, by the nearest pixel; where asked for. */
   labels?: NdArray<Uint8Array>;
 }
 
-/** Predicts images in batches, reading the next ones meanwhile; results come in order. */
+/**
+ * Predicts images in batches; results come in order. The next batch is read and predicted while the caller works on this
+ * one's results.
+ */
 export async function* infer(
   model: Model,
   items: readonly Item[],
@@ -136,26 +133,24 @@ export async function* infer(
 ): AsyncGenerator<Result> {
   const { restore, restoreLabels } = await import("../data/preprocess.js");
   const batch = options.batchSize ?? 8;
-  const read = (start: number) => {
-    const loading = Promise.all(items.slice(start, start + batch).map((item) => item.load()));
-    loading.catch(() => {}); // reported where it is awaited
-    return loading;
-  };
-  let next = read(0);
-  for (let start = 0; start < items.length; start += batch) {
-    const loaded = await next;
+  const read = async (start: number) => Promise.all(items.slice(start, start + batch).map((item) => item.load()));
+  const predict = async (loading: Promise<Loaded[]>) => {
+    const loaded = await loading;
     options.signal.throwIfAborted();
-    next = read(start + batch);
-    const predictions = await model.predict(
-      loaded.map(({ input }) => input),
-      options,
-    );
+    const inputs = loaded.map(({ input }) => input);
+    return { loaded, predictions: inputs.length > 0 ? await model.predict(inputs, options) : [] };
+  };
+  let reading = quiet(read(0));
+  let predicting = quiet(predict(reading));
+  for (let start = 0; start < items.length; start += batch) {
+    reading = quiet(read(start + batch));
+    const { loaded, predictions } = await predicting;
+    predicting = quiet(predict(reading));
     for (const [i, prediction] of predictions.entries()) {
       const { id, group } = items[start + i] as Item;
       const { placement, image, truth } = loaded[i] as Loaded;
       const probabilities = restore(prediction.probabilities as NdArray, placement);
-      const maps: Prediction["maps"] = {};
-      for (const [name, map] of Object.entries(prediction.maps)) maps[name as MapName] = restore(map, placement);
+      let maps: Prediction["maps"] | undefined;
       yield {
         id,
         ...(group !== undefined && { group }),
@@ -164,9 +159,21 @@ export async function* infer(
         ...(truth && { truth }),
         probabilities,
         mask: argmax(probabilities),
-        maps,
+        get maps() {
+          // Only where they are wanted: resizing six maps takes longer than all metrics.
+          maps ??= Object.fromEntries(
+            Object.entries(prediction.maps).map(([name, map]) => [name, restore(map, placement)]),
+          );
+          return maps;
+        },
         ...(prediction.labels && { labels: restoreLabels(prediction.labels, placement) }),
       };
     }
   }
+}
+
+/** Leaves a rejection to whoever awaits the promise, however late. */
+function quiet<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
 }

@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { Interrupted, UsageError } from "./command.js";
+import { compareCommand } from "./compare.js";
 import { demoCommand } from "./demo.js";
 import { doctorCommand } from "./doctor.js";
 import { evaluateCommand } from "./evaluate.js";
@@ -31,6 +32,7 @@ function program(): Command {
     evaluateCommand(),
     scoreCommand(),
     serveCommand(),
+    compareCommand(),
     studyCommand(),
     demoCommand(),
     doctorCommand(),

@@ -401,6 +401,20 @@ export class Dataset implements AsyncIterable<Sample> {
   }
 
   /**
+   * Reads one image and its mask once for both {@link Dataset.load} and {@link Dataset.loadOriginal}; the mask as stored.
+   * @throws ERR_LE_DATA naming the file
+   */
+  async loadBoth(index: number): Promise<{ input: Sample["image"]; placement: Placement } & OriginalSample> {
+    const entry = this.#entry(index);
+    const stored = await entry.readImage();
+    const shape = stored.shape.length === 2 ? [1, ...stored.shape] : stored.shape;
+    const { image: input, placement } = naming(entry.source, () => preprocess(stored, this.#shared.preprocessing));
+    const mask = await this.#readMask(entry, placement.original);
+    const image = naming(entry.source, () => display({ data: stored.data, shape }));
+    return { id: entry.id, group: entry.group, input, placement, image, mask };
+  }
+
+  /**
    * Reads all images, several at a time, in order.
    * @throws ERR_LE_DATA naming the file; `signal.reason` when aborted
    */

@@ -1,21 +1,37 @@
+// What the maps need of the heads' logits, in one pass: several times as fast as softmax, entropy and variance of each head
+// one after the other. Rounding apart, the results are the same.
 import { expOfNegative, lnOfPositive } from "./elementary.js";
-// One pass over the logits of all heads for what the maps need, several times as fast as softmax, entropy and variance of
-// each head one after the other. Rounding apart, the results are the same.
-
 import type { FloatArray } from "./input.js";
+import { kernels } from "./kernels.js";
 
 /** What the pass over the heads comes to. S pixels. */
 export interface HeadSums {
   /** C×S: (1/K) Σ_k p_k. */
   probabilities: Float64Array;
-  /** S: Σ_k H(p_k), in nats; rounding may leave it below 0. */
-  entropy: Float64Array;
-  /** S: Σ_k Σ_c p_k,c². */
-  squares: Float64Array;
+  /** Of `probabilities`. */
+  mean: ClassSums;
+  /** S each: the maps of these names. */
+  expectedEntropy: Float32Array;
+  mutualInformation: Float32Array;
+  variance: Float32Array;
   /** K×S: labels m_k. */
   labels: Uint8Array;
+  /** S each, where known: the labels of the heads before and after the middle as 32-bit numbers in base C, if they fit. */
+  codes?: readonly [Int32Array, Int32Array];
   /** Whether every value was a finite number; nothing else holds where not. */
   finite: boolean;
+}
+
+/** What the sums over the classes of one distribution per pixel come to. S each. */
+export interface ClassSums {
+  /** The largest probability. */
+  most: Float64Array;
+  /** Its class, the lowest of equals. */
+  labels: Uint8Array;
+  /** Σ_c p_c². */
+  squares: Float64Array;
+  /** The map of this name: -Σ_c p_c ln p_c. */
+  entropy: Float32Array;
 }
 
 /** Pixels that are worked on together, so that their sums stay in the fastest cache. */
@@ -25,19 +41,63 @@ const HEADS_PER_LOGARITHM = 32;
 
 /** @param heads Logits of each head, C×S. */
 export function sumOfHeads(heads: readonly FloatArray[], classes: number, pixels: number): HeadSums {
-  const probabilities = new Float64Array(classes * pixels);
+  const single = heads.every((head) => head instanceof Float32Array);
+  return (single && kernels()?.sumOfHeads(heads, classes, pixels)) || sumOfHeadsInScript(heads, classes, pixels);
+}
+
+/** @param probabilities C×S. */
+export function sumOfClasses(probabilities: Float64Array, classes: number, pixels: number): ClassSums {
+  return (
+    kernels()?.sumOfClasses(probabilities, classes, pixels) ?? sumOfClassesInScript(probabilities, classes, pixels)
+  );
+}
+
+/** {@link sumOfHeads} without WebAssembly. */
+export function sumOfHeadsInScript(heads: readonly FloatArray[], classes: number, pixels: number): HeadSums {
+  const sums = newHeadSums(heads.length, classes, pixels);
+  const { probabilities, labels } = sums;
   const entropy = new Float64Array(pixels);
   const squares = new Float64Array(pixels);
-  const labels = new Uint8Array(heads.length * pixels);
-  const products = new Float64Array(BLOCK);
-  const sums = { probabilities, entropy, squares, labels, products, classes, pixels };
-  const add = classes <= 4 ? fewClasses(heads, sums) : manyClasses(heads, sums);
-  let check = 0;
+  const exponentials = new Float64Array(classes);
+  /** By pixel of the block: Π_k Σ_c exp(z_k,c - max z_k). */
+  const products = new Float64Array(BLOCK).fill(1);
+  let check = 0; // NaN where a logit is not finite
   for (let start = 0; start < pixels; start += BLOCK) {
     const end = Math.min(pixels, start + BLOCK);
-    products.fill(1);
     for (let k = 0; k < heads.length; k++) {
-      check += add(k, start, end);
+      const z = heads[k] as FloatArray;
+      for (let i = start; i < end; i++) {
+        let most = z[i] as number;
+        let label = 0;
+        for (let c = 1, at = i + pixels; c < classes; c++, at += pixels) {
+          const value = z[at] as number;
+          if (value > most) {
+            most = value;
+            label = c;
+          }
+        }
+        labels[k * pixels + i] = label;
+        let sum = 0;
+        let square = 0;
+        let product = 0;
+        for (let c = 0, at = i; c < classes; c++, at += pixels) {
+          const d = (z[at] as number) - most;
+          const e = expOfNegative(d);
+          check += d * 0;
+          exponentials[c] = e;
+          sum += e;
+          square += e * e;
+          product += e * d;
+        }
+        const scale = 1 / sum;
+        for (let c = 0, at = i; c < classes; c++, at += pixels) {
+          probabilities[at] = (probabilities[at] as number) + (exponentials[c] as number) * scale;
+        }
+        squares[i] = (squares[i] as number) + square * scale * scale;
+        // H = ln Σ e - Σ p d: one logarithm for all heads, of the product of their sums.
+        entropy[i] = (entropy[i] as number) - product * scale;
+        products[i - start] = (products[i - start] as number) * sum;
+      }
       if (k === heads.length - 1 || k % HEADS_PER_LOGARITHM === HEADS_PER_LOGARITHM - 1) {
         for (let i = start; i < end; i++) {
           entropy[i] = (entropy[i] as number) + lnOfPositive(products[i - start] as number);
@@ -45,145 +105,105 @@ export function sumOfHeads(heads: readonly FloatArray[], classes: number, pixels
         products.fill(1);
       }
     }
-    for (let c = 0; c < classes; c++) divide(probabilities, c * pixels + start, c * pixels + end, heads.length);
   }
-  return { probabilities, entropy, squares, labels, finite: check === 0 };
+  measureInScript(sums, entropy, squares, heads.length, classes);
+  return { ...sums, finite: check === 0 };
 }
 
-/** Last, and by division: where all heads are sure, shares are then exact. */
-function divide(values: Float64Array, start: number, end: number, divisor: number): void {
-  for (let i = start; i < end; i++) values[i] = (values[i] as number) / divisor;
-}
-
-/** Adds head k's part of the pixels from `start` to before `end`. Returns 0 where all its values are finite, else NaN. */
-type Adder = (k: number, start: number, end: number) => number;
-
-interface Sums extends Omit<HeadSums, "finite"> {
-  /** By pixel of the block: Π_k Σ_c exp(z_k,c - max z_k). */
-  products: Float64Array;
-  classes: number;
-  pixels: number;
-}
-
-/** Any number of classes. */
-function manyClasses(
-  heads: readonly FloatArray[],
-  { probabilities, entropy, squares, labels, products, classes, pixels }: Sums,
-): Adder {
-  const exponentials = new Float64Array(classes);
-  return (k, start, end) => {
-    const z = heads[k] as FloatArray;
-    const own = k * pixels;
-    let check = 0;
-    for (let i = start; i < end; i++) {
-      let most = z[i] as number;
-      let label = 0;
-      for (let c = 1, at = i + pixels; c < classes; c++, at += pixels) {
-        const value = z[at] as number;
-        if (value > most) {
-          most = value;
-          label = c;
+/** {@link sumOfHeads} of heads that are probabilities. */
+export function sumOfProbabilities(heads: readonly FloatArray[], classes: number, pixels: number): HeadSums {
+  const sums = newHeadSums(heads.length, classes, pixels);
+  const { probabilities, labels } = sums;
+  const entropy = new Float64Array(pixels);
+  const squares = new Float64Array(pixels);
+  heads.forEach((head, k) => {
+    const most = head.slice(0, pixels);
+    for (let c = 0, at = 0; c < classes; c++) {
+      for (let i = 0; i < pixels; i++, at++) {
+        const value = head[at] as number;
+        if (value > (most[i] as number)) {
+          most[i] = value;
+          labels[k * pixels + i] = c;
         }
+        const p = Math.max(0, value);
+        probabilities[at] = (probabilities[at] as number) + p;
+        squares[i] = (squares[i] as number) + p * p;
+        if (p > 0) entropy[i] = (entropy[i] as number) - p * lnOfPositive(p);
       }
-      labels[own + i] = label;
-      let sum = 0;
-      let square = 0;
-      let product = 0;
-      for (let c = 0, at = i; c < classes; c++, at += pixels) {
-        const d = (z[at] as number) - most;
-        const e = expOfNegative(d);
-        check += d * 0;
-        exponentials[c] = e;
-        sum += e;
-        square += e * e;
-        product += e * d;
-      }
-      const scale = 1 / sum;
-      for (let c = 0, at = i; c < classes; c++, at += pixels) {
-        probabilities[at] = (probabilities[at] as number) + (exponentials[c] as number) * scale;
-      }
-      squares[i] = (squares[i] as number) + square * scale * scale;
-      // H = ln Σ e - Σ p d: one logarithm for all heads, of the product of their sums.
-      entropy[i] = (entropy[i] as number) - product * scale;
-      products[i - start] = (products[i - start] as number) * sum;
     }
-    return check;
+  });
+  measureInScript(sums, entropy, squares, heads.length, classes);
+  return { ...sums, finite: true };
+}
+
+/** From sums over the heads: Σ p_k in the place of p̄, Σ H(p_k), Σ_k Σ_c p². */
+function measureInScript(
+  sums: Omit<HeadSums, "finite">,
+  entropy: Float64Array,
+  squares: Float64Array,
+  heads: number,
+  classes: number,
+): void {
+  const { probabilities, expectedEntropy, mutualInformation, variance } = sums;
+  // By division: where all heads are sure, shares are then exact.
+  for (let at = 0; at < probabilities.length; at++) probabilities[at] = (probabilities[at] as number) / heads;
+  sums.mean = sumOfClassesInScript(probabilities, classes, entropy.length, (i, ofMean, squaresOfMean) => {
+    const expected = Math.max(0, (entropy[i] as number) / heads);
+    expectedEntropy[i] = expected;
+    if (heads === 1) return;
+    mutualInformation[i] = Math.max(0, ofMean - expected);
+    variance[i] = Math.max(0, ((squares[i] as number) / heads - squaresOfMean) / classes);
+  });
+}
+
+/** {@link sumOfClasses} without WebAssembly. `each` sees entropy and squares of each pixel in double precision. */
+export function sumOfClassesInScript(
+  probabilities: Float64Array,
+  classes: number,
+  pixels: number,
+  each?: (pixel: number, entropy: number, squares: number) => void,
+): ClassSums {
+  const sums = newClassSums(pixels);
+  for (let i = 0; i < pixels; i++) {
+    let best = 0;
+    let most = probabilities[i] as number;
+    let squares = 0;
+    let entropy = 0;
+    for (let c = 0, at = i; c < classes; c++, at += pixels) {
+      const p = probabilities[at] as number;
+      if (p > most) {
+        most = p;
+        best = c;
+      }
+      squares += p * p;
+      if (p > 0) entropy -= p * lnOfPositive(p);
+    }
+    sums.most[i] = most;
+    sums.labels[i] = best;
+    sums.squares[i] = squares;
+    sums.entropy[i] = Math.max(0, entropy);
+    each?.(i, entropy, squares);
+  }
+  return sums;
+}
+
+/** For K heads; what is not given is 0. */
+export function newHeadSums(heads: number, classes: number, pixels: number): Omit<HeadSums, "finite"> {
+  return {
+    probabilities: new Float64Array(classes * pixels),
+    mean: newClassSums(pixels),
+    expectedEntropy: new Float32Array(pixels),
+    mutualInformation: new Float32Array(pixels),
+    variance: new Float32Array(pixels),
+    labels: new Uint8Array(heads * pixels),
   };
 }
 
-/**
- * Up to four classes, which stay in registers: twice as fast. Classes that are missing have the lowest logits there are, and
- * a weight of 0 for where the others are as low.
- */
-function fewClasses(
-  heads: readonly FloatArray[],
-  { probabilities, entropy, squares, labels, products, classes, pixels }: Sums,
-): Adder {
-  const missing = Array.from({ length: 4 }, (_, c) => c >= classes);
-  const single = heads[0] instanceof Float32Array;
-  const lowest = single
-    ? new Float32Array(pixels).fill(-3.4028234663852886e38)
-    : new Float64Array(pixels).fill(-Number.MAX_VALUE);
-  const scratch = new Float64Array(pixels);
-  const row = (of: FloatArray, c: number) => of.subarray(c * pixels, (c + 1) * pixels);
-  const z = heads.map((head) => missing.map((left, c) => (left ? lowest : row(head, c))));
-  const p = missing.map((left, c) => (left ? scratch : row(probabilities, c))) as Float64Array[];
-  const [w1, w2, w3] = missing.slice(1).map((left) => (left ? 0 : 1)) as [number, number, number];
-  const weights = [w1, w2, w3] as const;
-  const sums = { squares, entropy, products, labels };
-  return (k, start, end) => addFew(z[k] as FloatArray[], p, weights, sums, k * pixels, start, end);
-}
-
-type Rows<T> = readonly T[];
-
-function addFew(
-  [z0, z1, z2, z3]: Rows<FloatArray>,
-  [p0, p1, p2, p3]: Rows<Float64Array>,
-  [w1, w2, w3]: readonly [number, number, number],
-  { squares, entropy, products, labels }: Pick<Sums, "squares" | "entropy" | "products" | "labels">,
-  own: number,
-  start: number,
-  end: number,
-): number {
-  let check = 0;
-  for (let i = start; i < end; i++) {
-    const a = z0![i] as number;
-    const b = z1![i] as number;
-    const c = z2![i] as number;
-    const d = z3![i] as number;
-    let most = a;
-    let label = 0;
-    if (b > most) {
-      most = b;
-      label = 1;
-    }
-    if (c > most) {
-      most = c;
-      label = 2;
-    }
-    if (d > most) {
-      most = d;
-      label = 3;
-    }
-    labels[own + i] = label;
-    const da = a - most;
-    const db = b - most;
-    const dc = c - most;
-    const dd = d - most;
-    check += (a + b + c + d) * 0;
-    const ea = expOfNegative(da);
-    const eb = expOfNegative(db) * w1;
-    const ec = expOfNegative(dc) * w2;
-    const ed = expOfNegative(dd) * w3;
-    const sum = ea + eb + ec + ed;
-    const scale = 1 / sum;
-    p0![i] = (p0![i] as number) + ea * scale;
-    p1![i] = (p1![i] as number) + eb * scale;
-    p2![i] = (p2![i] as number) + ec * scale;
-    p3![i] = (p3![i] as number) + ed * scale;
-    squares[i] = (squares[i] as number) + (ea * ea + eb * eb + ec * ec + ed * ed) * scale * scale;
-    entropy[i] = (entropy[i] as number) - (ea * da + eb * db + ec * dc + ed * dd) * scale;
-    products[i - start] = (products[i - start] as number) * sum;
-  }
-  return check;
+export function newClassSums(pixels: number): ClassSums {
+  return {
+    most: new Float64Array(pixels),
+    labels: new Uint8Array(pixels),
+    squares: new Float64Array(pixels),
+    entropy: new Float32Array(pixels),
+  };
 }

@@ -108,15 +108,32 @@ export function checkClasses(argument: string, classes: number): void {
   }
 }
 
-/** Byte labels in 0..classes-1, or `ignoreIndex` where one is given. `rank`: the least number of axes. */
-export function checkLabels(
-  argument: string,
-  labels: NdArray<Uint8Array>,
-  { classes, rank, axes, ignoreIndex = -1 }: { classes: number; rank: number; axes: string; ignoreIndex?: number },
-): void {
+interface LabelLimits {
+  classes: number;
+  /** The least number of axes, and their names. */
+  rank: number;
+  axes: string;
+  /** Allowed besides 0..classes-1. */
+  ignoreIndex?: number;
+}
+
+/** Byte labels in 0..classes-1, or `ignoreIndex` where one is given. */
+export function checkLabels(argument: string, labels: NdArray<Uint8Array>, limits: LabelLimits): void {
+  checkLabelLayout(argument, labels, limits);
+  checkLabelValues(argument, labels, limits);
+}
+
+/** The layout, not the values, of byte labels. */
+export function checkLabelLayout(argument: string, labels: NdArray<Uint8Array>, { rank, axes }: LabelLimits): void {
   checkLayout(argument, labels, rank, axes);
   if (!(labels.data instanceof Uint8Array)) fail("ERR_LE_SHAPE", argument, "a Uint8Array", describe(labels.data));
-  const { data } = labels;
+}
+
+export function checkLabelValues(
+  argument: string,
+  { data }: NdArray<Uint8Array>,
+  { classes, ignoreIndex = -1 }: LabelLimits,
+): void {
   for (let i = 0; i < data.length; i++) {
     const label = data[i] as number;
     if (label >= classes && label !== ignoreIndex) {

@@ -34,16 +34,35 @@ const LARGEST_TABLE = 1 << 22;
 /** Codes that may grow beyond this are numbered anew, so that the table stays in a fast cache. */
 const LARGEST_CODE = 1 << 16;
 
-/** Finds the patterns of K×S label maps. */
-export function findPatterns(maps: Uint8Array, heads: number, classes: number): Patterns {
+/**
+ * Finds the patterns of K×S label maps.
+ * @param codes Of the heads before and after the middle, where known: S numbers in base C, a digit for each head's label. They
+ * are used where they are small, and overwritten.
+ */
+export function findPatterns(
+  maps: Uint8Array,
+  heads: number,
+  classes: number,
+  codes?: readonly [Int32Array, Int32Array],
+): Patterns {
   const pixels = maps.length / heads;
   const middle = heads >> 1;
-  const a = numberHeads(maps, pixels, classes, 0, middle);
-  const b = numberHeads(maps, pixels, classes, middle, heads);
+  const numbers = (half: 0 | 1, first: number, end: number) =>
+    codes && classes ** (end - first) <= LARGEST_CODE
+      ? numberCodes(codes[half], classes ** (end - first))
+      : numberHeads(maps, pixels, classes, first, end);
+  const a = numbers(0, 0, middle);
+  const b = numbers(1, middle, heads);
   const [sizeA, sizeB] = [a.first.length, b.first.length];
   const all = numberPairs(a.of, sizeA, b.of, sizeB);
   const counts = new Float64Array(all.first.length);
-  for (let i = 0; i < pixels; i++) counts[all.of[i] as number]!++;
+  for (let i = 0; i < pixels; ) {
+    const start = i;
+    const pattern = all.of[i] as number;
+    do i++;
+    while (all.of[i] === pattern);
+    counts[pattern] = (counts[pattern] as number) + (i - start);
+  }
   const half = (own: Numbers, first: number, end: number): Half => ({
     first,
     heads: end - first,
@@ -94,23 +113,28 @@ function appendLabels(codes: Int32Array, maps: Uint8Array, from: number, classes
   for (let i = 0; i < codes.length; i++) codes[i] = (codes[i] as number) * classes + (maps[from + i] as number);
 }
 
-/** Numbers codes in 0..size-1, size being small enough for a table. */
+/** Numbers codes in 0..size-1, size being small enough for a table, in their place. */
 function numberCodes(codes: Int32Array, size: number): Numbers {
   // From 1, so that 0 is a code that was not met yet.
   const numbers = new Int32Array(size);
   const first = new Int32Array(Math.min(codes.length, size));
-  const of = new Int32Array(codes.length);
   let met = 0;
+  let before = -1;
+  let number = 0;
   for (let i = 0; i < codes.length; i++) {
     const code = codes[i] as number;
-    let number = numbers[code] as number;
-    if (number === 0) {
-      first[met] = i;
-      number = numbers[code] = ++met;
+    // Mostly as the pixel before.
+    if (code !== before) {
+      before = code;
+      number = numbers[code] as number;
+      if (number === 0) {
+        first[met] = i;
+        number = numbers[code] = ++met;
+      }
     }
-    of[i] = number - 1;
+    codes[i] = number - 1;
   }
-  return { first: first.slice(0, met), of };
+  return { first: first.slice(0, met), of: codes };
 }
 
 /** Numbers the pairs (a[i], b[i]) of numbers in 0..sizeA-1 and 0..sizeB-1. */

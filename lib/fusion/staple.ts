@@ -31,8 +31,9 @@ export interface Staple {
 
 /** What {@link stapleOf} finds. */
 export interface PatternStaple extends Omit<Staple, "probabilities"> {
-  /** D×C: W by pattern. */
+  /** D×width: W by pattern; C classes, then zeros. */
   posterior: Float64Array;
+  width: number;
   /** S: the pattern of each pixel. */
   of: Int32Array;
 }
@@ -64,68 +65,67 @@ export function staple(labels: NdArray<Uint8Array>, classes: number, options: St
   return expand(stapleOf(findPatterns(labels.data, heads, classes), classes, options), spatial);
 }
 
-/** {@link staple} on patterns: the same expectation maximisation, each pattern counting as many pixels as it has. */
+/**
+ * {@link staple} on patterns: the same expectation maximisation, each pattern counting as many pixels as it has. Arrays have room
+ * for a multiple of four classes, so that loops can take four at a time; those that are not there have prior 0, and no W.
+ */
 export function stapleOf(patterns: Patterns, classes: number, options: StapleOptions = {}): PatternStaple {
   const { maxRounds = 100, tolerance = 1e-7 } = options;
   const { heads, halves, counts } = patterns;
-  const distinct = counts.length;
-  const posterior = votes(patterns, classes);
-  const prior = new Float64Array(classes);
+  const width = (classes + 3) & ~3;
+  const posterior = votes(patterns, width);
+  const prior = new Float64Array(width);
   let pixels = 0;
-  for (let d = 0; d < distinct; d++) {
+  for (let d = 0; d < counts.length; d++) {
     const n = counts[d] as number;
     pixels += n;
-    for (let c = 0; c < classes; c++) prior[c] = (prior[c] as number) + n * (posterior[d * classes + c] as number);
+    for (let c = 0; c < classes; c++) prior[c] = (prior[c] as number) + n * (posterior[d * width + c] as number);
   }
   for (let c = 0; c < classes; c++) prior[c] = (prior[c] as number) / pixels;
 
-  const sums = halves.map((half) => new Float64Array(half.patterns * classes));
+  /** By half, patterns×C: Σ W over the pixels with the pattern; and the likelihood of the pattern's labels. */
+  const sums = halves.map((half) => new Float64Array(half.patterns * width));
   const factors = sums.map((sum) => new Float64Array(sum.length));
-  let chances = new Float64Array(heads * classes * classes);
+  /** By head, label s, true class t. */
+  let chances = new Float64Array(heads * width * width);
   let before = new Float64Array(chances.length);
-  const ones = new Float64Array(classes).fill(1);
+  const ones = new Float64Array(width).fill(1);
   const inProducts = heads <= MOST_HEADS_IN_PRODUCTS;
-  halves.forEach((half, h) => {
-    addUp(half, posterior, counts, classes, sums[h] as Float64Array);
-  });
+  const maximise = () => {
+    chances.fill(0);
+    halves.forEach((half, h) => {
+      countLabels(half, sums[h] as Float64Array, width, chances);
+    });
+    normalise(chances, width);
+  };
+  addUp(halves, posterior, counts, width, sums);
   let rounds = 0;
   let converged = heads === 1 || prior.some((share) => share === 1);
-  if (converged) {
-    halves.forEach((half, h) => {
-      countLabels(half, sums[h] as Float64Array, classes, chances);
-    });
-    normaliseRows(chances, classes);
-  }
+  if (converged) maximise();
   while (!converged && rounds < maxRounds) {
     rounds++;
     [before, chances] = [chances, before];
-    chances.fill(0);
-    halves.forEach((half, h) => {
-      countLabels(half, sums[h] as Float64Array, classes, chances);
-    });
-    normaliseRows(chances, classes);
+    maximise();
     const within = bounded(chances);
     halves.forEach((half, h) => {
       const of = inProducts ? likelihoods : logLikelihoods;
-      of(half, within, classes, h === 0 ? prior : ones, factors[h] as Float64Array);
+      of(half, within, width, h === 0 ? prior : ones, factors[h] as Float64Array);
     });
-    if (inProducts) multiply(halves, factors, classes, posterior);
-    else multiplyLogarithms(halves, factors, classes, posterior);
-    halves.forEach((half, h) => {
-      addUp(half, posterior, counts, classes, sums[h] as Float64Array);
-    });
+    if (inProducts) multiply(halves, factors, width, posterior);
+    else multiplyLogarithms(halves, factors, width, posterior);
+    addUp(halves, posterior, counts, width, sums);
     converged = rounds > 1 && largestMove(before, chances) <= tolerance;
   }
+  const all = Array.from({ length: classes }, (_, c) => c);
   const confusion = Array.from({ length: heads }, (_, k) =>
-    Array.from({ length: classes }, (_, t) => [
-      ...chances.subarray((k * classes + t) * classes, (k * classes + t + 1) * classes),
-    ]),
+    all.map((t) => all.map((s) => chances[(k * width + s) * width + t] as number)),
   );
   return {
     posterior,
+    width,
     of: patterns.of,
     confusion,
-    prior: [...prior],
+    prior: [...prior.subarray(0, classes)],
     ...(classes === 2 && {
       sensitivity: confusion.map((rows) => rows[1]?.[1] as number),
       specificity: confusion.map((rows) => rows[0]?.[0] as number),
@@ -136,44 +136,56 @@ export function stapleOf(patterns: Patterns, classes: number, options: StapleOpt
 }
 
 /** W by pixel. */
-export function expand({ posterior, of, ...rest }: PatternStaple, spatial: readonly number[]): Staple {
+export function expand({ posterior, width, of, ...rest }: PatternStaple, spatial: readonly number[]): Staple {
   const classes = rest.prior.length;
   const pixels = of.length;
   const data = new Float32Array(classes * pixels);
-  for (let c = 0; c < classes; c++) {
-    for (let i = 0; i < pixels; i++) data[c * pixels + i] = posterior[(of[i] as number) * classes + c] as number;
+  const ofClass = new Float32Array(posterior.length / width);
+  for (let c = 0, at = 0; c < classes; c++) {
+    for (let d = 0; d < ofClass.length; d++) ofClass[d] = posterior[d * width + c] as number;
+    for (let i = 0; i < pixels; i++) data[at++] = ofClass[of[i] as number] as number;
   }
   return { probabilities: { data, shape: [classes, ...spatial] }, ...rest };
 }
 
 /** D×C: share of the heads with each label. */
-function votes({ heads, labels, counts }: Patterns, classes: number): Float64Array {
-  const shares = new Float64Array(counts.length * classes);
+function votes({ heads, labels, counts }: Patterns, width: number): Float64Array {
+  const shares = new Float64Array(counts.length * width);
   for (let d = 0, at = 0; d < counts.length; d++) {
-    for (let k = 0; k < heads; k++) shares[d * classes + (labels[at++] as number)]!++;
+    for (let k = 0; k < heads; k++) shares[d * width + (labels[at++] as number)]!++;
   }
   for (let i = 0; i < shares.length; i++) shares[i] = (shares[i] as number) / heads;
   return shares;
 }
 
-/** Adds Σ W_t over the pixels with label s to chances[k][t][s], from the sums by pattern. */
-function countLabels({ first, heads, labels }: Half, sums: Float64Array, classes: number, chances: Float64Array): void {
-  for (let from = 0, at = 0; from < labels.length; from += heads, at += classes) {
-    for (let k = 0; k < heads; k++) {
-      const to = (first + k) * classes * classes + (labels[from + k] as number);
-      for (let t = 0; t < classes; t++) {
-        chances[to + t * classes] = (chances[to + t * classes] as number) + (sums[at + t] as number);
+/** Adds Σ W_t over the pixels with label s to chances[k][s][t], from the sums by pattern. */
+function countLabels({ first, heads, labels }: Half, sums: Float64Array, width: number, chances: Float64Array): void {
+  for (let from = 0, at = 0; from < labels.length; from += heads, at += width) {
+    for (let t = 0; t < width; t += 4) {
+      const w0 = sums[at + t] as number;
+      const w1 = sums[at + t + 1] as number;
+      const w2 = sums[at + t + 2] as number;
+      const w3 = sums[at + t + 3] as number;
+      for (let k = 0; k < heads; k++) {
+        const to = ((first + k) * width + (labels[from + k] as number)) * width + t;
+        chances[to] = (chances[to] as number) + w0;
+        chances[to + 1] = (chances[to + 1] as number) + w1;
+        chances[to + 2] = (chances[to + 2] as number) + w2;
+        chances[to + 3] = (chances[to + 3] as number) + w3;
       }
     }
   }
 }
 
-/** Divides each row by its sum; NaN where that is 0. */
-function normaliseRows(chances: Float64Array, classes: number): void {
-  for (let row = 0; row < chances.length; row += classes) {
-    let sum = 0;
-    for (let s = 0; s < classes; s++) sum += chances[row + s] as number;
-    for (let s = 0; s < classes; s++) chances[row + s] = (chances[row + s] as number) / sum;
+/** Divides the chances of each head and true class by their sum over the labels; NaN where that is 0. */
+function normalise(chances: Float64Array, width: number): void {
+  const square = width * width;
+  for (let head = 0; head < chances.length; head += square) {
+    for (let t = head; t < head + width; t++) {
+      let sum = 0;
+      for (let at = t; at < head + square; at += width) sum += chances[at] as number;
+      for (let at = t; at < head + square; at += width) chances[at] = (chances[at] as number) / sum;
+    }
   }
 }
 
@@ -191,17 +203,27 @@ function bounded(chances: Float64Array): Float64Array {
 function likelihoods(
   { first, heads, labels }: Half,
   chances: Float64Array,
-  classes: number,
+  width: number,
   scale: Float64Array,
   out: Float64Array,
 ): void {
-  for (let from = 0, at = 0; at < out.length; from += heads, at += classes) {
-    for (let t = 0; t < classes; t++) out[at + t] = scale[t] as number;
-    for (let k = 0; k < heads; k++) {
-      const chance = (first + k) * classes * classes + (labels[from + k] as number);
-      for (let t = 0; t < classes; t++) {
-        out[at + t] = (out[at + t] as number) * (chances[chance + t * classes] as number);
+  for (let from = 0, at = 0; at < out.length; from += heads, at += width) {
+    for (let t = 0; t < width; t += 4) {
+      let w0 = scale[t] as number;
+      let w1 = scale[t + 1] as number;
+      let w2 = scale[t + 2] as number;
+      let w3 = scale[t + 3] as number;
+      for (let k = 0; k < heads; k++) {
+        const chance = ((first + k) * width + (labels[from + k] as number)) * width + t;
+        w0 *= chances[chance] as number;
+        w1 *= chances[chance + 1] as number;
+        w2 *= chances[chance + 2] as number;
+        w3 *= chances[chance + 3] as number;
       }
+      out[at + t] = w0;
+      out[at + t + 1] = w1;
+      out[at + t + 2] = w2;
+      out[at + t + 3] = w3;
     }
   }
 }
@@ -210,30 +232,51 @@ function likelihoods(
 function logLikelihoods(
   { first, heads, labels }: Half,
   chances: Float64Array,
-  classes: number,
+  width: number,
   scale: Float64Array,
   out: Float64Array,
 ): void {
   const logs = chances.map(Math.log);
-  for (let from = 0, at = 0; at < out.length; from += heads, at += classes) {
-    for (let t = 0; t < classes; t++) {
+  for (let from = 0, at = 0; at < out.length; from += heads, at += width) {
+    for (let t = 0; t < width; t++) {
       let sum = Math.log(scale[t] as number);
       for (let k = 0; k < heads; k++) {
-        sum += logs[((first + k) * classes + t) * classes + (labels[from + k] as number)] as number;
+        sum += logs[((first + k) * width + (labels[from + k] as number)) * width + t] as number;
       }
       out[at + t] = sum;
     }
   }
 }
 
-/** Patterns of a half×C: Σ W over the pixels with the pattern. */
-function addUp({ of }: Half, posterior: Float64Array, counts: Float64Array, classes: number, sums: Float64Array): void {
-  sums.fill(0);
+/** Patterns of each half×C: Σ W over the pixels with the pattern. */
+function addUp(
+  [a, b]: readonly [Half, Half],
+  posterior: Float64Array,
+  counts: Float64Array,
+  width: number,
+  sums: readonly Float64Array[],
+): void {
+  const [toA, toB] = sums as [Float64Array, Float64Array];
+  const [ofA, ofB] = [a.of, b.of];
+  toA.fill(0);
+  toB.fill(0);
   for (let d = 0, at = 0; d < counts.length; d++) {
     const n = counts[d] as number;
-    const to = (of[d] as number) * classes;
-    for (let t = 0; t < classes; t++, at++) {
-      sums[to + t] = (sums[to + t] as number) + n * (posterior[at] as number);
+    let atA = (ofA[d] as number) * width;
+    let atB = (ofB[d] as number) * width;
+    for (const end = at + width; at < end; at += 4, atA += 4, atB += 4) {
+      const w0 = n * (posterior[at] as number);
+      const w1 = n * (posterior[at + 1] as number);
+      const w2 = n * (posterior[at + 2] as number);
+      const w3 = n * (posterior[at + 3] as number);
+      toA[atA] = (toA[atA] as number) + w0;
+      toA[atA + 1] = (toA[atA + 1] as number) + w1;
+      toA[atA + 2] = (toA[atA + 2] as number) + w2;
+      toA[atA + 3] = (toA[atA + 3] as number) + w3;
+      toB[atB] = (toB[atB] as number) + w0;
+      toB[atB + 1] = (toB[atB + 1] as number) + w1;
+      toB[atB + 2] = (toB[atB + 2] as number) + w2;
+      toB[atB + 3] = (toB[atB + 3] as number) + w3;
     }
   }
 }
@@ -242,22 +285,38 @@ function addUp({ of }: Half, posterior: Float64Array, counts: Float64Array, clas
 function multiply(
   [a, b]: readonly [Half, Half],
   factors: readonly Float64Array[],
-  classes: number,
+  width: number,
   posterior: Float64Array,
 ): void {
   const [fromA, fromB] = factors as [Float64Array, Float64Array];
   const [ofA, ofB] = [a.of, b.of];
-  for (let d = 0, at = 0; d < ofA.length; d++, at += classes) {
-    const atA = (ofA[d] as number) * classes;
-    const atB = (ofB[d] as number) * classes;
+  if (width === 4) {
+    for (let d = 0, at = 0; d < ofA.length; d++, at += 4) {
+      const atA = (ofA[d] as number) * 4;
+      const atB = (ofB[d] as number) * 4;
+      const w0 = (fromA[atA] as number) * (fromB[atB] as number);
+      const w1 = (fromA[atA + 1] as number) * (fromB[atB + 1] as number);
+      const w2 = (fromA[atA + 2] as number) * (fromB[atB + 2] as number);
+      const w3 = (fromA[atA + 3] as number) * (fromB[atB + 3] as number);
+      const scale = 1 / (w0 + w1 + (w2 + w3));
+      posterior[at] = w0 * scale;
+      posterior[at + 1] = w1 * scale;
+      posterior[at + 2] = w2 * scale;
+      posterior[at + 3] = w3 * scale;
+    }
+    return;
+  }
+  for (let d = 0, at = 0; d < ofA.length; d++, at += width) {
+    const atA = (ofA[d] as number) * width;
+    const atB = (ofB[d] as number) * width;
     let sum = 0;
-    for (let t = 0; t < classes; t++) {
+    for (let t = 0; t < width; t++) {
       const w = (fromA[atA + t] as number) * (fromB[atB + t] as number);
       posterior[at + t] = w;
       sum += w;
     }
     const scale = 1 / sum;
-    for (let t = 0; t < classes; t++) posterior[at + t] = (posterior[at + t] as number) * scale;
+    for (let t = 0; t < width; t++) posterior[at + t] = (posterior[at + t] as number) * scale;
   }
 }
 
@@ -265,22 +324,22 @@ function multiply(
 function multiplyLogarithms(
   [a, b]: readonly [Half, Half],
   factors: readonly Float64Array[],
-  classes: number,
+  width: number,
   posterior: Float64Array,
 ): void {
   const [fromA, fromB] = factors as [Float64Array, Float64Array];
-  for (let d = 0, at = 0; d < a.of.length; d++, at += classes) {
-    const atA = (a.of[d] as number) * classes;
-    const atB = (b.of[d] as number) * classes;
+  for (let d = 0, at = 0; d < a.of.length; d++, at += width) {
+    const atA = (a.of[d] as number) * width;
+    const atB = (b.of[d] as number) * width;
     let most = Number.NEGATIVE_INFINITY;
-    for (let t = 0; t < classes; t++) most = Math.max(most, (fromA[atA + t] as number) + (fromB[atB + t] as number));
+    for (let t = 0; t < width; t++) most = Math.max(most, (fromA[atA + t] as number) + (fromB[atB + t] as number));
     let sum = 0;
-    for (let t = 0; t < classes; t++) {
+    for (let t = 0; t < width; t++) {
       const w = Math.exp((fromA[atA + t] as number) + (fromB[atB + t] as number) - most);
       posterior[at + t] = w;
       sum += w;
     }
-    for (let t = 0; t < classes; t++) posterior[at + t] = (posterior[at + t] as number) / sum;
+    for (let t = 0; t < width; t++) posterior[at + t] = (posterior[at + t] as number) / sum;
   }
 }
 

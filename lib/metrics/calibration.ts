@@ -6,6 +6,7 @@ import {
   brierOf,
   type CountedPixels,
   checkCounted,
+  LEFT_OUT,
   LIKELIHOOD_OPTIONS,
   type LikelihoodOptions,
   nllOf,
@@ -182,104 +183,165 @@ function binOf(confidence: number, ends: Float64Array): number {
   return b;
 }
 
-function topBins({ confidence, right, count }: CountedPixels, bins: number): Bins {
+function topBins({ confidence, hits, pixels }: CountedPixels, bins: number): Bins {
   const result = { count: new Float64Array(bins), confidence: new Float64Array(bins), right: new Float64Array(bins) };
   const ends = upperEnds(bins);
-  for (let j = 0; j < count; j++) {
-    const p = confidence[j] as number;
+  const last = bins - 1;
+  const from = last > 0 ? (ends[last - 1] as number) : Number.NEGATIVE_INFINITY;
+  // Most confidences are in the last bin, whose sums stay in registers.
+  let inLast = 0;
+  let confidenceInLast = 0;
+  let rightInLast = 0;
+  for (let i = 0; i < pixels; i++) {
+    const hit = hits[i] as number;
+    if (hit === LEFT_OUT) continue;
+    const p = confidence[i] as number;
+    if (p > from) {
+      inLast++;
+      confidenceInLast += p;
+      rightInLast += hit;
+      continue;
+    }
     const b = binOf(p, ends);
     result.count[b]!++;
     result.confidence[b] = (result.confidence[b] as number) + p;
-    result.right[b] = (result.right[b] as number) + (right[j] as number);
+    result.right[b] = (result.right[b] as number) + hit;
   }
+  result.count[last] = inLast;
+  result.confidence[last] = confidenceInLast;
+  result.right[last] = rightInLast;
   return result;
 }
 
 /** An error needs of each bin only how far Σ right and Σ confidence are apart: right - confidence, summed. */
-function classwiseOf({ probabilities, truth, at, count, classes, pixels }: CountedPixels, bins: number): ClasswiseEce {
+function classwiseOf(input: CountedPixels, bins: number): ClasswiseEce {
+  const { classes, count } = input;
   const ends = upperEnds(bins);
   const gaps = new Float64Array(bins);
   const perClass: number[] = [];
   for (let c = 0; c < classes; c++) {
     gaps.fill(0);
-    addGaps(probabilities, truth, c, at, count, pixels, ends, gaps);
+    addGaps(input, c, ends, gaps);
     perClass.push(errorOf(gaps, count));
   }
   return { mean: perClass.reduce((sum, error) => sum + error, 0) / classes, perClass };
 }
 
 function addGaps(
-  probabilities: FloatArray,
-  truth: Uint8Array,
+  { probabilities, truth, hits, pixels }: CountedPixels,
   c: number,
-  at: Uint32Array,
-  count: number,
-  pixels: number,
   ends: Float64Array,
   gaps: Float64Array,
 ): void {
   const offset = c * pixels;
-  for (let j = 0; j < count; j++) {
-    const i = at[j] as number;
+  const last = ends.length - 1;
+  const low = ends[0] as number;
+  const high = ends[Math.max(0, last - 1)] as number;
+  // Most probabilities are in the first or the last bin, whose sums stay in registers.
+  let first = 0;
+  let top = 0;
+  for (let i = 0; i < pixels; i++) {
+    if (hits[i] === LEFT_OUT) continue;
     const p = probabilities[offset + i] as number;
-    const b = binOf(p, ends);
-    gaps[b] = (gaps[b] as number) + (truth[i] === c ? 1 - p : -p);
+    const gap = truth[i] === c ? 1 - p : -p;
+    if (p <= low) first += gap;
+    else if (p > high) top += gap;
+    else {
+      const b = binOf(p, ends);
+      gaps[b] = (gaps[b] as number) + gap;
+    }
   }
+  gaps[0] = (gaps[0] as number) + first;
+  gaps[last] = (gaps[last] as number) + top;
 }
 
-/** Confidences are first sorted into so many slots of equal width; only slots that a border cuts are looked at closely. */
-const SLOTS = 1 << 14;
+/**
+ * Confidences are first sorted into slots; only slots that a border cuts are looked at closely. The slot is read off the bits
+ * of 1 - confidence in single precision: the exponent and so many bits more, thus finer towards 1, where confidences crowd.
+ */
+const SLOT_BITS = 7;
+const LARGEST_SLOT = 127 << SLOT_BITS; // that of 1
+const NO_SLOT = 0xffff;
+const rest = new Float32Array(1);
+const restBits = new Int32Array(rest.buffer);
 
 /** By bin of equal count: Σ right - confidence. */
-function equalCountGaps({ confidence, right, count }: CountedPixels, bins: number): Float64Array {
+function equalCountGaps({ confidence, hits, count, pixels }: CountedPixels, bins: number): Float64Array {
   const gaps = new Float64Array(bins);
-  const slotOf = new Uint16Array(count);
-  const inSlot = new Uint32Array(SLOTS);
-  const gapOfSlot = new Float64Array(SLOTS);
-  for (let j = 0; j < count; j++) {
-    const p = confidence[j] as number;
-    // Finer towards 1, where confidences crowd. Rounding may have left p above 1: NaN, which becomes slot 0 from the top.
-    const slot = SLOTS - 1 - ((Math.sqrt(Math.sqrt(1 - p)) * (SLOTS - 1)) | 0);
-    slotOf[j] = slot;
+  const slotOf = new Uint16Array(pixels);
+  const inSlot = new Uint32Array(LARGEST_SLOT + 1);
+  const gapOfSlot = new Float64Array(LARGEST_SLOT + 1);
+  for (let i = 0; i < pixels; i++) {
+    const hit = hits[i] as number;
+    if (hit === LEFT_OUT) {
+      slotOf[i] = NO_SLOT;
+      continue;
+    }
+    const p = confidence[i] as number;
+    // Rounding may have left p outside [0, 1].
+    rest[0] = p > 1 ? 0 : p < 0 ? 1 : 1 - p;
+    const slot = LARGEST_SLOT - ((restBits[0] as number) >> (23 - SLOT_BITS));
+    slotOf[i] = slot;
     inSlot[slot] = (inSlot[slot] as number) + 1;
-    gapOfSlot[slot] = (gapOfSlot[slot] as number) + ((right[j] as number) - p);
+    gapOfSlot[slot] = (gapOfSlot[slot] as number) + (hit - p);
   }
-  const small = Math.floor(count / bins);
-  const larger = count % bins;
-  let b = 0;
-  let room = small + (larger > 0 ? 1 : 0);
-  for (let slot = 0; slot < SLOTS; slot++) {
+  /** By bin: how many pixels are in it and those before. */
+  const ends = Float64Array.from(
+    { length: bins },
+    (_, b) => Math.floor(count / bins) * (b + 1) + Math.min(b + 1, count % bins),
+  );
+  const cut: CutSlot[] = [];
+  for (let slot = 0, b = 0, start = 0; start < count; slot++) {
     const n = inSlot[slot] as number;
     if (n === 0) continue;
-    while (room === 0) room = small + (++b < larger ? 1 : 0);
-    if (n <= room) {
-      gaps[b] = (gaps[b] as number) + (gapOfSlot[slot] as number);
-      room -= n;
-    } else {
-      for (const j of sortedMembers(slotOf, slot, n, confidence)) {
-        while (room === 0) room = small + (++b < larger ? 1 : 0);
-        gaps[b] = (gaps[b] as number) + ((right[j] as number) - (confidence[j] as number));
-        room--;
-      }
-    }
+    while ((ends[b] as number) <= start) b++;
+    if (start + n <= (ends[b] as number)) gaps[b] = (gaps[b] as number) + (gapOfSlot[slot] as number);
+    else cut.push({ slot, start, bin: b, members: new Int32Array(n), filled: 0 });
+    start += n;
+  }
+  collect(cut, slotOf);
+  for (const { start, bin, members } of cut) {
+    let b = bin;
+    sortBy(confidence, members).forEach((i, rank) => {
+      while ((ends[b] as number) <= start + rank) b++;
+      gaps[b] = (gaps[b] as number) + ((hits[i] as number) - (confidence[i] as number));
+    });
   }
   return gaps;
 }
 
-/** The pixels of a slot by confidence, equal ones in row-major order. */
-function sortedMembers(slotOf: Uint16Array, slot: number, n: number, confidence: Float64Array): Int32Array {
-  const members = new Int32Array(n);
-  let filled = 0;
-  let ordered = true;
-  let before = Number.NEGATIVE_INFINITY;
-  for (let j = 0; filled < n; j++) {
-    if (slotOf[j] !== slot) continue;
-    members[filled++] = j;
-    const p = confidence[j] as number;
-    if (p < before) ordered = false;
-    before = p;
+/** A slot that the border of two bins cuts. */
+interface CutSlot {
+  slot: number;
+  /** Rank of its first pixel. */
+  start: number;
+  /** The bin of that pixel. */
+  bin: number;
+  /** Its pixels, of which so many are known. */
+  members: Int32Array;
+  filled: number;
+}
+
+/** Finds the members of all cut slots, in row-major order. */
+function collect(cut: CutSlot[], slotOf: Uint16Array): void {
+  const indexOf = new Uint16Array(NO_SLOT + 1);
+  cut.forEach((of, index) => {
+    indexOf[of.slot] = index + 1;
+  });
+  for (let i = 0; i < slotOf.length; i++) {
+    const index = indexOf[slotOf[i] as number] as number;
+    if (index === 0) continue;
+    const of = cut[index - 1] as CutSlot;
+    of.members[of.filled++] = i;
   }
-  return ordered ? members : members.sort((i, j) => (confidence[i] as number) - (confidence[j] as number) || i - j);
+}
+
+/** Stable; most often there is nothing to do. */
+function sortBy(values: Float64Array, members: Int32Array): Int32Array {
+  const ordered = members.every(
+    (i, j) => j === 0 || (values[i] as number) >= (values[members[j - 1] as number] as number),
+  );
+  return ordered ? members : members.sort((i, j) => (values[i] as number) - (values[j] as number) || i - j);
 }
 
 /** NaN where there is no pixel. */

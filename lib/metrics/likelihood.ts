@@ -1,4 +1,5 @@
 import type { NdArray } from "../arrays.js";
+import type { ClassSums } from "../fusion/head-sums.js";
 import { checkLabels, checkProbabilities, checkSameShape, type FloatArray, singleView } from "../fusion/input.js";
 import { checkOptions, option } from "../options.js";
 
@@ -51,6 +52,11 @@ export function brier(
   return brierOf(checkCounted(probabilities, truth, options));
 }
 
+/** What {@link CountedPixels.hits} holds. */
+export const WRONG = 0;
+export const RIGHT = 1;
+export const LEFT_OUT = 2;
+
 /** Checked probabilities and truth, and the pixels that count. */
 export interface CountedPixels {
   /** C×S. */
@@ -61,12 +67,12 @@ export interface CountedPixels {
   pixels: number;
   /** Number of pixels that count. */
   count: number;
-  /** Their positions, in row-major order; from here on by counted pixel. */
-  at: Uint32Array;
-  /** Probability of the most probable class. */
+  /** S: probability of the most probable class, the lowest of equals. */
   confidence: Float64Array;
-  /** Whether that class, the lowest of equals, is the truth: 1 or 0. */
-  right: Uint8Array;
+  /** S: whether that class is the truth, {@link RIGHT} or {@link WRONG}; or else {@link LEFT_OUT}. */
+  hits: Uint8Array;
+  /** S: Σ_c p̄_c², where known. */
+  squares: Float64Array | undefined;
 }
 
 /** Checks what comes from outside, and selects. */
@@ -82,60 +88,83 @@ export function checkCounted(
   return countPixels(input.view, truth.data, input.classes, ignoreIndex, foreground);
 }
 
-/** Selects the pixels that count. */
+/**
+ * Selects the pixels that count.
+ * @param sums Of the probabilities, where known.
+ */
 export function countPixels(
   probabilities: FloatArray,
   truth: Uint8Array,
   classes: number,
   ignoreIndex: number,
   foreground: boolean,
+  sums: TopClasses & Partial<ClassSums> = topClasses(probabilities, classes, truth.length),
 ): CountedPixels {
   const pixels = truth.length;
-  const at = new Uint32Array(pixels);
-  const confidence = new Float64Array(pixels);
-  const right = new Uint8Array(pixels);
+  const hits = new Uint8Array(pixels);
+  const { most: confidence, labels, squares } = sums;
   let count = 0;
   for (let i = 0; i < pixels; i++) {
     const y = truth[i] as number;
-    if (y === ignoreIndex) continue;
-    let best = 0;
-    let most = probabilities[i] as number;
-    for (let c = 1; c < classes; c++) {
-      const p = probabilities[c * pixels + i] as number;
-      if (p > most) {
-        most = p;
-        best = c;
+    const label = labels[i] as number;
+    if (y === ignoreIndex || (foreground && (y | label) === 0)) {
+      hits[i] = LEFT_OUT;
+    } else {
+      hits[i] = label === y ? RIGHT : WRONG;
+      count++;
+    }
+  }
+  return { probabilities, truth, classes, pixels, count, confidence, hits, squares };
+}
+
+type TopClasses = Pick<ClassSums, "most" | "labels">;
+
+/** Of each pixel, the largest probability and its class, the lowest of equals. */
+function topClasses(probabilities: FloatArray, classes: number, pixels: number): TopClasses {
+  const most = Float64Array.from(probabilities.subarray(0, pixels));
+  const labels = new Uint8Array(pixels);
+  for (let c = 1, at = pixels; c < classes; c++) {
+    for (let i = 0; i < pixels; i++, at++) {
+      const p = probabilities[at] as number;
+      if (p > (most[i] as number)) {
+        most[i] = p;
+        labels[i] = c;
       }
     }
-    if (foreground && (y | best) === 0) continue;
-    at[count] = i;
-    confidence[count] = most;
-    right[count] = best === y ? 1 : 0;
-    count++;
   }
-  return { probabilities, truth, classes, pixels, count, at, confidence, right };
+  return { most, labels };
 }
+
+/** So many likelihoods, of at least 1e-5, are multiplied before a logarithm is taken. */
+const PER_LOGARITHM = 32;
 
 /** {@link nll} of what was checked before. */
-export function nllOf({ probabilities, truth, at, count, pixels }: CountedPixels): number {
+export function nllOf({ probabilities, truth, hits, count, pixels }: CountedPixels): number {
   let sum = 0;
-  for (let j = 0; j < count; j++) {
-    const i = at[j] as number;
+  let product = 1;
+  for (let i = 0, factors = 0; i < pixels; i++) {
+    if (hits[i] === LEFT_OUT) continue;
     const p = probabilities[(truth[i] as number) * pixels + i] as number;
-    sum -= Math.log(Math.min(1, Math.max(0, p)) + NLL_EPSILON);
+    product *= Math.min(1, Math.max(0, p)) + NLL_EPSILON;
+    if (++factors === PER_LOGARITHM) {
+      sum -= Math.log(product);
+      product = 1;
+      factors = 0;
+    }
   }
-  return sum / count;
+  return (sum - Math.log(product)) / count;
 }
 
-/** {@link brier} of what was checked before. */
-export function brierOf({ probabilities, truth, at, count, classes, pixels }: CountedPixels): number {
+/** {@link brier} of what was checked before: Σ_c p_c² with (1 - p_y)² in the place of p_y². */
+export function brierOf({ probabilities, truth, hits, count, classes, pixels, squares }: CountedPixels): number {
   let sum = 0;
-  for (let c = 0; c < classes; c++) {
-    for (let j = 0; j < count; j++) {
-      const i = at[j] as number;
-      const difference = (probabilities[c * pixels + i] as number) - (truth[i] === c ? 1 : 0);
-      sum += difference * difference;
-    }
+  for (let i = 0; i < pixels; i++) {
+    if (hits[i] === LEFT_OUT) continue;
+    let square = 0;
+    if (squares) square = squares[i] as number;
+    else for (let c = 0, at = i; c < classes; c++, at += pixels) square += (probabilities[at] as number) ** 2;
+    const p = probabilities[(truth[i] as number) * pixels + i] as number;
+    sum += Math.max(0, square - p * p) + (1 - p) * (1 - p);
   }
   return sum / count;
 }

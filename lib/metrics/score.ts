@@ -2,9 +2,8 @@ import { countPatterns } from "../agreement/counts.js";
 import { type Aula, aulaFromCounts, type PairwiseAgreement, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
-import { lnOfPositive } from "../fusion/elementary.js";
-import { FUSIONS, type Fusion, fuse, labelMaps, scaledWeights, skipHeads } from "../fusion/fuse.js";
-import { type HeadSums, sumOfHeads } from "../fusion/head-sums.js";
+import { FUSIONS, type Fusion, fuse, scaledWeights, skipHeads } from "../fusion/fuse.js";
+import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads, sumOfProbabilities } from "../fusion/head-sums.js";
 import {
   checkLabels,
   checkLogits,
@@ -113,9 +112,9 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     if (!sums.finite) checkLogits("heads", input);
   } else {
     checkProbabilities("heads", input);
-    sums = sumOfProbabilities(kept, classes, pixels);
+    sums = sumOfProbabilities(views, classes, pixels);
   }
-  const patterns = findPatterns(sums.labels, views.length, classes);
+  const patterns = findPatterns(sums.labels, views.length, classes, sums.codes);
   const counts = countPatterns(patterns, classes);
   const truthEstimate = stapleOf(patterns, classes);
   const staple = expand(truthEstimate, spatial);
@@ -127,8 +126,16 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
   } else if (fusion !== "mean" || weights) {
     fused = fuseProbabilities(kept, fusion as "mean" | "vote" | "last", weights);
   }
-  const pass = measurePixels(sums, fused, patterns, classes, pixels);
-  const { mask, maps } = pass;
+  const ofFused = fused === sums.probabilities ? sums.mean : sumOfClasses(fused, classes, pixels);
+  const mask = ofFused.labels;
+  const { expectedEntropy, mutualInformation, variance } = sums;
+  const maps = {
+    entropy: ofFused.entropy,
+    expectedEntropy,
+    mutualInformation,
+    variance,
+    ...voteMaps(patterns, classes),
+  };
   const shaped = <T extends Float32Array | Uint8Array>(data: T) => ({ data, shape: [...spatial] });
   const spatialMask = shaped(mask);
   return {
@@ -136,36 +143,17 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     probabilities: { data: fused, shape: [classes, ...spatial] },
     mask: spatialMask,
     maps: mapValues(maps, shaped),
-    summaries: pass.summaries,
+    summaries: mapValues(maps, (map) => summary(map, mask)),
     aula: views.length < 3 ? null : aulaFromCounts(counts, { skipped: skip }),
     pairwiseAgreement: pairwiseAgreementFromCounts(counts),
     predictionDepth: predictionDepthFromCounts(counts, theta),
-    softDiceConfidence: softDiceConfidenceFromSums(pass.softDice),
+    softDiceConfidence: softDiceConfidenceFromSums(softDiceSums(fused, ofFused, classes)),
     staple,
     ...(truth && {
       quality: quality(spatialMask, truth, { classes, ignoreIndex, ...(spacing && { spacing }) }),
-      calibration: calibrationOf(countPixels(fused, truth.data, classes, ignoreIndex, false)),
+      calibration: calibrationOf(countPixels(fused, truth.data, classes, ignoreIndex, false, ofFused)),
     }),
   };
-}
-
-/** {@link sumOfHeads} of heads that are probabilities already. */
-function sumOfProbabilities(heads: readonly NdArray<FloatArray>[], classes: number, pixels: number): HeadSums {
-  const probabilities = new Float64Array(classes * pixels);
-  const entropy = new Float64Array(pixels);
-  const squares = new Float64Array(pixels);
-  for (const { data } of heads) {
-    for (let c = 0, at = 0; c < classes; c++) {
-      for (let i = 0; i < pixels; i++, at++) {
-        const p = Math.max(0, data[at] as number);
-        probabilities[at] = (probabilities[at] as number) + p;
-        squares[i] = (squares[i] as number) + p * p;
-        if (p > 0) entropy[i] = (entropy[i] as number) - p * Math.log(p);
-      }
-    }
-  }
-  for (let at = 0; at < probabilities.length; at++) probabilities[at] = (probabilities[at] as number) / heads.length;
-  return { probabilities, entropy, squares, labels: labelMaps(heads).data, finite: true };
 }
 
 /** {@link fuse} of probabilities. */
@@ -186,54 +174,49 @@ function fuseProbabilities(
   return fused.map((sum) => sum / total);
 }
 
-/** The maps, the mask, and the sums of what is summarised. */
-function measurePixels(sums: HeadSums, fused: Float64Array, patterns: Patterns, classes: number, pixels: number) {
-  const { heads, of } = patterns;
-  const plain = sums.probabilities;
-  const same = fused === plain;
-  const mask = new Uint8Array(pixels);
-  const softDice = new Float64Array(classes * 3);
-  const total = new Float64Array(classes);
-  const [entropy, expectedEntropy, mutualInformation, variance, disagreement, variationRatio] = Array.from(
-    { length: 6 },
-    () => new Float32Array(pixels),
-  ) as [Float32Array, Float32Array, Float32Array, Float32Array, Float32Array, Float32Array];
+/** The maps that need no more than the labels. */
+function voteMaps(patterns: Patterns, classes: number) {
+  const { of } = patterns;
   const votes = voteMeasures(patterns, classes);
-  for (let i = 0; i < pixels; i++) {
-    let best = 0;
-    let most = fused[i] as number;
-    let squares = 0;
-    let ofPlain = 0;
-    let ofFused = 0;
-    for (let c = 0, at = i; c < classes; c++, at += pixels) {
-      const q = fused[at] as number;
-      if (q > most) {
-        most = q;
-        best = c;
-      }
-      total[c] = (total[c] as number) + q;
-      const p = plain[at] as number;
-      squares += p * p;
-      if (p > 0) ofPlain -= p * lnOfPositive(p);
-      if (!same && q > 0) ofFused -= q * lnOfPositive(q);
-    }
-    mask[i] = best;
-    softDice[best * 3]!++;
-    softDice[best * 3 + 2] = (softDice[best * 3 + 2] as number) + most;
-    const expected = Math.max(0, (sums.entropy[i] as number) / heads);
-    entropy[i] = Math.max(0, same ? ofPlain : ofFused);
-    expectedEntropy[i] = expected;
-    if (heads > 1) {
-      mutualInformation[i] = Math.max(0, ofPlain - expected);
-      variance[i] = Math.max(0, ((sums.squares[i] as number) / heads - squares) / classes);
-    }
+  const disagreement = new Float32Array(of.length);
+  const variationRatio = new Float32Array(of.length);
+  for (let i = 0; i < of.length; i++) {
     const d = of[i] as number;
     disagreement[i] = votes.disagreement[d] as number;
     variationRatio[i] = votes.ratio[d] as number;
   }
-  for (let c = 0; c < classes; c++) softDice[c * 3 + 1] = total[c] as number;
-  const maps = { entropy, expectedEntropy, mutualInformation, variance, disagreement, variationRatio };
-  return { mask, maps, softDice, summaries: mapValues(maps, (map) => summary(map, mask)) };
+  return { disagreement, variationRatio };
+}
+
+/** C×3, by class: #(ŷ=c), Σ p̄_c, Σ p̄_c [ŷ=c]. */
+function softDiceSums(probabilities: Float64Array, { most, labels }: ClassSums, classes: number): Float64Array {
+  const sums = new Float64Array(classes * 3);
+  // Run by run of one label, so that its sum stays in a register.
+  for (let i = 0; i < labels.length; ) {
+    const label = labels[i] as number;
+    const start = i;
+    let sum = 0;
+    for (; labels[i] === label; i++) sum += most[i] as number;
+    sums[label * 3] = (sums[label * 3] as number) + (i - start);
+    sums[label * 3 + 2] = (sums[label * 3 + 2] as number) + sum;
+  }
+  for (let c = 0; c < classes; c++) sums[c * 3 + 1] = total(probabilities, c * labels.length, labels.length);
+  return sums;
+}
+
+/** Four sums at a time, as each addition waits for the one before it. */
+function total(values: Float64Array, start: number, count: number): number {
+  const end = start + count;
+  let [a, b, c, d] = [0, 0, 0, 0];
+  let i = start;
+  for (; i + 3 < end; i += 4) {
+    a += values[i] as number;
+    b += values[i + 1] as number;
+    c += values[i + 2] as number;
+    d += values[i + 3] as number;
+  }
+  for (; i < end; i++) a += values[i] as number;
+  return a + b + c + d;
 }
 
 /** By pattern: disagreement and variation ratio. */
@@ -258,17 +241,18 @@ function voteMeasures({ heads, labels, counts }: Patterns, classes: number) {
 }
 
 function summary(map: Float32Array, mask: Uint8Array): MapSummary {
-  let sum = 0;
+  let background = 0;
   let foregroundSum = 0;
   let foregroundPixels = 0;
   for (let i = 0; i < map.length; i++) {
-    const u = map[i] as number;
-    sum += u;
-    const inside = mask[i] === 0 ? 0 : 1;
-    foregroundSum += inside * u;
-    foregroundPixels += inside;
+    if (mask[i] === 0) {
+      background += map[i] as number;
+    } else {
+      foregroundSum += map[i] as number;
+      foregroundPixels++;
+    }
   }
-  return summaryFromSums({ sum, foregroundSum, pixels: map.length, foregroundPixels });
+  return summaryFromSums({ sum: background + foregroundSum, foregroundSum, pixels: map.length, foregroundPixels });
 }
 
 function mapValues<K extends string, A, B>(record: Record<K, A>, change: (value: A) => B): Record<K, B> {

@@ -372,21 +372,26 @@ function regions({ prediction, truth, shape, classes, ignoreIndex }: Masks): Reg
   let pixels = 0;
   for (let start = 0; start < truth.length; start += width) {
     inLine.fill(0);
-    for (let x = 0; x < width; x++) {
+    // Run by run of equal labels, of which there are few.
+    for (let x = 0; x < width; ) {
       const y = truth[start + x] as number;
-      if (y === ignoreIndex) continue;
       const label = prediction[start + x] as number;
-      pixels++;
-      predicted[label]!++;
-      real[y]!++;
-      if (label === y) both[y]!++;
+      const first = x;
+      do x++;
+      while (x < width && truth[start + x] === y && prediction[start + x] === label);
+      if (y === ignoreIndex) continue;
+      const run = x - first;
+      pixels += run;
+      predicted[label] = (predicted[label] as number) + run;
+      real[y] = (real[y] as number) + run;
+      if (label === y) both[y] = (both[y] as number) + run;
       // Background is no foreground class: its extent is not needed.
       if ((label | y) === 0) continue;
       inLine[label] = inLine[y] = 1;
-      if (x < (left[label] as number)) left[label] = x;
-      if (x > (right[label] as number)) right[label] = x;
-      if (x < (left[y] as number)) left[y] = x;
-      if (x > (right[y] as number)) right[y] = x;
+      if (first < (left[label] as number)) left[label] = first;
+      if (x - 1 > (right[label] as number)) right[label] = x - 1;
+      if (first < (left[y] as number)) left[y] = first;
+      if (x - 1 > (right[y] as number)) right[y] = x - 1;
     }
     for (let axis = 0; axis < rank - 1; axis++) {
       const at = index[axis] as number;

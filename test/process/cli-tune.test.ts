@@ -95,10 +95,10 @@ describe("tune", () => {
       const { tuning, gate } = read("both");
       const evaluated = await cli(["evaluate", "--run", inside("both"), ...place, "--split", "val", "--json"]);
       expect(evaluated.code, evaluated.stderr).toBe(0);
-      const { nll, dice, scores } = JSON.parse(evaluated.stdout);
+      const { means, scores } = JSON.parse(evaluated.stdout);
       const step = tuning.steps.at(-1);
-      expect(Math.abs(nll.mean - step.nll)).toBeLessThan(1e-4);
-      expect(Math.abs(dice.mean - step.dice)).toBeLessThan(1e-3);
+      expect(Math.abs(means.nll.mean - step.nll)).toBeLessThan(1e-4);
+      expect(Math.abs(means.dice.mean - step.dice)).toBeLessThan(1e-3);
       const confidence = scores.map((score: { aula: number; uncertainty: Record<string, number> }) =>
         gate.score === "aula" ? score.aula : -(score.uncertainty[gate.score] as number),
       );

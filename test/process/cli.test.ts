@@ -47,6 +47,7 @@ describe("usage", () => {
       "score",
       "serve",
       "tune",
+      "compare",
       "demo",
       "doctor",
       "install-libtorch",
@@ -65,6 +66,7 @@ describe("usage", () => {
       "score",
       "serve",
       "tune",
+      "compare",
       "demo",
       "doctor",
       "install-libtorch",
@@ -343,7 +345,7 @@ describe("a run from beginning to end", () => {
     const { rows } = parseCsv(readFileSync(path.join(out, "images.csv"), "utf8"), "images.csv");
     expect(rows).toHaveLength(summary.images);
     const dice = rows.map((row) => Number(row.dice));
-    expect(summary.dice.mean).toBeCloseTo(dice.reduce((a, b) => a + b, 0) / dice.length, 10);
+    expect(summary.means.dice.mean).toBeCloseTo(dice.reduce((a, b) => a + b, 0) / dice.length, 10);
     const aula = rows.map((row) => Number(row.aula));
     expect(aula).toEqual([...aula].sort((a, b) => a - b));
     for (const name of [
@@ -600,7 +602,7 @@ describe("the demo", () => {
     expect(readFileSync(page, "utf8")).toMatch(/^<!doctype html>[\s\S]*<\/html>\s*$/);
     const evaluated = await cli(["evaluate", "--run", path.join(out, "run"), "--json"]);
     expect(evaluated.code).toBe(0);
-    expect(JSON.parse(evaluated.stdout).dice.mean).toBeCloseTo(JSON.parse(ended.stdout).dice.mean, 3);
+    expect(JSON.parse(evaluated.stdout).means.dice.mean).toBeCloseTo(JSON.parse(ended.stdout).means.dice.mean, 3);
   });
 
   it("keeps its hands off a folder that holds something else", async () => {

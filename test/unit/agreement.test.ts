@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { countNeighbours } from "../../lib/agreement/counts.js";
 import {
   type AgreementCounts,
   aula,
@@ -193,5 +194,42 @@ describe("prediction depth", () => {
   it("refuses a threshold that is none", () => {
     for (const theta of [-0.1, 1.1, Number.NaN])
       expectError(() => predictionDepth(labelsOf("01", "01"), 2, theta), "ERR_LE_VALUE", "theta", `${theta}`);
+  });
+});
+
+describe("counting neighbours alone", () => {
+  it("gives the counts and the neighbours of all counts, for any number of pixels", () => {
+    const cases = fc.record({
+      heads: fc.integer({ min: 1, max: 5 }),
+      classes: fc.integer({ min: 1, max: 256 }),
+      pixels: fc.integer({ min: 1, max: 40 }),
+      run: fc.integer({ min: 1, max: 20 }),
+      seed: fc.nat(1000),
+    });
+    fc.assert(
+      fc.property(cases, ({ heads, classes, pixels, run, seed }) => {
+        const label = (_: unknown, i: number) =>
+          (seed * Math.floor((i % pixels) / run) + ((i * seed) % 11 === 0 ? 1 : 0)) % classes;
+        const labels = { data: Uint8Array.from({ length: heads * pixels }, label), shape: [heads, pixels] };
+        const all = countAgreement(labels, classes);
+        const some = countNeighbours(labels, classes);
+        expect(some.counts).toEqual(all.counts);
+        for (let k = 0; k + 1 < heads; k++) {
+          for (let c = 0; c < classes; c++) {
+            const at = (k * heads + k + 1) * classes + c;
+            expect(some.intersections[at]).toBe(all.intersections[at]);
+          }
+        }
+        expect(predictionDepth(labels, classes)).toEqual(predictionDepthFromCounts(all));
+      }),
+    );
+  });
+
+  it("refuses a label that is no class, wherever it is", () => {
+    for (let at = 0; at < 15; at++) {
+      const labels = { data: new Uint8Array(15), shape: [3, 5] };
+      labels.data[at] = 2;
+      expectError(() => aula(labels, 2), "ERR_LE_VALUE", "labels", "2", `position ${at}`);
+    }
   });
 });

@@ -1,0 +1,224 @@
+// From runs to methods: statistics of each run, averaged over its method's seeds, with intervals; and the paired tests.
+import { METHODS, type MethodName } from "../ensemble/methods.js";
+import { type Calibration, pairedT, qualityControlCurve, wilcoxon } from "../metrics/index.js";
+import { unitsOf } from "./resampling.js";
+import {
+  CONFIDENCES,
+  type Comparison,
+  type ConfidenceName,
+  type ConfidenceResult,
+  type Estimate,
+  type ImageRecord,
+  type MeanEstimate,
+  type MethodResult,
+  type PairedTest,
+  type QcCurve,
+  type RunRecord,
+} from "./results.js";
+import {
+  estimates,
+  imageMeans,
+  type Measured,
+  mean,
+  meanEstimate,
+  ofConfidence,
+  orNull,
+  RunStatistics,
+  resamplesOf,
+} from "./statistics.js";
+
+/** One run's record with what of each image it does not keep, in the order of its images. */
+export interface MeasuredRun {
+  record: RunRecord;
+  calibration: readonly Calibration[];
+}
+
+/** How runs become results: fields of {@link Comparison}. */
+export type AggregateSettings = Pick<Comparison, "classNames" | "scored" | "tau" | "summary" | "bootstrap">;
+
+const QUALITY = ["dice", "iou", "mhd", "hausdorff", "hd95", "assd", "nll", "brier"] as const;
+
+/** Means over images, by method, and the ways to find failures; methods in the order of {@link METHODS}. */
+export function aggregate(
+  runs: readonly MeasuredRun[],
+  settings: AggregateSettings,
+): Pick<Comparison, "methods" | "tests"> {
+  const order = imageOrder(runs.map(({ record }) => record));
+  const measured = runs.map((run) => measuredOf(run, order, settings));
+  const first = (runs[0] as MeasuredRun).record;
+  const groups = order.map((i) => (first.images[i] as ImageRecord).group);
+  const { bootstrap, tau } = settings;
+  const units = unitsOf(groups, bootstrap.unit);
+  const resamples = resamplesOf(units, bootstrap.resamples, bootstrap.seed);
+  const parts = METHODS.flatMap((method) => {
+    const indices = runs.flatMap(({ record }, r) => (record.method === method ? [r] : []));
+    if (indices.length === 0) return [];
+    const own = indices.map((r) => measured[r] as Measured);
+    const found = estimates(
+      own.map((of) => new RunStatistics(of, units, tau)),
+      resamples,
+    );
+    return [{ method, indices, own, found }];
+  });
+  const plain = runs.find(({ record }) => record.method === "plain")?.record;
+  const methods = parts.map(({ method, indices, own, found }): MethodResult => {
+    const meansOf = (name: string): MeanEstimate =>
+      meanEstimate(
+        found[name] as Estimate,
+        own.map(({ columns }) => columns[name] as Float64Array),
+      );
+    const ofClasses = (prefix: string) =>
+      Object.fromEntries(settings.scored.map((c) => [settings.classNames[c] as string, meansOf(`${prefix}/${c}`)]));
+    const { parameters, msPerImage } = (runs[indices[0] as number] as MeasuredRun).record;
+    const has = (name: ConfidenceName) => own.every((of) => of.confidences[name] !== null);
+    return {
+      method,
+      runs: indices,
+      quality: Object.fromEntries(QUALITY.map((name) => [name, meansOf(name)])) as MethodResult["quality"],
+      classDice: ofClasses("classDice"),
+      classMhd: ofClasses("classMhd"),
+      ece: found.ece as Estimate,
+      confidence: Object.fromEntries(
+        CONFIDENCES.map((name) => [name, has(name) ? confidenceOf(found, name) : null]),
+      ) as MethodResult["confidence"],
+      qcCurves: Object.fromEntries(
+        CONFIDENCES.filter(has).map((name) => [name, curveOf(own[0] as Measured, name, tau)]),
+      ) as MethodResult["qcCurves"],
+      cost: {
+        parameters,
+        msPerImage,
+        ratioToPlain: plain ? msPerImage / plain.msPerImage : null,
+      },
+    };
+  });
+  return { methods, tests: pairedTests(parts, unitsOf(groups, bootstrap.unit).of) };
+}
+
+/** Whether images are drawn and tested by group: where a group has several. */
+export function unitOf(images: readonly Pick<ImageRecord, "group">[]): "group" | "image" {
+  const groups = images.flatMap(({ group }) => (group === null ? [] : [group]));
+  return new Set(groups).size < groups.length ? "group" : "image";
+}
+
+/** The confidences of an image; null for one that it has not. */
+export function confidencesOf(
+  image: ImageRecord,
+  heads: number,
+  summary: Comparison["summary"],
+): Record<ConfidenceName, number | null> {
+  const sure = (map: string) => {
+    const value = image.uncertainty[`${map}.${summary}`];
+    return value === undefined ? null : -value;
+  };
+  return {
+    aula: image.aula,
+    pairwiseAgreement: image.pairwiseAgreement,
+    softDiceConfidence: image.softDiceConfidence,
+    entropy: sure("entropy"),
+    // Of one head both are 0 whatever the image.
+    mutualInformation: heads > 1 ? sure("mutualInformation") : null,
+    variance: heads > 1 ? sure("variance") : null,
+  };
+}
+
+/** Positions of the first run's images by id, so that no result depends on the order in which images came. */
+function imageOrder(records: readonly RunRecord[]): number[] {
+  const ids = (records[0] as RunRecord).images.map(({ id }) => id);
+  return ids.map((_, i) => i).sort((a, b) => ((ids[a] as string) < (ids[b] as string) ? -1 : 1));
+}
+
+/** A run's images by id. */
+function measuredOf(
+  { record, calibration }: MeasuredRun,
+  order: readonly number[],
+  settings: AggregateSettings,
+): Measured {
+  const own = imageOrder([record]);
+  if (own.length !== order.length) throw new Error("unreachable: runs are compared on the same images");
+  const images = own.map((i) => record.images[i] as ImageRecord);
+  const all = (pick: (image: ImageRecord) => number | null | undefined) =>
+    Float64Array.from(images, (image) => pick(image) ?? Number.NaN);
+  const columns: Record<string, Float64Array> = {};
+  for (const name of QUALITY) columns[name] = all((image) => image[name]);
+  settings.scored.forEach((c, i) => {
+    columns[`classDice/${c}`] = all((image) => image.classDice[i]);
+    columns[`classMhd/${c}`] = all((image) => image.classMhd[i]);
+  });
+  const confidences = images.map((image) => confidencesOf(image, record.heads.length, settings.summary));
+  return {
+    columns,
+    confidences: Object.fromEntries(
+      CONFIDENCES.map((name) => [
+        name,
+        confidences.some((of) => of[name] === null) ? null : Float64Array.from(confidences, (of) => of[name] as number),
+      ]),
+    ),
+    dice: columns.dice as Float64Array,
+    mhd: columns.mhd as Float64Array,
+    calibration: own.map((i) => calibration[i] as Calibration),
+  };
+}
+
+function confidenceOf(found: Record<string, Estimate>, name: ConfidenceName): ConfidenceResult {
+  const of = (statistic: keyof ConfidenceResult) => found[ofConfidence(name, statistic)] as Estimate;
+  return {
+    spearmanDice: of("spearmanDice"),
+    spearmanMhd: of("spearmanMhd"),
+    aurc: of("aurc"),
+    eaurc: of("eaurc"),
+    augrc: of("augrc"),
+    auroc: of("auroc"),
+    fpr95: of("fpr95"),
+    qcArea: of("qcArea"),
+    remaining5: of("remaining5"),
+  };
+}
+
+function curveOf({ confidences, dice }: Measured, name: ConfidenceName, tau: number): QcCurve {
+  const { f, y, random, ideal, area } = qualityControlCurve(confidences[name] as Float64Array, dice, {
+    tau,
+    points: 101,
+  });
+  return { f, y, random, ideal, area };
+}
+
+const TESTED = ["dice", "mhd", "nll"] as const;
+
+/** LE against each other method; on the means of units, where both have a value. */
+function pairedTests(
+  methods: readonly { method: MethodName; own: readonly Measured[] }[],
+  units: Int32Array,
+): PairedTest[] {
+  const le = methods.find(({ method }) => method === "le");
+  if (!le) return [];
+  const values = (own: readonly Measured[], measure: string) =>
+    imageMeans(own.map(({ columns }) => columns[measure] as Float64Array));
+  return methods
+    .filter(({ method }) => method !== "le")
+    .flatMap(({ method: other, own }) =>
+      TESTED.map((measure): PairedTest => {
+        const { x, y } = pairs(values(le.own, measure), values(own, measure), units);
+        return {
+          measure,
+          other,
+          n: x.length,
+          difference: x.length === 0 ? null : (mean(x) as number) - (mean(y) as number),
+          wilcoxonP: orNull(wilcoxon(x, y).p),
+          tP: orNull(pairedT(x, y).p),
+        };
+      }),
+    );
+}
+
+/** Means over the images of each unit that have both values. */
+function pairs(x: Float64Array, y: Float64Array, units: Int32Array): { x: number[]; y: number[] } {
+  const sums = new Map<number, [number, number, number]>();
+  x.forEach((value, i) => {
+    const other = y[i] as number;
+    if (Number.isNaN(value) || Number.isNaN(other)) return;
+    const [a, b, n] = sums.get(units[i] as number) ?? [0, 0, 0];
+    sums.set(units[i] as number, [a + value, b + other, n + 1]);
+  });
+  const all = [...sums.values()];
+  return { x: all.map(([a, , n]) => a / n), y: all.map(([, b, n]) => b / n) };
+}

@@ -1,0 +1,334 @@
+// The comparison of methods from trained runs and a data folder: everything that results.json says.
+import { cpus } from "node:os";
+import path from "node:path";
+import type { DeviceFlags } from "../cli/device-options.js";
+import { folderItems, type Item, infer, type OpenRun, openRun, type Result } from "../cli/inference.js";
+import { datasetOptions } from "../cli/run-notes.js";
+import { METHODS, type MethodName } from "../ensemble/methods.js";
+import type { PredictionFusion } from "../ensemble/model.js";
+import { LayerEnsemblesError } from "../errors.js";
+import type { Calibration } from "../metrics/index.js";
+import { loadedAddon } from "../native/load.js";
+import { PACKAGE_VERSION } from "../native/package.js";
+import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
+import { timePredictions } from "./cost.js";
+import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
+import { recordOf, type Scoring, scoredClasses } from "./records.js";
+import type { Comparison, RunRecord, ShownImage } from "./results.js";
+import { checkComparable, type RunFacts, runFacts } from "./runs.js";
+import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
+import { shiftRows } from "./shift.js";
+import { chooseShown, showImage } from "./shown.js";
+import { mean } from "./statistics.js";
+
+/** What is compared, and how. */
+export interface CompareOptions extends DeviceFlags {
+  /** Run folders, at least one. */
+  runs: readonly string[];
+  /** @default the folder that the first run was trained on */
+  data?: string;
+  split: string;
+  /** Folder of results.json; nothing is written here. */
+  out: string;
+  title?: string;
+  /** An image has failed where its Dice is below this; `"auto"`: such that a fifth of the images has, by the mean of all runs. */
+  tau: number | "auto";
+  summary: Comparison["summary"];
+  /** @default 1 for each axis */
+  spacing?: readonly number[];
+  /** First heads to leave out, of Layer Ensembles. @default each run's own */
+  skip?: number;
+  /** @default as each run was tuned, else "mean" */
+  fusion?: PredictionFusion;
+  /** Foreground classes to score. @default all */
+  scored?: readonly number[];
+  selection: Selection;
+  /** @default by group where a group has several images */
+  unit?: "group" | "image";
+  resamples: number;
+  seed: number;
+  shift?: ShiftOptions;
+  signal: AbortSignal;
+  onProgress?: (what: string, done: number, total: number) => void;
+}
+
+/** The shifted set. */
+export interface ShiftOptions {
+  folder: string;
+  /** @default "ood" if there is one, else "test", else all */
+  split?: string;
+  where: readonly Condition[];
+  /** Which of the images in distribution to compare with. */
+  reference: readonly Condition[];
+  /** Classes that are annotated in both sets, of those scored. @default all scored */
+  scored?: readonly number[];
+  /** Share of the images in distribution to flag. */
+  flag: number;
+}
+
+/** Images that cost is measured on. */
+const TIMED_IMAGES = 4;
+
+/**
+ * Evaluates every run, aggregates over seeds, measures cost and shift, and gathers the pictures to show.
+ * @throws ERR_LE_CHECKPOINT for a folder that is no run, ERR_LE_VALUE for runs that cannot be compared, ERR_LE_DATA where no
+ * image matches, or `signal.reason`
+ */
+export async function compareRuns(options: CompareOptions): Promise<Comparison> {
+  const facts = await Promise.all(options.runs.map(runFacts));
+  facts.sort((a, b) => METHODS.indexOf(a.method) - METHODS.indexOf(b.method) || a.seed - b.seed);
+  checkComparable(facts);
+  const { notes } = facts[0] as RunFacts;
+  const scored = scoredClasses(options.scored, notes.classNames);
+  const shift = options.shift && (await shiftOf(options.shift, options.selection.group, scored, notes.classNames));
+  const data = options.data ?? notes.data.folder;
+  const inside = new Folder(data, options.split, options.selection);
+  const outside = shift && new Folder(shift.folder, shift.split, shift.selection);
+  await inside.items(facts[0] as RunFacts);
+  await outside?.items(facts[0] as RunFacts);
+
+  const measured: MeasuredRun[] = [];
+  const shifted: MeasuredRun[] = [];
+  for (const [r, run] of facts.entries()) {
+    const opened = await openRun(run.folder, options);
+    try {
+      const name = `${run.method}, seed ${run.seed} (${r + 1}/${facts.length})`;
+      measured.push(await measureRun(opened, run, await inside.items(run), scored, name, options));
+      if (shift && outside)
+        shifted.push(
+          await measureRun(opened, run, await outside.items(run), shift.scored, `${name}, shifted`, options),
+        );
+    } finally {
+      await opened.model.dispose();
+    }
+  }
+  const records = measured.map(({ record }) => record);
+  const shown = await costAndPictures(facts, records, inside, options);
+  const images = (records[0] as RunRecord).images;
+  const settings = {
+    classNames: notes.classNames,
+    scored,
+    tau: options.tau === "auto" ? autoTau(records) : options.tau,
+    summary: options.summary,
+    bootstrap: { resamples: options.resamples, seed: options.seed, unit: options.unit ?? unitOf(images) },
+  };
+  const comparison: Comparison = {
+    format: 1,
+    made: made(shown.device),
+    title: options.title ?? `${path.basename(path.resolve(data))}, ${options.split}`,
+    data: {
+      folder: data,
+      split: options.split,
+      images: images.length,
+      groups: new Set(images.map(({ group, id }) => (group === null ? `image ${id}` : `group ${group}`))).size,
+    },
+    ...settings,
+    spacing: [...(options.spacing ?? shown.axes)],
+    ...aggregate(measured, settings),
+    runs: records,
+    shown: shown.images,
+  };
+  if (!shift) return comparison;
+  const reference = new Set((await inside.reference(facts[0] as RunFacts, shift.reference)).map(({ id }) => id));
+  const known = records.map(
+    (record): RunRecord => ({
+      ...record,
+      images: record.images
+        .filter(({ id }) => reference.has(id))
+        .map((image) => ({
+          ...image,
+          classDice: shift.scored.map((c) => image.classDice[scored.indexOf(c)] as number),
+        })),
+    }),
+  );
+  const others = shifted.map(({ record }, r) => ({ ...record, msPerImage: (records[r] as RunRecord).msPerImage }));
+  return {
+    ...comparison,
+    shift: {
+      folder: shift.folder,
+      split: shift.split,
+      images: (others[0] as RunRecord).images.length,
+      imagesIn: reference.size,
+      scored: shift.scored,
+      runs: others,
+      rows: shiftRows(known, others, { ...settings, flag: shift.flag }),
+    },
+  };
+}
+
+/** The images of a data folder that count, for any run; read once for runs that prepare images in the same way. */
+class Folder {
+  readonly #known = new Map<string, Promise<Item[]>>();
+  #ids: string | undefined;
+
+  constructor(
+    readonly folder: string,
+    readonly split: string,
+    readonly selection: Selection,
+  ) {}
+
+  /** @throws ERR_LE_DATA where the run has other images in its split than the run before */
+  async items(run: RunFacts): Promise<Item[]> {
+    const items = await this.#read(run);
+    const ids = JSON.stringify(items.map(({ id }) => id));
+    this.#ids ??= ids;
+    if (ids !== this.#ids)
+      throw new LayerEnsemblesError(
+        "ERR_LE_DATA",
+        `Expected the same images of split "${this.split}" for all runs but received others for ${run.folder}: its split was drawn at random when it was trained. Give a folder with a split.csv.`,
+      );
+    return items;
+  }
+
+  /** Those of the items that also fulfil other conditions. */
+  async reference(run: RunFacts, where: readonly Condition[]): Promise<Item[]> {
+    return selectItems(await this.items(run), this.folder, { where });
+  }
+
+  #read({ notes }: RunFacts): Promise<Item[]> {
+    const key = JSON.stringify([datasetOptions(notes), notes.data.drawn]);
+    const there = this.#known.get(key);
+    if (there) return there;
+    const items = folderItems(this.folder, this.split, notes, "required").then((all) =>
+      selectItems(all, this.folder, this.selection),
+    );
+    this.#known.set(key, items);
+    return items;
+  }
+}
+
+async function shiftOf(
+  shift: ShiftOptions,
+  group: string | undefined,
+  scored: readonly number[],
+  names: readonly string[],
+) {
+  const classes = scoredClasses(shift.scored ?? scored, names);
+  const missing = classes.find((c) => !scored.includes(c));
+  if (missing !== undefined)
+    throw new LayerEnsemblesError(
+      "ERR_LE_VALUE",
+      `Expected classes among those scored, ${scored.join(", ")}, for the shifted images but received ${missing}.`,
+    );
+  const { columns, splits } = await tableOf(shift.folder);
+  const split = shift.split ?? ["ood", "test"].find((name) => splits.includes(name)) ?? "all";
+  // Another folder may name its patients in the usual column, or not at all.
+  const own = group !== undefined && columns.includes(group) ? { group } : {};
+  return { ...shift, split, scored: classes, selection: { where: shift.where, ...own } };
+}
+
+async function measureRun(
+  { model, notes }: OpenRun,
+  run: RunFacts,
+  items: readonly Item[],
+  scored: readonly number[],
+  name: string,
+  options: CompareOptions,
+): Promise<MeasuredRun> {
+  const { method, seed, skipCurve } = run;
+  const { fusion, spacing, signal, onProgress } = options;
+  const skip = skipOf(method, options);
+  const scoring: Scoring = {
+    classes: model.classes,
+    scored,
+    ignoreIndex: notes.ignoreIndex,
+    method,
+    ...(spacing && { spacing }),
+  };
+  const { scores, heads } = await evaluateItems(model, items, {
+    scoring,
+    predict: { signal, ...(skip !== undefined && { skip }), ...(fusion && { fusion }) },
+    onProgress: (done) => onProgress?.(name, done, items.length),
+  });
+  const calibration = scores.map((score): Calibration => score.calibration);
+  return {
+    calibration,
+    record: {
+      run: path.relative(options.out, run.folder) || ".",
+      method,
+      seed,
+      heads,
+      ...keptBy(model, heads, { ...(skip !== undefined && { skip }), ...(fusion && { fusion }) }),
+      parameters: model.parameters,
+      msPerImage: Number.NaN,
+      calibration: pooledCalibration(calibration),
+      images: scores.map(recordOf),
+      ...(skipCurve && { skipCurve }),
+    },
+  };
+}
+
+/** Heads of the other methods have no order, so that there are no first ones. */
+function skipOf(method: MethodName, { skip }: CompareOptions): number | undefined {
+  return method === "le" ? skip : undefined;
+}
+
+/** With the first run of every method loaded: times them in turn, which completes the records, and makes the pictures. */
+async function costAndPictures(
+  facts: readonly RunFacts[],
+  records: RunRecord[],
+  folder: Folder,
+  options: CompareOptions,
+) {
+  const first = METHODS.flatMap((method) => facts.find((run) => run.method === method) ?? []);
+  const opened: OpenRun[] = [];
+  try {
+    for (const { folder } of first) opened.push(await openRun(folder, options));
+    const timed = await Promise.all(
+      opened.map(async ({ model }, i) => {
+        const run = first[i] as RunFacts;
+        const items = (await folder.items(run)).slice(0, TIMED_IMAGES);
+        const images = await Promise.all(items.map(async (item) => (await item.load()).input));
+        const skip = skipOf(run.method, options);
+        return { model, images, ...(skip !== undefined && { skip }) };
+      }),
+    );
+    options.onProgress?.("measuring cost", 0, 1);
+    const times = await timePredictions(timed, options.signal);
+    for (const record of records)
+      record.msPerImage = times[first.findIndex(({ method }) => method === record.method)] as number;
+    const choices = chooseShown(records);
+    const results = new Map<string, Map<MethodName, Result>>(choices.map(({ id }) => [id, new Map()]));
+    for (const [i, { model }] of opened.entries()) {
+      const run = first[i] as RunFacts;
+      const items = (await folder.items(run)).filter(({ id }) => results.has(id));
+      const skip = skipOf(run.method, options);
+      const predict = {
+        labels: run.method === "le",
+        signal: options.signal,
+        ...(options.fusion && { fusion: options.fusion }),
+      };
+      for await (const result of infer(model, items, { ...predict, ...(skip !== undefined && { skip }) }))
+        results.get(result.id)?.set(run.method, result);
+    }
+    const images = choices.map(
+      (choice): ShownImage => showImage(choice, results.get(choice.id) as Map<MethodName, Result>),
+    );
+    const spatial = timed[0]?.images[0]?.shape.slice(1) ?? [];
+    return { images, axes: spatial.map(() => 1), device: (opened[0] as OpenRun).model };
+  } finally {
+    await Promise.all(opened.map(({ model }) => model.dispose()));
+  }
+}
+
+/** The Dice that a fifth of the images does not reach, by each image's mean over all runs. */
+function autoTau(records: readonly RunRecord[]): number {
+  const byId = new Map<string, number[]>();
+  for (const { images } of records) for (const { id, dice } of images) byId.set(id, [...(byId.get(id) ?? []), dice]);
+  const ascending = [...byId.values()].map((values) => mean(values) as number).sort((a, b) => a - b);
+  return ascending[Math.floor(ascending.length / 5)] as number;
+}
+
+function made({ device, precision }: Pick<OpenRun["model"], "device" | "precision">): Record<string, string> {
+  const info = loadedAddon()?.addon.info() as { libtorch?: string } | undefined;
+  const processors = cpus();
+  return {
+    "layer-ensembles": PACKAGE_VERSION,
+    libtorch: String(info?.libtorch ?? "unknown"),
+    node: process.version,
+    date: new Date().toISOString(),
+    cpu: `${processors.length} × ${processors[0]?.model.trim() ?? "unknown"}`,
+    device,
+    precision,
+  };
+}

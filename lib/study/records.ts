@@ -1,0 +1,170 @@
+// What is measured of one image: the same for `evaluate` and for `compare`.
+import type { NdArray } from "../arrays.js";
+import type { Result } from "../cli/inference.js";
+import type { MethodName } from "../ensemble/methods.js";
+import { LayerEnsemblesError } from "../errors.js";
+import {
+  type Calibration,
+  calibration,
+  dice,
+  QUALITY_NAMES,
+  type Quality,
+  type QualityName,
+  quality,
+} from "../metrics/index.js";
+import type { ImageRecord } from "./results.js";
+
+/** What counts, and how far pixels are apart. */
+export interface Scoring {
+  /** Classes of the network, background included. */
+  classes: number;
+  /** Foreground classes that are scored, ascending; the others count as background, in truth and prediction. */
+  scored: readonly number[];
+  /** Label of the truth that does not count. */
+  ignoreIndex: number;
+  /** One number per axis of the stored image. @default 1 each */
+  spacing?: readonly number[];
+  /** Only of a Layer Ensemble do heads have an order, which AULA, its curve and the prediction depth are about. */
+  method: MethodName;
+}
+
+/** All that is measured of one image. Quality is at the stored size, against the stored mask. */
+export interface ImageScore extends ImageRecord {
+  /** Dice of each kept head's own mask, in depth order, mean over the scored classes; empty where no masks were asked for. */
+  headDice: number[];
+  /** Of the scored classes, and over them. */
+  quality: Quality;
+  /** Of this image's pixels; classes that are not scored are part of the background. */
+  calibration: Calibration;
+}
+
+/** All foreground classes. */
+function foreground(classes: number): number[] {
+  return Array.from({ length: classes - 1 }, (_, c) => c + 1);
+}
+
+/**
+ * Foreground classes to score, ascending.
+ * @param chosen by index; undefined takes all
+ * @throws ERR_LE_VALUE for one that is none
+ */
+export function scoredClasses(chosen: readonly number[] | undefined, classNames: readonly string[]): number[] {
+  const classes = chosen ?? foreground(classNames.length);
+  const wrong = classes.find((c) => c < 1 || c >= classNames.length);
+  if (wrong !== undefined)
+    throw new LayerEnsemblesError(
+      "ERR_LE_VALUE",
+      `Expected foreground classes from 1 to ${classNames.length - 1} (${classNames.slice(1).join(", ")}) to score but received ${wrong}.`,
+    );
+  return [...new Set(classes)].sort((a, b) => a - b);
+}
+
+/** Compares one prediction with its truth, which must be there. */
+export function scoreImage(result: Result, scoring: Scoring): ImageScore {
+  const { prediction, truth: stored } = result;
+  if (!stored) throw new Error("unreachable: datasets for evaluation require masks");
+  const { classes, scored, ignoreIndex, spacing, method } = scoring;
+  const { mask, truth, probabilities, labels } = withBackground(result, stored, scoring);
+  const { perClass } = quality(mask, truth, { classes, ignoreIndex, ...(spacing && { spacing: [...spacing] }) });
+  const measured = overClasses(perClass, scored);
+  const of = calibration(probabilities, truth, { ignoreIndex });
+  const ordered = method === "le";
+  const aula = ordered ? prediction.aula : null;
+  const uncertainty: Record<string, number> = {};
+  for (const [name, values] of Object.entries(prediction.summaries))
+    for (const [how, value] of Object.entries(values)) uncertainty[`${name}.${how}`] = value;
+  const { image } = measured;
+  return {
+    id: result.id,
+    group: result.group ?? null,
+    dice: image.dice,
+    iou: orNull(image.iou),
+    mhd: orNull(image.modifiedHausdorff),
+    hausdorff: orNull(image.hausdorff),
+    hd95: orNull(image.hd95),
+    assd: orNull(image.assd),
+    classDice: scored.map((c) => measured.perClass[c]?.dice as number),
+    classMhd: scored.map((c) => orNull(measured.perClass[c]?.modifiedHausdorff)),
+    nll: orNull(of.nll),
+    brier: orNull(of.brier),
+    ece: orNull(of.ece),
+    empty: aula?.empty ?? nothingFound(prediction),
+    aula: aula?.value ?? null,
+    aulaNormalised: aula?.normalised ?? null,
+    agreements: aula?.curve ?? null,
+    pairwiseAgreement: orNull(prediction.pairwiseAgreement.overall),
+    softDiceConfidence: orNull(prediction.softDiceConfidence.overall),
+    predictionDepth: ordered ? orNull(prediction.predictionDepth?.mean) : null,
+    uncertainty,
+    headDice: labels ? headDice(labels, truth, prediction.heads.length, scoring) : [],
+    quality: measured,
+    calibration: of,
+  };
+}
+
+/** Without AULA: the fused mask is empty, and no two heads differ about any class. */
+function nothingFound({ softDiceConfidence, pairwiseAgreement }: Result["prediction"]): boolean {
+  return softDiceConfidence.overall === 0 && !(pairwiseAgreement.overall < 1);
+}
+
+/** The part of a score that results.json keeps. */
+export function recordOf(score: ImageScore): ImageRecord {
+  const { headDice, quality, calibration, ...record } = score;
+  return record;
+}
+
+/** Turns the classes that are not scored into background: labels become 0, their probability the background's. */
+function withBackground(result: Result, truth: NdArray<Uint8Array>, { classes, scored, ignoreIndex }: Scoring) {
+  const { mask, probabilities, labels } = result;
+  if (scored.length === classes - 1) return { mask, truth, probabilities, labels };
+  const left = foreground(classes).filter((c) => !scored.includes(c));
+  const become = Uint8Array.from({ length: 256 }, (_, c) => (left.includes(c) ? 0 : c));
+  const relabel = (from: NdArray<Uint8Array>, keep?: number) => ({
+    data: from.data.map((label) => (label === keep ? label : (become[label] as number))),
+    shape: from.shape,
+  });
+  const pixels = mask.data.length;
+  const merged = probabilities.data.slice();
+  for (const c of left) {
+    for (let i = 0; i < pixels; i++) merged[i] = (merged[i] as number) + (merged[c * pixels + i] as number);
+    merged.fill(0, c * pixels, (c + 1) * pixels);
+  }
+  return {
+    mask: relabel(mask),
+    truth: relabel(truth, ignoreIndex),
+    probabilities: { data: merged, shape: probabilities.shape },
+    ...(labels && { labels: relabel(labels) }),
+  };
+}
+
+/** Means over some classes of what is defined; how many were not. */
+function overClasses(perClass: Quality["perClass"], scored: readonly number[]): Quality {
+  const kept = Object.fromEntries(scored.map((c) => [c, perClass[c] as Record<QualityName, number>]));
+  const image = {} as Quality["image"];
+  const leftOut = {} as Quality["leftOut"];
+  for (const name of QUALITY_NAMES) {
+    const defined = scored.map((c) => kept[c]?.[name] as number).filter((value) => !Number.isNaN(value));
+    image[name] = defined.reduce((sum, value) => sum + value, 0) / defined.length;
+    leftOut[name] = scored.length - defined.length;
+  }
+  return { perClass: kept, image, leftOut };
+}
+
+function headDice(
+  labels: NdArray<Uint8Array>,
+  truth: NdArray<Uint8Array>,
+  heads: number,
+  { classes, scored, ignoreIndex }: Scoring,
+): number[] {
+  const pixels = truth.data.length;
+  const flat = { data: truth.data, shape: [pixels] };
+  return Array.from({ length: heads }, (_, k) => {
+    const mask = { data: labels.data.subarray(k * pixels, (k + 1) * pixels), shape: [pixels] };
+    const of = dice(mask, flat, { classes, ignoreIndex });
+    return scored.reduce((sum, c) => sum + (of[c] as number), 0) / scored.length;
+  });
+}
+
+function orNull(value: number | null | undefined): number | null {
+  return value === undefined || value === null || Number.isNaN(value) ? null : value;
+}
