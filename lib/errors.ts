@@ -33,6 +33,12 @@ export type ErrorCode =
   | "ERR_LE_ABORTED"
   /** Used after `dispose()`. */
   | "ERR_LE_DISPOSED"
+  /** More was asked for than a queue takes; later it may. */
+  | "ERR_LE_BUSY"
+  /** Not done in the time that was given. */
+  | "ERR_LE_TIMEOUT"
+  /** An image or a request beyond a limit of the service. */
+  | "ERR_LE_TOO_LARGE"
   /** A device that is not there. */
   | "ERR_LE_DEVICE"
   /** Out of memory. */

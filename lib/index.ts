@@ -53,4 +53,15 @@ export type {
   TrainingSample,
 } from "./ensemble/training.js";
 export { type ErrorCode, LayerEnsemblesError } from "./errors.js";
+export {
+  checkGate,
+  decide,
+  GATE_SCORES,
+  type Gate,
+  type GateDecision,
+  type Gated,
+  type GateReason,
+  type GateScore,
+  parseGate,
+} from "./gate.js";
 export { type Configuration, configure } from "./native/configure.js";

@@ -13,6 +13,7 @@ import { installLibtorchCommand } from "./install-libtorch.js";
 import { layersCommand } from "./layers.js";
 import { predictCommand } from "./predict.js";
 import { scoreCommand } from "./score.js";
+import { serveCommand } from "./serve.js";
 import { studyCommand } from "./study.js";
 import { trainCommand } from "./train.js";
 import { tuneCommand } from "./tune.js";
@@ -32,6 +33,7 @@ function program(): Command {
     predictCommand(),
     evaluateCommand(),
     scoreCommand(),
+    serveCommand(),
     compareCommand(),
     studyCommand(),
     demoCommand(),

@@ -1,9 +1,9 @@
 import path from "node:path";
 import type { Command } from "commander";
-import type { NdArray } from "../arrays.js";
 import { writeAtomic } from "../data/files.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
+import { extentOf, largestValue, middleSlice, predictionRecord } from "../report/record.js";
 import type { MapName } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -100,42 +100,11 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
   }
 }
 
-/** What one line of predictions.jsonl says. Areas are in pixels of the stored image. */
+/** What one line of predictions.jsonl says. */
 type PredictionRecord = ReturnType<typeof recordOf>;
 
-function recordOf(result: Result, classNames: readonly string[], files: Record<string, string>) {
-  const { id, prediction, mask } = result;
-  const byName = <T>(perClass: Readonly<Record<number, T>>) =>
-    Object.fromEntries(Object.entries(perClass).map(([c, value]) => [classNames[Number(c)] ?? c, value]));
-  const areas = new Array<number>(classNames.length).fill(0);
-  for (const label of mask.data) areas[label] = (areas[label] ?? 0) + 1;
-  const { aula, pairwiseAgreement, predictionDepth, softDiceConfidence } = prediction;
-  return {
-    id,
-    ...(mask.shape.length === 3 && { depth: mask.shape[0] }),
-    height: mask.shape.at(-2),
-    width: mask.shape.at(-1),
-    area: byName(Object.fromEntries(areas.entries())),
-    heads: prediction.heads,
-    aula: aula && {
-      value: aula.value,
-      normalised: aula.normalised,
-      perClass: byName(aula.perClass),
-      agreements: byName(aula.agreements),
-      empty: aula.empty,
-    },
-    pairwiseAgreement: { overall: pairwiseAgreement.overall, perClass: byName(pairwiseAgreement.perClass) },
-    predictionDepth: predictionDepth && { mean: predictionDepth.mean, perClass: byName(predictionDepth.perClass) },
-    softDiceConfidence: { overall: softDiceConfidence.overall, perClass: byName(softDiceConfidence.perClass) },
-    summaries: prediction.summaries,
-    files,
-  };
-}
-
-/** Largest value of each map, which gets the last colour, so that pictures can be compared. */
-function topOf(map: MapName, classes: number): number {
-  if (map === "variance") return 0.25;
-  return map === "disagreement" || map === "variationRatio" ? 1 : Math.log(classes);
+function recordOf({ id, prediction, mask }: Result, classNames: readonly string[], files: Record<string, string>) {
+  return { id, ...predictionRecord(prediction, extentOf(mask, classNames.length), classNames), files };
 }
 
 /** Writes one image's pictures and gives their paths below the folder. */
@@ -166,7 +135,8 @@ async function writePictures(
   }
   for (const name of wanted) {
     const map = maps[name];
-    if (map) await write(name, `${name}/${id}.png`, heatMap(map, { range: [0, topOf(name, classNames.length)] }));
+    if (map)
+      await write(name, `${name}/${id}.png`, heatMap(map, { range: [0, largestValue(name, classNames.length)] }));
   }
   await write(
     "overlay",
@@ -207,12 +177,6 @@ async function writeVolumes(
   });
   await writePng(path.join(folder, `overlays/${id}.png`), picture);
   return { ...files, overlay: `overlays/${id}.png` };
-}
-
-function middleSlice({ data, shape }: NdArray<Uint8Array>): NdArray<Uint8Array> {
-  const [depth, height, width] = shape as [number, number, number];
-  const start = (depth >> 1) * height * width;
-  return { data: data.subarray(start, start + height * width), shape: [height, width] };
 }
 
 /** A class name as part of a file name. */

@@ -28,7 +28,15 @@ const defaultMaxPixels = 100_000_000;
  * @throws ERR_LE_DATA for a file that is missing, damaged, cut short, too large, of several pages, or not finite
  */
 export async function readImage(path: string, options: ReadOptions = {}): Promise<ImageArray> {
-  const bytes = await readBytes(path, "image");
+  return decodeImage(await readBytes(path, "image"), path, options);
+}
+
+/**
+ * Decodes the bytes of a PNG, JPEG or TIFF file: see {@link readImage}.
+ * @param path The file's name, for messages.
+ * @throws ERR_LE_DATA
+ */
+export async function decodeImage(bytes: Buffer, path: string, options: ReadOptions = {}): Promise<ImageArray> {
   const maxPixels = options.maxPixels ?? defaultMaxPixels;
   if (isPng(bytes)) {
     const png = await readPng(path, bytes, maxPixels);
@@ -86,16 +94,29 @@ export async function readMask(path: string, options: ReadOptions = {}): Promise
  */
 export async function readSize(path: string): Promise<[height: number, width: number]> {
   const head = await readBytes(path, "image", 33);
-  if (isPng(head)) {
-    try {
-      const { height, width } = readPngHeader(head);
-      return [height, width];
-    } catch (error) {
-      throw dataError(path, "image", "a whole PNG", (error as Error).message, error);
-    }
-  }
+  if (isPng(head)) return pngSize(head, path);
   const metadata = await sharpMetadata(path, await loadSharp(path));
   return [metadata.height, metadata.width];
+}
+
+/**
+ * The [height, width] that the bytes of an image file claim, without decoding them.
+ * @param path The file's name, for messages.
+ * @throws ERR_LE_DATA for bytes that are no image
+ */
+export async function decodeSize(bytes: Buffer, path: string): Promise<[height: number, width: number]> {
+  if (isPng(bytes)) return pngSize(bytes, path);
+  const metadata = await sharpMetadata(path, await loadSharp(bytes));
+  return [metadata.height, metadata.width];
+}
+
+function pngSize(head: Buffer, path: string): [height: number, width: number] {
+  try {
+    const { height, width } = readPngHeader(head);
+    return [height, width];
+  } catch (error) {
+    throw dataError(path, "image", "a whole PNG", (error as Error).message, error);
+  }
 }
 
 /**

@@ -1,0 +1,118 @@
+import { availableParallelism } from "node:os";
+import { type Command, InvalidArgumentError } from "commander";
+import { type Gate, parseGate } from "../gate.js";
+import { integer, number, oneOf, type Parser, text } from "./arguments.js";
+import { newCommand, runSession, type Session, UsageError } from "./command.js";
+import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+
+const LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
+
+interface Flags extends DeviceFlags {
+  host: string;
+  port: number;
+  workers?: number;
+  maxBatch: number;
+  maxDelay: number;
+  maxQueue: number;
+  timeout: number;
+  maxBody: number;
+  maxPixels: number;
+  maxImages: number;
+  gate?: Gate | null;
+  linger: number;
+  logLevel: (typeof LEVELS)[number];
+  json?: boolean;
+}
+
+/** `serve`: answers predictions over HTTP. */
+export function serveCommand(): Command {
+  const command = newCommand(
+    "serve",
+    "answer predictions over HTTP, with batching, limits, health checks, metrics and a gate",
+    "layer-ensembles serve runs/busi --port 8080 --gate aula:6.5\n" +
+      "layer-ensembles serve breast=runs/busi heart=runs/acdc --host 0.0.0.0\n" +
+      "curl --data-binary @image.png -H 'content-type: image/png' http://127.0.0.1:8080/v1/predict",
+    "A page to try it is at /, the API at /docs. SIGHUP loads the runs again without dropping a request; SIGTERM and Ctrl-C " +
+      "answer what was accepted, then end with exit code 0. The log, one JSON object a line, goes to standard output.",
+  )
+    .argument("<runs...>", "run folders; NAME=FOLDER serves one under another name")
+    .option("--host <address>", "where to listen; 0.0.0.0 for every address", text, "127.0.0.1")
+    .option("--port <n>", "0 for any that is free", integer({ min: 0, max: 65535 }), 8080)
+    .option("--max-batch <n>", "images of one size that share a pass", integer({ min: 1, max: 1024 }), 8)
+    .option("--max-delay <ms>", "longest wait for others to share a pass", number({ min: 0, max: 60_000 }), 4)
+    .option("--max-queue <n>", "images of one run accepted at a time; more are refused (503)", integer({ min: 1 }), 64)
+    .option("--timeout <seconds>", "longest time from a request to its answer", number({ min: 0.01, max: 86_400 }), 30)
+    .option("--max-body <MiB>", "largest request", number({ min: 0.001, max: 2047 }), 32)
+    .option("--max-pixels <n>", "largest image, in pixels as stored", integer({ min: 1 }), 2 ** 24)
+    .option("--max-images <n>", "most images in one request", integer({ min: 1, max: 1024 }), 16)
+    .option(
+      "--workers <n>",
+      `threads that decode and encode images (default: half of the cores; there are ${availableParallelism()})`,
+      integer({ min: 0, max: 256 }),
+    )
+    .option("--gate <score:threshold>", "results below it are for review; none for no gate (default: each run's)", gate)
+    .option("--linger <seconds>", "go on answering so long when told to stop (503)", number({ min: 0, max: 600 }), 1)
+    .option("--log-level <level>", LEVELS.join(", "), oneOf(LEVELS), "info");
+  return withDeviceOptions(command).action((runs: string[], flags: Flags) =>
+    runSession(flags.json ?? false, (session) => serve(runs, flags, session)),
+  );
+}
+
+const gate: Parser<Gate | null> = (value) => {
+  if (value === "none") return null;
+  try {
+    return parseGate(value);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+};
+
+/** `NAME=FOLDER`, or a folder that gives its own name. */
+function nameRuns(runs: readonly string[]): Record<string, string> | string[] {
+  if (!runs.some((run) => run.includes("="))) return [...runs];
+  const named: Record<string, string> = {};
+  for (const run of runs) {
+    const at = run.indexOf("=");
+    const name = at < 0 ? (run.replace(/\/+$/, "").split("/").at(-1) ?? run) : run.slice(0, at);
+    if (Object.hasOwn(named, name)) throw new UsageError(`expected runs of different names, not ${name} twice`);
+    named[name] = run.slice(at + 1);
+  }
+  return named;
+}
+
+async function serve(runs: string[], flags: Flags, session: Session): Promise<void> {
+  const { createServer, PredictionService } = await import("../server/index.js");
+  const { host, port, workers, timeout, maxBody, maxBatch, maxDelay, maxQueue, maxPixels, maxImages, logLevel } = flags;
+  const { device, precision, threads } = flags;
+  const service = await PredictionService.open({
+    runs: nameRuns(runs),
+    ...{ maxBatch, maxDelay, maxQueue, maxPixels, maxImages },
+    timeout: timeout * 1000,
+    maxBody: Math.floor(maxBody * 2 ** 20),
+    ...(workers !== undefined && { workers }),
+    ...(flags.gate !== undefined && { gate: flags.gate }),
+    ...(device !== undefined && { device }),
+    ...(precision !== undefined && { precision }),
+    ...(threads !== undefined && { threads }),
+  });
+  const app = await createServer(service, { logger: { level: logLevel }, linger: flags.linger * 1000 });
+  const reload = () => {
+    for (const { name } of service.models)
+      service.reload(name).then(
+        () => app.log.info({ model: name, version: service.model(name).version }, "reloaded"),
+        (error) => app.log.error({ model: name, err: error }, "not reloaded: the former state goes on"),
+      );
+  };
+  process.on("SIGHUP", reload);
+  try {
+    if (!session.signal.aborted) {
+      await app.listen({ host, port });
+      await new Promise((resolve) => session.signal.addEventListener("abort", resolve, { once: true }));
+      app.log.info("stopping: answering what was accepted");
+    }
+  } finally {
+    process.off("SIGHUP", reload);
+    await app.close();
+  }
+  app.log.info("stopped");
+}

@@ -1,0 +1,34 @@
+export {
+  checkGate,
+  decide,
+  GATE_SCORES,
+  type Gate,
+  type GateDecision,
+  type Gated,
+  type GateReason,
+  type GateScore,
+  parseGate,
+} from "../gate.js";
+export type { Extent, PredictionRecord } from "../report/record.js";
+export { ANSWER_TYPES, type AnswerType, type WrittenAnswer } from "./answers.js";
+export { OUTPUTS, type OutputFile, type OutputName } from "./image-work.js";
+export type { InferAnswer } from "./kserve.js";
+export type { Metrics, Stage } from "./metrics.js";
+export {
+  type BatchEvent,
+  type Place,
+  PredictionQueue,
+  type Predictor,
+  type QueuedOptions,
+  type QueueOptions,
+} from "./queue.js";
+export { routes } from "./routes.js";
+export type { ServedModel } from "./served-model.js";
+export { createServer, type ServerOptions } from "./server.js";
+export {
+  type ImageAnswer,
+  type Limits,
+  PredictionService,
+  type RequestOptions,
+  type ServiceOptions,
+} from "./service.js";

@@ -1,0 +1,98 @@
+import type { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { Prediction } from "../ensemble/prediction.js";
+import { isEmpty } from "../gate.js";
+import type { BatchEvent } from "./queue.js";
+
+/** The parts of a request: reading the body, decoding and preparing, waiting, the model, restoring and encoding. */
+export type Stage = "read" | "prepare" | "wait" | "predict" | "finish";
+
+/** What is counted, in Prometheus' form. Each service has a registry of its own. */
+export interface Metrics {
+  registry: Registry;
+  requests: Histogram<"route" | "status">;
+  stages: Histogram<"stage">;
+  rejections: Counter<"code">;
+  /** Counts one pass of a model. */
+  batch(model: string, event: BatchEvent): void;
+  /** Counts the quality signals of one result; their drift tells of images unlike those of before. */
+  quality(model: string, prediction: Prediction, decision: string | null): void;
+}
+
+const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+const SHARES = [0, 0.001, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1];
+
+/** @param depth Images accepted and waiting by model, asked when the metrics are read. */
+export async function createMetrics(
+  depth: () => Iterable<{ model: string; accepted: number; waiting: number }>,
+): Promise<Metrics> {
+  const prometheus = await import("prom-client");
+  const registry = new prometheus.Registry();
+  prometheus.collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 5 });
+  const registers = [registry];
+  const name = (end: string) => `layer_ensembles_${end}`;
+  const histogram = <T extends string>(
+    end: string,
+    help: string,
+    buckets: number[],
+    ...labelNames: T[]
+  ): Histogram<T> => new prometheus.Histogram({ name: name(end), help, buckets, labelNames, registers });
+  const counter = <T extends string>(end: string, help: string, ...labelNames: T[]): Counter<T> =>
+    new prometheus.Counter({ name: name(end), help, labelNames, registers });
+  const gauge = (end: string, help: string, value: "accepted" | "waiting"): Gauge<"model"> =>
+    new prometheus.Gauge({
+      name: name(end),
+      help,
+      labelNames: ["model"],
+      registers,
+      collect() {
+        this.reset();
+        for (const one of depth()) this.set({ model: one.model }, one[value]);
+      },
+    });
+  gauge("queue_accepted", "Images accepted and not yet answered", "accepted");
+  gauge("queue_waiting", "Images that wait for the model", "waiting");
+  const requests = histogram(
+    "request_seconds",
+    "Seconds from a request's head to its answer",
+    SECONDS,
+    "route",
+    "status",
+  );
+  const stages = histogram("stage_seconds", "Seconds of a part of a prediction", SECONDS, "stage");
+  const rejections = counter("rejections_total", "Requests refused or given up, by error code", "code");
+  const batches = histogram("batch_size", "Images that shared a pass", [1, 2, 4, 8, 16, 32, 64], "model");
+  const images = counter("images_total", "Images predicted, by the gate's decision", "model", "decision");
+  const empties = counter("empty_total", "Results in which no head finds any foreground", "model");
+  const shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1];
+  const aula = histogram("aula_normalised", "AULA / (K - 2)", shares, "model");
+  const agreement = histogram("pairwise_agreement", "Mean Dice over all pairs of heads", shares, "model");
+  const entropy = histogram("mean_entropy", "Mean entropy of the fused probabilities, in nats", SHARES, "model");
+  const foreground = histogram("foreground_share", "Share of the pixels predicted as foreground", SHARES, "model");
+  const observe = (of: Histogram<"model">, model: string, value: number | undefined) => {
+    if (value !== undefined && Number.isFinite(value)) of.observe({ model }, value);
+  };
+  return {
+    registry,
+    requests,
+    stages,
+    rejections,
+    batch(model, { size, seconds, waited }) {
+      batches.observe({ model }, size);
+      for (const wait of waited) {
+        stages.observe({ stage: "wait" }, wait);
+        stages.observe({ stage: "predict" }, seconds);
+      }
+    },
+    quality(model, prediction, decision) {
+      images.inc({ model, decision: decision ?? "none" });
+      if (isEmpty(prediction)) empties.inc({ model });
+      observe(aula, model, prediction.aula?.normalised);
+      observe(agreement, model, prediction.pairwiseAgreement.overall);
+      observe(entropy, model, prediction.summaries.entropy?.mean);
+      const { data } = prediction.mask;
+      let count = 0;
+      for (const label of data) if (label !== 0) count++;
+      observe(foreground, model, count / data.length);
+    },
+  };
+}

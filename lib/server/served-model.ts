@@ -1,0 +1,75 @@
+import path from "node:path";
+import type { DeviceFlags } from "../cli/device-options.js";
+import { openRun } from "../cli/inference.js";
+import type { RunNotes } from "../cli/run-notes.js";
+import { type Run, readRun } from "../ensemble/run.js";
+import { checkGate, type Gate } from "../gate.js";
+import { PredictionQueue, type Predictor, type QueueOptions } from "./queue.js";
+
+/** How a run is loaded. */
+export interface ServedModelOptions {
+  /** Where it runs, in which numbers and on how many threads. */
+  device: DeviceFlags;
+  queue: QueueOptions;
+  /** In place of the run's own; null for none. */
+  gate?: Gate | null;
+}
+
+/** One loaded state of a run; a reload makes a new one. */
+export interface ServedModel {
+  readonly name: string;
+  /** Absolute path of the run. */
+  readonly folder: string;
+  /** Counts the loads of this name, from 1. */
+  readonly version: number;
+  readonly notes: RunNotes;
+  readonly run: Run;
+  readonly spatialAxes: 2 | 3;
+  readonly gate: Gate | undefined;
+  readonly queue: PredictionQueue;
+  /** Finishes what was accepted, then frees the model. */
+  close(): Promise<void>;
+}
+
+/**
+ * Loads a run and predicts once, so that the first request is not the slow one.
+ * @throws ERR_LE_CHECKPOINT, ERR_LE_OPTION for a gate that is none
+ */
+export async function loadModel(
+  name: string,
+  folder: string,
+  version: number,
+  options: ServedModelOptions,
+): Promise<ServedModel> {
+  const run = await readRun(folder);
+  const gate = options.gate === undefined && run.gate ? checkGate(run.gate) : (options.gate ?? undefined);
+  const { model, notes } = await openRun(folder, options.device);
+  const size = notes.preprocessing.size ?? run.ensemble.inputSize;
+  try {
+    await warmUp(model, [notes.preprocessing.channels, ...size]);
+  } catch (error) {
+    await model.dispose();
+    throw error;
+  }
+  const queue = new PredictionQueue(model, options.queue);
+  let closing: Promise<void> | undefined;
+  return {
+    name,
+    folder: path.resolve(folder),
+    version,
+    notes,
+    run,
+    spatialAxes: model.backbone.spatialAxes,
+    gate,
+    queue,
+    close() {
+      closing ??= queue.close().then(() => model.dispose());
+      return closing;
+    },
+  };
+}
+
+async function warmUp(model: Predictor, shape: readonly number[]): Promise<void> {
+  const count = shape.reduce((product, side) => product * side, 1);
+  await model.predict([{ data: new Float32Array(count), shape }], { maps: [] });
+}

@@ -1,0 +1,76 @@
+import { randomUUID } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
+import type { FastifyInstance, FastifyServerOptions } from "fastify";
+import { admissionOf, routes } from "./routes.js";
+import type { PredictionService } from "./service.js";
+
+/** How a server listens and logs. */
+export interface ServerOptions {
+  /** Options of fastify's logger (pino); false for none. @default { level: "info" } */
+  logger?: FastifyServerOptions["logger"];
+  /**
+   * Milliseconds for which a server that is closing still answers, predictions by 503, before it stops to listen: clients with
+   * open connections and load balancers learn of it in order.
+   * @default 1000
+   */
+  linger?: number;
+}
+
+/**
+ * A fastify server with the routes of a service. `close()` answers what was accepted, and 503 meanwhile, then frees the models.
+ *
+ * ```ts
+ * const app = await createServer(await PredictionService.open({ runs: ["runs/busi"] }));
+ * await app.listen({ port: 8080 });
+ * ```
+ */
+export async function createServer(
+  service: PredictionService,
+  { logger = { level: "info" }, linger = 1000 }: ServerOptions = {},
+): Promise<FastifyInstance> {
+  const { fastify, LogController } = await import("fastify");
+  const { timeout, maxBody } = service.limits;
+  const app = fastify({
+    logger: logger ?? false,
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: maxBody,
+    // A body that takes longer than a prediction may is given up; headers sooner.
+    requestTimeout: timeout + 1000,
+    http: { headersTimeout: Math.min(10_000, timeout), connectionsCheckingInterval: 1000, maxHeaderSize: 16_384 },
+    // Requests on open connections are answered while it closes: predictions by 503, with Retry-After.
+    return503OnClosing: false,
+    requestIdHeader: false,
+    genReqId: ({ headers }) => {
+      const given = headers["x-request-id"];
+      return typeof given === "string" && /^[\w.:+/=-]{1,128}$/.test(given) ? given : randomUUID();
+    },
+  });
+  app.addHook("onRequest", async (request, reply) => {
+    reply.header("x-request-id", request.id);
+  });
+  app.addHook("onResponse", async (request, reply) => {
+    const { method, url } = request;
+    const admitted = admissionOf(request);
+    const line = {
+      method,
+      url: url.slice(0, 500),
+      status: reply.statusCode,
+      ms: Math.round(reply.elapsedTime * 10) / 10,
+      ...(admitted && { model: admitted.model.name, images: admitted.images, decisions: admitted.decisions }),
+    };
+    // What asks for health and metrics every few seconds is no news.
+    const level = reply.statusCode >= 500 ? "warn" : admitted ? "info" : "debug";
+    request.log[level](line, "answered");
+  });
+  app.setNotFoundHandler((request, reply) => {
+    const message = `Expected one of the routes in /openapi.json but received ${request.method} ${request.url.slice(0, 200)}.`;
+    reply.code(404).send({ error: { code: "HTTP_404", message }, requestId: request.id });
+  });
+  app.addHook("preClose", async () => {
+    const closed = service.close();
+    if (app.server.listening) await setTimeout(linger);
+    await closed;
+  });
+  await app.register(routes(service));
+  return app;
+}
