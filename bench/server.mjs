@@ -9,9 +9,9 @@ import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { fileItems, infer, openRun } from "../dist/cli/inference.js";
 import { decodeImage } from "../dist/data/image.js";
 import { PACKAGE_ROOT } from "../dist/native/package.js";
+import { fileItems, infer, openRun } from "../dist/runs/inference.js";
 import { hostileRequests, sendRaw } from "./hostile.mjs";
 
 const sharp = createRequire(import.meta.url)("sharp");

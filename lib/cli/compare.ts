@@ -2,12 +2,13 @@ import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
+import type { DeviceFlags } from "../runs/device.js";
 import type { ShiftOptions } from "../study/compare.js";
 import type { Comparison } from "../study/results.js";
 import type { Condition } from "../study/selection.js";
 import { integer, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
-import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import { withDeviceOptions } from "./device-options.js";
 import { counter, StatusLine } from "./progress.js";
 import { classes, conditions, type ScoringFlags, withScoringOptions } from "./scoring-options.js";
 

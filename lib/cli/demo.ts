@@ -8,13 +8,14 @@ import { writeAtomic } from "../data/files.js";
 import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
 import type { FitOptions } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { duration } from "../report/table.js";
+import { type DeviceFlags, placement, setThreads } from "../runs/device.js";
+import type { RunNotes } from "../runs/notes.js";
 import { integer, text } from "./arguments.js";
 import { AUGMENT } from "./augment.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
-import { type DeviceFlags, placement, setThreads, withDeviceOptions } from "./device-options.js";
+import { withDeviceOptions } from "./device-options.js";
 import { counter, StatusLine, trainingProgress } from "./progress.js";
-import type { RunNotes } from "./run-notes.js";
-import { duration } from "./table.js";
 
 interface Flags extends DeviceFlags {
   out: string;
@@ -145,7 +146,7 @@ async function show(
   const { describeImages, describeSummary } = await import("./evaluate.js");
   const { summarise } = await import("./evaluation.js");
   const { scoredClasses, scoreImage } = await import("../study/records.js");
-  const { datasetItems, infer } = await import("./inference.js");
+  const { datasetItems, infer } = await import("../runs/inference.js");
   const scored = scoredClasses(undefined, test.classNames);
   const scores = [];
   const images = [];

@@ -4,14 +4,15 @@ import { csvLine } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
+import { fixed, formatTable } from "../report/table.js";
+import type { DeviceFlags } from "../runs/device.js";
 import type { ImageScore } from "../study/records.js";
 import { integer, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
-import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import { withDeviceOptions } from "./device-options.js";
 import { type Measure, type MeasureName, measureOf, OTHER_MEASURES, type Summary } from "./evaluation.js";
 import { counter, StatusLine } from "./progress.js";
 import { type ScoringFlags, withScoringOptions } from "./scoring-options.js";
-import { fixed, formatTable } from "./table.js";
 
 interface Flags extends DeviceFlags, ScoringFlags {
   run: string;
@@ -48,7 +49,7 @@ export function evaluateCommand(): Command {
 
 async function evaluate(flags: Flags, session: Session): Promise<void> {
   const { checkOutput } = await import("./output.js");
-  const { folderItems, openRun } = await import("./inference.js");
+  const { folderItems, openRun } = await import("../runs/inference.js");
   const { summarise } = await import("./evaluation.js");
   const { scoredClasses } = await import("../study/records.js");
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");

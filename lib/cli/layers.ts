@@ -2,11 +2,11 @@ import { existsSync, statSync } from "node:fs";
 import type { Command } from "commander";
 import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
 import { nearest } from "../options.js";
+import { formatTable, grouped } from "../report/table.js";
 import { inputShape, integer, text } from "./arguments.js";
 import { type BackboneFlags, backboneOptions, KINDS, withBackboneOptions } from "./backbone-options.js";
 import { newCommand, runSession, toJson, UsageError } from "./command.js";
 import { glob, isGlob, type ModelFlags, modelOptions, withModelOptions } from "./model-options.js";
-import { formatTable, grouped } from "./table.js";
 
 interface Flags extends BackboneFlags, ModelFlags {
   input?: { channels?: number; size: number[] };

@@ -4,13 +4,14 @@ import { writeAtomic } from "../data/files.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
 import { extentOf, largestValue, middleSlice, predictionRecord } from "../report/record.js";
+import { fixed, formatTable } from "../report/table.js";
+import type { DeviceFlags } from "../runs/device.js";
+import type { Result } from "../runs/inference.js";
 import type { MapName } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
-import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
-import type { Result } from "./inference.js";
+import { withDeviceOptions } from "./device-options.js";
 import { counter, StatusLine } from "./progress.js";
-import { fixed, formatTable } from "./table.js";
 
 interface Flags extends DeviceFlags {
   run: string;
@@ -63,7 +64,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
   if (images.length === 0 && flags.data === undefined) throw new UsageError("expected image files or --data <dir>");
   if (flags.split !== undefined && flags.data === undefined) throw new UsageError("--split needs --data <dir>");
   const { checkOutput, writeTogether } = await import("./output.js");
-  const { fileItems, folderItems, infer, openRun } = await import("./inference.js");
+  const { fileItems, folderItems, infer, openRun } = await import("../runs/inference.js");
   checkOutput(flags.out, "--out");
   const { model, notes } = await openRun(flags.run, flags);
   const line = new StatusLine(process.stderr);

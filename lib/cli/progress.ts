@@ -1,5 +1,5 @@
 import type { EpochEvent, TrainingEvent } from "../ensemble/training.js";
-import { duration, fixed } from "./table.js";
+import { duration, fixed } from "../report/table.js";
 
 /** Where progress goes: `process.stderr`, or a stand-in. */
 export interface Terminal {

@@ -5,11 +5,11 @@ import { csvLine } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreHeads } from "../metrics/index.js";
+import { fixed, formatTable } from "../report/table.js";
 import { integer, list, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { type Correlation, correlate, type Spread, spread } from "./evaluation.js";
 import { counter, StatusLine } from "./progress.js";
-import { fixed, formatTable } from "./table.js";
 
 interface Flags {
   probabilities?: boolean;

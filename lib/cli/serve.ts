@@ -1,9 +1,10 @@
 import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError } from "commander";
 import { type Gate, parseGate } from "../gate.js";
+import type { DeviceFlags } from "../runs/device.js";
 import { integer, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, UsageError } from "./command.js";
-import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import { withDeviceOptions } from "./device-options.js";
 
 const LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 

@@ -3,10 +3,10 @@ import { cp, readFile, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
+import { duration, formatTable } from "../report/table.js";
 import type { StudyConfig, StudyRun } from "../study/config.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { runSelf } from "./self.js";
-import { duration, formatTable } from "./table.js";
 import { trainOptions } from "./train-options.js";
 
 interface Flags {

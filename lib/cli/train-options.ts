@@ -4,13 +4,14 @@ import { type Command, Option } from "commander";
 import { METHODS, type MethodName } from "../ensemble/methods.js";
 import type { LossName, OptimizerOptions, ScheduleOptions } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { DeviceFlags } from "../runs/device.js";
+import { type RunNotes, runNotes } from "../runs/notes.js";
 import { integer, list, number, oneOf, size, text } from "./arguments.js";
 import type { AugmentName } from "./augment.js";
 import { type BackboneFlags, KINDS, withBackboneOptions } from "./backbone-options.js";
 import { newCommand, UsageError } from "./command.js";
-import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import { withDeviceOptions } from "./device-options.js";
 import { type ModelFlags, withModelOptions } from "./model-options.js";
-import { type RunNotes, runNotes } from "./run-notes.js";
 
 /** Options that have a value in every run; the preset changes some. */
 export interface Settings {

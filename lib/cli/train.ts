@@ -11,15 +11,15 @@ import type { Network } from "../ensemble/network.js";
 import { makeFolder, RUN_FILES, readRun, writeRun } from "../ensemble/run.js";
 import type { EpochEvent, FitOptions, History } from "../ensemble/training.js";
 import { PACKAGE_VERSION } from "../native/package.js";
+import { duration, fixed, formatTable } from "../report/table.js";
+import { placement, setThreads } from "../runs/device.js";
+import { chooseSplit, type RunNotes, runNotes } from "../runs/notes.js";
 import { AUGMENT } from "./augment.js";
 import { backboneOptions } from "./backbone-options.js";
 import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
-import { placement, setThreads } from "./device-options.js";
 import { glob, isGlob, modelOptions } from "./model-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
-import { chooseSplit, type RunNotes, runNotes } from "./run-notes.js";
 import { runSelf } from "./self.js";
-import { duration, fixed, formatTable } from "./table.js";
 import { effectiveOptions, recordable, type TrainFlags, type TrainOptions, trainOptions } from "./train-options.js";
 
 /** `train`: from a data folder to a run folder. */

@@ -18,12 +18,13 @@ import type { Model } from "../ensemble/model.js";
 import type { RunChoice } from "../ensemble/run-tuning.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { FUSIONS, type Fusion } from "../fusion/index.js";
+import { fixed, formatTable, grouped } from "../report/table.js";
+import type { DeviceFlags } from "../runs/device.js";
+import { dataOf, datasetOptions, type RunNotes } from "../runs/notes.js";
 import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
-import { type DeviceFlags, withDeviceOptions } from "./device-options.js";
+import { withDeviceOptions } from "./device-options.js";
 import { counter, StatusLine } from "./progress.js";
-import { dataOf, datasetOptions, type RunNotes } from "./run-notes.js";
-import { fixed, formatTable, grouped } from "./table.js";
 
 interface Flags extends DeviceFlags {
   data?: string;
@@ -101,7 +102,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
   const named = gateFlag.find((name) => name);
   if (!flags.gate && named) throw new UsageError(`expected --no-gate or ${named}, not both`);
   const { checkOutput } = await import("./output.js");
-  const { openRun } = await import("./inference.js");
+  const { openRun } = await import("../runs/inference.js");
   const { tune } = await import("../calibration/tune.js");
   const { writeChoice } = await import("../ensemble/run-tuning.js");
   if (!flags.dryRun) checkOutput(folder, "the run");
@@ -175,7 +176,7 @@ async function validationImages(folder: string, notes: RunNotes): Promise<{ spli
     ...datasetOptions(notes),
     only: (info) => [trainSplit, valSplit].includes(at(info) ?? ""),
   });
-  const { chooseSplit } = await import("./run-notes.js");
+  const { chooseSplit } = await import("../runs/notes.js");
   return { split: valSplit, dataset: chooseSplit(dataset, valSplit, dataOf(notes, folder)) };
 }
 

@@ -1,11 +1,11 @@
 import path from "node:path";
-import type { DeviceFlags } from "../cli/device-options.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkGate, decide, type Gate, type GateDecision, isEmpty } from "../gate.js";
 import { checkOptions, nearest, type OptionSpecs, option } from "../options.js";
 import { type PredictionRecord, predictionRecord } from "../report/record.js";
+import type { DeviceFlags } from "../runs/device.js";
 import type { MapName } from "../uncertainty/index.js";
 import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
 import { ImagePool } from "./image-pool.js";

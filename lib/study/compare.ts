@@ -1,15 +1,15 @@
 // The comparison of methods from trained runs and a data folder: everything that results.json says.
 import { cpus } from "node:os";
 import path from "node:path";
-import type { DeviceFlags } from "../cli/device-options.js";
-import { folderItems, type Item, infer, type OpenRun, openRun, type Result } from "../cli/inference.js";
-import { datasetOptions } from "../cli/run-notes.js";
 import { METHODS, type MethodName } from "../ensemble/methods.js";
 import type { PredictionFusion } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Calibration } from "../metrics/index.js";
 import { loadedAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
+import type { DeviceFlags } from "../runs/device.js";
+import { folderItems, type Item, infer, type OpenRun, openRun, type Result } from "../runs/inference.js";
+import { datasetOptions } from "../runs/notes.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";

@@ -1,7 +1,8 @@
 // One run on one set of images: scores of all of them, and what they come to over all pixels.
-import { type Item, infer } from "../cli/inference.js";
+
 import type { Model, PredictionFusion, PredictOptions } from "../ensemble/model.js";
 import type { Calibration } from "../metrics/index.js";
+import { type Item, infer } from "../runs/inference.js";
 import { type ImageScore, type Scoring, scoreImage } from "./records.js";
 import type { ReliabilityBin, RunRecord } from "./results.js";
 

@@ -1,6 +1,5 @@
 // What is measured of one image: the same for `evaluate` and for `compare`.
 import type { NdArray } from "../arrays.js";
-import type { Result } from "../cli/inference.js";
 import type { MethodName } from "../ensemble/methods.js";
 import { LayerEnsemblesError } from "../errors.js";
 import {
@@ -12,6 +11,7 @@ import {
   type QualityName,
   quality,
 } from "../metrics/index.js";
+import type { Result } from "../runs/inference.js";
 import type { ImageRecord } from "./results.js";
 
 /** What counts, and how far pixels are apart. */

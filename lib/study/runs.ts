@@ -1,8 +1,9 @@
 // What a comparison needs to know of a run beside its model.
-import { type RunNotes, runNotes } from "../cli/run-notes.js";
+
 import type { MethodName } from "../ensemble/methods.js";
 import { readRun } from "../ensemble/run.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { type RunNotes, runNotes } from "../runs/notes.js";
 import type { SkipCurvePoint } from "./results.js";
 
 /** A run folder, described by its run.json. */

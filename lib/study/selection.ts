@@ -1,11 +1,11 @@
 // Which images of a data folder count, and which belong together: by the columns of its split.csv.
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import type { Item } from "../cli/inference.js";
 import { parseCsv } from "../data/csv.js";
 import { isMissing } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { nearest } from "../options.js";
+import type { Item } from "../runs/inference.js";
 
 /** A condition on a column of split.csv. */
 export interface Condition {

@@ -1,7 +1,7 @@
 // Which images a report shows, and what of them.
 import type { NdArray } from "../arrays.js";
-import type { Result } from "../cli/inference.js";
 import { METHODS, type MethodName } from "../ensemble/methods.js";
+import type { Result } from "../runs/inference.js";
 import type { ImageRecord, RunRecord, ShownImage } from "./results.js";
 import { imageMeans } from "./statistics.js";
 

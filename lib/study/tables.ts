@@ -1,7 +1,8 @@
 // A comparison as tables: for the terminal, and as CSV files.
-import { fixed, formatTable, grouped } from "../cli/table.js";
+
 import { csvLine } from "../data/csv.js";
 import { METHOD_TITLES } from "../ensemble/methods.js";
+import { fixed, formatTable, grouped } from "../report/table.js";
 import {
   CONFIDENCES,
   type Comparison,

@@ -8,8 +8,8 @@ import { inputShape, integer, list, number, oneOf, size } from "../../lib/cli/ar
 import { toJson } from "../../lib/cli/command.js";
 import { checkOutput, writeTogether } from "../../lib/cli/output.js";
 import { bar, StatusLine, trainingProgress } from "../../lib/cli/progress.js";
-import { duration, fixed, formatTable } from "../../lib/cli/table.js";
 import type { TrainingEvent } from "../../lib/ensemble/training.js";
+import { duration, fixed, formatTable } from "../../lib/report/table.js";
 
 describe("formatTable", () => {
   it("lines up columns by what is seen, and shows where rows were left out", () => {

@@ -7,8 +7,8 @@ import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
-import { type DeviceFlags, placement, setThreads } from "./device-options.js";
-import { chooseSplit, dataOf, datasetOptions, type RunNotes, runNotes } from "./run-notes.js";
+import { type DeviceFlags, placement, setThreads } from "./device.js";
+import { chooseSplit, dataOf, datasetOptions, type RunNotes, runNotes } from "./notes.js";
 
 /** A trained model with what its run says of the data. */
 export interface OpenRun {
