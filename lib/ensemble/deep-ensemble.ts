@@ -1,14 +1,12 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
-import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, option } from "../options.js";
 import type { Backbone } from "./backbone.js";
 import { BASELINE, type BaselineOptions, Plain } from "./baselines.js";
-import type { ForwardOptions, Head, Model, PlacementOptions, PredictOptions } from "./model.js";
-import { forwardHeads, type HeadSource, predictHeads } from "./predicting.js";
-import type { Prediction } from "./prediction.js";
+import type { Head, Model, PlacementOptions } from "./model.js";
+import { type HeadSource, Predictor } from "./predicting.js";
 import { RUN_FILES, type Run, readRun, writeRun } from "./run.js";
 import { gather } from "./samples.js";
 import type { FitOptions, History, SampleSource, TrainingEvent } from "./training.js";
@@ -31,7 +29,7 @@ export interface DeepFitOptions extends Omit<FitOptions, "onProgress"> {
  * A deep ensemble (Lakshminarayanan et al. 2017): several networks of one architecture, trained from different seeds. Each
  * gives one head.
  */
-export class DeepEnsemble implements Model {
+export class DeepEnsemble extends Predictor implements Model {
   readonly method = "de";
   readonly #members: readonly Plain[];
   readonly #ownsBackbones: boolean;
@@ -39,6 +37,7 @@ export class DeepEnsemble implements Model {
   readonly run: Run | undefined;
 
   private constructor(members: readonly Plain[], ownsBackbones: boolean, run?: Run) {
+    super();
     this.#members = members;
     this.#ownsBackbones = ownsBackbones;
     this.run = run;
@@ -125,11 +124,6 @@ export class DeepEnsemble implements Model {
     return this.#first.backbone;
   }
 
-  /** `member 1`, `member 2`, … */
-  get headNames(): readonly string[] {
-    return this.#members.map((_, i) => `member ${i + 1}`);
-  }
-
   get classes(): number {
     return this.#first.classes;
   }
@@ -154,42 +148,18 @@ export class DeepEnsemble implements Model {
     return this.run?.skip ?? 0;
   }
 
-  #source(): HeadSource {
+  protected source(): HeadSource {
     const members = this.#members.map((member) => member.member());
     return {
       addon: (members[0] as (typeof members)[0]).addon,
       handles: members.map(({ handle }) => handle),
       method: this.method,
-      headNames: () => [...this.headNames],
+      headNames: () => this.#members.map((_, i) => `member ${i + 1}`),
       passes: 0,
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       tuned: this.run?.prediction,
     };
-  }
-
-  /**
-   * The logits of every member at the image's own size, by {@link headNames}.
-   * @param image C×H×W, or N×C×H×W; for networks of volumes C×D×H×W, or N×C×D×H×W
-   * @returns N×C×H×W (N×C×D×H×W) for each member (N = 1 for a single image)
-   */
-  async forward(image: NdArray, options: ForwardOptions = {}): Promise<Map<string, NdArray>> {
-    return forwardHeads(this.#source(), image, options);
-  }
-
-  /**
-   * Segments images by all members and fuses them, off the JavaScript thread; see {@link Model}.
-   * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
-   */
-  predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
-  predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
-  async predict(
-    images: NdArray | readonly NdArray[],
-    options: PredictOptions = {},
-  ): Promise<Prediction | Prediction[]> {
-    if (Array.isArray(images)) return predictHeads(this.#source(), images, options);
-    const [prediction] = await predictHeads(this.#source(), [images as NdArray], options);
-    return prediction as Prediction;
   }
 
   /**

@@ -1,6 +1,5 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
-import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
@@ -9,16 +8,8 @@ import { checkOptions, type OptionSpec, type OptionSpecs, option } from "../opti
 import { Backbone } from "./backbone.js";
 import { callNative, fromNative } from "./call.js";
 import { METHOD_TITLES, type MethodName } from "./methods.js";
-import {
-  type ForwardOptions,
-  type Head,
-  type Model,
-  PLACEMENT,
-  type PlacementOptions,
-  type PredictOptions,
-} from "./model.js";
-import { forwardHeads, type HeadSource, predictHeads } from "./predicting.js";
-import type { Prediction } from "./prediction.js";
+import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
+import { type HeadSource, Predictor } from "./predicting.js";
 import { Recorder } from "./recorder.js";
 import { MODEL_FILES, makeFolder, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
 import { Gathered, gather } from "./samples.js";
@@ -175,7 +166,7 @@ export async function loadNetwork(
 }
 
 /** One network and its heads. What the heads are and how they are read is the method's. */
-export abstract class Network implements Model {
+export abstract class Network extends Predictor implements Model {
   readonly #addon: Addon;
   readonly #handle: Handle;
   readonly #ownsBackbone: boolean;
@@ -201,6 +192,7 @@ export abstract class Network implements Model {
   readonly run: Run | undefined;
 
   protected constructor(parts: NetworkParts) {
+    super();
     this.#addon = parts.addon;
     this.#handle = parts.handle;
     this.#ownsBackbone = parts.ownsBackbone;
@@ -216,12 +208,8 @@ export abstract class Network implements Model {
     this.#trained = parts.run?.training;
   }
 
-  /** Names of all heads that a prediction fuses, before any is skipped. */
-  get headNames(): readonly string[] {
-    return this.#source().headNames(this.#recorded.passes);
-  }
-
-  #source(): HeadSource {
+  protected source(): HeadSource {
+    this.#check();
     const names = this.heads.map(({ name }) => name);
     return {
       addon: this.#addon,
@@ -285,33 +273,6 @@ export abstract class Network implements Model {
       ...(training && { training: { ...training, device: this.device, precision: this.precision } }),
       notes: { ...this.run?.notes, ...notes },
     });
-  }
-
-  /**
-   * The logits of every head at the image's own size, by head name and in head order.
-   * @param image C×H×W, or N×C×H×W; for a network of volumes C×D×H×W, or N×C×D×H×W
-   * @returns N×C×H×W (N×C×D×H×W) for each head (N = 1 for a single image)
-   */
-  async forward(image: NdArray, options: ForwardOptions = {}): Promise<Map<string, NdArray>> {
-    this.#check();
-    return forwardHeads(this.#source(), image, options);
-  }
-
-  /**
-   * Segments images, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread.
-   * @param images one image of C×H×W (a volume of C×D×H×W), or a list of them, which may differ in size; finite numbers
-   * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
-   */
-  predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
-  predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
-  async predict(
-    images: NdArray | readonly NdArray[],
-    options: PredictOptions = {},
-  ): Promise<Prediction | Prediction[]> {
-    this.#check();
-    if (Array.isArray(images)) return predictHeads(this.#source(), images, options);
-    const [prediction] = await predictHeads(this.#source(), [images as NdArray], options);
-    return prediction as Prediction;
   }
 
   /**

@@ -25,8 +25,47 @@ export interface HeadSource {
   tuned: Run["prediction"];
 }
 
+/** What all models do with their heads. */
+export abstract class Predictor {
+  /** @throws ERR_LE_DISPOSED */
+  protected abstract source(): HeadSource;
+
+  /** Names of all heads that a prediction fuses, before any is skipped. */
+  get headNames(): readonly string[] {
+    const source = this.source();
+    return source.headNames(source.passes);
+  }
+
+  /**
+   * The logits of every head at the image's own size, by {@link headNames} and in their order.
+   * @param image C×H×W, or N×C×H×W; for a network of volumes C×D×H×W, or N×C×D×H×W
+   * @returns N×C×H×W (N×C×D×H×W) for each head (N = 1 for a single image)
+   * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
+   */
+  async forward(image: NdArray, options: ForwardOptions = {}): Promise<Map<string, NdArray>> {
+    return forwardHeads(this.source(), image, options);
+  }
+
+  /**
+   * Segments images, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread.
+   * @param images one image of C×H×W (a volume of C×D×H×W), or a list of them, which may differ in size; finite numbers
+   * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
+   */
+  predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
+  predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
+  async predict(
+    images: NdArray | readonly NdArray[],
+    options: PredictOptions = {},
+  ): Promise<Prediction | Prediction[]> {
+    const source = this.source();
+    if (Array.isArray(images)) return predictHeads(source, images, options);
+    const [prediction] = await predictHeads(source, [images as NdArray], options);
+    return prediction as Prediction;
+  }
+}
+
 /** Runs {@link PredictOptions} on a list of images. */
-export async function predictHeads(
+async function predictHeads(
   source: HeadSource,
   images: readonly NdArray[],
   options: PredictOptions,
@@ -56,7 +95,7 @@ export async function predictHeads(
 }
 
 /** Runs {@link ForwardOptions} on an image or a batch of them. */
-export async function forwardHeads(
+async function forwardHeads(
   source: HeadSource,
   image: NdArray,
   options: ForwardOptions,

@@ -52,7 +52,7 @@ describe("Plain", () => {
 
   it("puts its head on the last feature map of a network that has no such output", async () => {
     const backbone = await Backbone.create("resnet18", { inChannels: 1, classes: 0 });
-    const model = await Plain.create(backbone, { ...placement, classes: 3 });
+    const model = await Plain.create(backbone, { ...placement, classes: 3, inputSize: [64, 64] });
     expect(model.headNames).toEqual(["layer4"]);
     await free(model);
   });
