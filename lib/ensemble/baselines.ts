@@ -3,7 +3,14 @@ import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
 import type { Backbone, LayerInfo } from "./backbone.js";
 import { MOST_PASSES, PLACEMENT, type PlacementOptions } from "./model.js";
-import { loadNetwork, makeNetwork, Network, type NetworkOptions, type NetworkParts } from "./network.js";
+import {
+  checkInputSize,
+  loadNetwork,
+  makeNetwork,
+  Network,
+  type NetworkOptions,
+  type NetworkParts,
+} from "./network.js";
 
 /** What every method makes of a backbone alike. */
 export interface BaselineOptions extends PlacementOptions {
@@ -133,6 +140,7 @@ export function lastFeatures(layers: readonly LayerInfo[]): string {
 
 function withDefaults(backbone: Backbone, { tap: _tap, ...options }: BaselineOptions) {
   const { classes = 2, dropout = 0, freezeBackbone = false, inputSize = backbone.probeSize, seed = 0 } = options;
+  checkInputSize(backbone, inputSize);
   const given = { classes, dropout, freezeBackbone, inputSize, seed };
   return { ...options, ...given, order: "given" as const, headsPerTap: 1, skip: 0, passes: 0 };
 }

@@ -1,7 +1,7 @@
 import { checkOptions, type OptionSpecs, option } from "../options.js";
 import type { Backbone } from "./backbone.js";
 import { PLACEMENT, type PlacementOptions } from "./model.js";
-import { loadNetwork, makeNetwork, Network } from "./network.js";
+import { checkInputSize, loadNetwork, makeNetwork, Network } from "./network.js";
 import { autoTaps } from "./taps.js";
 
 /** How a layer ensemble is made of a backbone. */
@@ -57,6 +57,7 @@ export class LayerEnsemble extends Network {
   static async create(backbone: Backbone, options: EnsembleOptions = {}): Promise<LayerEnsemble> {
     checkOptions("LayerEnsemble.create", options, ENSEMBLE);
     const { taps = "auto", inputSize = backbone.probeSize, final = "auto" } = options;
+    checkInputSize(backbone, inputSize);
     const names = taps === "auto" ? autoTaps(await backbone.probe(inputSize), { final: final !== false }) : [...taps];
     const { classes = 2, order = "execution", dropout = 0, freezeBackbone = false, seed = 0, skip = 0 } = options;
     const settings = { taps: names, classes, final, order, dropout, freezeBackbone, inputSize, seed, skip };

@@ -97,6 +97,15 @@ export interface NetworkParts {
   run: Run | undefined;
 }
 
+/** @throws ERR_LE_OPTION for a size of an image where the network takes volumes, or the other way round */
+export function checkInputSize({ spatialAxes }: Backbone, inputSize: readonly number[]): void {
+  if (inputSize.length === spatialAxes) return;
+  throw new LayerEnsemblesError(
+    "ERR_LE_OPTION",
+    `Expected ${spatialAxes} sides for option 'inputSize' (the network works on ${spatialAxes === 3 ? "volumes" : "images"}) but received ${inputSize.length}.`,
+  );
+}
+
 /**
  * Probes the backbone with a dummy image, orders the taps by depth and makes the heads.
  * @throws ERR_LE_TAP, ERR_LE_OPTION, ERR_LE_DEVICE
@@ -108,11 +117,7 @@ export async function makeNetwork(
 ): Promise<NetworkParts> {
   const { skip, passes, device = "auto", precision = "auto", channelsLast = true, ...settings } = options;
   const { final, order, headsPerTap, ...rest } = settings;
-  if (settings.inputSize.length !== backbone.spatialAxes)
-    throw new LayerEnsemblesError(
-      "ERR_LE_OPTION",
-      `Expected ${backbone.spatialAxes} sides for option 'inputSize' (the network works on ${backbone.spatialAxes === 3 ? "volumes" : "images"}) but received ${settings.inputSize.length}.`,
-    );
+  checkInputSize(backbone, settings.inputSize);
   const addon = await loadAddon();
   try {
     const { handle, ready } = addon.createEnsemble(backbone.handle(), { ...settings, device, precision, channelsLast });
