@@ -77,10 +77,8 @@ export function compareCommand(): Command {
 
 async function compare(runs: string[], flags: Flags, session: Session): Promise<void> {
   const shift = shiftFlags(flags);
-  const { checkOutput, writeTogether } = await import("./output.js");
+  const { checkOutput } = await import("./output.js");
   const { compareRuns } = await import("../study/compare.js");
-  const { csvTables, describeComparison } = await import("../study/tables.js");
-  const { writeReport } = await import("../report/comparison/index.js");
   checkOutput(flags.out, "--out");
   const line = new StatusLine(process.stderr);
   let written: string[] = [];
@@ -107,21 +105,44 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
       ...defined({ scored: flags.scoreClasses, unit: flags.unit, shift }),
       ...defined({ device: flags.device, precision: flags.precision, threads: flags.threads }),
     });
-    await writeTogether(flags.out, async (folder) => {
-      const tables = csvTables(comparison);
-      for (const [name, content] of Object.entries(tables))
-        await writeAtomic(path.join(folder, "tables", name), content);
-      await writeAtomic(path.join(folder, "results.json"), toJson(comparison));
-      written = ["results.json", ...Object.keys(tables).map((name) => `tables/${name}`)];
-      if (flags.report) written.push(...(await writeReport(comparison, folder)));
-    });
+    written = await writeResults(comparison, flags.out, flags.report);
   } finally {
     line.clear();
   }
+  await tellResults(comparison, flags.out, written, session);
+}
+
+/**
+ * Writes results.json, the tables and, where asked for, the report, all or nothing.
+ * @returns their paths, relative to the folder
+ */
+export async function writeResults(comparison: Comparison, out: string, report: boolean): Promise<string[]> {
+  const { writeTogether } = await import("./output.js");
+  const { csvTables } = await import("../study/tables.js");
+  const tables = csvTables(comparison);
+  const written = ["results.json", ...Object.keys(tables).map((name) => `tables/${name}`)];
+  await writeTogether(out, async (folder) => {
+    for (const [name, content] of Object.entries(tables)) await writeAtomic(path.join(folder, "tables", name), content);
+    await writeAtomic(path.join(folder, "results.json"), toJson(comparison));
+    if (!report) return;
+    const { writeReport } = await import("../report/comparison/index.js");
+    written.push(...(await writeReport(comparison, folder)));
+  });
+  return written;
+}
+
+/** Prints the tables, or all but the pictures as JSON. */
+export async function tellResults(
+  comparison: Comparison,
+  out: string,
+  written: readonly string[],
+  session: Session,
+): Promise<void> {
+  const { describeComparison } = await import("../study/tables.js");
   await session.print(
     session.json
       ? toJson({ ...comparison, shown: comparison.shown.map(withoutPictures) }, 2)
-      : `${describeComparison(comparison)}\nWritten to ${flags.out}: ${written.join(", ")}\n`,
+      : `${describeComparison(comparison)}\nWritten to ${out}: ${written.join(", ")}\n`,
   );
 }
 

@@ -12,6 +12,7 @@ import { evaluateCommand } from "./evaluate.js";
 import { installLibtorchCommand } from "./install-libtorch.js";
 import { layersCommand } from "./layers.js";
 import { predictCommand } from "./predict.js";
+import { reportCommand } from "./report.js";
 import { scoreCommand } from "./score.js";
 import { serveCommand } from "./serve.js";
 import { studyCommand } from "./study.js";
@@ -35,6 +36,7 @@ function program(): Command {
     scoreCommand(),
     serveCommand(),
     compareCommand(),
+    reportCommand(),
     studyCommand(),
     demoCommand(),
     doctorCommand(),

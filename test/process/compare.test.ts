@@ -233,6 +233,32 @@ describe("compare", () => {
   });
 });
 
+describe("report", () => {
+  it("makes from results.json what compare wrote", async () => {
+    const again = inside("again");
+    await cp(path.join(out, "results.json"), path.join(again, "results.json"));
+    const ended = await cli(["report", again]);
+    expect(ended).toMatchObject({ code: 0, stdout: printed.replaceAll(out, again) });
+    const files = (folder: string) => readdirSync(folder, { recursive: true, withFileTypes: true });
+    const names = files(out).filter((entry) => entry.isFile());
+    expect(names.length).toBeGreaterThan(10);
+    for (const { parentPath, name } of names) {
+      const file = path.relative(out, path.join(parentPath, name));
+      expect({ file, same: readFileSync(path.join(again, file)).equals(readFileSync(path.join(out, file))) }).toEqual({
+        file,
+        same: true,
+      });
+    }
+  });
+
+  it("refuses a folder that has none", async () => {
+    expect(await cli(["report", data])).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/^error \[ERR_LE_DATA\]: .*results\.json/),
+    });
+  });
+});
+
 describe("compare refuses", () => {
   const refused = async (args: string[], message: RegExp, code = 1) => {
     const nowhere = inside("nowhere");

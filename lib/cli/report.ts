@@ -1,0 +1,39 @@
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import type { Command } from "commander";
+import { LayerEnsemblesError } from "../errors.js";
+import type { Comparison } from "../study/results.js";
+import { newCommand, runSession, type Session } from "./command.js";
+import { tellResults, writeResults } from "./compare.js";
+
+/** `report`: the tables and the page of a comparison, made again from its results.json. */
+export function reportCommand(): Command {
+  const command = newCommand(
+    "report",
+    "make the tables, figures and page of a comparison again from its results.json",
+    "layer-ensembles report comparison",
+  ).argument("<folder>", "what compare wrote");
+  return command.action((folder: string, flags: { json?: boolean }) =>
+    runSession(flags.json ?? false, (session) => report(folder, session)),
+  );
+}
+
+async function report(folder: string, session: Session): Promise<void> {
+  const comparison = await readResults(path.join(folder, "results.json"));
+  await tellResults(comparison, folder, await writeResults(comparison, folder, true), session);
+}
+
+async function readResults(file: string): Promise<Comparison> {
+  let received: string;
+  try {
+    const comparison = JSON.parse(await readFile(file, "utf8")) as Partial<Comparison> | null;
+    if (comparison?.format === 1 && Array.isArray(comparison.methods)) return comparison as Comparison;
+    received = "other JSON";
+  } catch (error) {
+    received = error instanceof Error ? error.message : String(error);
+  }
+  throw new LayerEnsemblesError(
+    "ERR_LE_DATA",
+    `Expected the results of a comparison in ${file} but received ${received}.`,
+  );
+}
