@@ -12,6 +12,8 @@ export type NumericArray =
 
 /** A dense array in C order: `data.length` is the product of `shape`. */
 export interface NdArray<T extends NumericArray = Float32Array> {
+  /** The values, the last axis running fastest. */
   readonly data: T;
+  /** Lengths of the axes, the first one slowest: [C, H, W] for an image of C×H×W. */
   readonly shape: readonly number[];
 }

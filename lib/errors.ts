@@ -3,6 +3,7 @@
  * "Expected … for … but received …", and ends with what to do where that is not obvious.
  */
 export class LayerEnsemblesError extends Error {
+  /** `"LayerEnsemblesError"`. */
   override readonly name = "LayerEnsemblesError";
   /** Stable, machine-readable: see {@link ErrorCode}. */
   readonly code: ErrorCode;

@@ -47,7 +47,14 @@ export interface GateDecision {
   /** Empty where the result is accepted. */
   reasons: GateReason[];
   /** The score that was compared; null without a gate. */
-  score: { name: GateScore; value: number | null; threshold: number } | null;
+  score: {
+    /** Which score. */
+    name: GateScore;
+    /** Its value; null where it is not defined. */
+    value: number | null;
+    /** What it was compared with. */
+    threshold: number;
+  } | null;
 }
 
 /** What of a prediction the gate looks at. */

@@ -4,13 +4,24 @@ export {
   type DatasetOptions,
   type FolderOptions,
   type LoadOptions,
+  type MaskValues,
   type MemorySample,
   type OriginalSample,
   type Sample,
   type SampleInfo,
 } from "./data/dataset.js";
 export { type ImageArray, type ReadOptions, readImage } from "./data/image.js";
-export { type Placement, type Preprocessing, preprocess, restore, restoreLabels } from "./data/preprocess.js";
+export {
+  type ImagePlacement,
+  type Normalise,
+  type Placement,
+  type Preprocessing,
+  preprocess,
+  type Resize,
+  restore,
+  restoreLabels,
+} from "./data/preprocess.js";
+export type { VolumePlacement, VolumeSize } from "./data/volume.js";
 export {
   Backbone,
   type BackboneKind,
@@ -65,3 +76,4 @@ export {
   parseGate,
 } from "./gate.js";
 export { type Configuration, configure } from "./native/configure.js";
+export type { DownloadProgress } from "./native/download.js";

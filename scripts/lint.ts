@@ -1,4 +1,4 @@
-// Checks formatting, lint rules and types; --write formats instead.
+// Checks formatting, lint rules, types, and that everything public has a doc comment; --write formats instead.
 //   npm run lint        npm run format
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -23,7 +23,15 @@ await main(async () => {
       ...(write ? ["-i"] : ["--dry-run", "-Werror"]),
       ...sources,
     ],
-    ...(!write && { tsc: [node, require.resolve("typescript/bin/tsc"), "-p", "tsconfig.json"] }),
+    ...(!write && {
+      tsc: [node, require.resolve("typescript/bin/tsc"), "-p", "tsconfig.json"],
+      typedoc: [
+        node,
+        path.join(path.dirname(require.resolve("typedoc/package.json")), "bin", "typedoc"),
+        "--emit",
+        "none",
+      ],
+    }),
   };
   const failed: string[] = [];
   for (const [name, [command = "", ...args]] of Object.entries(checks)) {

@@ -16,11 +16,13 @@ export interface SkipCurveOptions {
 
 /** Quality of a validation set under one choice of heads. */
 export interface QualityPoint {
-  /** Mean over the images that have a pixel that counts, and standard deviation (divisor n - 1; NaN for one image). */
+  /** Mean over the images that have a pixel that counts. */
   nll: number;
+  /** Its standard deviation over images (divisor n - 1; NaN for one image). */
   nllSd: number;
-  /** Of each image's mean over the foreground classes; the same. */
+  /** Mean over the same images of each one's mean over the foreground classes, in [0, 1]. */
   dice: number;
+  /** Its standard deviation over images (divisor n - 1; NaN for one image). */
   diceSd: number;
   /** AURC of AULA for the risk 1 - dice; NaN for fewer than three heads. */
   aurc: number;

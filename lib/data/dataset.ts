@@ -12,7 +12,9 @@ import { fractionSplit, type SplitFractions } from "./splits.js";
 
 /** One image, ready for a network. */
 export interface Sample {
+  /** Its name: the file name without its ending, or as given to {@link Dataset.fromSamples}. Unique in a dataset. */
   id: string;
+  /** What must not be torn apart between splits, such as a patient; undefined where none was said. */
   group?: string;
   /** C×H×W, or C×D×H×W for a volume; preprocessed. */
   image: NdArray;
@@ -24,7 +26,9 @@ export interface Sample {
 
 /** One image as stored, to look at and to evaluate on. */
 export interface OriginalSample {
+  /** Its name: the file name without its ending, or as given to {@link Dataset.fromSamples}. Unique in a dataset. */
   id: string;
+  /** What must not be torn apart between splits, such as a patient; undefined where none was said. */
   group?: string;
   /** H×W grey values, 0 to 255; of a volume D×H×W, its first channel. */
   image: NdArray<Uint8Array>;
@@ -34,8 +38,11 @@ export interface OriginalSample {
 
 /** An image that is in memory, for {@link Dataset.fromSamples}. */
 export interface MemorySample {
+  /** Its name; unique in the dataset. */
   id: string;
+  /** What must not be torn apart between splits, such as a patient. @default a group of its own */
   group?: string;
+  /** Name of its split. @default none: see {@link DatasetOptions} for fractions */
   split?: string;
   /** H×W, C×H×W with C = 1 or 3, or a volume of C×D×H×W; not yet preprocessed. */
   image: NdArray<Float32Array | Uint8Array | Uint16Array>;
@@ -43,7 +50,7 @@ export interface MemorySample {
   mask?: NdArray<Uint8Array>;
 }
 
-/** How masks store labels: see {@link DatasetOptions.maskValues}. */
+/** How masks store labels: see {@link FolderOptions.maskValues}. */
 export type MaskValues = "auto" | "index" | "0/255";
 
 /** Options that every dataset has. */
@@ -93,6 +100,7 @@ export interface FolderOptions extends DatasetOptions {
 
 /** Options of {@link Dataset.loadAll}. */
 export interface LoadOptions {
+  /** Stops before the next image; the promise rejects with `signal.reason`. */
   signal?: AbortSignal;
   /** Called after each image. */
   onProgress?: (progress: { done: number; total: number }) => void;
@@ -102,10 +110,13 @@ export interface LoadOptions {
 
 /** What is known of an image without reading it. */
 export interface SampleInfo {
+  /** Its name: the file name without its ending, or as given to {@link Dataset.fromSamples}. Unique in a dataset. */
   id: string;
+  /** What must not be torn apart between splits, such as a patient; undefined where none was said. */
   group?: string;
   /** Name of its split; undefined where it is in none. */
   split?: string;
+  /** Whether it has a mask. */
   hasMask: boolean;
 }
 
@@ -404,7 +415,14 @@ export class Dataset implements AsyncIterable<Sample> {
    * Reads one image and its mask once for both {@link Dataset.load} and {@link Dataset.loadOriginal}; the mask as stored.
    * @throws ERR_LE_DATA naming the file
    */
-  async loadBoth(index: number): Promise<{ input: Sample["image"]; placement: Placement } & OriginalSample> {
+  async loadBoth(index: number): Promise<
+    {
+      /** C×H×W, or C×D×H×W for a volume; preprocessed. */
+      input: Sample["image"];
+      /** Where the image lies in `input`: see `restore`. */
+      placement: Placement;
+    } & OriginalSample
+  > {
     const entry = this.#entry(index);
     const stored = await entry.readImage();
     const shape = stored.shape.length === 2 ? [1, ...stored.shape] : stored.shape;

@@ -8,7 +8,23 @@ import { recentre, type VolumePlacement, volumePlanes } from "./volume.js";
 export type Resize = "stretch" | "pad" | "none-with-pad";
 
 /** How intensities are scaled, per image: see {@link Preprocessing.normalise}. */
-export type Normalise = { kind: "zscore" } | { kind: "percentile"; low: number; high: number } | { kind: "none" };
+export type Normalise =
+  | {
+      /** Mean 0 and standard deviation 1. */
+      kind: "zscore";
+    }
+  | {
+      /** Two percentiles become 0 and 1. */
+      kind: "percentile";
+      /** The percentile that becomes 0, in [0, 100]. */
+      low: number;
+      /** The percentile that becomes 1, above `low`, up to 100. */
+      high: number;
+    }
+  | {
+      /** Stored values. */
+      kind: "none";
+    };
 
 /** From a stored image to a network's input. Plain JSON; a run keeps it, so that prediction repeats it. */
 export interface Preprocessing {
@@ -40,7 +56,16 @@ export interface ImagePlacement {
   /** [height, width] of the network's input. */
   size: [height: number, width: number];
   /** The part of the input that shows the image; the rest is padding. */
-  content: { top: number; left: number; height: number; width: number };
+  content: {
+    /** First row. */
+    top: number;
+    /** First column. */
+    left: number;
+    /** Rows. */
+    height: number;
+    /** Columns. */
+    width: number;
+  };
 }
 
 /** Own size, z-score, one channel. */
@@ -60,7 +85,12 @@ export const defaultPreprocessing: Readonly<Preprocessing> = {
 export function preprocess(
   image: NdArray<Float32Array | Uint8Array | Uint16Array>,
   preprocessing: Preprocessing,
-): { image: NdArray; placement: Placement } {
+): {
+  /** C×H×W or C×D×H×W, of the network's input size. */
+  image: NdArray;
+  /** For {@link restore} and {@link restoreLabels}. */
+  placement: Placement;
+} {
   if (image.shape.length === 4) return preprocessVolume(image, preprocessing);
   const shape = image.shape.length === 2 ? [1, ...image.shape] : image.shape;
   const [planes, height, width] = shape as [number, number, number];

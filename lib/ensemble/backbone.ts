@@ -86,6 +86,7 @@ export interface LayerInfo {
   parameters: number;
   /** Whether it can be a tap; where not, `whyNot` says why. */
   tappable: boolean;
+  /** Why it cannot be a tap; undefined where it can. */
   whyNot?: string;
   /** How often it ran in the probe; undefined before one. */
   calls?: number;
@@ -370,6 +371,7 @@ export class Backbone {
     return this.#disposed;
   }
 
+  /** As {@link dispose}; for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }

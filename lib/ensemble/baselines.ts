@@ -43,6 +43,7 @@ export const BASELINE: OptionSpecs = {
 
 /** The plain network: its own output is the one head. */
 export class Plain extends Network {
+  /** Which of the compared methods it is. */
   readonly method = "plain";
 
   /** @throws ERR_LE_TAP, ERR_LE_OPTION, ERR_LE_DEVICE */
@@ -62,6 +63,7 @@ export class Plain extends Network {
 
 /** Several heads of different first weights on one feature map, the last one. */
 export class MultiHead extends Network {
+  /** Which of the compared methods it is. */
   readonly method = "mh";
 
   /**
@@ -91,6 +93,7 @@ export class MultiHead extends Network {
  * drops. The passes of one image draw the same numbers whatever is predicted beside it.
  */
 export class McDropout extends Network {
+  /** Which of the compared methods it is. */
   readonly method = "mcd";
 
   /**

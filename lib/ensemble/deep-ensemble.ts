@@ -17,7 +17,12 @@ export function memberFolder(run: string, member: number): string {
 }
 
 /** An event of training, and of which member. */
-export type MemberEvent = TrainingEvent & { member: number; members: number };
+export type MemberEvent = TrainingEvent & {
+  /** Which member, from 1. */
+  member: number;
+  /** How many there are. */
+  members: number;
+};
 
 /** How a deep ensemble is trained: as one network, each from its own seed. */
 export interface DeepFitOptions extends Omit<FitOptions, "onProgress"> {
@@ -30,6 +35,7 @@ export interface DeepFitOptions extends Omit<FitOptions, "onProgress"> {
  * gives one head.
  */
 export class DeepEnsemble extends Predictor implements Model {
+  /** Which of the compared methods it is. */
   readonly method = "de";
   readonly #members: readonly Plain[];
   readonly #ownsBackbones: boolean;
@@ -124,6 +130,7 @@ export class DeepEnsemble extends Predictor implements Model {
     return this.#first.backbone;
   }
 
+  /** Number of classes with background. */
   get classes(): number {
     return this.#first.classes;
   }
@@ -223,6 +230,7 @@ export class DeepEnsemble extends Predictor implements Model {
     }
   }
 
+  /** As {@link dispose}; for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }

@@ -47,6 +47,7 @@ const ENSEMBLE: OptionSpecs = {
  * one pass gives a segmentation per depth, a fused one, its uncertainty, and how far the layers agree.
  */
 export class LayerEnsemble extends Network {
+  /** Which of the compared methods it is. */
   readonly method = "le";
 
   /**

@@ -5,7 +5,17 @@ export const METHODS = ["plain", "mh", "de", "mcd", "le"] as const;
 export type MethodName = (typeof METHODS)[number];
 
 /** What a method is called in tables, and in full. */
-export const METHOD_TITLES: Readonly<Record<MethodName, { short: string; long: string }>> = {
+export const METHOD_TITLES: Readonly<
+  Record<
+    MethodName,
+    {
+      /** As in tables: `LE`. */
+      short: string;
+      /** In full, as in a sentence: `Layer Ensemble`. */
+      long: string;
+    }
+  >
+> = {
   plain: { short: "Plain", long: "plain network" },
   mh: { short: "MH", long: "multi-head" },
   de: { short: "DE", long: "deep ensemble" },

@@ -12,7 +12,7 @@ import type { Run } from "./run.js";
 /** How heads may be fused in a prediction (SPEC §4): STAPLE is estimated from the kept heads' masks, image by image. */
 export const PREDICTION_FUSIONS = [...FUSIONS, "staple"] as const;
 
-/** One of {@link PREDICTION_FUSIONS}. */
+/** How heads may be fused in a prediction: `"staple"` estimates the truth from the kept heads' masks, image by image. */
 export type PredictionFusion = Fusion | "staple";
 
 /** Where a network runs and in which numbers. */
@@ -74,11 +74,13 @@ export interface PredictOptions {
 
 /** What every method is to those who use it: a list of heads behind one prediction. */
 export interface Model {
+  /** Which of the compared methods it is. */
   readonly method: MethodName;
   /** Heads of the network, in depth order; of a deep ensemble, of its first member. */
   readonly heads: readonly Head[];
   /** Names of all heads that a prediction fuses, before any is skipped. */
   readonly headNames: readonly string[];
+  /** Number of classes with background. */
   readonly classes: number;
   /** The network; of a deep ensemble, that of its first member. */
   readonly backbone: Backbone;
@@ -92,11 +94,23 @@ export interface Model {
   readonly skip: number;
   /** What run.json said, for a model that was loaded from a run. */
   readonly run: Run | undefined;
+  /**
+   * Logits of every head at the image's own size, by its name, in the order of `headNames`: N×C×H×W (N×C×D×H×W), N = 1
+   * for a single image. @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
+   */
   forward(image: NdArray, options?: ForwardOptions): Promise<Map<string, NdArray>>;
+  /**
+   * Segments one image of C×H×W (a volume of C×D×H×W), finite numbers, preprocessed as in training. @throws
+   * ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
+   */
   predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
+  /** Segments several, which may differ in size; the results are in their order. */
   predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
+  /** Writes a run folder that `loadModel` reads; `notes` go into its run.json. @throws ERR_LE_IO, ERR_LE_DISPOSED */
   save(folder: string, notes?: Record<string, unknown>): Promise<void>;
+  /** Waits for jobs in flight, then frees the memory. Use afterwards throws ERR_LE_DISPOSED; again is harmless. */
   dispose(): Promise<void>;
+  /** As {@link dispose}; for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -106,6 +120,7 @@ export interface ForwardOptions {
   passes?: number;
   /** Monte Carlo dropout: as in {@link PredictOptions}. */
   seed?: number;
+  /** Stops before the next batch; the promise rejects with `signal.reason`. */
   signal?: AbortSignal;
 }
 

@@ -184,6 +184,7 @@ export abstract class Network extends Predictor implements Model {
   readonly backbone: Backbone;
   /** In depth order. */
   readonly heads: readonly Head[];
+  /** Number of classes with background. */
   readonly classes: number;
   /** Where it runs, such as `cpu` or `cuda:0`. */
   readonly device: string;
@@ -356,6 +357,7 @@ export abstract class Network extends Predictor implements Model {
     return this.#disposed;
   }
 
+  /** As {@link dispose}; for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }

@@ -47,11 +47,16 @@ export abstract class Predictor {
   }
 
   /**
-   * Segments images, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread.
-   * @param images one image of C×H×W (a volume of C×D×H×W), or a list of them, which may differ in size; finite numbers
+   * Segments an image, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread.
+   * @param image C×H×W, or a volume of C×D×H×W; finite numbers
    * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
    */
   predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
+  /**
+   * The same for several images; the results are in their order.
+   * @param images each C×H×W (C×D×H×W); they may differ in size
+   * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
+   */
   predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
   async predict(
     images: NdArray | readonly NdArray[],

@@ -67,7 +67,9 @@ export interface HeadPerformance {
   sensitivity?: number[];
   /** By head, for two classes only: chance to say 0 where the truth is 0; NaN where that is nowhere. */
   specificity?: number[];
+  /** Whether the estimate settled before the most rounds were done. */
   converged: boolean;
+  /** Rounds of estimation that were done. */
   rounds: number;
 }
 

@@ -24,7 +24,9 @@ export interface WeightsOptions {
   cache?: string;
   /** Address of the folder that has the files. @default WEIGHTS_BASE */
   base?: string;
+  /** Stops the download; the promise rejects with `signal.reason`. */
   signal?: AbortSignal;
+  /** Called as bytes arrive, and once where another process is already fetching the file. */
   onProgress?: (progress: DownloadProgress | { stage: "wait"; detail: string }) => void;
 }
 

@@ -21,6 +21,7 @@ export const MODEL_FILES = { torchscript: "backbone.pt", exported: "backbone.pt2
 
 /** What run.json says: all that loading a model needs beside its weights, and how it came to be. */
 export interface Run {
+  /** Version of run.json's layout; 1. */
   format: number;
   /** Versions that wrote it. */
   versions: Record<string, string>;
@@ -34,12 +35,19 @@ export interface Run {
   backbone: Record<string, unknown>;
   /** Options of the ensemble; `taps` in head order. */
   ensemble: {
+    /** Names of the tapped layers, in depth order. */
     taps: string[];
+    /** Number of classes with background. */
     classes: number;
+    /** Whether the network's own output is the last head. */
     final: boolean;
+    /** Before each head's convolution, 0 to below 1. */
     dropout: number;
+    /** Whether the heads alone were trained. */
     freezeBackbone: boolean;
+    /** Spatial size of the image of the probe: [H, W] or [D, H, W]. */
     inputSize: number[];
+    /** Seed of the heads' initial weights. */
     seed: number;
     /** Multi-head: heads of different first weights on the tap. */
     headsPerTap?: number;
@@ -48,6 +56,7 @@ export interface Run {
   skip: number;
   /** How heads are fused unless a call says otherwise; chosen on validation. */
   prediction?: {
+    /** How heads are fused. @default "mean" */
     fusion?: PredictionFusion;
     /** Names of the kept heads, instead of `skip`. */
     heads?: string[];
@@ -59,7 +68,14 @@ export interface Run {
     temperature?: number;
   };
   /** Images whose score is below the threshold are to be looked at; chosen on validation. */
-  gate?: { score: string; threshold: number; rule: string };
+  gate?: {
+    /** Name of the score: see {@link GATE_SCORES}. */
+    score: string;
+    /** Images below it are to be looked at. */
+    threshold: number;
+    /** How the threshold was chosen, for the record. */
+    rule: string;
+  };
   /** How prediction and gate were chosen. */
   tuning?: Record<string, unknown>;
   /** Options of training, as given. */

@@ -11,9 +11,8 @@ const PASSIVE = /^(Identity|Upsample|Flatten)$|Pool|^Dropout/;
  * as in a classifier, the others come from inside the stretches, outer layers first, evenly.
  *
  * @param layers what `Backbone.probe()` returned: layers with output shapes, in execution order
- * @param options.count how many to take, evenly spread over depth. Default: one for each stretch
- * @param options.final whether the network's own output is a head: then the last stretch, where it ends in that output,
- *   is left out. Default: true
+ * @param options `count`: how many to take, evenly spread over depth; by default one for each stretch. `final`: whether the
+ *   network's own output is a head: then the last stretch, where it ends in that output, is left out; by default true
  * @throws ERR_LE_OPTION where fewer than `count` are found, or the layers have no shapes
  */
 export function autoTaps(

@@ -3,7 +3,9 @@ import { type OptionSpecs, option } from "../options.js";
 
 /** What training needs of a sample: an image of C×H×W (C×D×H×W), normalised, and its mask of H×W (D×H×W) class indices. */
 export interface TrainingSample {
+  /** C×H×W, or C×D×H×W for a volume; finite numbers, normalised. */
   readonly image: NdArray<Float32Array>;
+  /** H×W or D×H×W class indices, or the ignored label. Training needs one. */
   readonly mask?: NdArray<Uint8Array> | undefined;
 }
 
@@ -17,13 +19,19 @@ export type SampleSource = Iterable<TrainingSample> | AsyncIterable<TrainingSamp
 export type CustomLoss = (
   logits: NdArray<Float32Array>,
   target: NdArray<Uint8Array>,
-) => { value: number; gradient: Float32Array };
+) => {
+  /** The loss, a finite number. */
+  value: number;
+  /** Its derivatives, N·C·H·W numbers in the order of the logits. */
+  gradient: Float32Array;
+};
 
 /** Losses of SPEC section 12: each a mean over the batch. */
 export type LossName = "softDice" | "crossEntropy" | "diceCrossEntropy" | "focal" | "tversky" | "jaccard";
 
 /** A loss with its options. */
 export interface LossOptions {
+  /** Which loss. */
   name: LossName;
   /** softDice, diceCrossEntropy, tversky, jaccard: average over class 0 too. @default false */
   includeBackground?: boolean;
@@ -43,6 +51,7 @@ export interface LossOptions {
 
 /** An optimiser with its options; defaults are PyTorch's. */
 export interface OptimizerOptions {
+  /** Which optimiser. */
   name: "adam" | "adamw" | "sgd";
   /** adam, adamw. @default [0.9, 0.999] */
   betas?: [number, number];
@@ -60,6 +69,7 @@ export interface OptimizerOptions {
 
 /** A learning-rate schedule with its options; see torch.optim.lr_scheduler for the meaning of each. */
 export interface ScheduleOptions {
+  /** Which schedule. */
   name: "constant" | "plateau" | "cosine" | "onecycle";
   /** plateau. @default 0.1 */
   factor?: number;
@@ -151,41 +161,91 @@ export interface FitOptions {
 
 /** Dice (mean over foreground classes and images) and nll (mean over images) on validation. */
 export interface Score {
+  /** In [0, 1]. */
   dice: number;
+  /** Mean over pixels of -ln of the true class's probability, in nats; at least 0. */
   nll: number;
 }
 
-/** What happened in training. Epochs and batches count from 0; losses are means since the last event. */
+/** What happened in training. Epochs and batches count from 0. */
 export type TrainingEvent =
-  /** `before`: the epochs that a resumed run has behind it. */
-  | { type: "start"; epoch: number; epochs: number; before: EpochEvent[] }
   | {
-      type: "batch";
+      /** Training begins. */
+      type: "start";
+      /** The first epoch to come, from 0; above 0 for a resumed run. */
       epoch: number;
+      /** How many there are in all. */
       epochs: number;
+      /** The epochs that a resumed run has behind it. */
+      before: EpochEvent[];
+    }
+  | {
+      /** Some batches were done. */
+      type: "batch";
+      /** The epoch, from 0. */
+      epoch: number;
+      /** How many there are in all. */
+      epochs: number;
+      /** The last batch that was done, from 0. */
       batch: number;
+      /** Batches in an epoch. */
       batches: number;
+      /** Σ_k w_k · L_k of the last batch. */
       loss: number;
+      /** Each head's loss in the last batch, by its name, unweighted. */
       losses: Record<string, number>;
+      /** Of the last step. */
       learningRate: number;
+      /** Of training alone. */
       imagesPerSecond: number;
+      /** Until the last epoch, by the pace so far. */
       secondsLeft: number;
     }
   | EpochEvent;
 
-/** One epoch. `loss` is Σ_k w_k · L_k, as the optimiser saw it. */
+/** What one epoch came to. */
 export interface EpochEvent {
+  /** An epoch ended. */
   type: "epoch";
+  /** Which, from 0. */
   epoch: number;
+  /** How many there are in all. */
   epochs: number;
+  /** Mean of Σ_k w_k · L_k over the epoch, as the optimiser saw it. */
   loss: number;
+  /** Mean loss of each head by its name, unweighted. */
   losses: Record<string, number>;
-  validation?: { loss: number; heads: Record<string, Score & { loss: number }>; fused: Score };
+  /** Measured after the epoch; undefined without validation samples. */
+  validation?: {
+    /** Σ_k w_k · L_k; what the best epoch is chosen by. */
+    loss: number;
+    /** Each head alone, by its name. */
+    heads: Record<
+      string,
+      Score & {
+        /** The head's own loss, unweighted. */
+        loss: number;
+      }
+    >;
+    /** All kept heads, fused. */
+    fused: Score;
+  };
+  /** Of the epoch's last step. */
   learningRate: number;
+  /** Duration, validation counted. */
   seconds: number;
+  /** Of training alone. */
   imagesPerSecond: number;
+  /** Until the last epoch, by the pace so far. */
   secondsLeft: number;
-  best: { epoch: number; loss: number };
+  /** The best epoch so far, this one counted; without validation always this one. */
+  best: {
+    /** From 0. */
+    epoch: number;
+    /** Its validation loss; without validation its training loss. */
+    loss: number;
+  };
+  /** Whether `best` is this one. */
   improved: boolean;
 }
 
@@ -193,7 +253,14 @@ export interface EpochEvent {
 export interface History {
   /** Every epoch, those before a resumed run was interrupted too. */
   epochs: EpochEvent[];
-  best: { epoch: number; loss: number } | null;
+  /** The epoch of the lowest validation loss, without validation the last one; null where none was done. */
+  best: {
+    /** From 0. */
+    epoch: number;
+    /** Its validation loss; without validation its training loss. */
+    loss: number;
+  } | null;
+  /** Whether all epochs were done, or early stopping ended it. */
   stopped: "epochs" | "early";
 }
 

@@ -64,12 +64,17 @@ export interface HeadsScore {
   mask: NdArray<Uint8Array>;
   /** S each. */
   maps: Record<MapName, NdArray>;
+  /** Image-level summaries of each map. */
   summaries: Record<MapName, MapSummary>;
   /** Null for fewer than three heads. */
   aula: Aula | null;
+  /** Mean Dice over all pairs of heads; NaN for a single head. */
   pairwiseAgreement: PairwiseAgreement;
+  /** Where in depth the prediction settles. */
   predictionDepth: PredictionDepth;
+  /** Soft Dice of the probabilities with their own mask. */
   softDiceConfidence: SoftDiceConfidence;
+  /** The truth that STAPLE estimates from the labels, and how good each head is against it. */
   staple: Staple;
   /** Of the mask; where the truth is given. */
   quality?: Quality;

@@ -6,12 +6,15 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** What a download is doing. `done` and `total` are bytes; `total` is null where it is not known. */
+/** What a download is doing. */
 export interface DownloadProgress {
+  /** `download`: bytes arrive. `check`: the SHA-256 is taken. `note`: something to tell. */
   readonly stage: "download" | "check" | "note";
   /** The address, the file, why an attempt was given up. */
   readonly detail: string;
+  /** Bytes so far. */
   readonly done?: number;
+  /** Bytes in all; null where it is not known. */
   readonly total?: number | null;
 }
 

@@ -7,7 +7,9 @@ export type PredictionRecord = ReturnType<typeof predictionRecord>;
 
 /** A mask's shape, H×W or D×H×W, and its pixels by class. */
 export interface Extent {
+  /** H×W, or D×H×W. */
   shape: readonly number[];
+  /** Pixels (voxels) of each class, by its index. */
   areas: number[];
 }
 
@@ -31,21 +33,53 @@ export function predictionRecord(
     Object.fromEntries(Object.entries(perClass).map(([c, value]) => [classNames[Number(c)] ?? c, value]));
   const { aula, pairwiseAgreement, predictionDepth, softDiceConfidence } = prediction;
   return {
-    ...(shape.length === 3 && { depth: shape[0] }),
+    ...(shape.length === 3 && {
+      /** Of a volume's mask, at the stored size. */
+      depth: shape[0],
+    }),
+    /** Of the mask, at the stored image's size. */
     height: shape.at(-2),
+    /** Likewise. */
     width: shape.at(-1),
+    /** Pixels (voxels) of each class. */
     area: byName(Object.fromEntries(areas.entries())),
+    /** Names of the kept heads, in depth order. */
     heads: prediction.heads,
+    /** Area under layer agreement; null where it is not defined. */
     aula: aula && {
+      /** In [0, K - 2]. */
       value: aula.value,
+      /** The value over K - 2, in [0, 1]. */
       normalised: aula.normalised,
+      /** The value of each foreground class alone. */
       perClass: byName(aula.perClass),
+      /** Of each foreground class: Dice of neighbouring heads, in depth order. */
       agreements: byName(aula.agreements),
+      /** Whether no head finds any foreground, so that AULA is full by definition. */
       empty: aula.empty,
     },
-    pairwiseAgreement: { overall: pairwiseAgreement.overall, perClass: byName(pairwiseAgreement.perClass) },
-    predictionDepth: predictionDepth && { mean: predictionDepth.mean, perClass: byName(predictionDepth.perClass) },
-    softDiceConfidence: { overall: softDiceConfidence.overall, perClass: byName(softDiceConfidence.perClass) },
+    /** Mean Dice over all pairs of heads. */
+    pairwiseAgreement: {
+      /** Mean over the foreground classes. */
+      overall: pairwiseAgreement.overall,
+      /** Each foreground class alone. */
+      perClass: byName(pairwiseAgreement.perClass),
+    },
+    /** Where in depth the prediction settles; null where it is not defined. */
+    predictionDepth: predictionDepth && {
+      /** Mean over the foreground classes. */
+      mean: predictionDepth.mean,
+      /** Each foreground class alone. */
+      perClass: byName(predictionDepth.perClass),
+    },
+    /** Soft Dice of the probabilities with their own mask. */
+    softDiceConfidence: {
+      /** Mean over the foreground classes. */
+      overall: softDiceConfidence.overall,
+      /** Each foreground class alone. */
+      perClass: byName(softDiceConfidence.perClass),
+    },
+    /** Image-level summaries of each map that was asked for. */
     summaries: prediction.summaries,
   };
 }

@@ -6,14 +6,19 @@ import { LayerEnsemblesError } from "../errors.js";
 
 /** What `train` adds to run.json, so that a run folder is all that prediction needs. */
 export interface RunNotes {
+  /** From a stored image to the input. */
   preprocessing: Preprocessing;
   /** Background first. */
   classNames: string[];
+  /** Label that counts nowhere. */
   ignoreIndex: number;
+  /** Where the images came from. */
   data: {
     /** Absolute path of the folder that was trained on. */
     folder: string;
+    /** Split that was trained on. */
     trainSplit: string;
+    /** Split that chose the best weights; null without validation. */
     valSplit: string | null;
     /** Ids by split, where they were drawn at random instead of read from a table. */
     drawn: Record<string, string[]> | null;

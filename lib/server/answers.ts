@@ -33,7 +33,9 @@ export function negotiate(accept: string | undefined): AnswerType | undefined {
 
 /** An answer's head and body. */
 export interface WrittenAnswer {
+  /** Its content type, with the boundary of multipart. */
   type: string;
+  /** Its bytes. */
   body: Uint8Array;
 }
 

@@ -130,7 +130,9 @@ export function restorePrediction({ probabilities, maps }: SpatialPrediction, pl
 
 /** A file of an answer. */
 export interface OutputFile {
+  /** Its content type. */
   type: "image/png" | "application/x-npy";
+  /** Its content. */
   bytes: Uint8Array;
 }
 

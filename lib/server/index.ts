@@ -10,6 +10,7 @@ export {
   parseGate,
 } from "../gate.js";
 export type { Extent, PredictionRecord } from "../report/record.js";
+export type { RunNotes } from "../runs/notes.js";
 export { ANSWER_TYPES, type AnswerType, type WrittenAnswer } from "./answers.js";
 export { OUTPUTS, type OutputFile, type OutputName } from "./image-work.js";
 export type { InferAnswer } from "./kserve.js";

@@ -186,7 +186,12 @@ export interface InferResult {
 
 /** An answer's bytes; with binary tensors, how many of the first are JSON. */
 export interface InferAnswer {
+  /** The body. */
   bytes: Uint8Array;
+  /**
+   * Bytes of JSON before the binary tensors, for the header Inference-Header-Content-Length; undefined where all is
+   * JSON.
+   */
   headerLength?: number;
 }
 

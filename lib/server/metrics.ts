@@ -8,9 +8,13 @@ export type Stage = "read" | "prepare" | "wait" | "predict" | "finish";
 
 /** What is counted, in Prometheus' form. Each service has a registry of its own. */
 export interface Metrics {
+  /** All of them, and those of the process; `registry.metrics()` is their text. */
   registry: Registry;
+  /** Seconds from a request's head to its answer. */
   requests: Histogram<"route" | "status">;
+  /** Seconds of each part of a prediction. */
   stages: Histogram<"stage">;
+  /** Requests refused or given up, by error code. */
   rejections: Counter<"code">;
   /** Counts one pass of a model. */
   batch(model: string, event: BatchEvent): void;

@@ -6,6 +6,7 @@ import { checkOptions, type OptionSpecs, option } from "../options.js";
 
 /** Anything that predicts a list of images: a `LayerEnsemble`, or another method. */
 export interface Predictor {
+  /** Predicts images of one shape, C×H×W or C×D×H×W, each as if it were alone; the results are in their order. */
   predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
 }
 

@@ -17,15 +17,21 @@ export interface ServedModelOptions {
 
 /** One loaded state of a run; a reload makes a new one. */
 export interface ServedModel {
+  /** The name it is asked for by. */
   readonly name: string;
   /** Absolute path of the run. */
   readonly folder: string;
   /** Counts the loads of this name, from 1. */
   readonly version: number;
+  /** How its training prepared images, and its classes. */
   readonly notes: RunNotes;
+  /** Its run.json. */
   readonly run: Run;
+  /** 2 for images, 3 for volumes. */
   readonly spatialAxes: 2 | 3;
+  /** From which score on a person should look; undefined without one. */
   readonly gate: Gate | undefined;
+  /** Where its images wait. */
   readonly queue: PredictionQueue;
   /** Finishes what was accepted, then frees the model. */
   close(): Promise<void>;

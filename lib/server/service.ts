@@ -263,7 +263,10 @@ export class PredictionService {
     }
   }
 
-  /** Writes the answers for a request's images: see {@link writeAnswers}. */
+  /**
+   * Writes the answers for a request's images. JSON holds every file in base64; multipart has a part `answer` of the same JSON
+   * without files, and one for each file; an .npz archive has an array for each file.
+   */
   async write(
     type: AnswerType,
     { name, version }: ServedModel,
@@ -289,7 +292,12 @@ export class PredictionService {
       signal,
       timeout,
     }: Pick<RequestOptions, "signal" | "timeout"> & { headerLength?: number; place: Place },
-  ): Promise<InferAnswer & { decisions: GateDecision["decision"][] }> {
+  ): Promise<
+    InferAnswer & {
+      /** The gate's, in the order of the images; null without one. */
+      decisions: GateDecision["decision"][];
+    }
+  > {
     const started = performance.now();
     const { maxImages } = this.limits;
     const task = {

@@ -18,8 +18,9 @@ export interface BootstrapOptions {
 export interface BootstrapInterval {
   /** The statistic of all images, each once. */
   estimate: number;
-  /** Bounds of the interval, linear between order statistics; NaN where the statistic is NaN for every resample. */
+  /** Lower bound, linear between order statistics; NaN where the statistic is NaN for every resample. */
   low: number;
+  /** Upper bound, likewise. */
   high: number;
   /** Resamples whose statistic is NaN; they are left out. */
   leftOut: number;

@@ -35,7 +35,9 @@ export interface QualityControlCurve {
   ideal: number[];
   /** Exact area under `y`, not only between the points given. */
   area: number;
+  /** The same under `random`. */
   areaRandom: number;
+  /** The same under `ideal`. */
   areaIdeal: number;
   /** The smallest f that leaves at most 5 % of the failures unseen. */
   remaining5: number;
