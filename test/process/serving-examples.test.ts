@@ -4,20 +4,23 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+import { decide } from "../../lib/gate.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
-import { PredictionService } from "../../lib/server/index.js";
+import { fileItems, infer, openRun } from "../../lib/runs/inference.js";
 import { tinyRun } from "../support/serve.js";
 
 let folder: string;
 let run: string;
 let data: string;
+let file: string;
 let png: Buffer;
 
 beforeAll(async () => {
   folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-examples-"));
   ({ run, data } = await tinyRun(folder));
   const [name] = readdirSync(path.join(data, "images"));
-  png = readFileSync(path.join(data, "images", name as string));
+  file = path.join(data, "images", name as string);
+  png = readFileSync(file);
 }, 60_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -73,8 +76,11 @@ it("gate-in-express.mjs decides as the server does, and refuses what is no image
   };
   const { status, answer } = await post(new Uint8Array(png));
   expect(status).toBe(200);
-  const service = await PredictionService.open({ runs: [run], gate: { score: "softDiceConfidence", threshold: 0.8 } });
-  const { decision, score } = await service.predict(undefined, png, { outputs: [] }).finally(() => service.close());
+  const { model, notes } = await openRun(run, {});
+  const items = await fileItems([file], notes);
+  const { value: offline } = await infer(model, items, { signal: new AbortController().signal }).next();
+  await model.dispose();
+  const { decision, score } = decide(offline!.prediction, { score: "softDiceConfidence", threshold: 0.8 });
   expect(answer.decision).toBe(decision);
   expect(answer.score.value).toBeCloseTo(score?.value as number, 4);
   const worklist = JSON.parse(await (await fetch(`${base}/worklist`)).text());
