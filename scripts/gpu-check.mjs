@@ -171,7 +171,7 @@ function bench(device, python) {
 // ---- The checks, in a process of their own: what the device gives against the CPU in fp32, contiguous. ----
 
 async function runChecks(device) {
-  const { Backbone, LayerEnsemble } = await import("../dist/index.js");
+  const { Backbone, DeepEnsemble, LayerEnsemble, McDropout } = await import("../dist/index.js");
   const report = (check, value, limit) =>
     process.stdout.write(`${JSON.stringify({ check, value, limit, passed: value <= limit })}\n`);
   const reference = { device: "cpu", precision: "fp32", channelsLast: false };
@@ -252,6 +252,24 @@ async function runChecks(device) {
     });
     rmSync(folder, { recursive: true });
   }
+
+  // The other methods: the same heads on the device, and drops that the seed alone decides.
+  const network = (seed, options = {}) => Backbone.create("plain-unet", { width: 8, depth: 3, seed, ...options });
+  const [{ image }] = discs(1, 64, 2);
+  const shared = { classes: 2, inputSize: [64, 64] };
+  const deep = (placement) => DeepEnsemble.create((seed) => network(seed), { members: 3, ...shared, ...placement });
+  const [slow, fast] = [await deep(reference), await deep({ device, precision: "fp32" })];
+  report("deep ensemble, fp32: relative", furthest(await slow.forward(image), await fast.forward(image)), 1e-4);
+  const staple = async (model) =>
+    (await model.predict(image, { fusion: "staple", temperature: 1.5 })).probabilities.data;
+  const changed = differences(await staple(slow), await staple(fast)).filter((value) => value > 1e-3);
+  report("STAPLE, fp32: share of pixels", changed.length / (64 * 64 * 2), 5e-3);
+  const dropping = await McDropout.create(await network(1, { dropout: 0.3 }), { passes: 4, ...shared, device });
+  const drawn = async (seed) => (await dropping.predict(image, { seed })).probabilities.data;
+  const first = await drawn(5);
+  const largest = (values) => values.reduce((a, b) => Math.max(a, b), 0);
+  report("Monte Carlo dropout, the same seed: largest difference", largest(differences(first, await drawn(5))), 1e-5);
+  report("Monte Carlo dropout, another seed: equal", largest(differences(first, await drawn(6))) > 1e-3 ? 0 : 1, 0);
 
   const code = await make({ device: "cuda:99" }, 2).then(
     () => "none",

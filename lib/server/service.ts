@@ -215,7 +215,7 @@ export class PredictionService {
 
   /**
    * Segments one image as its run's training saw images, and says whether a person should look.
-   * @param model A model's name, or a model that {@link model} gave.
+   * @param model A model's name, or a model that {@link PredictionService.model} gave.
    * @param image The bytes of a PNG, JPEG, TIFF or .npy file.
    * @param name The image's name, for messages and the answer.
    * @throws ERR_LE_DATA, ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_TOO_LARGE, ERR_LE_OPTION, ERR_LE_BUSY, ERR_LE_TIMEOUT, ERR_LE_DISPOSED,

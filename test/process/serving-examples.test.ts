@@ -4,19 +4,23 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+import { decide } from "../../lib/gate.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { fileItems, infer, openRun } from "../../lib/runs/inference.js";
 import { tinyRun } from "../support/serve.js";
 
 let folder: string;
 let run: string;
 let data: string;
+let file: string;
 let png: Buffer;
 
 beforeAll(async () => {
   folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-examples-"));
   ({ run, data } = await tinyRun(folder));
   const [name] = readdirSync(path.join(data, "images"));
-  png = readFileSync(path.join(data, "images", name as string));
+  file = path.join(data, "images", name as string);
+  png = readFileSync(file);
 }, 60_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -59,6 +63,29 @@ it("gate-in-fastify.mjs sends doubtful images to the work list", async () => {
   const infer = await fetch(`${base}/segmentation/v2/models/lesions/infer`, { method: "POST", body: "{}" });
   expect(infer.status).toBe(400);
   expect(JSON.parse(await infer.text())).toEqual({ error: expect.stringContaining("inputs") });
+  child.kill("SIGTERM");
+  expect(await ended).toBe(0);
+});
+
+it("gate-in-express.mjs decides as the server does, and refuses what is no image", async () => {
+  const { child, started, ended } = example("gate-in-express.mjs", run, "0");
+  const base = await started;
+  const post = async (body: Uint8Array<ArrayBuffer>) => {
+    const response = await fetch(`${base}/scans`, { method: "POST", body, headers: { "content-type": "image/png" } });
+    return { status: response.status, answer: JSON.parse(await response.text()) };
+  };
+  const { status, answer } = await post(new Uint8Array(png));
+  expect(status).toBe(200);
+  const { model, notes } = await openRun(run, {});
+  const items = await fileItems([file], notes);
+  const { value: offline } = await infer(model, items, { signal: new AbortController().signal }).next();
+  await model.dispose();
+  const { decision, score } = decide(offline!.prediction, { score: "softDiceConfidence", threshold: 0.8 });
+  expect(answer.decision).toBe(decision);
+  expect(answer.score.value).toBeCloseTo(score?.value as number, 4);
+  const worklist = JSON.parse(await (await fetch(`${base}/worklist`)).text());
+  expect(worklist).toHaveLength(decision === "review" ? 1 : 0);
+  expect((await post(new Uint8Array(png.subarray(0, 40)))).status).toBe(400);
   child.kill("SIGTERM");
   expect(await ended).toBe(0);
 });
