@@ -1,5 +1,5 @@
-// Compiles wasm/kernels.ts to lib/fusion/kernels.wasm.ts, which is committed: so that building, installing and testing need
-// no compiler for it. A test compares the two.
+// Compiles the files of wasm to *.wasm.ts in lib, which are committed: so that building, installing and testing need no
+// compiler for them. A test compares the two.
 //   npx tsx scripts/kernels.ts
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -7,14 +7,36 @@ import { pathToFileURL } from "node:url";
 import { main as asc } from "assemblyscript/asc";
 import { PACKAGE_ROOT } from "../lib/native/package.js";
 
-const SOURCE = "wasm/kernels.ts";
-export const COMPILED = path.join(PACKAGE_ROOT, "lib", "fusion", "kernels.wasm.ts");
+/** A WebAssembly module of this package. */
+export interface WasmModule {
+  source: string;
+  compiled: string;
+  /** The compiled file's constant. */
+  constant: string;
+  /** Of 64 KiB each: its memory. */
+  pages: number;
+}
+
+export const MODULES: readonly WasmModule[] = [
+  { source: "wasm/kernels.ts", compiled: "lib/fusion/kernels.wasm.ts", constant: "KERNELS", pages: 4 },
+  { source: "wasm/neighbours.ts", compiled: "lib/agreement/neighbours.wasm.ts", constant: "NEIGHBOURS", pages: 1 },
+];
 
 /** The module in WebAssembly's binary format. */
-export async function compileKernels(): Promise<Uint8Array> {
+export async function compileModule({ source, pages }: WasmModule): Promise<Uint8Array> {
   let binary = new Uint8Array();
-  const options = ["-O3", "--runtime", "stub", "--enable", "simd", "--initialMemory", "4", "--outFile", "kernels.wasm"];
-  const { error, stderr } = await asc([SOURCE, ...options], {
+  const options = [
+    "-O3",
+    "--runtime",
+    "stub",
+    "--enable",
+    "simd",
+    "--initialMemory",
+    `${pages}`,
+    "--outFile",
+    "it.wasm",
+  ];
+  const { error, stderr } = await asc([source, ...options], {
     readFile: (name, base) => {
       try {
         return readFileSync(path.resolve(PACKAGE_ROOT, base, name), "utf8");
@@ -27,23 +49,25 @@ export async function compileKernels(): Promise<Uint8Array> {
     },
     listFiles: () => [],
   });
-  if (error) throw new Error(`${SOURCE} does not compile: ${error.message}\n${stderr.toString()}`);
+  if (error) throw new Error(`${source} does not compile: ${error.message}\n${stderr.toString()}`);
   return binary;
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  const binary = await compileKernels();
-  const lines =
-    Buffer.from(binary)
-      .toString("base64")
-      .match(/.{1,112}/g) ?? [];
-  const text = `// Made by scripts/kernels.ts of wasm/kernels.ts; not to be edited.
+  for (const module of MODULES) {
+    const binary = await compileModule(module);
+    const lines =
+      Buffer.from(binary)
+        .toString("base64")
+        .match(/.{1,112}/g) ?? [];
+    const text = `// Made by scripts/kernels.ts of ${module.source}; not to be edited.
 
 /** The WebAssembly module, in base64. */
-export const KERNELS = [
+export const ${module.constant} = [
 ${lines.map((line) => `  "${line}",`).join("\n")}
 ].join("");
 `;
-  writeFileSync(COMPILED, text);
-  process.stdout.write(`${path.relative(PACKAGE_ROOT, COMPILED)}: ${binary.length} bytes\n`);
+    writeFileSync(path.join(PACKAGE_ROOT, module.compiled), text);
+    process.stdout.write(`${module.compiled}: ${binary.length} bytes\n`);
+  }
 }

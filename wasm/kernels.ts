@@ -1,5 +1,5 @@
 // The loops over all heads, classes and pixels as WebAssembly SIMD, in AssemblyScript (https://www.assemblyscript.org).
-//   npx tsx scripts/kernels.ts      # after a change here: makes lib/fusion/kernels.wasm.ts, which is committed
+//   npx tsx scripts/kernels.ts      # after a change here: makes the *.wasm.ts in lib, which are committed
 // lib/fusion/kernels.ts calls them and is where to start reading. They work on one block of n pixels at a time, whose arrays are
 // at fixed places of the memory. A vector of 128 bits holds two pixels in double precision, or four in single precision.
 

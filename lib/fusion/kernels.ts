@@ -1,5 +1,6 @@
 // The pass over the heads in WebAssembly SIMD, for what head-sums.ts defines: several times as fast. Everything happens
 // within the call, on one thread; it works where JavaScript runs, in browsers and workers too.
+import { instantiate } from "../wasm.js";
 import { type ClassSums, type HeadSums, newClassSums, newHeadSums } from "./head-sums.js";
 import { KERNELS } from "./kernels.wasm.js";
 
@@ -35,32 +36,20 @@ type ArrayName =
   | "labels"
   | "labelsOfMean";
 
-/** What is used of the global WebAssembly, which only the types of browsers declare. */
-interface Compiler {
-  Module: new (bytes: Uint8Array) => object;
-  Instance: new (module: object) => { exports: Exports };
-}
-
 /** Up to so many pixels are worked on together, fewer if there are many classes, so that all stays in a fast cache. */
 const LARGEST_BLOCK = 1024;
 const HEADS_PER_LOGARITHM = 32;
 
 let loaded: Kernels | null | undefined;
 
-/** Null where there is no WebAssembly with SIMD, or a page's policy forbids it. Compiled once, in about a millisecond. */
+/** Null where there is no WebAssembly with SIMD. */
 export function kernels(): Kernels | null {
   if (loaded === undefined) {
-    try {
-      const bytes = Uint8Array.from(atob(KERNELS), (letter) => letter.charCodeAt(0));
-      const { Instance, Module } = (globalThis as unknown as { WebAssembly: Compiler }).WebAssembly;
-      const { exports: wasm } = new Instance(new Module(bytes));
-      loaded = {
-        sumOfHeads: (heads, classes, pixels) => sumOfHeads(wasm, heads, classes, pixels),
-        sumOfClasses: (probabilities, classes, pixels) => sumOfClasses(wasm, probabilities, classes, pixels),
-      };
-    } catch {
-      loaded = null;
-    }
+    const wasm = instantiate<Exports>(KERNELS);
+    loaded = wasm && {
+      sumOfHeads: (heads, classes, pixels) => sumOfHeads(wasm, heads, classes, pixels),
+      sumOfClasses: (probabilities, classes, pixels) => sumOfClasses(wasm, probabilities, classes, pixels),
+    };
   }
   return loaded;
 }

@@ -1,6 +1,9 @@
 // The kernels in WebAssembly against the definitions in TypeScript, which take their place where there is none.
+import path from "node:path";
 import fc from "fast-check";
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { countNeighboursInScript } from "../../lib/agreement/counts.js";
+import { countNeighboursInWasm } from "../../lib/agreement/neighbours.js";
 import {
   type HeadSums,
   sumOfClasses,
@@ -9,8 +12,8 @@ import {
   sumOfHeadsInScript,
 } from "../../lib/fusion/head-sums.js";
 import { type Kernels, kernels } from "../../lib/fusion/kernels.js";
-import { KERNELS } from "../../lib/fusion/kernels.wasm.js";
-import { compileKernels } from "../../scripts/kernels.js";
+import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { compileModule, MODULES } from "../../scripts/kernels.js";
 
 const fast = kernels() as Kernels;
 
@@ -58,10 +61,13 @@ afterEach(() => {
 });
 
 describe("kernels", () => {
-  it("are what their source compiles to, and small enough for every browser to compile at once", async () => {
-    const binary = await compileKernels();
-    expect(Buffer.from(binary).toString("base64")).toBe(KERNELS);
-    expect(binary.length).toBeLessThanOrEqual(4096);
+  it("are what their sources compile to, and small enough for every browser to compile at once", async () => {
+    for (const module of MODULES) {
+      const binary = await compileModule(module);
+      const { [module.constant]: compiled } = await import(path.join(PACKAGE_ROOT, module.compiled));
+      expect(Buffer.from(binary).toString("base64")).toBe(compiled);
+      expect(binary.length).toBeLessThanOrEqual(4096);
+    }
   });
 
   it("sum what TypeScript sums", () => {
@@ -130,11 +136,55 @@ describe("kernels", () => {
     }
   });
 
+  it("count the neighbours that TypeScript counts", () => {
+    const cases = fc.record({
+      heads: fc.integer({ min: 1, max: 12 }),
+      classes: fc.integer({ min: 1, max: 16 }),
+      // Single vectors, runs as long as a byte counts, and blocks as long as the memory, each with and without a rest.
+      pixels: fc.oneof(
+        fc.integer({ min: 1, max: 70 }),
+        fc.integer({ min: 4060, max: 4100 }),
+        fc.integer({ min: 31_740, max: 31_750 }),
+        fc.constant(70_000),
+      ),
+      noise: fc.constantFrom(0, 0.01, 1),
+      seed: fc.nat(1000),
+    });
+    fc.assert(
+      fc.property(cases, ({ heads, classes, pixels, noise, seed }) => {
+        const data = Uint8Array.from({ length: heads * pixels }, (_, i) => {
+          const any = Math.abs(Math.sin(seed + i * 12.9898) * 43758.5453);
+          return (any % 1 < noise ? Math.floor(any) : Math.floor((i % pixels) / 300)) % classes;
+        });
+        const actual = countNeighboursInWasm(data, heads, classes);
+        expect(actual).toEqual(countNeighboursInScript({ data, shape: [heads, pixels] }, classes));
+      }),
+      { numRuns: 40 },
+    );
+  });
+
+  it("leave labels that are no class, and more classes than they have room for, to TypeScript", () => {
+    for (const bad of [3, 4, 127, 128, 254, 255]) {
+      for (let at = 0; at < 2 * 35; at++) {
+        const labels = new Uint8Array(2 * 35).fill(2);
+        expect(countNeighboursInWasm(labels, 2, 3)?.counts[2]).toBe(35);
+        labels[at] = bad;
+        expect(countNeighboursInWasm(labels, 2, 3), `${bad} at ${at}`).toBeNull();
+      }
+    }
+    expect(countNeighboursInWasm(new Uint8Array(20), 2, 17)).toBeNull();
+  });
+
   it("are done without where there is no WebAssembly", async () => {
     vi.stubGlobal("WebAssembly", undefined);
     vi.resetModules();
     const alone = await import("../../lib/fusion/kernels.js");
     expect(alone.kernels()).toBeNull();
+    const { aula } = await import("../../lib/agreement/index.js");
+    const labels = { data: Uint8Array.of(0, 1, 1, 1, 0, 1), shape: [3, 2] };
+    expect(aula(labels, 2).value).toBeCloseTo((2 / 3 + 2 / 3) / 2, 12);
+    const { countNeighboursInWasm } = await import("../../lib/agreement/neighbours.js");
+    expect(countNeighboursInWasm(labels.data, 3, 2)).toBeNull();
     const { scoreHeads } = await import("../../lib/metrics/score.js");
     const data = Float32Array.from({ length: 3 * 2 * 50 }, (_, i) => 3 * Math.sin(i * i * 0.37));
     const slow = scoreHeads({ data, shape: [3, 2, 50] });
