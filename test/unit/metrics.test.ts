@@ -143,6 +143,7 @@ describe("the module", () => {
       "options",
       "statistics",
       "uncertainty",
+      "wasm",
     ]);
   });
 });
