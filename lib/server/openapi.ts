@@ -71,7 +71,7 @@ export function openApi(prefix: string, { limits, models }: PredictionService): 
       title: "layer-ensembles",
       version: PACKAGE_VERSION,
       description:
-        `Segmentation that says how far to trust each result. Limits: ${limits.maxBody} bytes a request, ${limits.maxPixels} pixels ` +
+        `Segmentation that says how far to trust each result. Limits: ${round(limits.maxBody / 2 ** 20)} MiB a request, ${round(limits.maxPixels / 1e6)} million pixels ` +
         `an image, ${limits.maxImages} images a request, ${limits.timeout / 1000} s.`,
     },
     servers: [{ url: prefix || "/" }],
@@ -251,3 +251,8 @@ const SCHEMAS = {
   },
   InferError: { type: "object", properties: { error: { type: "string" } } },
 } as const;
+
+/** To three digits. */
+function round(value: number): number {
+  return Number(value.toPrecision(3));
+}
