@@ -24,20 +24,35 @@ export class ImagePool {
     this.#threads = threads;
   }
 
-  /** @param workers Threads; 0 works on the calling thread. @default half of the cores, at least one and at most four */
+  /**
+   * @param workers Threads; 0 works on the calling thread. @default half of the cores, at least one and at most four
+   * @throws ERR_LE_INTERNAL where a thread cannot start, as in a damaged installation
+   */
   static async create(workers = Math.min(4, Math.max(1, availableParallelism() >> 1))): Promise<ImagePool> {
     if (workers === 0) return new ImagePool(undefined);
     const { Piscina } = await import("piscina");
     const filename = new URL("./image-worker.js", import.meta.url).href;
-    return new ImagePool(
-      new Piscina({
-        filename,
-        minThreads: workers,
-        maxThreads: workers,
-        concurrentTasksPerWorker: 1,
-        recordTiming: false,
-      }),
-    );
+    const threads = new Piscina({
+      filename,
+      minThreads: workers,
+      maxThreads: workers,
+      concurrentTasksPerWorker: 1,
+      recordTiming: false,
+    });
+    // A thread that fails outside of a task is told of by an event, which ends the process where nobody listens.
+    const failed = new Promise<never>((_, reject) => threads.on("error", reject));
+    try {
+      await Promise.race([threads.run(null, { name: "ready" }), failed]);
+    } catch (cause) {
+      await threads.destroy();
+      const received = cause instanceof Error ? cause.message : String(cause);
+      throw new LayerEnsemblesError(
+        "ERR_LE_INTERNAL",
+        `Expected threads for images to start but received: ${received}. Install the package again.`,
+        { cause },
+      );
+    }
+    return new ImagePool(threads);
   }
 
   /** Runs one of the functions above. @throws what it throws */

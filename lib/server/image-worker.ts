@@ -6,6 +6,9 @@ import { finish as finishImage, prepare as prepareImage } from "./image-work.js"
 import { parseInfer as parse, writeInfer as write } from "./kserve.js";
 import { buffersOf, ownBuffers } from "./transfer.js";
 
+/** Nothing: tells that the thread has started. */
+export function ready(): void {}
+
 /** {@link prepareImage} */
 export const prepare = answering(prepareImage);
 /** {@link finishImage} */
