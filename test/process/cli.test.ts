@@ -13,6 +13,22 @@ import { PACKAGE_VERSION } from "../../lib/native/package.js";
 import { writePng } from "../../lib/report/png.js";
 import { cli } from "../support/cli.js";
 
+const COMMANDS = [
+  "layers",
+  "train",
+  "predict",
+  "evaluate",
+  "score",
+  "serve",
+  "tune",
+  "compare",
+  "report",
+  "study",
+  "demo",
+  "doctor",
+  "install-libtorch",
+];
+
 let folder: string;
 let data: string;
 let trainingId: string;
@@ -39,42 +55,14 @@ describe("usage", () => {
   it("shows help and version on standard output", async () => {
     const help = await cli(["--help"]);
     expect(help).toMatchObject({ code: 0, stderr: "" });
-    for (const name of [
-      "layers",
-      "train",
-      "predict",
-      "evaluate",
-      "score",
-      "serve",
-      "tune",
-      "compare",
-      "report",
-      "study",
-      "demo",
-      "doctor",
-      "install-libtorch",
-    ]) {
+    for (const name of COMMANDS) {
       expect(help.stdout).toContain(`\n  ${name} `);
     }
     expect(await cli(["--version"])).toMatchObject({ code: 0, stdout: `${PACKAGE_VERSION}\n` });
   });
 
   it("gives every command an example in its help", async () => {
-    for (const name of [
-      "layers",
-      "train",
-      "predict",
-      "evaluate",
-      "score",
-      "serve",
-      "tune",
-      "compare",
-      "report",
-      "study",
-      "demo",
-      "doctor",
-      "install-libtorch",
-    ]) {
+    for (const name of COMMANDS) {
       const { code, stdout } = await cli([name, "--help"]);
       expect(code).toBe(0);
       expect(stdout).toMatch(new RegExp(`Example:\n +layer-ensembles ${name}`));
