@@ -1,16 +1,24 @@
 import path from "node:path";
 import type { Command } from "commander";
-import { csvLine } from "../data/csv.js";
+import { csvText, distinctNames } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
 import { fixed, formatTable } from "../report/table.js";
 import type { DeviceFlags } from "../runs/device.js";
 import type { ImageScore } from "../study/records.js";
+import { POOLED } from "../study/statistics.js";
 import { integer, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
-import { type Measure, type MeasureName, measureOf, OTHER_MEASURES, type Summary } from "./evaluation.js";
+import {
+  type Measure,
+  type MeasureName,
+  measureOf,
+  OTHER_MEASURES,
+  type SummariseOptions,
+  type Summary,
+} from "./evaluation.js";
 import { counter, StatusLine } from "./progress.js";
 import { type ScoringFlags, withScoringOptions } from "./scoring-options.js";
 
@@ -100,18 +108,8 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       spacing: flags.spacing ?? null,
       measuredAt: "stored size",
     };
-    const files = {
-      "images.csv": imagesCsv(
-        scores,
-        scored.map((c) => [c, classNames[c] as string] as const),
-        heads,
-      ),
-      "groups.csv": Object.keys(summary.groups).length > 0 ? groupsCsv(summary) : null,
-      "summary.csv": summaryCsv(summary),
-      "confidences.csv": confidencesCsv(summary),
-      "summary.json": toJson({ ...facts, ...summary }, 2),
-    };
-    const written = Object.entries(files).filter((entry): entry is [string, string] => entry[1] !== null);
+    const tables = evaluationTables(scores, summary, { classNames, scored, heads });
+    const written = Object.entries({ ...tables, "summary.json": toJson({ ...facts, ...summary }, 2) });
     for (const [name, content] of written) await writeAtomic(path.join(out, name), content);
     await session.print(
       session.json
@@ -125,6 +123,21 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
     line.clear();
     await model.dispose();
   }
+}
+
+/** The CSV files by name. Numbers are not rounded; an empty cell is what is not defined. */
+export function evaluationTables(
+  scores: readonly ImageScore[],
+  summary: Summary,
+  { classNames, scored, heads }: Pick<SummariseOptions, "classNames" | "scored" | "heads">,
+): Record<string, string> {
+  const classes = scored.map((c) => [c, classNames[c] as string] as const);
+  return {
+    "images.csv": imagesCsv(scores, classes, heads),
+    ...(Object.keys(summary.groups).length > 0 && { "groups.csv": groupsCsv(summary) }),
+    "summary.csv": summaryCsv(summary),
+    "confidences.csv": confidencesCsv(summary),
+  };
 }
 
 /** The images by AULA, least agreement first; of many only the first and last ten. @param classes names of those scored */
@@ -146,7 +159,7 @@ export function describeImages(scores: readonly ImageScore[], classes: readonly 
     [
       { heading: "image", align: "left" },
       { heading: "Dice" },
-      ...(several ? classes.map((heading) => ({ heading })) : []),
+      ...(several ? classes.map((name) => ({ heading: `Dice of ${name}` })) : []),
       ...["MHD", "HD95", "nll", "ECE", "AULA", "normalised", "agreement"].map((heading) => ({ heading })),
     ],
     endsOf(rows, 10),
@@ -205,9 +218,7 @@ export function describeSummary(summary: Summary): string {
       ...Object.entries(summary.headDice).map(([name, of]) => row(`Dice of head ${name}`, of)),
     ],
   );
-  const pixels =
-    `Over all pixels: ECE ${fixed(calibration.ece, 4)} (${fixed(calibration.eceLow, 4)} to ${fixed(calibration.eceHigh, 4)}), ` +
-    `Brier ${fixed(calibration.brier, 4)}, nll ${fixed(calibration.nll, 4)}\n`;
+  const pixels = `Over all pixels: ${POOLED.map((name) => `${TITLES[name]} ${fixed(calibration[name], 4)} (${fixed(calibration[`${name}Low`], 4)} to ${fixed(calibration[`${name}High`], 4)})`).join(", ")}\n`;
   return [means, pixels, groupTable(summary), confidenceTable(summary)].filter((part) => part !== "").join("\n");
 }
 
@@ -258,9 +269,6 @@ function confidenceTable({ spearmanWithDice, failureDetection, tau, failed, imag
 const cell = (value: number | null | undefined) =>
   value === null || value === undefined || Number.isNaN(value) ? "" : value;
 
-const csv = (header: readonly string[], rows: readonly (readonly (string | number)[])[]) =>
-  `${[header, ...rows].map(csvLine).join("\n")}\n`;
-
 /** `softDiceConfidence` becomes `soft_dice_confidence`, as columns are called. */
 const snake = (name: string) => name.replace(".", "_").replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
@@ -272,14 +280,13 @@ function imagesCsv(
   heads: readonly string[],
 ): string {
   const maps = Object.keys(scores[0]?.uncertainty ?? {});
-  return csv(
-    [
-      ...["id", "group", "empty"],
-      ...MEASURES.map(snake),
+  return csvText(
+    distinctNames([
+      ...["id", "group", "empty", ...MEASURES.map(snake)],
       ...classes.flatMap(([, title]) => QUALITY_NAMES.map((name) => `${snake(name)}_${title}`)),
       ...maps.map(snake),
       ...heads.map((name) => `dice_head_${name}`),
-    ],
+    ]),
     scores.map((score) => [
       ...[score.id, score.group ?? "", String(score.empty)],
       ...MEASURES.map((name) => cell(measureOf(score, name))),
@@ -291,24 +298,30 @@ function imagesCsv(
 }
 
 function groupsCsv({ groups }: Summary): string {
-  return csv(
+  return csvText(
     ["group", "images", ...MEASURES.map(snake)],
     Object.entries(groups).map(([group, of]) => [group, of.images, ...MEASURES.map((name) => cell(of[name]))]),
   );
 }
 
-function summaryCsv({ means, classes, headDice }: Summary): string {
+function summaryCsv({ means, classes, headDice, calibration }: Summary): string {
+  const heads = Object.entries(headDice);
+  const parts = distinctNames(["", ...heads.map(([name]) => `head ${name}`), ...Object.keys(classes)]);
   const row = (quantity: string, of: string, { mean, sd, low, high, n, leftOut }: Measure) => [
     ...[quantity, of, cell(mean), cell(sd), cell(low), cell(high), n, leftOut],
   ];
-  return csv(
+  return csvText(
     ["quantity", "of", "mean", "sd", "low", "high", "images", "left_out"],
     [
       ...Object.entries(means).map(([name, of]) => row(snake(name), "", of)),
-      ...Object.entries(classes).flatMap(([title, measures]) =>
-        Object.entries(measures).map(([name, of]) => row(snake(name), title, of)),
+      ...Object.values(classes).flatMap((measures, i) =>
+        Object.entries(measures).map(([name, of]) => row(snake(name), parts[1 + heads.length + i] as string, of)),
       ),
-      ...Object.entries(headDice).map(([name, of]) => row("dice", `head ${name}`, of)),
+      ...heads.map(([, of], k) => row("dice", parts[1 + k] as string, of)),
+      ...POOLED.map((name) => [
+        ...[`pooled_${name}`, "", cell(calibration[name]), ""],
+        ...[cell(calibration[`${name}Low`]), cell(calibration[`${name}High`]), "", ""],
+      ]),
     ],
   );
 }
@@ -316,7 +329,7 @@ function summaryCsv({ means, classes, headDice }: Summary): string {
 function confidencesCsv({ spearmanWithDice, failureDetection }: Summary): string {
   const [first] = Object.values(failureDetection);
   const statistics = Object.keys(first ?? {}) as (keyof NonNullable<typeof first>)[];
-  return csv(
+  return csvText(
     [
       ...["ranked_by", "spearman_with_dice", "spearman_with_dice_low", "spearman_with_dice_high", "p", "images"],
       ...statistics.flatMap((name) => [snake(name), `${snake(name)}_low`, `${snake(name)}_high`]),

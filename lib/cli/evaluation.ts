@@ -6,7 +6,7 @@ import type { ImageScore } from "../study/records.js";
 import { unitsOf } from "../study/resampling.js";
 import type { Comparison, Estimate, RunRecord } from "../study/results.js";
 import { type Spread, spread } from "../study/spread.js";
-import { estimates, ofConfidence, RunStatistics, resamplesOf } from "../study/statistics.js";
+import { estimates, POOLED, type PooledName, RunStatistics, resamplesOf, statistic } from "../study/statistics.js";
 
 export { type Spread, spread };
 
@@ -61,7 +61,7 @@ export interface Summary {
   /** By kept head: Dice of its own mask. */
   headDice: Record<string, Measure>;
   /** Over all pixels of all images. */
-  calibration: RunRecord["calibration"] & { eceLow: number | null; eceHigh: number | null };
+  calibration: RunRecord["calibration"] & Record<`${PooledName}${"Low" | "High"}`, number | null>;
   spearmanWithDice: Record<string, Correlation & { low: number | null; high: number | null }>;
   failureDetection: Record<string, FailureDetection>;
 }
@@ -121,10 +121,13 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
   );
   const found = estimates([run], resamplesOf(units, resamples, seed));
   const measure = (name: string): Measure => {
-    const { low, high } = found[name] as Estimate;
+    const { low, high } = found[statistic.mean(name)] as Estimate;
     return { ...spread(columns[name] as Float64Array), low, high };
   };
-  const ece = found.ece as Estimate;
+  const pooledBounds = POOLED.flatMap((name) => {
+    const { low, high } = found[statistic.pooled(name)] as Estimate;
+    return [[`${name}Low`, low] as const, [`${name}High`, high] as const];
+  });
   return {
     images: images.length,
     failed: dice.reduce((count, value) => count + Number(value < tau), 0),
@@ -138,12 +141,11 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
     headDice: record(heads, (name) => measure(`head/${name}`)),
     calibration: {
       ...pooledCalibration(images.map(({ calibration }) => calibration)),
-      eceLow: ece.low,
-      eceHigh: ece.high,
+      ...(Object.fromEntries(pooledBounds) as Record<`${PooledName}${"Low" | "High"}`, number | null>),
     },
     spearmanWithDice: Object.fromEntries(
       ranked.map(({ name, values, sign }) => {
-        const { low, high } = found[ofConfidence(name, "spearmanDice")] as Estimate;
+        const { low, high } = found[statistic.confidence(name, "spearmanDice")] as Estimate;
         const bounds = sign > 0 ? { low, high } : { low: high && -high, high: low && -low };
         return [name, { ...correlate([...values], [...dice]), ...bounds }];
       }),
@@ -186,8 +188,8 @@ function rankedValues(images: readonly ImageScore[]): { name: string; values: Fl
 
 function failureDetection(found: Record<string, Estimate>, name: string): FailureDetection {
   const names = ["aurc", "eaurc", "augrc", "auroc", "fpr95", "qcArea", "remaining5"] as const;
-  return record(names, (statistic) => {
-    const { perRun, ...estimate } = found[ofConfidence(name, statistic)] as Estimate;
+  return record(names, (of) => {
+    const { perRun, ...estimate } = found[statistic.confidence(name, of)] as Estimate;
     return estimate;
   });
 }

@@ -27,8 +27,9 @@ async function readResults(file: string): Promise<Comparison> {
   let received: string;
   try {
     const comparison = JSON.parse(await readFile(file, "utf8")) as Partial<Comparison> | null;
-    if (comparison?.format === 1 && Array.isArray(comparison.methods)) return comparison as Comparison;
-    received = "other JSON";
+    if (comparison?.format === 2 && Array.isArray(comparison.methods)) return comparison as Comparison;
+    const format = comparison?.format as unknown;
+    received = format === 1 ? "those of an earlier version: run compare again" : "other JSON";
   } catch (error) {
     received = error instanceof Error ? error.message : String(error);
   }

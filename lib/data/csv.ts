@@ -46,6 +46,27 @@ export function csvLine(fields: readonly (string | number)[]): string {
     .join(",");
 }
 
+/**
+ * A table as comma-separated text with a header line.
+ * @throws where two columns have one name, so that one would be taken for the other
+ */
+export function csvText(columns: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
+  const twice = columns.find((column, i) => columns.indexOf(column) !== i);
+  if (twice !== undefined) throw new Error(`unreachable: two columns are called "${twice}"`);
+  return `${[columns, ...rows].map(csvLine).join("\n")}\n`;
+}
+
+/** Names made distinct: one that an earlier one has gets " (2)", " (3)", … Names of data may be those of measures. */
+export function distinctNames(names: readonly string[]): string[] {
+  const taken = new Set<string>();
+  return names.map((name) => {
+    let free = name;
+    for (let i = 2; taken.has(free); i++) free = `${name} (${i})`;
+    taken.add(free);
+    return free;
+  });
+}
+
 function splitFields(text: string, name: string): { fields: string[]; line: number }[] {
   const rows: { fields: string[]; line: number }[] = [];
   let fields: string[] = [];

@@ -21,10 +21,11 @@ import {
   type Measured,
   mean,
   meanEstimate,
-  ofConfidence,
   orNull,
+  POOLED,
   RunStatistics,
   resamplesOf,
+  statistic,
 } from "./statistics.js";
 
 /** One run's record with what of each image it does not keep, in the order of its images. */
@@ -64,7 +65,7 @@ export function aggregate(
   const methods = parts.map(({ method, indices, own, found }): MethodResult => {
     const meansOf = (name: string): MeanEstimate =>
       meanEstimate(
-        found[name] as Estimate,
+        found[statistic.mean(name)] as Estimate,
         own.map(({ columns }) => columns[name] as Float64Array),
       );
     const ofClasses = (prefix: string) =>
@@ -77,7 +78,7 @@ export function aggregate(
       quality: Object.fromEntries(QUALITY.map((name) => [name, meansOf(name)])) as MethodResult["quality"],
       classDice: ofClasses("classDice"),
       classMhd: ofClasses("classMhd"),
-      ece: found.ece as Estimate,
+      pooled: Object.fromEntries(POOLED.map((name) => [name, found[statistic.pooled(name)]])) as MethodResult["pooled"],
       confidence: Object.fromEntries(
         CONFIDENCES.map((name) => [name, has(name) ? confidenceOf(found, name) : null]),
       ) as MethodResult["confidence"],
@@ -160,7 +161,7 @@ function measuredOf(
 }
 
 function confidenceOf(found: Record<string, Estimate>, name: ConfidenceName): ConfidenceResult {
-  const of = (statistic: keyof ConfidenceResult) => found[ofConfidence(name, statistic)] as Estimate;
+  const of = (of: keyof ConfidenceResult) => found[statistic.confidence(name, of)] as Estimate;
   return {
     spearmanDice: of("spearmanDice"),
     spearmanMhd: of("spearmanMhd"),

@@ -113,7 +113,7 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
     bootstrap: { resamples: options.resamples, seed: options.seed, unit: options.unit ?? unitOf(images) },
   };
   const comparison: Comparison = {
-    format: 1,
+    format: 2,
     made: made(shown.device),
     title: options.title ?? `${path.basename(path.resolve(data))}, ${options.split}`,
     data: {

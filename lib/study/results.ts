@@ -160,7 +160,8 @@ export interface MethodResult {
   /** By name of the scored class. */
   classDice: Record<string, MeanEstimate>;
   classMhd: Record<string, MeanEstimate>;
-  ece: Estimate;
+  /** Of the pixels of all images together; means over images are in `quality`. */
+  pooled: Record<"ece" | "brier" | "nll", Estimate>;
   /** Null for a confidence that the method has not (AULA is LE's alone). */
   confidence: Record<ConfidenceName, ConfidenceResult | null>;
   /** Of the method's first seed. */
@@ -208,7 +209,8 @@ export interface ShownImage {
 
 /** A comparison of methods on one set of images: results.json. */
 export interface Comparison {
-  format: 1;
+  /** 2; format 1 had of what is pooled the ECE alone, as `ece`. */
+  format: 2;
   /** Versions, date (ISO), host CPU, libtorch. */
   made: Record<string, string>;
   title: string;

@@ -28,7 +28,13 @@ export interface Measured {
   calibration: readonly Calibration[];
 }
 
-/** What is known of each confidence: {@link ConfidenceResult}, in this order. */
+/** Of the pixels of all images together: {@link pooledCalibration}. */
+export const POOLED = ["ece", "brier", "nll"] as const;
+
+/** One of {@link POOLED}. */
+export type PooledName = (typeof POOLED)[number];
+
+/** What is known of each confidence: {@link ConfidenceResult}. */
 const OF_CONFIDENCE = [
   "spearmanDice",
   "spearmanMhd",
@@ -41,45 +47,52 @@ const OF_CONFIDENCE = [
   "remaining5",
 ] as const;
 
-/** Name of a confidence's statistic, as {@link RunStatistics} has it. */
-export function ofConfidence(confidence: string, statistic: (typeof OF_CONFIDENCE)[number]): string {
-  return `${confidence}/${statistic}`;
-}
+/** One statistic of each kind by its name: the ECE of all pixels is another number than the mean of the images' ECE. */
+export const statistic = {
+  /** Mean over the images of a column. */
+  mean: (column: string) => `mean of ${column}`,
+  /** Of the pixels of all images together. */
+  pooled: (name: PooledName) => `pooled ${name}`,
+  /** Of a confidence, how well it ranks images and finds failures. */
+  confidence: (confidence: string, name: (typeof OF_CONFIDENCE)[number]) => `${name} by ${confidence}`,
+};
 
 /** Every statistic of one run: prepared once, then computed for as many resamples as wanted. */
 export class RunStatistics {
-  readonly #measured: Measured;
   readonly #units: Units;
   readonly #columns: { sum: Float64Array; count: Float64Array }[];
-  readonly #bins: PooledBins;
+  readonly #pooled: PooledPixels;
   readonly #risk: Float64Array;
   readonly #failed: Uint8Array;
   readonly #byDice: Sorted;
+  readonly #mhd: Float64Array;
   readonly #byMhd: Sorted;
   readonly #confidences: (Sorted | null)[];
-  readonly #ranks: Float64Array;
+  readonly #diceRanks: Float64Array;
+  readonly #mhdRanks: Float64Array;
   readonly #mhdTimes: Float64Array;
-  /** What {@link RunStatistics.compute} gives, in order. */
+  /** What {@link RunStatistics.compute} gives, in order: each of {@link statistic}. */
   readonly names: readonly string[];
 
   constructor(measured: Measured, units: Units, tau: number) {
     const { columns, confidences, dice, mhd, calibration } = measured;
-    this.#measured = measured;
     this.#units = units;
     this.#columns = Object.values(columns).map((values) => byUnit(values, units));
-    this.#bins = new PooledBins(calibration, units);
+    this.#pooled = new PooledPixels(calibration, units);
     this.#risk = dice.map((value) => 1 - value);
     this.#failed = Uint8Array.from(dice, (value) => (value < tau ? 1 : 0));
     this.#byDice = sorted(dice);
+    this.#mhd = mhd;
     this.#byMhd = sorted(mhd);
     this.#confidences = Object.values(confidences).map((values) => values && sorted(values));
-    this.#ranks = new Float64Array(dice.length);
+    this.#diceRanks = new Float64Array(dice.length);
+    this.#mhdRanks = new Float64Array(dice.length);
     this.#mhdTimes = new Float64Array(dice.length);
-    this.names = [
-      ...Object.keys(columns),
-      "ece",
-      ...Object.keys(confidences).flatMap((name) => OF_CONFIDENCE.map((statistic) => ofConfidence(name, statistic))),
-    ];
+    this.names = distinct([
+      ...Object.keys(columns).map(statistic.mean),
+      ...POOLED.map(statistic.pooled),
+      ...Object.keys(confidences).flatMap((of) => OF_CONFIDENCE.map((name) => statistic.confidence(of, name))),
+    ]);
   }
 
   /**
@@ -98,46 +111,42 @@ export class RunStatistics {
       }
       out[at++] = sum / n;
     }
-    out[at++] = this.#bins.ece(times);
+    const pooled = this.#pooled.compute(times);
+    for (const name of POOLED) out[at++] = pooled[name];
     const images = new Float64Array(of.length);
     for (let i = 0; i < images.length; i++) images[i] = times[of[i] as number] as number;
-    this.#failures(images, out, at);
-    this.#correlations(images, out, at);
-  }
-
-  #failures(images: Float64Array, out: Float64Array, from: number): void {
+    this.#rank(images);
     const ideal = weightedIdealAurc(this.#byDice, images, this.#risk);
-    let at = from;
     for (const confidence of this.#confidences) {
-      if (confidence === null) out.fill(Number.NaN, at, at + OF_CONFIDENCE.length);
-      else {
-        const found: FailureStatistics = weightedFailures(confidence, images, this.#risk, this.#failed);
-        out[at + 2] = found.aurc;
-        out[at + 3] = found.aurc - ideal;
-        out[at + 4] = found.augrc;
-        out[at + 5] = found.auroc;
-        out[at + 6] = found.fpr95;
-        out[at + 7] = found.qcArea;
-        out[at + 8] = found.remaining5;
-      }
-      at += OF_CONFIDENCE.length;
+      const found = confidence && this.#confidence(confidence, images, ideal);
+      for (const name of OF_CONFIDENCE) out[at++] = found ? found[name] : Number.NaN;
     }
   }
 
-  #correlations(images: Float64Array, out: Float64Array, from: number): void {
-    weightedRanks(this.#byDice, images, this.#ranks);
-    this.#confidences.forEach((confidence, c) => {
-      if (confidence) out[from + c * OF_CONFIDENCE.length] = weightedSpearman(confidence, images, this.#ranks);
-    });
-    const { mhd } = this.#measured;
-    for (let i = 0; i < mhd.length; i++) this.#mhdTimes[i] = Number.isNaN(mhd[i] as number) ? 0 : (images[i] as number);
-    this.#ranks.fill(0);
-    weightedRanks(this.#byMhd, this.#mhdTimes, this.#ranks);
-    this.#confidences.forEach((confidence, c) => {
-      if (confidence)
-        out[from + c * OF_CONFIDENCE.length + 1] = weightedSpearman(confidence, this.#mhdTimes, this.#ranks);
-    });
+  /** Ranks the images by Dice, and those with an MHD by that. */
+  #rank(images: Float64Array): void {
+    weightedRanks(this.#byDice, images, this.#diceRanks);
+    for (let i = 0; i < images.length; i++)
+      this.#mhdTimes[i] = Number.isNaN(this.#mhd[i] as number) ? 0 : (images[i] as number);
+    weightedRanks(this.#byMhd, this.#mhdTimes, this.#mhdRanks);
   }
+
+  #confidence(of: Sorted, images: Float64Array, ideal: number): Record<(typeof OF_CONFIDENCE)[number], number> {
+    const found: FailureStatistics = weightedFailures(of, images, this.#risk, this.#failed);
+    return {
+      ...found,
+      eaurc: found.aurc - ideal,
+      spearmanDice: weightedSpearman(of, images, this.#diceRanks),
+      spearmanMhd: weightedSpearman(of, this.#mhdTimes, this.#mhdRanks),
+    };
+  }
+}
+
+/** @throws where a name is there twice, so that one number would be taken for another */
+function distinct(names: readonly string[]): readonly string[] {
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw new Error(`unreachable: two statistics are called "${twice}"`);
+  return names;
 }
 
 /** Sums and counts of what is not NaN, by unit. */
@@ -152,41 +161,49 @@ function byUnit(values: Float64Array, { count, of }: Units) {
   return sums;
 }
 
-/** Reliability bins of many images: per unit and bin the pixels, and right minus confidence summed. */
-class PooledBins {
+/** The pixels of many images: per unit their number and sums, and per bin of confidence right minus confidence summed. */
+class PooledPixels {
   readonly #bins: number;
   readonly #count: Float64Array;
+  readonly #nll: Float64Array;
+  readonly #brier: Float64Array;
   readonly #gap: Float64Array;
 
   constructor(calibration: readonly Calibration[], { count, of }: Units) {
     this.#bins = calibration[0]?.reliability.count.length ?? 0;
-    this.#count = new Float64Array(count * this.#bins);
+    this.#count = new Float64Array(count);
+    this.#nll = new Float64Array(count);
+    this.#brier = new Float64Array(count);
     this.#gap = new Float64Array(count * this.#bins);
-    calibration.forEach(({ reliability }, i) => {
-      reliability.count.forEach((n, b) => {
-        if (n === 0) return;
-        const at = (of[i] as number) * this.#bins + b;
-        const { accuracy, meanConfidence } = reliability;
-        this.#count[at] = (this.#count[at] as number) + n;
-        this.#gap[at] = (this.#gap[at] as number) + n * ((accuracy[b] as number) - (meanConfidence[b] as number));
+    calibration.forEach(({ n, nll, brier, reliability }, i) => {
+      if (n === 0) return;
+      const u = of[i] as number;
+      this.#count[u] = (this.#count[u] as number) + n;
+      this.#nll[u] = (this.#nll[u] as number) + n * nll;
+      this.#brier[u] = (this.#brier[u] as number) + n * brier;
+      reliability.count.forEach((pixels, b) => {
+        if (pixels === 0) return;
+        const at = u * this.#bins + b;
+        const gap = (reliability.accuracy[b] as number) - (reliability.meanConfidence[b] as number);
+        this.#gap[at] = (this.#gap[at] as number) + pixels * gap;
       });
     });
   }
 
   /** NaN for no pixel. */
-  ece(times: ArrayLike<number>): number {
-    let n = 0;
+  compute(times: ArrayLike<number>): Record<PooledName, number> {
+    const n = weighted(times, this.#count);
     let error = 0;
-    for (let b = 0; b < this.#bins; b++) {
-      let gap = 0;
-      for (let u = 0, at = b; u < times.length; u++, at += this.#bins) {
-        gap += (times[u] as number) * (this.#gap[at] as number);
-        n += (times[u] as number) * (this.#count[at] as number);
-      }
-      error += Math.abs(gap);
-    }
-    return error / n;
+    for (let b = 0; b < this.#bins; b++) error += Math.abs(weighted(times, this.#gap, b, this.#bins));
+    return { ece: error / n, brier: weighted(times, this.#brier) / n, nll: weighted(times, this.#nll) / n };
   }
+}
+
+/** Σ_u times[u] · values[from + u · step] */
+function weighted(times: ArrayLike<number>, values: Float64Array, from = 0, step = 1): number {
+  let sum = 0;
+  for (let u = 0, at = from; u < times.length; u++, at += step) sum += (times[u] as number) * (values[at] as number);
+  return sum;
 }
 
 /** What images of one set are drawn as. */

@@ -1,6 +1,6 @@
 // A comparison as tables: for the terminal, and as CSV files.
 
-import { csvLine } from "../data/csv.js";
+import { csvText, distinctNames } from "../data/csv.js";
 import { METHOD_TITLES } from "../ensemble/methods.js";
 import { fixed, formatTable, grouped } from "../report/table.js";
 import {
@@ -13,6 +13,7 @@ import {
   type MethodResult,
   type PairedTest,
 } from "./results.js";
+import { POOLED } from "./statistics.js";
 
 /** What confidences are called in tables. Those named after a map rank by little of it. */
 export const CONFIDENCE_TITLES: Readonly<Record<ConfidenceName, string>> = {
@@ -82,7 +83,7 @@ function qualityTable({ methods, scored }: Comparison): string {
     [
       { heading: "method", align: "left" },
       { heading: "DSC" },
-      ...classes.map((heading) => ({ heading })),
+      ...classes.map((name) => ({ heading: `DSC of ${name}` })),
       { heading: "MHD" },
       { heading: "left out" },
       { heading: "nll" },
@@ -169,34 +170,20 @@ function failureTable(comparison: Comparison): string {
   );
 }
 
-function costTable({ methods, runs }: Comparison): string {
+function costTable({ methods }: Comparison): string {
   return formatTable(
     [
       { heading: "method", align: "left" },
       ...["ECE", "Brier", "nll", "parameters", "ms per image", "× Plain"].map((heading) => ({ heading })),
     ],
-    methods.map((method) => {
-      const { brier, nll } = pooled(method, runs);
-      return [
-        title(method),
-        estimated(method.ece, 4),
-        fixed(brier, 4),
-        fixed(nll, 4),
-        grouped(method.cost.parameters),
-        fixed(method.cost.msPerImage, 1),
-        fixed(method.cost.ratioToPlain, 2),
-      ];
-    }),
+    methods.map((method) => [
+      title(method),
+      ...POOLED.map((name) => estimated(method.pooled[name], 4)),
+      grouped(method.cost.parameters),
+      fixed(method.cost.msPerImage, 1),
+      fixed(method.cost.ratioToPlain, 2),
+    ]),
   );
-}
-
-/** Means over a method's runs of what is over all pixels. */
-function pooled(method: MethodResult, runs: Comparison["runs"]): { brier: number | null; nll: number | null } {
-  const mean = (name: "brier" | "nll") => {
-    const values = method.runs.map((r) => runs[r]?.calibration[name]).filter((value) => typeof value === "number");
-    return values.length === 0 ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
-  };
-  return { brier: mean("brier"), nll: mean("nll") };
 }
 
 function shiftSection({ shift, methods, classNames }: Comparison): string[] {
@@ -233,7 +220,10 @@ function shiftSection({ shift, methods, classNames }: Comparison): string[] {
 type Cell = string | number | null | undefined;
 
 function csv(header: readonly string[], rows: readonly (readonly Cell[])[]): string {
-  return `${[header, ...rows.map((row) => row.map((cell) => cell ?? ""))].map(csvLine).join("\n")}\n`;
+  return csvText(
+    header,
+    rows.map((row) => row.map((cell) => cell ?? "")),
+  );
 }
 
 /** The CSV files by name. Numbers are not rounded; an empty cell is what is not defined. */
@@ -250,6 +240,10 @@ export function csvTables(comparison: Comparison): Record<string, string> {
       ...Object.entries(method.quality).map(([measure, of]) => row(measure, "", of)),
       ...Object.entries(method.classDice).map(([name, of]) => row("dice", name, of)),
       ...Object.entries(method.classMhd).map(([name, of]) => row("mhd", name, of)),
+      ...POOLED.map((name): Cell[] => [
+        ...[method.method, method.runs.length, `pooled_${name}`, ""],
+        ...[...bounds(method.pooled[name]), null, null, null],
+      ]),
     ];
   });
   const confidences = methods.flatMap((method) =>
@@ -310,11 +304,11 @@ function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
   const measures = ["dice", "iou", "mhd", "hausdorff", "hd95", "assd", "nll", "brier", "ece"] as const;
   const certainty = ["aula", "aulaNormalised", "pairwiseAgreement", "softDiceConfidence", "predictionDepth"] as const;
   const maps = Object.keys(runs[0]?.images[0]?.uncertainty ?? {});
-  const header = [
+  const header = distinctNames([
     ...["set", "method", "seed", "id", "group", ...measures],
     ...scored.flatMap((c) => [`dice_${classNames[c]}`, `mhd_${classNames[c]}`]),
     ...["empty", ...certainty, ...maps],
-  ];
+  ]);
   const rows = (set: string, records: Comparison["runs"], classes: readonly number[]) =>
     records.flatMap(({ method, seed, images }) =>
       images.map((image): Cell[] => [

@@ -110,7 +110,11 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
          " channels for option 'final' but received one with ",
          output.defined() && output.dim() > 1 ? output.size(1) : 0, ".");
   has_final_ = fits && options_.final != EnsembleOptions::Final::kNo;
-  if (has_final_) heads_.push_back({kFinalHead, "", output.size(1), output.sizes().slice(2).vec()});
+  // Numbers of heads are told apart by name, and a tapped layer may have this one.
+  std::string name = kFinalHead;
+  while (std::any_of(heads_.begin(), heads_.end(), [&](const HeadInfo& head) { return head.name == name; }))
+    name += "#output";
+  if (has_final_) heads_.push_back({name, "", output.size(1), output.sizes().slice(2).vec()});
   if (heads_.empty())
     fail(code::kOption, "Expected at least one tap, or a backbone whose output has ", options_.classes,
          " channels, but received neither.");

@@ -31,7 +31,7 @@ struct EnsembleOptions {
 };
 
 // One head as the probe found it. It is called as its tap, of several on one tap with "#1", "#2", … behind; the
-// backbone's own output is called "final".
+// backbone's own output is called "final" ("final#output" where a tapped layer has that name).
 struct HeadInfo {
   std::string name, tap;
   int64_t channels = 0;

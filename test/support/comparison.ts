@@ -55,7 +55,7 @@ export function makeComparison(options: ComparisonOptions = {}): Comparison {
     return methodResult(method, own, runs, nulls);
   });
   const comparison: Comparison = {
-    format: 1,
+    format: 2,
     made: {
       date: "2026-01-02T03:04:05.000Z",
       "layer-ensembles": "0.1.0",
@@ -241,10 +241,14 @@ function methodResult(method: MethodName, runs: number[], all: readonly RunRecor
         meanEstimate(own.map((run) => run.images.map((image) => image.classDice[c]!))),
       ]),
     ),
-    ece: estimate(
-      nulls ? Number.NaN : { plain: 0.031, mh: 0.027, de: 0.009, mcd: 0.018, le: 0.011 }[method],
-      runs.length,
-    ),
+    pooled: {
+      ece: estimate(
+        nulls ? Number.NaN : { plain: 0.031, mh: 0.027, de: 0.009, mcd: 0.018, le: 0.011 }[method],
+        runs.length,
+      ),
+      brier: estimate(nulls ? Number.NaN : 0.04, runs.length),
+      nll: estimate(nulls ? Number.NaN : 0.08, runs.length),
+    },
     classMhd: {},
     confidence,
     qcCurves: Object.fromEntries(

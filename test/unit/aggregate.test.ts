@@ -111,7 +111,12 @@ describe("the statistics of one run", () => {
     check(method.quality.mhd, (of) => mean(of.map(({ mhd }) => mhd)), "mhd");
     check(method.classDice.b as Estimate, (of) => mean(of.map(({ classDice }) => classDice[1] as number)), "classDice");
     const byImage = new Map(images.map((image, i) => [image, run.calibration[i]]));
-    check(method.ece, (of) => pooledCalibration(of.map((image) => byImage.get(image) as never)).ece as number, "ece");
+    for (const name of ["ece", "brier", "nll"] as const)
+      check(
+        method.pooled[name],
+        (of) => pooledCalibration(of.map((image) => byImage.get(image) as never))[name] as number,
+        `pooled ${name}`,
+      );
   });
 
   it("do not depend on the order of the images, which may differ from run to run", () => {
@@ -169,7 +174,7 @@ describe("the statistics of one run", () => {
 
   it("exist for a single image as far as they are defined", () => {
     const run = madeRun({ images: 1, change: () => ({ dice: 0.4, mhd: null }) });
-    const { quality, confidence: found, ece } = only([run]);
+    const { quality, confidence: found, pooled } = only([run]);
     expect(quality.dice).toEqual({
       value: 0.4,
       low: 0.4,
@@ -191,7 +196,7 @@ describe("the statistics of one run", () => {
       leftOutPerRun: [1],
     });
     expect(found.aula).toMatchObject({ spearmanDice: { value: null }, aurc: { value: 0.6 }, auroc: { value: null } });
-    expect(ece.value).toBeCloseTo(run.record.images[0]?.ece as number, 12);
+    expect(pooled.ece.value).toBeCloseTo(run.record.images[0]?.ece as number, 12);
   });
 });
 

@@ -368,7 +368,7 @@ describe("the summary", () => {
       with_((comparison) => {
         comparison.methods.forEach((result, i) => {
           const value = i === 0 ? 0.01 : 0.05;
-          result.ece = { value, low: i === 0 ? 0.008 : low, high: i === 0 ? 0.02 : 0.06, perRun: [] };
+          result.pooled.ece = { value, low: i === 0 ? 0.008 : low, high: i === 0 ? 0.02 : 0.06, perRun: [] };
         });
       }).find((sentence) => sentence.startsWith("Best calibrated"));
     expect(said(0.015)).toContain("overlap, so the order may be chance");

@@ -3,14 +3,15 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { describeSummary } from "../../lib/cli/evaluate.js";
+import { describeSummary, evaluationTables } from "../../lib/cli/evaluate.js";
 import { summarise } from "../../lib/cli/evaluation.js";
 import { conditions } from "../../lib/cli/scoring-options.js";
 import { parseCsv } from "../../lib/data/csv.js";
 import { Random } from "../../lib/data/random.js";
-import { calibration, type NdArray, quality, scoreHeads } from "../../lib/metrics/index.js";
+import { bootstrap, calibration, type NdArray, quality, scoreHeads } from "../../lib/metrics/index.js";
 import type { Item, Result } from "../../lib/runs/inference.js";
 import { aggregate } from "../../lib/study/aggregate.js";
+import { pooledCalibration } from "../../lib/study/evaluate.js";
 import { recordOf, type Scoring, scoredClasses, scoreImage } from "../../lib/study/records.js";
 import type { Comparison, ImageRecord, RunRecord, ShiftRow } from "../../lib/study/results.js";
 import { checkComparable, type RunFacts, runFacts } from "../../lib/study/runs.js";
@@ -161,6 +162,67 @@ describe("an evaluation", () => {
     expect(summary.bootstrap.unit).toBe("group");
     expect(summary.spearmanWithDice["entropy.sum"]?.n).toBe(6);
     expect(describeSummary(summary)).toContain("Dice of myo");
+  });
+
+  it.each([
+    ["usual names", ["RV", "myo", "LV"], ["a", "b", "c", "d"]],
+    ["names of measures", ["boundary", "mean", "dice"], ["mean", "ece", "dice", "pooled ece"]],
+    ["names of columns", ["head a", "head_b", "pooled_ece"], ["a", "b", "ece", "head a"]],
+  ])("has of every printed mean the interval of that very column: %s", (_, names, heads) => {
+    const made = { ...options, classNames: ["background", ...names], heads };
+    const tables = evaluationTables(scores, summarise(scores, made), made);
+    const images = parseCsv(tables["images.csv"] as string, "images.csv");
+    const { rows } = parseCsv(tables["summary.csv"] as string, "summary.csv");
+    const printed = rows.filter(({ quantity }) => !quantity?.startsWith("pooled_"));
+    // As many means as columns, in the same order, so that none is matched by its name.
+    const measures = printed.filter(({ of }) => of === "").length;
+    const ofClasses = printed.length - measures - heads.length;
+    const columns = [
+      ...images.columns.slice(3, 3 + measures + ofClasses),
+      ...images.columns.slice(images.columns.length - heads.length),
+    ];
+    expect(columns).toHaveLength(printed.length);
+    const resampling = { resamples: 50, groups: scores.map(({ group }) => group as string) };
+    const value = (text: string | undefined) => (text === "" || text === undefined ? Number.NaN : Number(text));
+    printed.forEach((row, at) => {
+      const values = images.rows.map((image) => value(image[columns[at] as string]));
+      const mean = (drawn: Uint32Array) => {
+        const defined = [...drawn].map((i) => values[i] as number).filter((one) => !Number.isNaN(one));
+        return defined.reduce((sum, one) => sum + one, 0) / defined.length;
+      };
+      const expected = bootstrap(images.rows.length, mean, resampling);
+      const what = `${row.quantity} of ${row.of}, column ${columns[at]}`;
+      expect(columns[at]?.startsWith(row.quantity as string), what).toBe(true);
+      for (const [name, wanted] of [
+        ["mean", expected.estimate],
+        ["low", expected.low],
+        ["high", expected.high],
+      ] as const) {
+        if (Number.isNaN(wanted)) expect(row[name], `${what}, ${name}`).toBe("");
+        else expect(value(row[name]), `${what}, ${name}`).toBeCloseTo(wanted, 10);
+      }
+      if (row.low !== "") {
+        expect(value(row.mean), what).toBeGreaterThanOrEqual(Math.min(...values.filter((one) => !Number.isNaN(one))));
+        expect(value(row.low), what).toBeLessThanOrEqual(value(row.high));
+      }
+    });
+    expect(new Set(rows.map(({ quantity, of }) => `${quantity}|${of}`)).size).toBe(rows.length);
+  });
+
+  it("keeps what is over all pixels apart from the means of images", () => {
+    const summary = summarise(scores, options);
+    const pooled = (images: Uint32Array) =>
+      pooledCalibration([...images].map((i) => (scores[i] as (typeof scores)[number]).calibration));
+    for (const name of ["ece", "brier", "nll"] as const) {
+      const expected = bootstrap(scores.length, (images) => pooled(images)[name] as number, {
+        resamples: 50,
+        groups: scores.map(({ group }) => group as string),
+      });
+      expect(summary.calibration[name]).toBeCloseTo(expected.estimate, 12);
+      expect(summary.calibration[`${name}Low`]).toBeCloseTo(expected.low, 12);
+      expect(summary.calibration[`${name}High`]).toBeCloseTo(expected.high, 12);
+    }
+    expect(summary.means.ece.low).not.toBeCloseTo(summary.calibration.eceLow as number, 6);
   });
 
   it("does not depend on the order of the images", () => {
@@ -433,7 +495,7 @@ describe("the images shown", () => {
 describe("the tables", () => {
   const runs = [madeRun({ method: "plain", heads: 1 }), madeRun({ method: "le" }), madeRun({ method: "le", seed: 1 })];
   const comparison: Comparison = {
-    format: 1,
+    format: 2,
     made: {},
     title: "made up",
     data: { folder: "data", split: "test", images: 12, groups: 12 },

@@ -61,9 +61,9 @@ function support(tests: readonly PairedTest[], measure: PairedTest["measure"], b
 }
 
 function calibration({ methods }: Comparison): string | undefined {
-  const [best, second] = order(methods, (method) => method.ece, false);
+  const [best, second] = order(methods, (method) => method.pooled.ece, false);
   if (!best || !second) return undefined;
-  return `Best calibrated is ${name(best)} (ECE ${number(best.ece.value, 4)}), then ${name(second)} (${number(second.ece.value, 4)}); ${overlap(best.ece, second.ece)}.`;
+  return `Best calibrated is ${name(best)} (ECE ${number(best.pooled.ece.value, 4)}), then ${name(second)} (${number(second.pooled.ece.value, 4)}); ${overlap(best.pooled.ece, second.pooled.ece)}.`;
 }
 
 function failures({ methods, tau }: Comparison): string | undefined {

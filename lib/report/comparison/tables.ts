@@ -142,12 +142,12 @@ export function failureTable(comparison: Comparison): string {
 /** Calibration over all pixels. */
 export function calibrationTable(comparison: Comparison): string {
   return table<MethodResult>({
-    caption: "Table 4. Calibration [interval]",
+    caption: "Table 4. Calibration over all pixels [interval]",
     name: methodName,
     columns: [
-      { head: "ECE", better: "low", cell: (method) => estimateCell(method.ece, 4) },
-      { head: "Brier", better: "low", cell: (method) => estimateCell(method.quality.brier, 4) },
-      { head: "nll", better: "low", cell: (method) => estimateCell(method.quality.nll, 4) },
+      { head: "ECE", better: "low", cell: (method) => estimateCell(method.pooled.ece, 4) },
+      { head: "Brier", better: "low", cell: (method) => estimateCell(method.pooled.brier, 4) },
+      { head: "nll", better: "low", cell: (method) => estimateCell(method.pooled.nll, 4) },
     ],
     rows: comparison.methods,
   });

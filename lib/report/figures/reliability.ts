@@ -27,7 +27,7 @@ export async function reliabilityFigure(comparison: Comparison): Promise<Figure 
     if (bins.length === 0) return [];
     const all = bins.reduce((sum, bin) => sum + bin.count, 0);
     const data = bins.map((bin) => ({ ...bin, share: bin.count / all }));
-    return [{ title: `${short(method.method)}: ECE ${fixed(method.ece.value, 4)}`, data }];
+    return [{ title: `${short(method.method)}: ECE ${fixed(method.pooled.ece.value, 4)}`, data }];
   });
   if (panels.length === 0) return undefined;
   const common = {
