@@ -13,6 +13,7 @@ import { counter, StatusLine } from "./progress.js";
 
 interface Flags {
   probabilities?: boolean;
+  trust?: boolean;
   skip: number;
   fusion: ScoreFusion;
   spacing?: number[];
@@ -51,6 +52,7 @@ export function scoreCommand(): Command {
   )
     .argument("<files...>", ".npz files, or .npy files with the heads alone")
     .option("--probabilities", "the heads are probabilities, not logits")
+    .option("--trust", "take the heads for logits also where they look like probabilities")
     .option("--skip <T>", "first heads to leave out", integer({ min: 0 }), 0)
     .option("--fusion <name>", `${SCORE_FUSIONS.join(", ")}`, oneOf(SCORE_FUSIONS), "mean")
     .option(
@@ -78,7 +80,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
     const tell = counter(line, "scoring", files.length);
     for (const file of files) {
       session.signal.throwIfAborted();
-      scores.push(await scoreFile(file, flags));
+      scores.push(await scoreFile(file, flags, session));
       tell(scores.length);
     }
   } finally {
@@ -94,18 +96,19 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
   );
 }
 
-async function scoreFile(file: string, flags: Flags): Promise<FileScore> {
+async function scoreFile(file: string, flags: Flags, session: Session): Promise<FileScore> {
   const arrays = await readArrays(file);
   const { heads } = arrays;
   if (!heads) throw refusal(file, 'an array "heads"', "none");
   if (!(heads.data instanceof Float32Array || heads.data instanceof Float64Array)) {
-    throw refusal(file, 'floating-point numbers for "heads"', "integers");
+    throw refusal(file, 'floating-point numbers for "heads" (logits, or probabilities from 0 to 1)', "integers");
   }
   const truth = arrays.truth && labelsOf(arrays.truth, file);
   let of: HeadsScore;
   try {
     of = scoreHeads(heads as NdArray, {
       values: flags.probabilities ? "probabilities" : "logits",
+      trust: flags.trust ?? false,
       skip: flags.skip,
       fusion: flags.fusion,
       ignoreIndex: flags.ignoreIndex,
@@ -116,6 +119,8 @@ async function scoreFile(file: string, flags: Flags): Promise<FileScore> {
     if (!(error instanceof LayerEnsemblesError)) throw error;
     throw new LayerEnsemblesError(error.code, `${file}: ${error.message}`, { cause: error });
   }
+  for (const warning of flags.trust ? [] : suspicions(heads, flags.probabilities ?? false))
+    session.note(`warning: ${file}: ${warning} (--trust says that this is right)`);
   const { probabilities: _, ...staple } = of.staple;
   const uncertainty: Record<string, number> = {};
   for (const [map, values] of Object.entries(of.summaries))
@@ -136,6 +141,17 @@ async function scoreFile(file: string, flags: Flags): Promise<FileScore> {
     ...(of.quality && { quality: of.quality }),
     ...(of.calibration && { calibration: of.calibration }),
   };
+}
+
+/** What may be meant otherwise. Where values sum to 1 as well, {@link scoreHeads} refuses them. */
+function suspicions({ data, shape }: NdArray<NumericArray>, probabilities: boolean): string[] {
+  const found: string[] = [];
+  const [heads, classes, ...spatial] = shape;
+  if (spatial.length === 1)
+    found.push(`"heads" is taken as ${heads} heads of ${classes} classes and ${spatial[0]} pixels in a row`);
+  if (!probabilities && data.every((value) => value >= 0 && value <= 1))
+    found.push('all values of "heads" are from 0 to 1 and taken for logits, which sigmoid outputs are not');
+  return found;
 }
 
 async function readArrays(file: string): Promise<Partial<Record<string, NdArray<NumericArray>>>> {

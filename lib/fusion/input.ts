@@ -101,6 +101,47 @@ export function checkProbabilities(argument: string, { views, classes, pixels }:
   });
 }
 
+/** What values add up to that are shares of a whole: probabilities, percentages, bytes. */
+const WHOLES = [1, 100, 255];
+/** Fewer pixels may add up by chance. */
+const FEWEST_PIXELS = 4;
+
+/**
+ * What heads that are said to be logits look like instead: of some head the values of every pixel are none negative and sum to
+ * 1 (or 100, or 255) along an axis. Undefined where they do not. Of logits this takes a look at a few pixels.
+ */
+export function lookLikeShares({
+  views,
+  classes,
+  pixels,
+}: HeadViews): { whole: number; axis: "classes" | "heads" } | undefined {
+  if (pixels < FEWEST_PIXELS) return undefined;
+  const whole = (terms: number, at: (term: number, i: number) => number) =>
+    WHOLES.find((sum) => addUpTo(sum, terms, pixels, at));
+  for (const view of views) {
+    const sum = whole(classes, (c, i) => view[c * pixels + i] as number);
+    if (sum !== undefined) return { whole: sum, axis: "classes" };
+  }
+  if (views.length < 2) return undefined;
+  const sum = whole(views.length, (k, i) => (views[k] as FloatArray)[i] as number);
+  return sum === undefined ? undefined : { whole: sum, axis: "heads" };
+}
+
+/** Whether at each of the pixels some terms of at least 0 add up to a sum, as far as rounding to bytes lets them. */
+function addUpTo(sum: number, terms: number, pixels: number, at: (term: number, i: number) => number): boolean {
+  const slack = sum * (0.01 + terms / 500);
+  for (let i = 0; i < pixels; i++) {
+    let total = 0;
+    for (let term = 0; term < terms; term++) {
+      const value = at(term, i);
+      if (!(value >= -PROBABILITY_SLACK)) return false;
+      total += value;
+    }
+    if (Math.abs(total - sum) > slack) return false;
+  }
+  return true;
+}
+
 /** A number of classes that byte labels can hold. */
 export function checkClasses(argument: string, classes: number): void {
   if (!Number.isSafeInteger(classes) || classes < 1 || classes > MAX_CLASSES) {

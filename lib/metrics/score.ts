@@ -12,7 +12,9 @@ import {
   type FloatArray,
   fail,
   type Heads,
+  type HeadViews,
   headViews,
+  lookLikeShares,
 } from "../fusion/input.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { expand, type Staple, stapleOf } from "../fusion/staple.js";
@@ -36,8 +38,13 @@ export const SCORE_FUSIONS = [...FUSIONS, "staple"] as const;
 
 /** Options of {@link scoreHeads}. */
 export interface ScoreOptions {
-  /** What the heads are. Probabilities cannot be fused by `"logit-mean"`. @default "logits" */
+  /**
+   * What the heads are. Probabilities cannot be fused by `"logit-mean"`. Logits that sum to 1, 100 or 255 over the classes at
+   * every pixel are taken for probabilities, and refused: see `trust`. @default "logits"
+   */
   values?: "logits" | "probabilities";
+  /** Takes the heads as `values` says also where they look like the other. @default false */
+  trust?: boolean;
   /** T: how many first heads are left out. @default 0 */
   skip?: number;
   /** @default "mean" */
@@ -92,6 +99,7 @@ export interface HeadsScore {
 export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore {
   checkOptions("scoreHeads", options, {
     values: option.oneOf(["logits", "probabilities"]),
+    trust: option.boolean(),
     skip: option.integer({ min: 0 }),
     fusion: option.oneOf(SCORE_FUSIONS),
     weights: option.array(option.number({ min: 0 })),
@@ -101,18 +109,27 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     spacing: option.array(option.number({ above: 0 }), { min: 1 }),
   });
   const { skip = 0, values = "logits", fusion = "mean", weights, theta, truth, ignoreIndex = 255, spacing } = options;
+  const { trust = false } = options;
   if (values === "probabilities" && fusion === "logit-mean") {
     fail("ERR_LE_OPTION", "option 'fusion' of scoreHeads", "another fusion, as the heads are probabilities,", fusion);
   }
   const kept = skipHeads(heads as readonly NdArray<FloatArray>[], skip);
   const input = headViews("heads", kept);
   const { views, classes, pixels, spatial } = input;
+  if (classes < 2)
+    fail(
+      "ERR_LE_SHAPE",
+      "the class axis of heads",
+      "at least 2 classes, background first: a foreground map p is the two classes 1 - p and p,",
+      "1",
+    );
   if (truth) {
     checkLabels("option 'truth'", truth, { classes, rank: 1, axes: "S", ignoreIndex });
     checkSameShape("option 'truth'", truth.shape, spatial);
   }
   let sums: HeadSums;
   if (values === "logits") {
+    if (!trust) checkNoShares(input);
     sums = sumOfHeads(views, classes, pixels);
     if (!sums.finite) checkLogits("heads", input);
   } else {
@@ -159,6 +176,25 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
       calibration: calibrationOf(countPixels(fused, truth.data, classes, ignoreIndex, false, ofFused)),
     }),
   };
+}
+
+/** The softmax of probabilities is another distribution, near to uniform: every number made of it is wrong. */
+function checkNoShares(input: HeadViews): void {
+  const found = lookLikeShares(input);
+  if (!found) return;
+  const { whole, axis } = found;
+  const cure =
+    axis === "heads"
+      ? "the axes of heads and classes are the other way round (K×C×S is expected), and they are probabilities"
+      : whole === 1
+        ? 'they are probabilities: say so by values: "probabilities" (--probabilities)'
+        : `divide by ${whole}, and say that they are probabilities by values: "probabilities" (--probabilities)`;
+  fail(
+    "ERR_LE_VALUE",
+    "heads",
+    "logits",
+    `values that sum to ${whole} over the ${axis} at every pixel. Likely ${cure}. If they are logits: trust: true (--trust)`,
+  );
 }
 
 /** {@link fuse} of probabilities. */

@@ -194,6 +194,41 @@ describe("score", () => {
     expect(json.files[0].uncertainty["mutualInformation.mean"]).toBeCloseTo(0, 6);
   });
 
+  it("asks whether the heads are logits", async () => {
+    const p = Float32Array.from({ length: 4 * 2 * 4 * 4 }, (_, i) => {
+      const foreground = 0.5 + 0.4 * Math.sin(i % 16);
+      return Math.floor(i / 16) % 2 ? foreground : 1 - foreground;
+    });
+    const file = write("p4.npz", { "heads.npy": npy("<f4", [4, 2, 4, 4], p) });
+    const refused = await cli(["score", file]);
+    expect(refused).toMatchObject({ code: 1, stdout: "", stderr: expect.stringContaining("--probabilities") });
+    for (const flag of ["--probabilities", "--trust"])
+      expect(await cli(["score", file, flag])).toMatchObject({
+        code: 0,
+        stderr: expect.not.stringContaining("warning"),
+      });
+    // Sigmoids of single classes, and heads without an axis of classes.
+    const sigmoids = write("s.npz", {
+      "heads.npy": npy(
+        "<f4",
+        [4, 2, 4, 4],
+        p.map((value) => value * value),
+      ),
+    });
+    expect(await cli(["score", sigmoids])).toMatchObject({
+      code: 0,
+      stderr: expect.stringContaining("from 0 to 1 and taken for logits"),
+    });
+    const flat = write("flat.npz", {
+      "heads.npy": npy(
+        "<f4",
+        [8, 4, 4],
+        p.map((value) => value * 9),
+      ),
+    });
+    expect((await cli(["score", flat])).stderr).toContain("8 heads of 4 classes and 4 pixels");
+  });
+
   it("refuses files that are missing, damaged, or hold something else, and leaves no table", async () => {
     const good = whole("good.npz", 1);
     const bytes = readFileSync(good);

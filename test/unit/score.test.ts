@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { Random } from "../../lib/data/random.js";
 import { expOfNegative, lnOfPositive } from "../../lib/fusion/elementary.js";
-import type { NdArray } from "../../lib/metrics/index.js";
+import type { Heads, NdArray } from "../../lib/metrics/index.js";
 import * as metrics from "../../lib/metrics/index.js";
 import { bytes, expectError, floats, type HeadsCase, logitHeads, stack } from "./support/heads.js";
 
@@ -59,6 +60,17 @@ function oneByOne(heads: NdArray[], truth: NdArray<Uint8Array>, fusion: metrics.
     quality: metrics.quality(mask, truth, { classes }),
     calibration: metrics.calibration(fused, truth),
   };
+}
+
+/** Of C×S with at most one 1 per pixel; class 0 where there is none. */
+function oneHot({ data, shape }: { data: Float32Array; shape: readonly number[] }, classes: number) {
+  const pixels = data.length / classes;
+  for (let i = 0; i < pixels; i++) {
+    let sum = 0;
+    for (let c = 1; c < classes; c++) sum += data[c * pixels + i] as number;
+    data[i] = 1 - sum;
+  }
+  return { data, shape };
 }
 
 describe("scoreHeads", () => {
@@ -150,6 +162,71 @@ describe("scoreHeads", () => {
     expect(metrics.scoreHeads(heads).probabilities.data).toEqual(Float64Array.from([0.2, 0.8]));
     const { calibration } = metrics.scoreHeads(heads, { truth: bytes([1]) });
     expect(calibration?.reliability.count.indexOf(1)).toBe(11);
+  });
+
+  describe("asks whether logits are logits", () => {
+    const random = new Random(3);
+    const [K, C, H, W] = [3, 4, 5, 6];
+    const logits = Float32Array.from({ length: K * C * H * W }, () => 3 * random.normal());
+    const heads = Array.from({ length: K }, (_, k) =>
+      floats([...logits.subarray(k * C * H * W, (k + 1) * C * H * W)], [C, H, W]),
+    );
+    const probabilities = heads.map((head) => metrics.fuse([head], { precision: "double" }));
+    const changed = (to: (p: number) => number) =>
+      probabilities.map(({ data, shape }) => ({ data: Float32Array.from(data, to), shape }));
+    const stacked = {
+      data: Float32Array.from(probabilities.flatMap(({ data }) => [...data])),
+      shape: [K, C, H, W],
+    };
+    /** K×C×H×W as C×K×H×W. */
+    const swapped = {
+      data: Float32Array.from(
+        Array.from({ length: C }, (_, c) =>
+          Array.from({ length: K }, (_, k) => [
+            ...(probabilities[k] as NdArray<Float64Array>).data.subarray(c * H * W, (c + 1) * H * W),
+          ]).flat(),
+        ).flat(),
+      ),
+      shape: [C, K, H, W],
+    };
+
+    it.each([
+      ["probabilities", probabilities, '"probabilities" (--probabilities)'],
+      ["probabilities in one array", stacked, "--probabilities"],
+      ["probabilities of one head among logits", [heads[0], heads[1], probabilities[2]], "--probabilities"],
+      ["half-precision probabilities", changed((p) => Math.round(p * 1024) / 1024), "--probabilities"],
+      ["one-hot labels", changed((p) => Number(p > 0.5)).map((one) => oneHot(one, C)), "--probabilities"],
+      ["percentages", changed((p) => 100 * p), "divide by 100"],
+      ["bytes", changed((p) => Math.round(255 * p)), "divide by 255"],
+      ["probabilities with the axes of heads and classes swapped", swapped, "other way round"],
+    ])("refuses %s", (_, given, says) => {
+      expectError(() => metrics.scoreHeads(given as Heads), "ERR_LE_VALUE", "logits", says, "--trust");
+      expectError(() => metrics.scoreHeads(given as Heads, { values: "logits" }), "ERR_LE_VALUE", says);
+      expect(metrics.scoreHeads(given as Heads, { trust: true }).mask.data).toHaveLength(H * W);
+    });
+
+    it("takes logits, log-probabilities among them, with the same answer", () => {
+      const log = changed((p) => Math.log(p));
+      const [a, b] = [metrics.scoreHeads(heads), metrics.scoreHeads(log)];
+      b.probabilities.data.forEach((p, i) => {
+        expect(p).toBeCloseTo(a.probabilities.data[i] as number, 6);
+      });
+      for (const shift of [0, 7])
+        expect(
+          metrics.scoreHeads(heads.map((head) => ({ ...head, data: head.data.map((z) => Math.abs(z) + shift) }))).mask,
+        ).toBeDefined();
+      expect(metrics.scoreHeads([floats(new Array(8).fill(0), [2, 4])]).mask.data).toHaveLength(4);
+    });
+
+    it("refuses logits where probabilities are promised, and a single class", () => {
+      expectError(() => metrics.scoreHeads(heads, { values: "probabilities" }), "ERR_LE_VALUE", "from 0 to 1");
+      for (const values of ["logits", "probabilities"] as const)
+        expectError(
+          () => metrics.scoreHeads([floats(new Array(9).fill(0.7), [1, 3, 3])], { values }),
+          "ERR_LE_SHAPE",
+          "1 - p and p",
+        );
+    });
   });
 
   it("refuses what does not fit", () => {
