@@ -57,7 +57,11 @@ export const option = {
   /** An `AbortSignal`, also one of another realm. */
   signal: (): OptionSpec => ({
     expected: "an AbortSignal",
-    accepts: (value) => isObject(value) && typeof value.aborted === "boolean" && "throwIfAborted" in value,
+    accepts: (value) =>
+      isObject(value) &&
+      typeof value.aborted === "boolean" &&
+      typeof value.throwIfAborted === "function" &&
+      typeof value.addEventListener === "function",
   }),
 
   /** An instance of a class. */
@@ -102,35 +106,50 @@ export const option = {
   required: (spec: OptionSpec): OptionSpec => ({ ...spec, required: true }),
 } as const;
 
+/** No list of options is longer. */
+const MOST_VALUES = 1_000_000;
+
 /**
  * Checks the options of a call. An option that is `undefined` counts as left out.
  * @param context What the options belong to, as in "for option 'epochs' of fit".
+ * @returns what was checked: a copy, lists and sets of options inside copied too, for which each property was read once. A
+ *   getter may give something else the next time.
  * @throws LayerEnsemblesError `ERR_LE_OPTION`: an unknown name (with the nearest known one), a wrong type or value, a
  * required option left out.
  */
-export function checkOptions(context: string, options: unknown, specs: OptionSpecs): void {
+export function checkOptions<T>(context: string, options: T, specs: OptionSpecs): T {
   if (!isObject(options) || Array.isArray(options)) {
     throw invalid(`Expected an object for the options of ${context} but received ${describe(options)}.`);
   }
   const known = Object.keys(specs);
-  for (const [name, value] of Object.entries(options)) {
-    const spec = Object.hasOwn(specs, name) ? specs[name] : undefined;
-    if (!spec) {
-      const near = nearest(name, known);
-      const hint = near ? `Did you mean '${near}'?` : known.length ? `There are: ${known.join(", ")}.` : "It has none.";
-      throw invalid(`Expected a known option for ${context} but received '${name}'. ${hint}`);
-    }
-    if (value === undefined) continue;
-    if (!spec.accepts(value)) {
-      throw invalid(`Expected ${spec.expected} for option '${name}' of ${context} but received ${describe(value)}.`);
-    }
-    if (spec.inner && isPlainObject(value)) checkOptions(`option '${name}' of ${context}`, value, spec.inner);
+  for (const name of Object.keys(options)) {
+    if (Object.hasOwn(specs, name)) continue;
+    const near = nearest(name, known);
+    const hint = near ? `Did you mean '${near}'?` : known.length ? `There are: ${known.join(", ")}.` : "It has none.";
+    throw invalid(`Expected a known option for ${context} but received '${name}'. ${hint}`);
   }
+  const checked: Record<string, unknown> = {};
   for (const [name, spec] of Object.entries(specs)) {
-    if (spec.required && (options as Record<string, unknown>)[name] === undefined) {
-      throw invalid(`Expected ${spec.expected} for option '${name}' of ${context} but received nothing.`);
+    const where = `option '${name}' of ${context}`;
+    const value = copyList(where, (options as Record<string, unknown>)[name]);
+    if (value === undefined) {
+      if (spec.required) throw invalid(`Expected ${spec.expected} for ${where} but received nothing.`);
+      continue;
     }
+    if (!spec.accepts(value)) {
+      throw invalid(`Expected ${spec.expected} for ${where} but received ${describe(value)}.`);
+    }
+    checked[name] = spec.inner && isPlainObject(value) ? checkOptions(where, value, spec.inner) : value;
   }
+  return checked as T;
+}
+
+function copyList(where: string, value: unknown): unknown {
+  if (!Array.isArray(value)) return value;
+  const { length } = value;
+  if (length > MOST_VALUES)
+    throw invalid(`Expected at most ${MOST_VALUES} values for ${where} but received ${length}.`);
+  return Array.from({ length }, (_, i) => value[i]);
 }
 
 /** The candidate most like `name`, ignoring case; undefined where none is near enough to be a slip of the hand. */

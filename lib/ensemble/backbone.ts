@@ -4,7 +4,7 @@ import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle, RawBackbone, RawLayer } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
-import { fromNative } from "./call.js";
+import { disposeNative, fromNative } from "./call.js";
 import { RUN_FILES, readRun } from "./run.js";
 
 /** Networks that this package builds itself. */
@@ -224,8 +224,7 @@ export class Backbone {
     const specs = Object.hasOwn(KINDS, kind) ? KINDS[kind] : undefined;
     if (!specs) checkOptions("backbone", { kind }, { kind: option.oneOf(Object.keys(KINDS)) });
     const withEncoder = specs && "encoder" in specs ? { ...specs, encoderWeights: option.string() } : specs;
-    checkOptions(`backbone ${kind}`, options, withEncoder as OptionSpecs);
-    const { encoderWeights, ...rest } = options;
+    const { encoderWeights, ...rest } = checkOptions(`backbone ${kind}`, options, withEncoder as OptionSpecs);
     const defaults = kind.startsWith("resnet") ? {} : { inChannels: 1, classes: 2 };
     const backbone = await Backbone.#make({ ...defaults, ...rest, kind });
     if (encoderWeights === undefined) return backbone;
@@ -250,8 +249,7 @@ export class Backbone {
    *   with what to export instead; ERR_LE_OPTION for options that do not fit the network; ERR_LE_IO
    */
   static async load(file: string, options: ModelOptions = {}): Promise<Backbone> {
-    checkOptions("Backbone.load", options, MODEL);
-    const { trust = false, ...rest } = options;
+    const { trust = false, ...rest } = checkOptions("Backbone.load", options, MODEL);
     if (!isFolder(file)) return Backbone.#import({ ...rest, kind: "file", file: path.resolve(file) }, trust);
     const given = Object.keys(rest);
     if (given.length > 0)
@@ -320,7 +318,7 @@ export class Backbone {
    * @returns the layers that ran, in the order in which they (last) finished, then those that did not run
    */
   async probe(inputSize: readonly number[] = this.probeSize): Promise<LayerInfo[]> {
-    const shape = [1, this.inChannels, ...inputSize];
+    const shape = [1, this.inChannels, ...checkSize(inputSize, this.spatialAxes)];
     const calls = await this.#run(() => this.#addon.traceBackbone(this.handle(), shape));
     const ran = new Map<string, LayerInfo>();
     const byName = new Map(this.#raw.map((layer) => [layer.name, layer]));
@@ -347,9 +345,12 @@ export class Backbone {
    * @throws ERR_LE_CHECKPOINT, and then nothing was changed; ERR_LE_IO
    */
   async loadWeights(path: string, options: { strict?: boolean; part?: string } = {}): Promise<LoadReport> {
-    checkOptions("loadWeights", options, { strict: option.boolean(), part: option.string() });
-    const prefix = options.part ? `${options.part}.` : "";
-    return this.#run(() => this.#addon.loadBackbone(this.handle(), path, options.strict ?? true, prefix));
+    const { strict = true, part } = checkOptions("loadWeights", options, {
+      strict: option.boolean(),
+      part: option.string(),
+    });
+    const prefix = part ? `${part}.` : "";
+    return this.#run(() => this.#addon.loadBackbone(this.handle(), path, strict, prefix));
   }
 
   /**
@@ -359,15 +360,15 @@ export class Backbone {
    * @throws ERR_LE_IO
    */
   async save(file: string, options: { part?: string } = {}): Promise<void> {
-    checkOptions("save", options, { part: option.string() });
-    const whole = typeof this.config.file === "string" && !file.endsWith(".safetensors") && options.part === undefined;
+    const { part } = checkOptions("save", options, { part: option.string() });
+    const whole = typeof this.config.file === "string" && !file.endsWith(".safetensors") && part === undefined;
     if (whole) return this.#run(() => this.#addon.saveModel(this.handle(), file));
-    return this.#run(() => this.#addon.saveBackbone(this.handle(), file, options.part ? `${options.part}.` : ""));
+    return this.#run(() => this.#addon.saveBackbone(this.handle(), file, part ? `${part}.` : ""));
   }
 
   /** Waits for what is under way, then frees the network. Ensembles made of it cannot be used any more. */
   dispose(): Promise<void> {
-    this.#disposed ??= this.#addon.disposeBackbone(this.#handle);
+    this.#disposed ??= disposeNative(this.#addon, this.#handle, this.#addon.disposeBackbone(this.#handle));
     return this.#disposed;
   }
 
@@ -394,6 +395,11 @@ export class Backbone {
       throw fromNative(error);
     }
   }
+}
+
+function checkSize(size: readonly number[], axes: number): readonly number[] {
+  const spec = option.required(option.array(option.integer({ min: 1, max: 65536 }), { length: axes }));
+  return checkOptions("probe", { inputSize: size }, { inputSize: spec }).inputSize;
 }
 
 function isFolder(name: string): boolean {

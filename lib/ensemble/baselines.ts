@@ -48,8 +48,7 @@ export class Plain extends Network {
 
   /** @throws ERR_LE_TAP, ERR_LE_OPTION, ERR_LE_DEVICE */
   static async create(backbone: Backbone, options: BaselineOptions = {}): Promise<Plain> {
-    checkOptions("Plain.create", options, BASELINE);
-    return new Plain(await oneHead(backbone, options, 0));
+    return new Plain(await oneHead(backbone, checkOptions("Plain.create", options, BASELINE), 0));
   }
 
   /**
@@ -71,10 +70,10 @@ export class MultiHead extends Network {
    * @throws ERR_LE_TAP, ERR_LE_OPTION, ERR_LE_DEVICE
    */
   static async create(backbone: Backbone, options: BaselineOptions & { heads?: number } = {}): Promise<MultiHead> {
-    checkOptions("MultiHead.create", options, { ...BASELINE, heads: option.integer({ min: 2, max: 1000 }) });
-    const { heads = 10, ...rest } = options;
+    const specs = { ...BASELINE, heads: option.integer({ min: 2, max: 1000 }) };
+    const { heads = 10, ...rest } = checkOptions("MultiHead.create", options, specs);
     const settings = withDefaults(backbone, rest);
-    const tap = options.tap ?? lastFeatures(await backbone.probe(settings.inputSize));
+    const tap = rest.tap ?? lastFeatures(await backbone.probe(settings.inputSize));
     const parts = await makeNetwork(backbone, { ...settings, taps: [tap], final: false, headsPerTap: heads }, null);
     return new MultiHead(parts);
   }
@@ -101,8 +100,8 @@ export class McDropout extends Network {
    * @throws ERR_LE_OPTION also for a backbone without dropout where `dropout` is 0 or the head is the network's own output
    */
   static async create(backbone: Backbone, options: BaselineOptions & { passes?: number } = {}): Promise<McDropout> {
-    checkOptions("McDropout.create", options, { ...BASELINE, passes: option.integer({ min: 2, max: MOST_PASSES }) });
-    const { passes = 10, ...rest } = options;
+    const specs = { ...BASELINE, passes: option.integer({ min: 2, max: MOST_PASSES }) };
+    const { passes = 10, ...rest } = checkOptions("McDropout.create", options, specs);
     const parts = await oneHead(backbone, rest, passes);
     if (parts.made.hasDropout) return new McDropout(parts);
     await parts.addon.disposeEnsemble(parts.handle);

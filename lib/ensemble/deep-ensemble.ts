@@ -60,8 +60,8 @@ export class DeepEnsemble extends Predictor implements Model {
     makeBackbone: (seed: number) => Promise<Backbone>,
     options: BaselineOptions & { members?: number } = {},
   ): Promise<DeepEnsemble> {
-    checkOptions("DeepEnsemble.create", options, { ...BASELINE, members: option.integer({ min: 2, max: 1000 }) });
-    const { members = 5, seed = 0, ...rest } = options;
+    const specs = { ...BASELINE, members: option.integer({ min: 2, max: 1000 }) };
+    const { members = 5, seed = 0, ...rest } = checkOptions("DeepEnsemble.create", options, specs);
     return DeepEnsemble.#gatherMembers(members, async (i) => {
       const backbone = await makeBackbone(seed + i);
       try {
@@ -179,8 +179,8 @@ export class DeepEnsemble extends Predictor implements Model {
     const { run, validation, seed = 0, onProgress, notes = {}, ...rest } = options;
     const { addon } = this.#first.member();
     const axes = this.backbone.spatialAxes;
-    const data = await gather(addon, training, axes, "training", options.signal);
-    const held = validation && (await gather(addon, validation, axes, "validation", options.signal));
+    const data = await gather(addon, training, axes, "training", rest.signal);
+    const held = validation && (await gather(addon, validation, axes, "validation", rest.signal));
     if (run !== undefined) await this.#writeRun(run, notes);
     const histories: History[] = [];
     for (const [i, member] of this.#members.entries()) {

@@ -55,8 +55,8 @@ export class LayerEnsemble extends Network {
    * @throws ERR_LE_TAP for a tap that does not exist (with the nearest names), did not run or gives no feature map;
    *   ERR_LE_OPTION; ERR_LE_DEVICE
    */
-  static async create(backbone: Backbone, options: EnsembleOptions = {}): Promise<LayerEnsemble> {
-    checkOptions("LayerEnsemble.create", options, ENSEMBLE);
+  static async create(backbone: Backbone, given: EnsembleOptions = {}): Promise<LayerEnsemble> {
+    const options = checkOptions("LayerEnsemble.create", given, ENSEMBLE);
     const { taps = "auto", inputSize = backbone.probeSize, final = "auto" } = options;
     checkInputSize(backbone, inputSize);
     const names = taps === "auto" ? autoTaps(await backbone.probe(inputSize), { final: final !== false }) : [...taps];

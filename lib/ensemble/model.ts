@@ -1,8 +1,8 @@
-import type { NdArray } from "../arrays.js";
+import { arrayType, type NdArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Fusion } from "../fusion/index.js";
 import { FUSIONS } from "../fusion/index.js";
-import { type OptionSpecs, option } from "../options.js";
+import { describe, type OptionSpecs, option } from "../options.js";
 import type { MapName } from "../uncertainty/index.js";
 import type { Backbone } from "./backbone.js";
 import type { MethodName } from "./methods.js";
@@ -158,22 +158,21 @@ export const FORWARD: OptionSpecs = {
   signal: option.signal(),
 };
 
-/** @throws ERR_LE_SHAPE unless it is an array of that many axes whose data fit its shape */
-export function checkImage(image: NdArray, what: string, axes: readonly number[]): void {
-  if (!(image?.data instanceof Float32Array) || !Array.isArray(image.shape))
-    throw new LayerEnsemblesError(
-      "ERR_LE_SHAPE",
-      `Expected {data: Float32Array, shape} for ${what} but received ${typeof image}.`,
-    );
-  if (!axes.includes(image.shape.length))
-    throw new LayerEnsemblesError(
-      "ERR_LE_SHAPE",
-      `Expected ${axes.join(" or ")} axes for ${what} but received shape [${image.shape.join(", ")}].`,
-    );
-  const count = image.shape.reduce((product, side) => product * side, 1);
-  if (count !== image.data.length)
-    throw new LayerEnsemblesError(
-      "ERR_LE_SHAPE",
-      `Expected ${count} numbers for ${what} of shape [${image.shape.join(", ")}] but received ${image.data.length}.`,
-    );
+/**
+ * What the image is now: see {@link snapshot}.
+ * @throws ERR_LE_SHAPE unless it is an array of that many axes whose data fit its shape
+ */
+export function checkImage(image: NdArray, what: string, axes: readonly number[]): NdArray {
+  const fail = (expected: string, received: string): never => {
+    throw new LayerEnsemblesError("ERR_LE_SHAPE", `Expected ${expected} for ${what} but received ${received}.`);
+  };
+  const array = snapshot(image);
+  if (arrayType(array?.data) !== "Float32Array") fail("{data: Float32Array, shape}", describe(array?.data ?? image));
+  const { data, shape } = array as NdArray;
+  const shown = `shape [${shape.map((size) => (typeof size === "number" ? size : describe(size))).join(", ")}]`;
+  if (!axes.includes(shape.length)) fail(`${axes.join(" or ")} axes`, shown);
+  if (!shape.every((size) => Number.isSafeInteger(size) && size > 0)) fail("a shape of positive sizes", shown);
+  const count = shape.reduce((product, side) => product * side, 1);
+  if (count !== data.length) fail(`${count} numbers of ${shown}`, `${data.length}`);
+  return { data, shape };
 }

@@ -6,7 +6,7 @@ import { loadAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { Backbone } from "./backbone.js";
-import { callNative, fromNative } from "./call.js";
+import { callNative, disposeNative, fromNative, onAbort } from "./call.js";
 import { METHOD_TITLES, type MethodName } from "./methods.js";
 import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
 import { type HeadSource, Predictor } from "./predicting.js";
@@ -150,7 +150,7 @@ export async function loadNetwork(
   method: MethodName,
   options: PlacementOptions,
 ): Promise<NetworkParts> {
-  checkOptions("load", options, PLACEMENT);
+  const placement = checkOptions("load", options, PLACEMENT);
   const run = await readRun(folder);
   if (run.method !== method)
     throw new LayerEnsemblesError(
@@ -161,7 +161,7 @@ export async function loadNetwork(
   try {
     const { headsPerTap = 1, ...ensemble } = run.ensemble;
     const settings = { ...ensemble, headsPerTap, order: "given" as const, skip: run.skip, passes: run.passes ?? 0 };
-    const parts = await makeNetwork(backbone, { ...settings, ...options }, { run });
+    const parts = await makeNetwork(backbone, { ...settings, ...placement }, { run });
     await parts.addon.loadEnsemble(parts.handle, path.join(folder, RUN_FILES.weights));
     return parts;
   } catch (error) {
@@ -287,8 +287,8 @@ export abstract class Network extends Predictor implements Model {
    */
   async fit(training: SampleSource | Gathered, options: Gatherable<FitOptions> = {}): Promise<History> {
     this.#check();
-    checkOptions("fit", options, FIT);
-    const { validation, signal, onProgress, notes = {}, run, resume = false, loss, ...rest } = options;
+    const given = checkOptions("fit", options, FIT);
+    const { validation, signal, onProgress, notes = {}, run, resume = false, loss, ...rest } = given;
     const custom = typeof loss === "function" ? loss : null;
     const settings = {
       ...rest,
@@ -326,9 +326,10 @@ export abstract class Network extends Predictor implements Model {
         abort.abort(error);
       }
     };
-    const either = signal ? AbortSignal.any([signal, abort.signal]) : abort.signal;
+    const ignore = onAbort(signal, () => abort.abort(signal?.reason));
     try {
-      const history = await callNative(this.#addon, either, (control) =>
+      signal?.throwIfAborted();
+      const history = await callNative(this.#addon, abort.signal, (control) =>
         this.#addon.fit(
           this.#handle,
           trainingData.handle,
@@ -344,6 +345,7 @@ export abstract class Network extends Predictor implements Model {
       this.#trained = recorded;
       return history as History;
     } finally {
+      ignore();
       await recorder?.close();
     }
   }
@@ -351,7 +353,7 @@ export abstract class Network extends Predictor implements Model {
   /** Waits for what is under way, then frees the heads, and the network where this ensemble was loaded from a run. */
   dispose(): Promise<void> {
     this.#disposed ??= (async () => {
-      await this.#addon.disposeEnsemble(this.#handle);
+      await disposeNative(this.#addon, this.#handle, this.#addon.disposeEnsemble(this.#handle));
       if (this.#ownsBackbone) await this.backbone.dispose();
     })();
     return this.#disposed;

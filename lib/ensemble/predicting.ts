@@ -72,13 +72,12 @@ export abstract class Predictor {
 /** Runs {@link PredictOptions} on a list of images. */
 async function predictHeads(
   source: HeadSource,
-  images: readonly NdArray[],
+  given: readonly NdArray[],
   options: PredictOptions,
 ): Promise<Prediction[]> {
-  checkOptions("predict", options, PREDICT);
-  for (const [i, image] of images.entries()) checkImage(image, `image ${i}`, [source.spatialAxes + 1]);
-  const { signal, heads, skip, passes, seed, ...rest } = options;
-  const asTuned = [heads, skip, passes, options.fusion].every((choice) => choice === undefined);
+  const { signal, heads, skip, passes, seed, ...rest } = checkOptions("predict", options, PREDICT);
+  const images = Array.from(given, (image, i) => checkImage(image, `image ${i}`, [source.spatialAxes + 1]));
+  const asTuned = [heads, skip, passes, rest.fusion].every((choice) => choice === undefined);
   const tuned = asTuned ? (source.tuned ?? {}) : {};
   const count = passesOf(source, passes);
   const names = source.headNames(count);
@@ -105,14 +104,14 @@ async function forwardHeads(
   image: NdArray,
   options: ForwardOptions,
 ): Promise<Map<string, NdArray>> {
-  checkOptions("forward", options, FORWARD);
+  const { signal, passes: asked, seed = 0 } = checkOptions("forward", options, FORWARD);
   const axes = source.spatialAxes + 1;
-  checkImage(image, "image", [axes, axes + 1]);
-  const shape = image.shape.length === axes ? [1, ...image.shape] : image.shape;
-  const passes = passesOf(source, options.passes);
+  const { data, shape } = checkImage(image, "image", [axes, axes + 1]);
+  const batch = shape.length === axes ? [1, ...shape] : shape;
+  const passes = passesOf(source, asked);
   const names = source.headNames(passes);
-  const heads = await callNative(source.addon, options.signal, (control) =>
-    source.addon.forward(source.handles, image.data, shape, { passes, seed: options.seed ?? 0 }, control),
+  const heads = await callNative(source.addon, signal, (control) =>
+    source.addon.forward(source.handles, data, batch, { passes, seed }, control),
   );
   return new Map(heads.map((logits, k) => [names[k] as string, logits]));
 }

@@ -1,9 +1,11 @@
 // From the caller's samples to a dataset of the addon.
+import { arrayType, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle } from "../native/addon.js";
+import { describe } from "../options.js";
 import { fromNative } from "./call.js";
 import { checkImage } from "./model.js";
-import type { SampleSource } from "./training.js";
+import type { SampleSource, TrainingSample } from "./training.js";
 
 /** Samples that the addon has already: several networks can be trained on them. */
 export class Gathered {
@@ -27,17 +29,11 @@ export async function gather(
   let index = 0;
   for await (const sample of source) {
     signal?.throwIfAborted();
-    checkImage(sample.image, `${what}[${index}].image`, [spatialAxes + 1]);
-    const [, ...size] = sample.image.shape;
-    const mask = sample.mask;
-    if (!mask) throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a mask for ${what}[${index}] but received none.`);
-    if (mask.shape.join("×") !== size.join("×"))
-      throw new LayerEnsemblesError(
-        "ERR_LE_SHAPE",
-        `Expected a mask of ${size.join("×")} for ${what}[${index}] but received ${mask.shape.join("×")}.`,
-      );
+    const image = checkImage(sample.image, `${what}[${index}].image`, [spatialAxes + 1]);
+    const [, ...size] = image.shape;
+    const mask = checkMask(sample.mask, `${what}[${index}]`, size);
     try {
-      addon.addSample(dataset, sample.image.data, sample.image.shape, mask.data);
+      addon.addSample(dataset, image.data, image.shape, mask);
     } catch (error) {
       throw fromNative(error);
     }
@@ -46,4 +42,20 @@ export async function gather(
   if (index === 0)
     throw new LayerEnsemblesError("ERR_LE_DATA", `Expected at least one sample for ${what} but received none.`);
   return new Gathered(dataset);
+}
+
+function checkMask(given: TrainingSample["mask"], what: string, size: readonly number[]): Uint8Array {
+  if (!given) throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a mask for ${what} but received none.`);
+  const mask = snapshot(given);
+  if (!mask || arrayType(mask.data) !== "Uint8Array")
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected {data: Uint8Array, shape} as the mask of ${what} but received ${describe(mask?.data ?? given)}.`,
+    );
+  if (mask.shape.join("×") !== size.join("×"))
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected a mask of ${size.join("×")} for ${what} but received ${mask.shape.join("×")}.`,
+    );
+  return mask.data as Uint8Array;
 }

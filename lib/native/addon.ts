@@ -111,10 +111,16 @@ export interface Addon {
   loadEnsemble(ensemble: Handle, path: string): Promise<void>;
   createControl(): Handle;
   stopControl(control: Handle): void;
+  /** Rejects the control's job with ERR_LE_ABORTED, though it may still run. */
+  giveUpControl(control: Handle): void;
+  /** Changes while the jobs of a network get on; undefined for a network that cannot loop. */
+  jobsLife(network: Handle): number | undefined;
+  /** Tells all jobs of a network to stop. */
+  stopJobs(network: Handle): void;
+  /** Rejects all jobs of a network with ERR_LE_ABORTED, though one may still run. */
+  giveUpJobs(network: Handle): void;
   /** Sets the intra-op thread count (0: all) and the CPU allocator. */
   configure(options: { threads?: number; allocator?: "pool" | "system" }): void;
   info(): Record<string, unknown>;
   trimMemory(): void;
-  /** Stops every job of this thread and waits for it; for the end of the process. */
-  shutDown(): void;
 }

@@ -84,7 +84,6 @@ export function load(): Loaded {
     throw broken(folder, (error as Error).message, error);
   }
   const addon = requireNative<Addon>(files.addon);
-  process.once("exit", () => addon.shutDown());
   loaded = { addon, files, libtorch, cudaProblem };
   const apply = () => {
     const { threads, allocator } = configuration();

@@ -10,6 +10,7 @@
 #include "jobs.h"
 #include "models.h"
 #include "napi_setup.h"
+#include "threads.h"
 #include "version.h"
 
 namespace {
@@ -44,18 +45,14 @@ Napi::Value info(const Napi::CallbackInfo& info) {
 
 void trim_memory(const Napi::CallbackInfo&) { trim_allocator(); }
 
-// A process that exits runs no clean-up hooks but destroys libtorch's globals, under the hands of any thread that still
-// works: lib/native/load.ts calls this when the process says that it will exit.
-void shut_down(const Napi::CallbackInfo& info) { Channel::of(info.Env()).shut_down(); }
-
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   static const bool pooled = (use_pool_allocator(true), true);  // once per process; configure() may switch it off
   (void)pooled;
+  end_threads_at_exit();
   Channel::install(env);
   exports.Set("configure", Napi::Function::New(env, configure, "configure"));
   exports.Set("info", Napi::Function::New(env, info, "info"));
   exports.Set("trimMemory", Napi::Function::New(env, trim_memory, "trimMemory"));
-  exports.Set("shutDown", Napi::Function::New(env, shut_down, "shutDown"));
   export_models(env, exports);
   return exports;
 }

@@ -2,6 +2,8 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -9,35 +11,53 @@
 
 namespace le::binding {
 
-Json to_json(const Napi::Value& value, int depth) {
-  if (depth > 16) fail(code::kOption, "Expected options nested at most 16 deep but received more.");
-  if (value.IsNull() || value.IsUndefined()) return nullptr;
-  if (value.IsBoolean()) return value.As<Napi::Boolean>().Value();
-  if (value.IsString()) return value.As<Napi::String>().Utf8Value();
-  if (value.IsNumber()) {
-    const double number = value.As<Napi::Number>().DoubleValue();
-    if (number == static_cast<double>(static_cast<int64_t>(number)) && std::abs(number) < 9e15)
-      return static_cast<int64_t>(number);
-    return number;
-  }
-  if (value.IsArray()) {
-    const Napi::Array array = value.As<Napi::Array>();
-    Json::Array result;
-    for (uint32_t i = 0; i < array.Length(); ++i) result.push_back(to_json(array.Get(i), depth + 1));
-    return result;
-  }
-  if (value.IsObject() && !value.IsFunction()) {
-    const Napi::Object object = value.As<Napi::Object>();
-    Json::Object result;
-    const Napi::Array names = object.GetPropertyNames();
-    for (uint32_t i = 0; i < names.Length(); ++i) {
-      const Napi::Value property = object.Get(names.Get(i));
-      if (!property.IsUndefined()) result[names.Get(i).ToString().Utf8Value()] = to_json(property, depth + 1);
+namespace {
+
+class Reader {
+ public:
+  Json read(const Napi::Value& value, int depth) {
+    if (depth > 16) fail(code::kOption, "Expected options nested at most 16 deep but received more.");
+    if (++values_ > kMostValues) too_many();
+    if (value.IsNull() || value.IsUndefined()) return nullptr;
+    if (value.IsBoolean()) return value.As<Napi::Boolean>().Value();
+    if (value.IsString()) return value.As<Napi::String>().Utf8Value();
+    if (value.IsNumber()) {
+      const double number = value.As<Napi::Number>().DoubleValue();
+      if (std::abs(number) < 9e15 && number == std::trunc(number)) return static_cast<int64_t>(number);
+      return number;
     }
-    return result;
+    if (value.IsArray()) {
+      const Napi::Array array = value.As<Napi::Array>();
+      const uint32_t length = array.Length();
+      if (length > kMostValues) too_many();
+      Json::Array result;
+      for (uint32_t i = 0; i < length; ++i) result.push_back(read(array.Get(i), depth + 1));
+      return result;
+    }
+    if (value.IsObject() && !value.IsFunction()) {
+      const Napi::Object object = value.As<Napi::Object>();
+      Json::Object result;
+      const Napi::Array names = object.GetPropertyNames();
+      for (uint32_t i = 0; i < names.Length(); ++i) {
+        const Napi::Value name = names.Get(i), property = object.Get(name);
+        if (!property.IsUndefined()) result[name.ToString().Utf8Value()] = read(property, depth + 1);
+      }
+      return result;
+    }
+    fail(code::kOption, "Expected plain data in options but received a function or symbol.");
   }
-  fail(code::kOption, "Expected plain data in options but received a function or symbol.");
-}
+
+ private:
+  static constexpr uint32_t kMostValues = 1'000'000;
+  [[noreturn]] static void too_many() {
+    fail(code::kOption, "Expected at most ", kMostValues, " values in options but received more.");
+  }
+  uint32_t values_ = 0;
+};
+
+}  // namespace
+
+Json to_json(const Napi::Value& value) { return Reader().read(value, 0); }
 
 Napi::Value from_json(Napi::Env env, const Json& json) {
   // By way of text: one well-tested path, and no option is large.
@@ -51,22 +71,30 @@ std::string to_string(const Napi::Value& value, const char* what) {
 }
 
 at::Tensor to_tensor(const Napi::Value& data, const Napi::Value& shape, const char* what) {
+  std::vector<int64_t> sizes;
+  const Json given = to_json(shape);
+  for (const Json& axis : given.array(what)) sizes.push_back(axis.integer(what));
+  return to_tensor(data, sizes, what);
+}
+
+at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape, const char* what) {
+  constexpr int64_t kMostNumbers = int64_t{1} << 40;
+  int64_t count = 1;
+  for (const int64_t size : shape) {
+    if (size < 0 || size > kMostNumbers || count * size > kMostNumbers)
+      fail(code::kShape, "Expected sizes of at least 0, and ", kMostNumbers, " numbers at most, for ", what,
+           " but received a size of ", size, ".");
+    count = std::max<int64_t>(1, count) * size;
+  }
   if (!data.IsTypedArray() || data.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
     throw Napi::TypeError::New(data.Env(), std::string("Expected a Float32Array for ") + what + ".");
+  // From here to the copy no JavaScript runs. Other threads may still write to memory that is shared: what is checked
+  // is the copy.
   const auto array = data.As<Napi::Float32Array>();
-  std::vector<int64_t> sizes;
-  int64_t count = 1;
-  const Json given = to_json(shape);
-  for (const Json& axis : given.array(what)) {
-    sizes.push_back(axis.integer(what));
-    if (sizes.back() < 0 || (sizes.back() > 0 && count > (int64_t{1} << 40) / sizes.back()))
-      fail(code::kShape, "Expected sizes of at least 0 for ", what, " but received ", sizes.back(), ".");
-    count *= sizes.back();
-  }
   if (count != static_cast<int64_t>(array.ElementLength()))
-    fail(code::kShape, "Expected ", count, " numbers for ", what, " of shape ", at::IntArrayRef(sizes),
+    fail(code::kShape, "Expected ", count, " numbers for ", what, " of shape ", at::IntArrayRef(shape),
          " but received ", array.ElementLength(), ".");
-  at::Tensor tensor = at::empty(sizes, at::kFloat);
+  at::Tensor tensor = at::empty(shape, at::kFloat);
   if (count) std::memcpy(tensor.mutable_data_ptr<float>(), array.Data(), static_cast<size_t>(count) * sizeof(float));
   return tensor;
 }

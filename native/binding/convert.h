@@ -1,5 +1,6 @@
 #pragma once
-// JavaScript values ↔ the core's values. Everything is copied: no array of JavaScript is read off its thread.
+// JavaScript values ↔ the core's values. Everything is copied: no array of JavaScript is read off its thread, and none
+// is held while code of the caller may run (a getter, a Proxy's trap), which may detach or shrink it.
 #include <ATen/core/Tensor.h>
 
 #include <memory>
@@ -12,13 +13,15 @@
 namespace le::binding {
 
 // Plain data only: functions and symbols are ERR_LE_OPTION; undefined properties are left out.
-Json to_json(const Napi::Value& value, int depth = 0);
+// Each property is read once; a million values at most.
+Json to_json(const Napi::Value& value);
 Napi::Value from_json(Napi::Env env, const Json& json);
 
 std::string to_string(const Napi::Value& value, const char* what);
 
 // A float tensor with a copy of the Float32Array's numbers. ERR_LE_SHAPE where data and shape do not fit.
 at::Tensor to_tensor(const Napi::Value& data, const Napi::Value& shape, const char* what);
+at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape, const char* what);
 
 // Memory that is filled off the JavaScript thread and then handed over to it without a copy.
 class HostArray {

@@ -10,7 +10,11 @@ template <class T>
 Napi::Object make_handle(Napi::Env env, std::shared_ptr<T> value, const napi_type_tag& tag) {
   Napi::Object handle = Napi::Object::New(env);
   auto box = std::make_unique<std::shared_ptr<T>>(std::move(value));
-  const auto finalize = [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<T>*>(data); };
+  // Runs no JavaScript, and waits for nothing.
+  const auto finalize = [](napi_env env, void* data, void*) {
+    const std::unique_ptr<std::shared_ptr<T>> box(static_cast<std::shared_ptr<T>*>(data));
+    if constexpr (requires { (*box)->report_memory(env, 0); }) (*box)->report_memory(env, 0);
+  };
   if (napi_wrap(env, handle, box.get(), finalize, nullptr, nullptr) != napi_ok)
     throw Napi::Error::New(env, "Could not wrap a native object");
   box.release();

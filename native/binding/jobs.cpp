@@ -1,42 +1,45 @@
 #include "jobs.h"
 
-#include <ATen/Parallel.h>
-
-#include <chrono>
+#include <algorithm>
 
 #include "errors.h"
 
 namespace le::binding {
 
+// Nothing may leave this function: where the environment may run no more JavaScript every call of Node-API fails.
 void run_js_task(Napi::Env env, Napi::Function, std::nullptr_t*, JsTask* task) {
   const std::unique_ptr<JsTask> owned(task);
   if (static_cast<napi_env>(env) == nullptr) return;  // the environment is going away
   try {
     (*owned)(env);
   } catch (const Napi::Error& error) {
-    napi_fatal_exception(env, error.Value());
+    try {
+      napi_fatal_exception(env, error.Value());
+    } catch (...) {
+    }
+  } catch (...) {
   }
 }
 
 void Channel::install(Napi::Env env) {
-  auto* channel = new Channel;
-  env.SetInstanceData<Channel>(channel);  // deletes it with the environment
+  auto channel = std::make_shared<Channel>();
   channel->function_ = Function::New(env, "layer-ensembles", 0, 1, nullptr);
   channel->function_.Unref(env);
-  // Runs before the thread-safe function's own clean-up, which was registered earlier: no thread outlives it.
+  env.SetInstanceData<std::shared_ptr<Channel>>(new std::shared_ptr<Channel>(channel));  // deleted with the environment
+  // Runs before the thread-safe function's own clean-up, which was registered earlier: no thread calls it after that.
   napi_add_env_cleanup_hook(
-      env, [](void* data) { static_cast<Channel*>(data)->shut_down(); }, channel);
+      env,
+      [](void* data) {
+        const std::unique_ptr<std::shared_ptr<Channel>> held(static_cast<std::shared_ptr<Channel>*>(data));
+        (*held)->shut_down();
+      },
+      new std::shared_ptr<Channel>(channel));
 }
 
-bool Channel::post(JsTask task) {
+void Channel::post(JsTask task) {
   auto owned = std::make_unique<JsTask>(std::move(task));
-  if (function_.NonBlockingCall(owned.get()) == napi_ok) {
-    owned.release();
-    return true;
-  }
-  std::lock_guard lock(mutex_);
-  undelivered_.push_back(std::move(owned));
-  return false;
+  const std::lock_guard lock(mutex_);
+  if (open_ && function_.NonBlockingCall(owned.get()) == napi_ok) owned.release();
 }
 
 void Channel::job_begins(Napi::Env env) {
@@ -48,120 +51,64 @@ void Channel::job_ends(Napi::Env env) {
 }
 
 void Channel::shut_down() {
-  const std::set<Worker*> workers = std::move(workers_);
-  workers_.clear();
-  for (Worker* worker : workers) {
-    worker->channel_ = nullptr;
-    worker->shut_down();
-  }
-}
-
-Worker::Worker(Napi::Env env) : channel_(&Channel::of(env)), thread_([this] { loop(); }) {
-  channel_->workers_.insert(this);
-}
-
-Worker::~Worker() {
-  if (channel_) channel_->workers_.erase(this);
-  shut_down();
-}
-
-void Worker::push(Job job) {
   {
-    std::lock_guard lock(mutex_);
-    queue_.push_back(std::move(job));
+    const std::lock_guard lock(mutex_);
+    open_ = false;
   }
-  changed_.notify_one();
+  end_threads(this);
 }
 
-void Worker::shut_down() {
-  {
-    std::lock_guard lock(mutex_);
-    end_ = true;
-    if (current_) current_->stop = true;
-    for (auto& job : queue_) job.control->stop = true;
-  }
-  changed_.notify_one();
-  if (thread_.joinable()) thread_.join();
+bool Pending::settle(Napi::Env env) {
+  if (std::exchange(settled, true)) return false;
+  channel->job_ends(env);
+  return true;
 }
 
-void Worker::loop() {
-  at::init_num_threads();  // the thread count is per thread in OpenMP
-  for (;;) {
-    Job job;
-    {
-      std::unique_lock lock(mutex_);
-      current_.reset();
-      changed_.wait(lock, [&] { return end_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      job = std::move(queue_.front());
-      queue_.pop_front();
-      current_ = job.control;
-    }
-    job.work();
-  }
+void Pending::give_up(Napi::Env env) {
+  if (settle(env)) deferred.Reject(to_error(env, {code::kAborted, "The job was given up.", ""}).Value());
 }
 
-Napi::Value run_job(Napi::Env env, Worker& worker, std::shared_ptr<Control> control, std::function<Finish()> work) {
-  Channel& channel = Channel::of(env);
-  const auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
-  const Napi::Promise promise = deferred->Promise();
-  channel.job_begins(env);
-  // What the closure owns may own this worker, so it travels to the JavaScript thread and is destroyed there.
-  auto held = std::make_shared<std::function<Finish()>>(std::move(work));
-  worker.push({control, [&channel, deferred, control, held = std::move(held)]() mutable {
-                 Finish finish;
-                 std::exception_ptr failure;
-                 try {
-                   control->check();
-                   finish = (*held)();
-                 } catch (...) {
-                   failure = std::current_exception();
-                 }
-                 channel.post([&channel, deferred = std::move(deferred), held = std::move(held),
-                               finish = std::move(finish), failure](Napi::Env env) {
-                   channel.job_ends(env);
-                   if (failure) return deferred->Reject(to_error(env, describe(failure)).Value());
-                   try {
-                     deferred->Resolve(finish ? finish(env) : env.Undefined());
-                   } catch (const Napi::Error& error) {
-                     deferred->Reject(error.Value());
-                   } catch (...) {
-                     deferred->Reject(to_error(env, describe(std::current_exception())).Value());
-                   }
-                 });
-               }});
+void Worker::give_up(Napi::Env env) {
+  for (const auto& weak : std::exchange(pending_, {}))
+    if (const auto pending = weak.lock()) pending->give_up(env);
+}
+
+Napi::Value Worker::run(Napi::Env env, const std::shared_ptr<JobControl>& call, std::function<Finish()> work) {
+  const auto pending = std::make_shared<Pending>(env);
+  const Napi::Promise promise = pending->deferred.Promise();
+  std::erase_if(pending_, [](const auto& weak) { return weak.expired(); });
+  pending_.push_back(pending);
+  call->pending = pending;
+  thread_.push({call, [pending, call, work = std::move(work)]() mutable {
+                  Finish finish;
+                  std::exception_ptr failure;
+                  try {
+                    call->check();
+                    finish = work();
+                  } catch (...) {
+                    failure = std::current_exception();
+                  }
+                  Failure described;
+                  if (failure) described = describe(failure);
+                  // However it ended: TorchScript's interpreter makes an error of its own of every exception.
+                  if (failure && call->stop) described = {code::kAborted, "The job was aborted.", ""};
+                  // Given away, so that nothing is destroyed here after the promise was settled there.
+                  const auto channel = pending->channel;
+                  channel->post([pending = std::move(pending), work = std::move(work), finish = std::move(finish),
+                                 failed = failure != nullptr, described = std::move(described)](Napi::Env env) {
+                    if (!pending->settle(env)) return;
+                    try {
+                      if (failed) return pending->deferred.Reject(to_error(env, described).Value());
+                      pending->deferred.Resolve(finish ? finish(env) : env.Undefined());
+                    } catch (const Napi::Error& error) {
+                      pending->deferred.Reject(error.Value());
+                    } catch (...) {
+                      pending->deferred.Reject(to_error(env, describe(std::current_exception())).Value());
+                    }
+                  });
+                }});
+  pending->channel->job_begins(env);
   return promise;
-}
-
-void ask_js(Channel& channel, const Control& control, std::function<void(Napi::Env)> task) {
-  struct Answer {
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool done = false;
-    std::string error;
-  };
-  const auto answer = std::make_shared<Answer>();
-  const bool posted = channel.post([answer, task = std::move(task)](Napi::Env env) {
-    std::string error;
-    try {
-      task(env);
-    } catch (const Napi::Error& thrown) {
-      error = thrown.Message().empty() ? "an exception" : thrown.Message();
-    } catch (const std::exception& thrown) {
-      error = thrown.what();
-    }
-    std::lock_guard lock(answer->mutex);
-    answer->error = error;
-    answer->done = true;
-    answer->changed.notify_all();
-  });
-  std::unique_lock lock(answer->mutex);
-  while (posted && !answer->done) {
-    control.check();
-    answer->changed.wait_for(lock, std::chrono::milliseconds(50));
-  }
-  if (!posted) fail(code::kAborted, "The environment is going away.");
-  if (!answer->error.empty()) throw Error(code::kOption, "A callback threw: " + answer->error, answer->error);
 }
 
 }  // namespace le::binding

@@ -1,85 +1,107 @@
 #pragma once
 // Work off the JavaScript thread. Each model has a thread of its own that runs its jobs in order; results, events and
-// questions come back through one thread-safe function per environment.
-#include <condition_variable>
-#include <deque>
+// questions come back through one thread-safe function per environment. What a thread uses it owns, with others or
+// alone: nothing here waits without a limit for another thread, or reads what another may have left.
+#include <chrono>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
-#include <set>
-#include <thread>
 #include <vector>
 
 #include "control.h"
 #include "napi_setup.h"
+#include "threads.h"
 
 namespace le::binding {
 
 using JsTask = std::function<void(Napi::Env)>;
 void run_js_task(Napi::Env env, Napi::Function, std::nullptr_t*, JsTask* task);
 
-class Worker;
-
 // Per-environment state: worker threads of Node each load the addon anew.
 class Channel {
  public:
   static void install(Napi::Env env);
-  static Channel& of(Napi::Env env) { return *env.GetInstanceData<Channel>(); }
+  static std::shared_ptr<Channel> of(Napi::Env env) { return *env.GetInstanceData<std::shared_ptr<Channel>>(); }
 
-  // From any thread. Where the environment is being torn down the task does not run, and false may be returned. Tasks
-  // are destroyed on the JavaScript thread on every path, because they may own a worker, which cannot join itself.
-  bool post(JsTask task);
+  // From any thread. Where the environment is going away the task does not run. It may be destroyed on any thread.
+  void post(JsTask task);
 
   // On the JavaScript thread. The process stays alive while jobs are counted.
   void job_begins(Napi::Env env);
   void job_ends(Napi::Env env);
 
-  // Stops every job and joins every thread of this environment.
-  void shut_down();
-
  private:
-  friend class Worker;
+  // Stops every job of this environment, and waits for its threads as long as end_threads() does.
+  void shut_down();
   using Function = Napi::TypedThreadSafeFunction<std::nullptr_t, JsTask, run_js_task>;
   Function function_;
-  std::set<Worker*> workers_;
   size_t jobs_ = 0;
   std::mutex mutex_;
-  std::vector<std::unique_ptr<JsTask>> undelivered_;
+  bool open_ = true;
 };
 
+// What waits for a job: a promise, which is settled once, on the JavaScript thread, by the job's end or by giving up.
+struct Pending {
+  explicit Pending(Napi::Env env) : deferred(env), channel(Channel::of(env)) {}
+  Napi::Promise::Deferred deferred;
+  std::shared_ptr<Channel> channel;
+  bool settled = false;
+
+  // True the first time. The process need no longer stay alive for the job.
+  bool settle(Napi::Env env);
+  // ERR_LE_ABORTED, though the job may still run.
+  void give_up(Napi::Env env);
+};
+
+// The caller's end of a job.
+struct JobControl : Control {
+  std::weak_ptr<Pending> pending;  // for the JavaScript thread alone
+};
+
+// The thread of one network, and who waits for its jobs.
 class Worker {
  public:
-  explicit Worker(Napi::Env env);
-  ~Worker();
-  Worker(const Worker&) = delete;
-  Worker& operator=(const Worker&) = delete;
+  explicit Worker(Napi::Env env) : thread_(Channel::of(env).get()) {}
 
-  struct Job {
-    std::shared_ptr<Control> control;
-    std::function<void()> work;  // does not throw
-  };
-  void push(Job job);
-  // Stops what runs and what waits, and ends the thread.
-  void shut_down();
+  // `work` runs on the thread and returns what makes the result on the JavaScript thread.
+  using Finish = std::function<Napi::Value(Napi::Env)>;
+  Napi::Value run(Napi::Env env, const std::shared_ptr<JobControl>& call, std::function<Finish()> work);
+
+  JobThread& thread() { return thread_; }
+  // Gives up all jobs that are under way; see Pending.
+  void give_up(Napi::Env env);
 
  private:
-  void loop();
-  friend class Channel;
-  Channel* channel_;  // null once the environment is going away
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Job> queue_;
-  std::shared_ptr<Control> current_;
-  bool end_ = false;
-  std::thread thread_;
+  JobThread thread_;
+  std::vector<std::weak_ptr<Pending>> pending_;
 };
+using Finish = Worker::Finish;
 
-// `work` runs on the worker and returns what makes the result on the JavaScript thread.
-using Finish = std::function<Napi::Value(Napi::Env)>;
-Napi::Value run_job(Napi::Env env, Worker& worker, std::shared_ptr<Control> control, std::function<Finish()> work);
-
-// From a worker: runs `task` on the JavaScript thread and waits for it. ERR_LE_ABORTED where control.stop is set while
-// waiting or the environment goes away. A JavaScript exception of the task is rethrown here as ERR_LE_OPTION.
-void ask_js(Channel& channel, const Control& control, std::function<void(Napi::Env)> task);
+// From a job's thread: runs `task` on the JavaScript thread and waits for its result. ERR_LE_ABORTED where `control`
+// says stop meanwhile, or the environment goes away; the task may then still be running, or run later, so that it must
+// own what it uses. A JavaScript exception of the task is rethrown here as ERR_LE_OPTION.
+template <class T>
+T ask_js(Channel& channel, const std::shared_ptr<const Control>& control, std::function<T(Napi::Env)> task) {
+  const auto answer = std::make_shared<std::promise<T>>();
+  std::future<T> future = answer->get_future();
+  channel.post([answer, control, task = std::move(task)](Napi::Env env) {
+    if (control->stop) return;  // nobody waits
+    try {
+      answer->set_value(task(env));
+    } catch (const Napi::Error& thrown) {
+      const std::string message = thrown.Message().empty() ? "an exception" : thrown.Message();
+      answer->set_exception(std::make_exception_ptr(Error(code::kOption, "A callback threw: " + message, message)));
+    } catch (...) {
+      answer->set_exception(std::current_exception());
+    }
+  });
+  while (future.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) control->check();
+  try {
+    return future.get();
+  } catch (const std::future_error&) {  // the task was destroyed without having run
+    fail(code::kAborted, "The environment is going away.");
+  }
+}
 
 }  // namespace le::binding

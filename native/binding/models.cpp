@@ -25,12 +25,20 @@ namespace {
 
 // A backbone and the thread that runs everything done with it, so that no two jobs touch one network at a time.
 struct BackboneHandle {
-  explicit BackboneHandle(Napi::Env env) : worker(std::make_unique<Worker>(env)) {}
+  explicit BackboneHandle(Napi::Env env) : worker(env) {}
   std::shared_ptr<Backbone> backbone;  // null before it is created and after it is disposed of
-  std::unique_ptr<Worker> worker;
+  Worker worker;
   std::mutex in_use;  // a prediction by several networks runs on the worker of the first
   bool disposed = false;
-  int64_t bytes = 0;  // reported to V8 as external memory
+  std::atomic<bool> may_loop{false};  // a program whose pass may never come back
+  int64_t bytes = 0;
+  int64_t reported = 0;  // of `bytes`, as external memory, to V8; for the JavaScript thread alone
+
+  void report_memory(napi_env env, int64_t now) {
+    int64_t total = 0;
+    napi_adjust_external_memory(env, now - reported, &total);
+    reported = now;
+  }
 
   Backbone& get() const {
     if (!backbone) fail(code::kDisposed, "Expected a backbone that is in use but received one that was disposed of.");
@@ -65,17 +73,26 @@ std::shared_ptr<EnsembleHandle> ensemble_of(const Napi::CallbackInfo& info) {
   return handle;
 }
 
-// The caller's control, or a fresh one where it gave none.
-std::shared_ptr<Control> control_of(const Napi::Value& value) {
-  if (value.IsUndefined() || value.IsNull()) return std::make_shared<Control>();
-  return from_handle<Control>(value, kControlTag, "control");
+// The caller's end of the job, or a fresh one where it gave none.
+std::shared_ptr<JobControl> control_of(const Napi::Value& value) {
+  if (value.IsUndefined() || value.IsNull()) return std::make_shared<JobControl>();
+  return from_handle<JobControl>(value, kControlTag, "control");
 }
 
 // Work on one network, on its own thread and with no other work on it.
-Napi::Value run_on(Napi::Env env, const std::shared_ptr<BackboneHandle>& owner, std::shared_ptr<Control> control,
-                   std::function<Finish()> work) {
-  return run_job(env, *owner->worker, std::move(control), [owner, work = std::move(work)]() -> Finish {
+Napi::Value run_on(Napi::Env env, const std::shared_ptr<BackboneHandle>& owner,
+                   const std::shared_ptr<JobControl>& control, std::function<Finish()> work) {
+  return owner->worker.run(env, control, [owner, work = std::move(work)]() -> Finish {
     const std::lock_guard lock(owner->in_use);
+    return work();
+  });
+}
+
+// The same where a stop may be heard in the middle: what only reads the network.
+Napi::Value read_on(Napi::Env env, const std::shared_ptr<BackboneHandle>& owner, std::function<Finish()> work) {
+  const auto control = std::make_shared<JobControl>();
+  return run_on(env, owner, control, [control, work = std::move(work)] {
+    const HeardInside heard(*control);
     return work();
   });
 }
@@ -96,9 +113,10 @@ std::vector<std::shared_ptr<EnsembleHandle>> members_of(const Napi::CallbackInfo
 
 // Work on several networks, on the thread of the first and with no other work on any of them.
 Napi::Value run_on_all(Napi::Env env, std::vector<std::shared_ptr<EnsembleHandle>> members,
-                       std::shared_ptr<Control> control, std::function<Finish(const Members&, at::ScalarType)> work) {
-  Worker& worker = *members.front()->owner->worker;
-  return run_job(env, worker, std::move(control), [members = std::move(members), work = std::move(work)]() -> Finish {
+                       const std::shared_ptr<JobControl>& control,
+                       std::function<Finish(const Members&, at::ScalarType)> work) {
+  Worker& worker = members.front()->owner->worker;
+  return worker.run(env, control, [members = std::move(members), work = std::move(work)]() -> Finish {
     // In one order, whoever asks: two that wait for each other would wait forever.
     std::set<BackboneHandle*> owners;
     for (const auto& member : members) owners.insert(member->owner.get());
@@ -149,16 +167,18 @@ Napi::Value create_backbone(const Napi::CallbackInfo& info) {
   auto handle = std::make_shared<BackboneHandle>(env);
   Napi::Object result = Napi::Object::New(env);
   result.Set("handle", make_handle(env, handle, kBackboneTag));
-  result.Set("ready", run_on(env, handle, std::make_shared<Control>(), [handle, config = to_json(info[0])]() -> Finish {
+  result.Set("ready",
+             run_on(env, handle, std::make_shared<JobControl>(), [handle, config = to_json(info[0])]() -> Finish {
                handle->backbone = make_backbone(config);
                handle->bytes = bytes_of(handle->backbone->parameters());
+               handle->may_loop = handle->backbone->config().string_or("kind", "") == "torchscript";
                const Json described = Json::Object{{"layers", describe_layers(*handle->backbone)},
                                                    {"inChannels", handle->backbone->in_channels()},
                                                    {"spatialAxes", handle->backbone->spatial_axes()},
                                                    {"exampleSize", integers(handle->backbone->example_size())},
                                                    {"config", handle->backbone->config()}};
                return [handle, described](Napi::Env env) {
-                 Napi::MemoryManagement::AdjustExternalMemory(env, handle->bytes);
+                 if (!handle->disposed) handle->report_memory(env, handle->bytes);
                  return from_json(env, described);
                };
              }));
@@ -167,10 +187,13 @@ Napi::Value create_backbone(const Napi::CallbackInfo& info) {
 
 // fileKind(path) → Promise<"torchscript" | "exported" | "state-dict" | "safetensors" | "unknown">
 Napi::Value kind_of_file(const Napi::CallbackInfo& info) {
+  const std::string path = to_string(info[0], "path");
   auto worker = std::make_shared<Worker>(info.Env());  // goes with the job
-  return run_job(
-      info.Env(), *worker, std::make_shared<Control>(),
-      [worker, path = to_string(info[0], "path")]() -> Finish { return finish_json(kind_name(file_kind(path))); });
+  const Napi::Value result = worker->run(info.Env(), std::make_shared<JobControl>(), [worker, path]() -> Finish {
+    return finish_json(kind_name(file_kind(path)));
+  });
+  worker->thread().close();
+  return result;
 }
 
 // disposeBackbone(backbone) → Promise<void>, after the jobs before it
@@ -182,13 +205,44 @@ Napi::Value dispose_backbone(const Napi::CallbackInfo& info) {
     return deferred.Promise();
   }
   handle->disposed = true;
-  return run_on(info.Env(), handle, std::make_shared<Control>(), [handle]() -> Finish {
+  const Napi::Value result = run_on(info.Env(), handle, std::make_shared<JobControl>(), [handle]() -> Finish {
     handle->backbone.reset();
     return [handle](Napi::Env env) {
-      Napi::MemoryManagement::AdjustExternalMemory(env, -handle->bytes);
+      handle->report_memory(env, 0);
       return env.Undefined();
     };
   });
+  handle->worker.thread().close();
+  return result;
+}
+
+// The network of a backbone's handle or of an ensemble's, disposed of or not.
+std::shared_ptr<BackboneHandle> owner_of(const Napi::Value& value) {
+  if (value.IsObject() && value.As<Napi::Object>().CheckTypeTag(&kEnsembleTag))
+    return from_handle<EnsembleHandle>(value, kEnsembleTag, "ensemble")->owner;
+  return from_handle<BackboneHandle>(value, kBackboneTag, "backbone");
+}
+
+// jobsLife(backbone or ensemble) → a number that changes while its jobs get on; undefined for a network that cannot
+// loop
+Napi::Value jobs_life(const Napi::CallbackInfo& info) {
+  const auto owner = owner_of(info[0]);
+  if (!owner->may_loop) return info.Env().Undefined();
+  return Napi::Number::New(info.Env(), static_cast<double>(owner->worker.thread().life()));
+}
+
+// stopJobs(backbone or ensemble): tells all its jobs to stop
+Napi::Value stop_jobs(const Napi::CallbackInfo& info) {
+  owner_of(info[0])->worker.thread().stop();
+  return info.Env().Undefined();
+}
+
+// giveUpJobs(backbone or ensemble): rejects what waits for its jobs, though one may still run
+Napi::Value give_up_jobs(const Napi::CallbackInfo& info) {
+  const auto owner = owner_of(info[0]);
+  owner->worker.thread().stop();
+  owner->worker.give_up(info.Env());
+  return info.Env().Undefined();
 }
 
 // traceBackbone(backbone, shape) → Promise<[{name, shape}]>
@@ -197,7 +251,7 @@ Napi::Value trace_backbone(const Napi::CallbackInfo& info) {
   std::vector<int64_t> shape;
   const Json given = to_json(info[1]);
   for (const Json& axis : given.array("input shape")) shape.push_back(axis.integer("input shape"));
-  return run_on(info.Env(), handle, std::make_shared<Control>(), [handle, shape]() -> Finish {
+  return read_on(info.Env(), handle, [handle, shape]() -> Finish {
     Json::Array calls;
     for (const Call& call : handle->get().trace(at::zeros(shape)))
       calls.emplace_back(Json::Object{{"name", call.name}, {"shape", integers(call.shape)}});
@@ -219,7 +273,7 @@ auto of_file(const std::string& path, Work work) {
 // loadEncoder(backbone, path) → Promise<void>
 Napi::Value load_encoder_weights(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
-  return run_on(info.Env(), handle, std::make_shared<Control>(),
+  return run_on(info.Env(), handle, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path")]() -> Finish {
                   of_file(path, [&] { load_encoder(handle->get(), read_weights(path)); });
                   return {};
@@ -229,7 +283,7 @@ Napi::Value load_encoder_weights(const Napi::CallbackInfo& info) {
 // loadBackbone(backbone, path, strict, prefix) → Promise<{missing, unexpected}>
 Napi::Value load_backbone(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
-  return run_on(info.Env(), handle, std::make_shared<Control>(),
+  return run_on(info.Env(), handle, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path"), strict = info[2].ToBoolean().Value(),
                  prefix = to_string(info[3], "prefix")]() -> Finish {
                   const LoadReport report =
@@ -243,7 +297,7 @@ Napi::Value load_backbone(const Napi::CallbackInfo& info) {
 // saveBackbone(backbone, path, prefix) → Promise<void>
 Napi::Value save_backbone(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
-  return run_on(info.Env(), handle, std::make_shared<Control>(),
+  return run_on(info.Env(), handle, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path"), prefix = to_string(info[2], "prefix")]() -> Finish {
                   const NamedTensors state = backbone_state(handle->get(), prefix);
                   if (state.empty())
@@ -256,7 +310,7 @@ Napi::Value save_backbone(const Napi::CallbackInfo& info) {
 // saveModel(backbone, path) → Promise<void>, in the format that the network came from
 Napi::Value save_model(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
-  return run_on(info.Env(), handle, std::make_shared<Control>(),
+  return run_on(info.Env(), handle, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path")]() -> Finish {
                   handle->get().save(path);
                   return {};
@@ -288,7 +342,7 @@ Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
                                     {"parameters", handle->ensemble->parameter_count()},
                                     {"hasDropout", handle->ensemble->has_dropout()}});
   };
-  result.Set("ready", run_on(env, handle->owner, std::make_shared<Control>(), work));
+  result.Set("ready", run_on(env, handle->owner, std::make_shared<JobControl>(), work));
   return result;
 }
 
@@ -296,7 +350,7 @@ Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
 Napi::Value dispose_ensemble(const Napi::CallbackInfo& info) {
   auto handle = from_handle<EnsembleHandle>(info[0], kEnsembleTag, "ensemble");
   handle->disposed = true;
-  return run_on(info.Env(), handle->owner, std::make_shared<Control>(), [handle]() -> Finish {
+  return run_on(info.Env(), handle->owner, std::make_shared<JobControl>(), [handle]() -> Finish {
     handle->ensemble.reset();
     return {};
   });
@@ -304,11 +358,13 @@ Napi::Value dispose_ensemble(const Napi::CallbackInfo& info) {
 
 // forward(ensembles, data, shape, {passes, seed}, control) → Promise<[{data, shape}]>, by head
 Napi::Value forward_images(const Napi::CallbackInfo& info) {
-  auto members = members_of(info);
   const Json passes = to_json(info[3]);
-  return run_on_all(info.Env(), std::move(members), control_of(info[4]),
+  auto control = control_of(info[4]);
+  auto members = members_of(info);
+  return run_on_all(info.Env(), std::move(members), control,
                     [images = to_tensor(info[1], info[2], "images"), count = passes.integer_or("passes", 0),
-                     seed = passes.integer_or("seed", 0)](const Members& all, at::ScalarType dtype) -> Finish {
+                     seed = passes.integer_or("seed", 0), control](const Members& all, at::ScalarType dtype) -> Finish {
+                      const HeardInside heard(*control);
                       auto arrays = std::make_shared<std::vector<HostArray>>();
                       for (const auto& logits : forward(all, images, dtype, count, static_cast<uint64_t>(seed)))
                         arrays->emplace_back(logits);
@@ -324,12 +380,14 @@ Napi::Value forward_images(const Napi::CallbackInfo& info) {
 // predict(ensembles, [data], [shape], options, control) → Promise<[{probabilities, mask, maps: [6], labels, summaries,
 // classSums, counts, intersections, confusion, rounds}]>
 Napi::Value predict_images(const Napi::CallbackInfo& info) {
-  auto members = members_of(info);
+  PredictOptions options = PredictOptions::from(to_json(info[3]));
+  auto control = control_of(info[4]);
+  if (!info[1].IsArray() || !info[2].IsArray())
+    throw Napi::TypeError::New(info.Env(), "Expected arrays of data and of shapes.");
   const Napi::Array data = info[1].As<Napi::Array>(), shapes = info[2].As<Napi::Array>();
   std::vector<at::Tensor> images;
   for (uint32_t i = 0; i < data.Length(); ++i) images.push_back(to_tensor(data.Get(i), shapes.Get(i), "image"));
-  PredictOptions options = PredictOptions::from(to_json(info[3]));
-  auto control = control_of(info[4]);
+  auto members = members_of(info);  // last: what was disposed of in mid-call is seen
   return run_on_all(
       info.Env(), std::move(members), control,
       [images = std::move(images), options, control](const Members& networks, at::ScalarType dtype) -> Finish {
@@ -420,44 +478,44 @@ struct Callbacks {
 };
 
 // The caller's loss: (logits: Float32Array, target: Uint8Array, shape) → {value, gradient: Float32Array}
-Loss callback_loss(Channel& channel, std::shared_ptr<Callbacks> callbacks, std::shared_ptr<Control> control) {
-  return external_loss([&channel, callbacks, control](const at::Tensor& logits, const at::Tensor& target) {
-    HostArray host_logits(logits), host_target(target.to(at::kByte));
-    LossAndGradient result;
-    ask_js(channel, *control, [&](Napi::Env env) {
-      const Napi::Value answer = callbacks->loss.Call({host_logits.release(env), host_target.release(env)});
-      const Napi::Value value = answer.IsObject() ? answer.As<Napi::Object>().Get("value") : env.Undefined();
-      if (!value.IsNumber()) fail(code::kOption, "Expected {value: number, gradient: Float32Array} from the loss.");
-      const Napi::Array shape = Napi::Array::New(env);
-      for (int64_t axis = 0; axis < logits.dim(); ++axis)
-        shape.Set(static_cast<uint32_t>(axis), Napi::Number::New(env, static_cast<double>(logits.size(axis))));
-      result = {value.As<Napi::Number>().DoubleValue(),
-                to_tensor(answer.As<Napi::Object>().Get("gradient"), shape, "the gradient of the loss")};
-    });
-    return result;
+Loss callback_loss(const std::shared_ptr<Channel>& channel, const std::shared_ptr<Callbacks>& callbacks,
+                   const std::shared_ptr<const Control>& control) {
+  return external_loss([channel, callbacks, control](const at::Tensor& logits, const at::Tensor& target) {
+    auto host_logits = std::make_shared<HostArray>(logits),
+         host_target = std::make_shared<HostArray>(target.to(at::kByte));
+    // By value throughout: this frame may be gone before the task runs, or while it does.
+    return ask_js<LossAndGradient>(
+        *channel, control, [callbacks, host_logits, host_target, sizes = logits.sizes().vec()](Napi::Env env) {
+          const Napi::Value answer = callbacks->loss.Call({host_logits->release(env), host_target->release(env)});
+          const Napi::Value value = answer.IsObject() ? answer.As<Napi::Object>().Get("value") : env.Undefined();
+          if (!value.IsNumber()) fail(code::kOption, "Expected {value: number, gradient: Float32Array} from the loss.");
+          const Napi::Value gradient = answer.As<Napi::Object>().Get("gradient");
+          return LossAndGradient{value.As<Napi::Number>().DoubleValue(),
+                                 to_tensor(gradient, sizes, "the gradient of the loss")};
+        });
   });
 }
 
 // fit(ensemble, training, validation | null, options, onEvent(text), loss | null, control) → Promise<history>
 Napi::Value fit(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
+  TrainOptions options = TrainOptions::from(to_json(info[3]));
   auto handle = ensemble_of(info);
   std::shared_ptr<const Dataset> training = from_handle<Dataset>(info[1], kDatasetTag, "dataset"), validation;
   if (!info[2].IsNull() && !info[2].IsUndefined()) validation = from_handle<Dataset>(info[2], kDatasetTag, "dataset");
-  TrainOptions options = TrainOptions::from(to_json(info[3]));
   auto control = control_of(info[6]);
   auto callbacks = std::make_shared<Callbacks>(info, 4, 5);
-  Channel& channel = Channel::of(env);
-  control->report = [&channel, callbacks](const Json& event) {
-    channel.post([callbacks, text = event.dump()](Napi::Env env) {
+  const std::shared_ptr<Channel> channel = Channel::of(env);
+  control->report = [channel, callbacks](const Json& event) {
+    channel->post([callbacks, text = event.dump()](Napi::Env env) {
       if (!callbacks->event.IsEmpty()) callbacks->event.Call({Napi::String::New(env, text)});
     });
   };
   return run_on(env, handle->owner, control,
-                [handle, training, validation, options, callbacks, control, &channel]() mutable -> Finish {
+                [handle, training, validation, options, callbacks, control, channel]() mutable -> Finish {
                   const auto end = [&] {
                     control->report = nullptr;
-                    channel.post([callbacks](Napi::Env) { callbacks->drop(); });
+                    channel->post([callbacks](Napi::Env) { callbacks->drop(); });
                   };
                   try {
                     options.dtype = handle->dtype;
@@ -476,7 +534,7 @@ Napi::Value fit(const Napi::CallbackInfo& info) {
 // saveEnsemble(ensemble, path) → Promise<void>
 Napi::Value save_ensemble(const Napi::CallbackInfo& info) {
   auto handle = ensemble_of(info);
-  return run_on(info.Env(), handle->owner, std::make_shared<Control>(),
+  return run_on(info.Env(), handle->owner, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path")]() -> Finish {
                   write_safetensors(path, handle->get().state(), handle->get().metadata());
                   return {};
@@ -486,7 +544,7 @@ Napi::Value save_ensemble(const Napi::CallbackInfo& info) {
 // loadEnsemble(ensemble, path) → Promise<void>
 Napi::Value load_ensemble(const Napi::CallbackInfo& info) {
   auto handle = ensemble_of(info);
-  return run_on(info.Env(), handle->owner, std::make_shared<Control>(),
+  return run_on(info.Env(), handle->owner, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path")]() -> Finish {
                   of_file(path, [&] { handle->get().load_state(read_safetensors(path).tensors); });
                   return {};
@@ -494,11 +552,19 @@ Napi::Value load_ensemble(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value create_control(const Napi::CallbackInfo& info) {
-  return make_handle(info.Env(), std::make_shared<Control>(), kControlTag);
+  return make_handle(info.Env(), std::make_shared<JobControl>(), kControlTag);
 }
 
 Napi::Value stop_control(const Napi::CallbackInfo& info) {
-  from_handle<Control>(info[0], kControlTag, "control")->stop = true;
+  from_handle<JobControl>(info[0], kControlTag, "control")->stop = true;
+  return info.Env().Undefined();
+}
+
+// giveUpControl(control): rejects what waits for its job, though that may still run
+Napi::Value give_up_control(const Napi::CallbackInfo& info) {
+  const auto call = from_handle<JobControl>(info[0], kControlTag, "control");
+  call->stop = true;
+  if (const auto pending = call->pending.lock()) pending->give_up(info.Env());
   return info.Env().Undefined();
 }
 
@@ -539,6 +605,10 @@ void export_models(Napi::Env env, Napi::Object exports) {
   add.operator()<load_ensemble>("loadEnsemble");
   add.operator()<create_control>("createControl");
   add.operator()<stop_control>("stopControl");
+  add.operator()<give_up_control>("giveUpControl");
+  add.operator()<jobs_life>("jobsLife");
+  add.operator()<stop_jobs>("stopJobs");
+  add.operator()<give_up_jobs>("giveUpJobs");
 }
 
 }  // namespace le::binding

@@ -11,6 +11,8 @@
 #include <new>
 #include <vector>
 
+#include "control.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -45,6 +47,7 @@ class PoolAllocator final : public c10::Allocator {
     const c10::Device cpu(c10::kCPU);
     if (bytes == 0) return {nullptr, nullptr, &release, cpu};
     if (bytes > kAddressable) throw std::bad_alloc();
+    HeardInside::check();
     const size_t size = size_class(bytes);
     void* block = take(size);
     if (!block) block = fresh(size);

@@ -14,6 +14,7 @@
 #include <deque>
 #include <map>
 #include <numeric>
+#include <optional>
 
 #include "default_generator.h"
 #include "random.h"
@@ -195,6 +196,7 @@ std::vector<Reduced> predict(const Members& members, const std::vector<at::Tenso
   const c10::InferenceMode inference_mode;
   std::deque<InferenceMode> evaluation;
   for (Ensemble* member : members) evaluation.emplace_back(*member, options.dtype, options.passes > 0);
+  const HeardInside heard(control);
   for (const auto& [shape, indices] : by_shape) {
     for (size_t begin = 0; begin < indices.size(); begin += options.batch_size) {
       control.check();
@@ -244,13 +246,20 @@ std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images
   checked_heads(members, passes);
   const Autocast autocast(members.front()->device(), dtype);
   const at::NoGradGuard no_grad;
-  for (Ensemble* member : members) {
-    member->train(false);
-    if (passes > 0) member->backbone().sample(true);
+  struct Sampling {
+    const Members& members;
+    ~Sampling() {  // a stop, or lack of memory, may leave by an exception
+      for (Ensemble* member : members) member->backbone().sample(false);
+    }
+  };
+  for (Ensemble* member : members) member->train(false);
+  std::optional<Sampling> sampling;
+  if (passes > 0) {
+    sampling.emplace(members);
+    for (Ensemble* member : members) member->backbone().sample(true);
   }
   auto logits = all_logits(members, images, at::kFloat, passes, seed);
-  if (passes > 0)
-    for (Ensemble* member : members) member->backbone().sample(false);
+  sampling.reset();
   for (auto& head : logits) head = interpolate(head, images.sizes().slice(2)).cpu();
   return logits;
 }

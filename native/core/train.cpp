@@ -205,8 +205,11 @@ class Trainer {
     event["best"] = Json::Object{{"epoch", best_epoch_}, {"loss", best_loss_}};
     event["improved"] = improved;
     history_.push_back(event);
-    if (!options_.run.empty() && (epoch_ % options_.checkpoint_every == 0 || epoch_ == options_.epochs || exhausted()))
+    if (!options_.run.empty() &&
+        (epoch_ % options_.checkpoint_every == 0 || epoch_ == options_.epochs || exhausted())) {
+      control_.check();  // whoever stopped this may have begun another run there
       save();
+    }
     send(event);
   }
 
