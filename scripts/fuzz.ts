@@ -1,12 +1,18 @@
 // Feeds damaged copies of the fixtures to the readers of files, each for a share of the time; see native/fuzz.
 //   npm run fuzz -- [--minutes 30] [--seed 1] [--kind weights] [--sanitize]
 // What failed is left in build-fuzz/failures; the exit code is then 1.
-import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readdirSync, rmSync } from "node:fs";
+//
+// With --api it calls the JavaScript API instead, in random order and with arguments that lie, run code and take memory away:
+// one child process for each seed, which must end by itself, in time and with the exit code that it announced.
+//   npm run fuzz -- --api [--minutes 30] [--seed 1]
+// A process that failed is repeated by its seed: node --expose-gc native/fuzz/api_fuzz.mjs . SEED 60
+import { spawn, spawnSync } from "node:child_process";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { PACKAGE_ROOT } from "../lib/native/package.js";
-import { BuildError, cmake, main, Progress, provideLibtorch, requireTools } from "./build.js";
+import { BuildError, build, cmake, main, Progress, provideLibtorch, requireTools } from "./build.js";
 
 /** Which fixtures are examples of which kind, by the end of their names. */
 const KINDS = {
@@ -24,8 +30,10 @@ await main(async () => {
       seed: { type: "string", default: "1" },
       kind: { type: "string" },
       sanitize: { type: "boolean", default: false },
+      api: { type: "boolean", default: false },
     },
   });
+  if (values.api) return fuzzApi(Number(values.minutes), Number(values.seed));
   const kinds = Object.keys(KINDS).filter((kind) => (values.kind ?? kind) === kind) as Kind[];
   const seconds = (Number(values.minutes) * 60) / kinds.length;
   if (!(seconds > 0 && seconds < Number.POSITIVE_INFINITY) || !/^\d+$/.test(values.seed))
@@ -73,4 +81,70 @@ function collect(kind: Kind, folder: string): number {
   );
   for (const name of files) copyFileSync(path.join(fixtures, name), path.join(folder, name.replaceAll(path.sep, "-")));
   return files.length;
+}
+
+/** Seconds after which a child process counts as hanging. It works for one or two on an idle machine. */
+const HANGS_AFTER = 120;
+/** Bytes of data that a child process may take. */
+const MEMORY = 8e9;
+
+/** Runs child processes, each with the next seed, until the time is over; gives the exit code. */
+async function fuzzApi(minutes: number, first: number): Promise<number> {
+  if (!(minutes > 0 && minutes < Number.POSITIVE_INFINITY) || !Number.isSafeInteger(first))
+    throw new BuildError("Expected --minutes above 0 and --seed a whole number.");
+  const libtorch = await build();
+  const end = performance.now() + minutes * 60_000;
+  const folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-fuzz-"));
+  const env = {
+    ...process.env,
+    LAYER_ENSEMBLES_LIBTORCH: libtorch.folder,
+    OMP_WAIT_POLICY: "passive",
+    OMP_NUM_THREADS: "2",
+    TMPDIR: folder,
+  };
+  let seed = first;
+  let failed = 0;
+  for (; performance.now() < end; seed++) {
+    const problem = await fuzzOnce(seed, env);
+    if (problem) {
+      failed++;
+      process.stdout.write(`seed ${seed}: ${problem}\n`);
+    }
+    if ((seed - first) % 50 === 49) process.stderr.write(`${seed - first + 1} processes, ${failed} failed\n`);
+  }
+  rmSync(folder, { recursive: true, force: true });
+  process.stdout.write(`${seed - first} processes (seeds ${first} to ${seed - 1}), ${failed} failed\n`);
+  return failed > 0 ? 1 : 0;
+}
+
+/** What was wrong with one child process; empty where nothing was. */
+function fuzzOnce(seed: number, env: NodeJS.ProcessEnv): Promise<string> {
+  const script = path.join(PACKAGE_ROOT, "native/fuzz/api_fuzz.mjs");
+  const limit = 'ulimit -d "$0"; ulimit -c 0; exec "$@"';
+  const node = [process.execPath, "--expose-gc", "--max-old-space-size=1024", script, PACKAGE_ROOT, String(seed), "60"];
+  return new Promise((resolve, reject) => {
+    const child = spawn("/bin/sh", ["-c", limit, String(MEMORY / 1024), ...node], {
+      env,
+      stdio: ["ignore", "pipe", "pipe"],
+      timeout: HANGS_AFTER * 1000,
+      killSignal: "SIGKILL",
+    });
+    let out = "";
+    let errors = "";
+    child.stdout.setEncoding("utf8").on("data", (text) => {
+      out += text;
+    });
+    child.stderr.setEncoding("utf8").on("data", (text) => {
+      errors = (errors + text).slice(-3000);
+    });
+    child.on("error", reject);
+    child.on("close", (code, signal) => {
+      const wrong = out.split("\n").filter((line) => line.startsWith("WRONG"));
+      const announced = Number(/^end with (\d+)$/m.exec(out)?.[1]);
+      if (child.killed) wrong.push(`did not end in ${HANGS_AFTER} seconds`);
+      else if (signal) wrong.push(`killed by ${signal}: ${errors}`);
+      else if (code !== announced) wrong.push(`ended with ${code}, not ${announced}: ${errors}`);
+      resolve(wrong.join("\n"));
+    });
+  });
 }

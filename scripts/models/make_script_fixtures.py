@@ -342,7 +342,25 @@ def main(folder):
 
     save_script(torch.jit.script(Foreign().eval()), os.path.join(folder, "foreign.pt"))
     save_script(torch.jit.script(Stateful().eval()), os.path.join(folder, "setstate.pt"))
+    save_script(torch.jit.script(Endless().eval()), os.path.join(folder, "endless.pt"))
     save_script(torch.jit.freeze(torch.jit.script(Pair().eval())), os.path.join(folder, "frozen.pt"))
+
+
+class Endless(nn.Module):
+    """Loops for ever on an image with a pixel above 100: with tensors made, or above 1000 without."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        y = self.a(x)
+        big = float(x.max())
+        while big > 1000:
+            big += 1.0
+        while bool((x > 100).any()):
+            y = torch.relu(y)
+        return self.b(y)
 
 
 class _Reordered(nn.Module):
