@@ -35,7 +35,8 @@ export type ArrayType = keyof typeof ARRAYS;
 
 // The language's own getters, whatever a value says of itself.
 const prototype = Object.getPrototypeOf(Uint8Array.prototype) as object;
-const getter = (name: PropertyKey) => Object.getOwnPropertyDescriptor(prototype, name)?.get as () => unknown;
+const getter = (name: PropertyKey) =>
+  Object.getOwnPropertyDescriptor(prototype, name)?.get as (this: unknown) => unknown;
 const typeOf = getter(Symbol.toStringTag);
 const bufferOf = getter("buffer");
 const offsetOf = getter("byteOffset");
@@ -48,6 +49,11 @@ const lengthOf = getter("length");
 export function arrayType(value: unknown): ArrayType | undefined {
   const name = typeOf.call(value) as string | undefined;
   return name !== undefined && Object.hasOwn(ARRAYS, name) ? (name as ArrayType) : undefined;
+}
+
+/** How many numbers a typed array has, also one of another realm; 0 where its memory is gone. */
+export function arrayLength(array: NumericArray): number {
+  return lengthOf.call(array) as number;
 }
 
 /** The same memory as an array of this realm, of fixed length; empty where there is none any more. */

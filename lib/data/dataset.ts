@@ -1,8 +1,8 @@
 import { readdir, readFile } from "node:fs/promises";
 import { extname, join } from "node:path";
-import type { NdArray } from "../arrays.js";
+import { type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkOptions, type OptionSpecs, option } from "../options.js";
+import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
 import { parseCsv } from "./csv.js";
 import { isMissing } from "./files.js";
 import { dataError, type ImageArray, imageExtensions, readImage, readMask, readSize, toDisplay } from "./image.js";
@@ -185,6 +185,17 @@ const loadSpecs: OptionSpecs = {
   concurrency: option.integer({ min: 1 }),
 };
 
+/** What a sample's arrays are now: see `snapshot`. */
+function ownArrays(sample: MemorySample): Pick<MemorySample, "image" | "mask"> {
+  const { id, image, mask } = sample;
+  const own = <T extends NumericArray>(array: NdArray<T>, what: string) => {
+    const taken = snapshot(array);
+    if (!taken) throw dataError(id, what, "{data: typed array, shape}", describe(array));
+    return taken as NdArray<T>;
+  };
+  return { image: own(image, "image of sample"), ...(mask && { mask: own(mask, "mask of sample") }) };
+}
+
 /** Images with masks, in a fixed order; read when asked for. Splits and subsets are datasets too. */
 export class Dataset implements AsyncIterable<Sample> {
   readonly #entries: readonly Entry[];
@@ -260,7 +271,8 @@ export class Dataset implements AsyncIterable<Sample> {
     const seen = new Set<string>();
     const found = new Set<number>();
     const entries = samples.map((sample): Entry => {
-      const { id, group, split, image, mask } = sample;
+      const { id, group, split } = sample;
+      const { image, mask } = ownArrays(sample);
       if (seen.has(id)) throw dataError("samples", "dataset", "distinct ids", `"${id}" twice`);
       seen.add(id);
       if (mask) {

@@ -1,5 +1,6 @@
 // What the maps need of the heads' logits, in one pass: several times as fast as softmax, entropy and variance of each head
 // one after the other. Rounding apart, the results are the same.
+import { arrayType } from "../arrays.js";
 import { expOfNegative, lnOfPositive } from "./elementary.js";
 import type { FloatArray } from "./input.js";
 import { kernels } from "./kernels.js";
@@ -41,7 +42,7 @@ const HEADS_PER_LOGARITHM = 32;
 
 /** @param heads Logits of each head, C×S. */
 export function sumOfHeads(heads: readonly FloatArray[], classes: number, pixels: number): HeadSums {
-  const single = heads.every((head) => head instanceof Float32Array);
+  const single = heads.every((head): head is Float32Array => arrayType(head) === "Float32Array");
   return (single && kernels()?.sumOfHeads(heads, classes, pixels)) || sumOfHeadsInScript(heads, classes, pixels);
 }
 

@@ -1,5 +1,5 @@
 // What the definitions accept, and the errors for what they do not. Every check names the argument.
-import type { NdArray, NumericArray } from "../arrays.js";
+import { arrayLength, arrayType, type NdArray, type NumericArray } from "../arrays.js";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 import { describe } from "../options.js";
 
@@ -167,7 +167,7 @@ export function checkLabels(argument: string, labels: NdArray<Uint8Array>, limit
 /** The layout, not the values, of byte labels. */
 export function checkLabelLayout(argument: string, labels: NdArray<Uint8Array>, { rank, axes }: LabelLimits): void {
   checkLayout(argument, labels, rank, axes);
-  if (!(labels.data instanceof Uint8Array)) fail("ERR_LE_SHAPE", argument, "a Uint8Array", describe(labels.data));
+  if (arrayType(labels.data) !== "Uint8Array") fail("ERR_LE_SHAPE", argument, "a Uint8Array", describe(labels.data));
 }
 
 export function checkLabelValues(
@@ -192,19 +192,23 @@ export function checkSameShape(argument: string, shape: readonly number[], expec
 
 export function checkFloats(argument: string, array: NdArray<FloatArray>, rank: number, axes: string): void {
   checkLayout(argument, array, rank, axes);
-  if (!(array.data instanceof Float32Array || array.data instanceof Float64Array)) {
+  if (!["Float32Array", "Float64Array"].includes(arrayType(array.data) as string)) {
     fail("ERR_LE_SHAPE", argument, "a Float32Array or Float64Array", describe(array.data));
   }
 }
 
+/** More axes than any array here has. */
+const MOST_AXES = 16;
+
 function checkLayout(argument: string, array: NdArray<NumericArray>, rank: number, axes: string): void {
-  if (!ArrayBuffer.isView(array?.data) || !Array.isArray(array.shape)) {
+  if (arrayType(array?.data) === undefined || !Array.isArray(array.shape)) {
     fail("ERR_LE_SHAPE", argument, `an array ${axes} with data and shape`, describe(array));
   }
   const { data, shape } = array;
-  if (shape.length < rank || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
+  if (shape.length < rank || shape.length > MOST_AXES || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
     fail("ERR_LE_SHAPE", argument, `a shape ${axes} of positive sizes`, describe(shape));
   }
   const size = shape.reduce((product, axis) => product * axis, 1);
-  if (data.length !== size) fail("ERR_LE_SHAPE", argument, `${size} values (${shape.join("×")})`, `${data.length}`);
+  const length = arrayLength(data);
+  if (length !== size) fail("ERR_LE_SHAPE", argument, `${size} values (${shape.join("×")})`, `${length}`);
 }

@@ -19,18 +19,18 @@ let apply: (() => void) | null = null;
  * @throws LayerEnsemblesError `ERR_LE_OPTION`, also for another `libtorch` once one is loaded.
  */
 export function configure(options: Configuration): void {
-  checkOptions("configure", options, {
+  const given = checkOptions("configure", options, {
     libtorch: option.string(),
     threads: option.integer({ min: 1, max: 1024 }),
     allocator: option.oneOf(["pool", "system"]),
   });
-  if (apply && options.libtorch !== undefined && options.libtorch !== current.libtorch) {
+  if (apply && given.libtorch !== undefined && given.libtorch !== current.libtorch) {
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",
       "Expected option 'libtorch' of configure before libtorch is first used but received it after. Fix: call configure first.",
     );
   }
-  for (const [name, value] of Object.entries(options)) {
+  for (const [name, value] of Object.entries(given)) {
     if (value !== undefined) Object.assign(current, { [name]: value });
   }
   apply?.();

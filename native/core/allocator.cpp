@@ -58,6 +58,14 @@ class PoolAllocator final : public c10::Allocator {
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 
+  // Whether freed blocks are kept for reuse.
+  void keep(bool on) {
+    {
+      std::lock_guard lock(mutex_);
+      keep_ = on;
+    }
+    if (!on) trim();
+  }
   void trim() { free_until(0); }
   void limit(size_t bytes) {
     {
@@ -108,7 +116,7 @@ class PoolAllocator final : public c10::Allocator {
     PoolAllocator& pool = instance();
     std::unique_lock lock(pool.mutex_);
     pool.live_ -= size;
-    if (pool.cached_ + size <= pool.limit_) {
+    if (pool.keep_ && pool.cached_ + size <= pool.limit_) {
       try {
         pool.free_[size].push_back(block);
         pool.cached_ += size;
@@ -138,14 +146,21 @@ class PoolAllocator final : public c10::Allocator {
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> free_;
   size_t live_ = 0, cached_ = 0, limit_ = kDefaultCachedLimit;
+  bool keep_ = true;
 };
 
 }  // namespace
 
 void use_pool_allocator(bool on) {
-  static c10::Allocator* const system = c10::GetCPUAllocator();  // what was set before the first call
-  constexpr uint8_t kPriority = 10;                              // above libtorch's own
-  c10::SetCPUAllocator(on ? static_cast<c10::Allocator*>(&PoolAllocator::instance()) : system, kPriority);
+  // Once and for good. What libtorch takes by raw_allocate() (oneDNN's weights) it gives to raw_deallocate() of whatever
+  // allocator is set then: another one would free what it never made.
+  static const bool once = [] {
+    constexpr uint8_t kPriority = 10;  // above libtorch's own
+    c10::SetCPUAllocator(&PoolAllocator::instance(), kPriority);
+    return true;
+  }();
+  (void)once;
+  PoolAllocator::instance().keep(on);
 }
 
 void limit_cached_memory(size_t bytes) { PoolAllocator::instance().limit(bytes); }
