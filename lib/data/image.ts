@@ -126,7 +126,8 @@ function pngSize(head: Buffer, path: string): [height: number, width: number] {
 export function toDisplay(image: ImageArray): NdArray<Uint8Array> {
   const grey = toGrey(image);
   const [, height, width] = image.shape as [number, number, number];
-  if (arrayType(image.data) === "Uint8Array") return { data: Uint8Array.from(grey, Math.round), shape: [height, width] };
+  if (arrayType(image.data) === "Uint8Array")
+    return { data: Uint8Array.from(grey, Math.round), shape: [height, width] };
   const [low, high] = percentiles(grey, [0.5, 99.5]) as [number, number];
   const scale = high > low ? 255 / (high - low) : 0;
   const data = Uint8Array.from(grey, (value) => Math.round(Math.min(255, Math.max(0, (value - low) * scale))));

@@ -205,7 +205,11 @@ function checkLayout(argument: string, array: NdArray<NumericArray>, rank: numbe
     fail("ERR_LE_SHAPE", argument, `an array ${axes} with data and shape`, describe(array));
   }
   const { data, shape } = array;
-  if (shape.length < rank || shape.length > MOST_AXES || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
+  if (
+    shape.length < rank ||
+    shape.length > MOST_AXES ||
+    !shape.every((size) => Number.isSafeInteger(size) && size > 0)
+  ) {
     fail("ERR_LE_SHAPE", argument, `a shape ${axes} of positive sizes`, describe(shape));
   }
   const size = shape.reduce((product, axis) => product * axis, 1);

@@ -29,6 +29,10 @@ const random = () => {
 const chance = (p) => random() < p;
 const integer = (n) => Math.floor(random() * n);
 const pick = (list) => list[integer(list.length)];
+const after = (work, value) => {
+  work();
+  return value;
+};
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const spin = (ms) => {
   for (const end = Date.now() + ms; Date.now() < end; );
@@ -80,7 +84,10 @@ function mischief() {
       if (target && !(target instanceof WebAssembly.Memory)) new Uint8Array(target).fill(integer(256));
     },
     () => globalThis.gc?.(),
-    () => pick(models)?.dispose().catch((error) => judge(error, "dispose")),
+    () =>
+      pick(models)
+        ?.dispose()
+        .catch((error) => judge(error, "dispose")),
     () => pick(aborts)?.abort(new Own("aborted")),
     () => note("nested", pick(models)?.predict(image())),
     () => spin(integer(70)),
@@ -113,7 +120,7 @@ function disguised(object) {
         if (chance(0.1)) mischief();
         return chance(0.03) ? junk() : Reflect.get(target, name);
       },
-      ...(chance(0.2) && { ownKeys: (target) => (mischief(), Reflect.ownKeys(target)) }),
+      ...(chance(0.2) && { ownKeys: (target) => after(mischief, Reflect.ownKeys(target)) }),
     });
   }
   const name = pick(Object.keys(object));
@@ -145,7 +152,11 @@ const junk = () =>
     () => new Array(2 ** 32 - 1),
     () => ({}),
     () => new Proxy([], { get: (_, name) => (name === "length" ? 2 ** 32 - 1 : 1) }),
-    () => ({ valueOf: () => (mischief(), 3), toString: () => (mischief(), "3"), toJSON: () => (mischief(), 3) }),
+    () => ({
+      valueOf: () => after(mischief, 3),
+      toString: () => after(mischief, "3"),
+      toJSON: () => after(mischief, 3),
+    }),
     () => () => mischief(),
     () => new Map(),
     () => addon.createControl(),
@@ -159,7 +170,8 @@ function image(channels = 1, [height, width] = sizes()) {
   const value = chance(0.03) ? pick([Number.NaN, Number.POSITIVE_INFINITY, 3e38]) : 1;
   const data = array("Float32Array", channels * height * width, (i) => Math.sin(i) * value);
   let shape = chance(0.1) ? FOREIGN.Array.of(channels, height, width) : [channels, height, width];
-  if (chance(0.05)) shape = pick([[0, 2 ** 53, 2 ** 53], new Array(2 ** 32 - 1), [height, width], [1, 1, height, width]]);
+  if (chance(0.05))
+    shape = pick([[0, 2 ** 53, 2 ** 53], new Array(2 ** 32 - 1), [height, width], [1, 1, height, width]]);
   return disguised({ data, shape: disguised(shape) });
 }
 function sample(size) {
@@ -244,7 +256,10 @@ function note(call, promise) {
   return settled;
 }
 async function create() {
-  const backbone = await Backbone.create("plain-unet", spoiled({ width: 4, depth: 2, ...(chance(0.3) && { dropout: 0.3 }) }));
+  const backbone = await Backbone.create(
+    "plain-unet",
+    spoiled({ width: 4, depth: 2, ...(chance(0.3) && { dropout: 0.3 }) }),
+  );
   const options = () => spoiled({ device: "cpu", inputSize: [16, 16] });
   const make = pick([LayerEnsemble, LayerEnsemble, McDropout]);
   models.push(await make.create(backbone, options()));
@@ -274,7 +289,9 @@ const raw = () => {
   const name = pick(Object.keys(addon).filter((key) => !/^(configure|saveModel|saveEnsemble|saveBackbone)$/.test(key)));
   const dataset = addon.createDataset();
   const args = Array.from({ length: integer(8) }, () =>
-    chance(0.4) ? junk() : pick([dataset, addon.createControl(), image(), [image().data], [[1, 8, 8]], spoiled({ epochs: 1 }), loss]),
+    chance(0.4)
+      ? junk()
+      : pick([dataset, addon.createControl(), image(), [image().data], [[1, 8, 8]], spoiled({ epochs: 1 }), loss]),
   );
   const result = addon[name](...args);
   result?.ready?.catch((error) => judge(error, `raw.${name}`));
@@ -286,13 +303,18 @@ const scratch = await mkdtemp(path.join(os.tmpdir(), "layer-ensembles-fuzz-"));
 
 const ACTIONS = {
   create,
-  predict: () => pick(models)?.predict(chance(0.3) ? Array.from({ length: integer(5) }, () => image()) : image(), predictOptions()),
+  predict: () =>
+    pick(models)?.predict(chance(0.3) ? Array.from({ length: integer(5) }, () => image()) : image(), predictOptions()),
   forward: () => pick(models)?.forward(image(), spoiled({ ...signal(), ...(chance(0.1) && { passes: 2 }) })),
   fit: () => pick(models)?.fit(samples(), fitOptions()),
   probe: () => pick(models)?.backbone.probe(chance(0.8) ? [16, 16] : junk()),
   save: () => pick(models)?.save(path.join(scratch, `save${integer(3)}`)),
   load: () => LayerEnsemble.load(path.join(scratch, `save${integer(3)}`), spoiled({ device: "cpu" })),
-  weights: () => pick(models)?.backbone.loadWeights(path.join(scratch, `save${integer(3)}/weights.safetensors`), spoiled({ strict: false })),
+  weights: () =>
+    pick(models)?.backbone.loadWeights(
+      path.join(scratch, `save${integer(3)}/weights.safetensors`),
+      spoiled({ strict: false }),
+    ),
   abort: () => pick(aborts)?.abort(new Own("aborted")),
   mischief: () => mischief(),
   dispose: () => pick(models)?.dispose(),
@@ -303,8 +325,13 @@ const ACTIONS = {
   wait: () => sleep(integer(80)),
   configure: () => api.configure(spoiled({ threads: 1 + integer(3), allocator: pick(["pool", "pool", "system"]) })),
   raw,
-  dataset: () => Dataset.fromSamples([sample([8, 8]), sample([8, 8])].map((one, i) => ({ ...one, id: `s${i}` })), spoiled({ size: [8, 8] })),
-  score: () => metrics.scoreHeads(heads(), spoiled({ truth: { data: array("Uint8Array", 64, (i) => i & 1), shape: [8, 8] } })),
+  dataset: () =>
+    Dataset.fromSamples(
+      [sample([8, 8]), sample([8, 8])].map((one, i) => ({ ...one, id: `s${i}` })),
+      spoiled({ size: [8, 8] }),
+    ),
+  score: () =>
+    metrics.scoreHeads(heads(), spoiled({ truth: { data: array("Uint8Array", 64, (i) => i & 1), shape: [8, 8] } })),
   fuse: () => metrics.fuse(heads(), spoiled({ fusion: "mean" })),
   deep: async () => {
     const deep = await DeepEnsemble.create((own) => Backbone.create("plain-unet", { width: 4, depth: 2, seed: own }), {
@@ -321,17 +348,28 @@ const ACTIONS = {
 const RARE = { endless, terminated };
 
 // The ways to end, each with its exit code.
+const exitAfter = (handler) => () => {
+  process.once("exit", handler);
+  process.exit(7);
+};
+const fail = (text) => {
+  throw new Own(text);
+};
 const ENDS = {
   natural: [0, () => {}],
   exit: [7, () => process.exit(7)],
-  exitTwice: [9, () => (process.once("exit", () => process.exit(9)), process.exit(7))],
-  throwingHandler: [7, () => (process.once("exit", () => { throw new Own("in exit"); }), process.exit(7))],
+  exitTwice: [9, exitAfter(() => process.exit(9))],
+  throwingHandler: [7, exitAfter(() => fail("in exit"))],
   reallyExit: [7, () => process.reallyExit(7)],
-  uncaught: [1, () => setImmediate(() => { throw new Own("uncaught"); })],
+  uncaught: [1, () => setImmediate(() => fail("uncaught"))],
   rejection: [1, () => void Promise.reject(new Own("unhandled"))],
-  lateWork: [7, () => (process.once("exit", () => { for (const model of models) model.predict(image()).catch(() => {}); }), process.exit(7))],
+  lateWork: [7, exitAfter(() => models.map((model) => model.predict(image()).catch(() => {})))],
 };
-if (isMainThread) process.on("unhandledRejection", (error) => { if (ending !== "rejection") judge(error, "unhandled"); else throw error; });
+if (isMainThread)
+  process.on("unhandledRejection", (error) => {
+    if (ending !== "rejection") judge(error, "unhandled");
+    else throw error;
+  });
 const ending = isMainThread ? pick(Object.keys(ENDS)) : "natural";
 const trace = process.env.LE_FUZZ_TRACE ? (text) => writeSync(2, `${text}\n`) : () => {};
 if (isMainThread) writeSync(1, `end with ${ENDS[ending][0]}\n`);

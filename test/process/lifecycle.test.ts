@@ -29,11 +29,17 @@ function run(
   program: string,
   {
     seconds = 40,
+    before = "",
     onOutput,
-  }: { seconds?: number; onOutput?: (kill: (signal: NodeJS.Signals) => void, text: string) => void } = {},
+  }: {
+    seconds?: number;
+    /** What runs before the package is loaded. */
+    before?: string;
+    onOutput?: (kill: (signal: NodeJS.Signals) => void, text: string) => void;
+  } = {},
 ): Promise<Ended> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, ["--input-type=module", "-e", PREAMBLE + program], {
+    const child = spawn(process.execPath, ["--input-type=module", "-e", before + PREAMBLE + program], {
       stdio: ["ignore", "pipe", "pipe"],
     });
     const timer = setTimeout(() => child.kill("SIGKILL"), seconds * 1000);
@@ -104,6 +110,78 @@ describe("a program", () => {
   });
 });
 
+// An image that sends test/fixtures/script/endless.pt into a loop that hears nothing.
+const STUCK = `
+  const endless = async () => {
+    const backbone = await Backbone.load(${JSON.stringify(path.join(PACKAGE_ROOT, "test/fixtures/script/endless.pt"))}, { trust: true });
+    return LayerEnsemble.create(backbone, { device: "cpu", inputSize: [8, 8], taps: ["a"] });
+  };
+  const image = (value) => ({ data: new Float32Array(64).fill(value), shape: [1, 8, 8] });
+`;
+
+describe("the end of a process", () => {
+  const busy = `
+    const [a, b] = [await make(), await make()];
+    for (let i = 0; i < 20; i++) b.predict(samples(4, 64).map((s) => s.image)).catch(() => {});
+    a.fit(samples(64, 64), { epochs: 1000 }).catch(() => {});
+  `;
+  const ways: Record<string, [code: number, program: string]> = {
+    "by exit() in an exit handler": [
+      9,
+      'process.on("exit", () => process.exit(9)); setTimeout(() => process.exit(7), 100);',
+    ],
+    "by process.reallyExit, without the exit event": [7, "setTimeout(() => process.reallyExit(7), 100);"],
+    "with an exit handler that begins new work": [
+      7,
+      'process.on("exit", () => { b.predict(samples(1, 64)[0].image).catch(() => {}); make().catch(() => {}); }); setTimeout(() => process.exit(7), 100);',
+    ],
+    "by exit() in a custom loss": [
+      7,
+      "(await make()).fit(samples(8, 32), { epochs: 9, loss: () => process.exit(7) });",
+    ],
+  };
+  for (const [name, [code, program]] of Object.entries(ways))
+    it(`may come ${name}, in the middle of work`, async () => {
+      const ended = await run(busy + program);
+      expect(ended).toMatchObject({ code, signal: null, output: "" });
+    });
+
+  it("may come by an exit handler that throws, registered before the package was loaded", async () => {
+    const ended = await run(`${busy} setTimeout(() => process.exit(7), 100);`, {
+      before: 'process.on("exit", () => { throw new Error("in a handler"); });',
+    });
+    expect(ended.signal).toBe(null);
+    expect(ended.output).toContain("in a handler");
+  });
+
+  for (const [name, code, program] of [
+    ["exit()", 7, "setTimeout(() => process.exit(7), 100);"],
+    ["an uncaught exception", 1, 'setTimeout(() => { throw new Error("unlucky"); }, 100);'],
+  ] as const)
+    it(`comes by ${name} though a network loops for ever`, async () => {
+      const ended = await run(`${STUCK} (await endless()).predict(image(2000)); ${program}`);
+      expect(ended).toMatchObject({ code, signal: null });
+    });
+
+  it("comes by itself where all that loops for ever was given up: by its signal, or by disposal", async () => {
+    const ended = await run(
+      `
+      ${STUCK}
+      const model = await endless();
+      const stuck = model.predict(image(2000), { signal: AbortSignal.timeout(50) });
+      const behind = model.predict(image(1));
+      await stuck.catch((error) => console.log(error.name));
+      await Promise.all([behind.catch((error) => console.log(error.code)), model.dispose(), model.backbone.dispose()]);
+      console.log("disposed");
+      process.exitCode = 7;
+    `,
+      // Disposal waits ten seconds for a sign of life.
+      { before: "const wait = setInterval; globalThis.setInterval = (work, ms) => wait(work, ms / 20);" },
+    );
+    expect(ended).toMatchObject({ code: 7, signal: null, output: "TimeoutError\nERR_LE_ABORTED\ndisposed\n" });
+  });
+});
+
 describe("worker threads", () => {
   it("load the addon, use it and end, several at once and one after another", async () => {
     const ended = await run(`
@@ -146,5 +224,29 @@ describe("worker threads", () => {
       console.log("main works");
     `);
     expect(ended).toMatchObject({ code: 0, output: "terminated\nterminated\nmain works\n" });
+  });
+
+  it("end by terminate() alone: in a custom loss, while networks are made, and while one loops for ever", async () => {
+    const ended = await run(`
+      const { Worker } = await import("node:worker_threads");
+      const start = async (program) => {
+        const body = ${JSON.stringify(`(async () => {${PREAMBLE}${STUCK} const { parentPort } = await import("node:worker_threads"); PROGRAM })()`)};
+        const worker = new Worker(body.replace("PROGRAM", program), { eval: true });
+        await new Promise((resolve) => worker.once("message", resolve));
+        return worker;
+      };
+      const programs = [
+        "const m = await make(); m.fit(samples(8, 32), { epochs: 900, loss: () => { parentPort.postMessage(1); for (;;); } });",
+        "for (let k = 0; k < 10; k++) Backbone.create('resnet18').catch(() => {}); parentPort.postMessage(1);",
+        "const m = await endless(); m.predict(image(2000)).catch(() => {}); setTimeout(() => parentPort.postMessage(1), 50);",
+      ];
+      for (const program of programs) {
+        await (await start(program)).terminate();
+        console.log("terminated");
+      }
+      await (await make()).predict(samples(1, 32)[0].image);
+      process.exit(7);
+    `);
+    expect(ended).toMatchObject({ code: 7, signal: null, output: "terminated\n".repeat(3) });
   });
 });
