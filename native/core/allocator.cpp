@@ -152,8 +152,8 @@ class PoolAllocator final : public c10::Allocator {
 }  // namespace
 
 void use_pool_allocator(bool on) {
-  // Once and for good. What libtorch takes by raw_allocate() (oneDNN's weights) it gives to raw_deallocate() of whatever
-  // allocator is set then: another one would free what it never made.
+  // Once and for good. What libtorch takes by raw_allocate() (oneDNN's weights) it gives to raw_deallocate() of
+  // whatever allocator is set then: another one would free what it never made.
   static const bool once = [] {
     constexpr uint8_t kPriority = 10;  // above libtorch's own
     c10::SetCPUAllocator(&PoolAllocator::instance(), kPriority);

@@ -5,8 +5,8 @@
 
 namespace le {
 
-// Sets the allocator of CPU tensors, for the whole process and for good. Off: freed memory goes back to the system at once.
-// To be called first before libtorch takes any memory.
+// Sets the allocator of CPU tensors, for the whole process and for good. Off: freed memory goes back to the system at
+// once. To be called first before libtorch takes any memory.
 void use_pool_allocator(bool on);
 
 // Gives cached blocks back to the system.
