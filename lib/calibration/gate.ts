@@ -30,7 +30,7 @@ export function thresholdForShare(confidence: ArrayLike<number>, share: number):
  * The lowest threshold that leaves at most a share of the failures unseen. Where the surest image has failed, that may flag all
  * images; where none has failed it flags none.
  * @param confidence n ≥ 1 finite numbers.
- * @param dice n finite numbers.
+ * @param dice n numbers; an image of NaN, which has no Dice, is neither a failure nor counted among the images.
  * @param tau An image has failed where its Dice is below this.
  * @param unseen In [0, 1]. @default 0.05
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE
@@ -41,13 +41,17 @@ export function thresholdForFailures(
   tau: number,
   unseen = 0.05,
 ): GateThreshold {
-  checkPaired(["confidence", confidence], ["dice", dice], 1);
-  const failures = Array.from(confidence).filter((_, i) => (dice[i] as number) < tau);
+  const known = Array.from({ length: dice.length }, (_, i) => i).filter((i) => !Number.isNaN(dice[i]));
+  const of = (values: ArrayLike<number>) =>
+    values.length === dice.length ? known.map((i) => values[i] as number) : values;
+  checkPaired(["confidence", of(confidence)], ["dice", of(dice)], 1);
+  const judged = known.map((i) => confidence[i] as number);
+  const failures = known.filter((i) => (dice[i] as number) < tau).map((i) => confidence[i] as number);
   const passed = (threshold: number) => failures.filter((value) => value >= threshold).length;
-  const cut = cutsOf(confidence).find(({ threshold }) => passed(threshold) <= unseen * failures.length) as Cut;
+  const cut = cutsOf(judged).find(({ threshold }) => passed(threshold) <= unseen * failures.length) as Cut;
   return {
     threshold: cut.threshold,
-    flagged: cut.below / confidence.length,
+    flagged: cut.below / judged.length,
     unseen: passed(cut.threshold) / failures.length,
   };
 }

@@ -1,5 +1,5 @@
 import type { NdArray } from "../arrays.js";
-import { checkLabels, checkSameShape, type HeadViews } from "../fusion/input.js";
+import { checkLabels, checkSameShape, fail, type HeadViews } from "../fusion/input.js";
 
 /** Checks an image's truth and counts its pixels that are not ignored. */
 export function checkTruth(
@@ -8,6 +8,8 @@ export function checkTruth(
   { classes, spatial }: Pick<HeadViews, "classes" | "spatial">,
   ignoreIndex: number,
 ): number {
+  if (classes > ignoreIndex && ignoreIndex === 255)
+    fail("ERR_LE_OPTION", "option 'ignoreIndex'", "null or another label, as 255 is one of 256 classes,", "255");
   checkLabels(argument, truth, { classes, rank: 1, axes: "S", ignoreIndex });
   checkSameShape(argument, truth.shape, spatial);
   let counted = 0;

@@ -1,6 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { FUSIONS, type Fusion } from "../fusion/fuse.js";
 import { fail, type Heads } from "../fusion/input.js";
+import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
 import { checkOptions, describe, option } from "../options.js";
 import { spearman } from "../statistics/correlation.js";
 import { aurc } from "../statistics/failures.js";
@@ -8,8 +9,8 @@ import { type SubsetScore, SubsetScorer } from "./subsets.js";
 
 /** Options of {@link skipCurve}. */
 export interface SkipCurveOptions {
-  /** Label of the truth that is left out. @default 255 */
-  ignoreIndex?: number;
+  /** Label of the truth that is left out; null leaves none out. @default 255 */
+  ignoreIndex?: number | null;
   /** @default "mean" */
   fusion?: Fusion;
 }
@@ -24,7 +25,7 @@ export interface QualityPoint {
   dice: number;
   /** Its standard deviation over images (divisor n - 1; NaN for one image). */
   diceSd: number;
-  /** AURC of AULA for the risk 1 - dice; NaN for fewer than three heads. */
+  /** AURC of AULA over the same images for the risk 1 - dice; NaN for fewer than three heads. */
   aurc: number;
 }
 
@@ -72,10 +73,11 @@ export function skipCurve(
   options: SkipCurveOptions = {},
 ): SkipPoint[] {
   checkOptions("skipCurve", options, {
-    ignoreIndex: option.integer({ min: 0, max: 255 }),
+    ignoreIndex: IGNORE_INDEX,
     fusion: option.oneOf(FUSIONS),
   });
-  const { ignoreIndex = 255, fusion = "mean" } = options;
+  const { fusion = "mean" } = options;
+  const ignoreIndex = options.ignoreIndex === undefined ? 255 : (options.ignoreIndex ?? NOTHING);
   const scores: SubsetScore[][] = [];
   for (const { heads, truth } of images) {
     const argument = `images[${scores.length}].heads`;
@@ -100,11 +102,13 @@ export function curveOf(scores: readonly (readonly SubsetScore[])[]): (SkipPoint
 
 /** What the images' scores come to. */
 export function qualityOf(scores: readonly SubsetScore[]): RankedPoint {
-  const nll = spread(scores.map((score) => score.nll).filter((value) => !Number.isNaN(value)));
-  const quality = scores.map((score) => score.dice);
+  // An image of which no pixel counts has neither.
+  const counted = scores.filter((score) => !Number.isNaN(score.dice));
+  const nll = spread(counted.map((score) => score.nll));
+  const quality = counted.map((score) => score.dice);
   const dice = spread(quality);
-  const confidence = scores.map((score) => score.aula);
-  const ranked = !confidence.some(Number.isNaN);
+  const confidence = counted.map((score) => score.aula);
+  const ranked = counted.length > 0 && !confidence.some(Number.isNaN);
   return {
     nll: nll.mean,
     nllSd: nll.sd,

@@ -13,7 +13,7 @@ import { checkTruth } from "./samples.js";
 export interface SubsetScore {
   /** NaN where the truth of every pixel is ignored. */
   nll: number;
-  /** Mean over the foreground classes. */
+  /** Mean over the foreground classes; NaN where the truth of every pixel is ignored. */
   dice: number;
   /** Of the heads in their order; NaN for fewer than three. */
   aula: number;
@@ -131,7 +131,7 @@ export class SubsetScorer {
       const either = (predicted[c] as number) + (real[c] as number);
       dice += either === 0 ? 1 : (2 * (both[c] as number)) / either;
     }
-    return { nll: total / this.#counted, dice: dice / (classes - 1) };
+    return { nll: total / this.#counted, dice: this.#counted === 0 ? Number.NaN : dice / (classes - 1) };
   }
 
   #aula(kept: readonly number[]): number {

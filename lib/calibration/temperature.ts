@@ -1,14 +1,15 @@
 import type { NdArray } from "../arrays.js";
 import { expOfNegative, lnOfPositive } from "../fusion/elementary.js";
 import { checkLogits, checkProbabilities, type FloatArray, fail, singleView } from "../fusion/input.js";
+import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
 import { checkOptions, describe, option } from "../options.js";
 import { checkTruth } from "./samples.js";
 
 /** Options of {@link fitTemperature} and {@link fitProbabilityTemperature}. */
 export interface TemperatureOptions {
-  /** Label of the truth that is left out. @default 255 */
-  ignoreIndex?: number;
+  /** Label of the truth that is left out; null leaves none out. @default 255 */
+  ignoreIndex?: number | null;
   /** Lowest and highest temperature considered, positive. @default [0.05, 20] */
   range?: readonly [number, number];
 }
@@ -94,10 +95,11 @@ function fit(
   options: TemperatureOptions,
 ): FittedTemperature {
   checkOptions(name, options, {
-    ignoreIndex: option.integer({ min: 0, max: 255 }),
+    ignoreIndex: IGNORE_INDEX,
     range: option.array(option.number({ above: 0 }), { length: 2 }),
   });
-  const { ignoreIndex = 255, range: [low, high] = [0.05, 20] } = options;
+  const { range: [low, high] = [0.05, 20] } = options;
+  const ignoreIndex = options.ignoreIndex === undefined ? 255 : (options.ignoreIndex ?? NOTHING);
   if (!(low <= high))
     fail("ERR_LE_OPTION", `option 'range' of ${name}`, "the lower bound first", describe([low, high]));
   const pixels = gather(argument, maps, truths, ignoreIndex);

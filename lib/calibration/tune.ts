@@ -5,6 +5,7 @@ import type { NdArray } from "../arrays.js";
 import { Random } from "../data/random.js";
 import { argmax, FUSIONS, type Fusion, fuse, labelMaps, softmax } from "../fusion/fuse.js";
 import { type FloatArray, fail } from "../fusion/input.js";
+import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
 import { nll } from "../metrics/likelihood.js";
 import { dice } from "../metrics/overlap.js";
 import { checkOptions, option } from "../options.js";
@@ -61,8 +62,8 @@ export interface TuneImage {
 
 /** Options of {@link tune}. */
 export interface TuneOptions {
-  /** Label of the truth that is left out. @default 255 */
-  ignoreIndex?: number;
+  /** Label of the truth that is left out; null leaves none out. @default 255 */
+  ignoreIndex?: number | null;
   /** @default "mean" */
   fusion?: Fusion;
   /** See {@link ChooseSkipOptions.rule}. @default "nll" */
@@ -153,7 +154,7 @@ export async function tune(
   options: TuneOptions = {},
 ): Promise<Tuning> {
   checkOptions("tune", options, {
-    ignoreIndex: option.integer({ min: 0, max: 255 }),
+    ignoreIndex: IGNORE_INDEX,
     fusion: option.oneOf(FUSIONS),
     rule: option.oneOf(RULES),
     margin: option.number({ min: 0 }),
@@ -168,7 +169,8 @@ export async function tune(
     maxPixels: option.integer({ min: 1 }),
     seed: option.integer(),
   });
-  const { ignoreIndex = 255, fusion = "mean", rule = "nll", margin = 0.005, subsets = false, fit = [], gate } = options;
+  const { fusion = "mean", rule = "nll", margin = 0.005, subsets = false, fit = [], gate } = options;
+  const ignoreIndex = options.ignoreIndex === undefined ? 255 : (options.ignoreIndex ?? NOTHING);
   if (fit.includes("weights") && fusion !== "mean") {
     fail("ERR_LE_OPTION", "option 'fit' of tune", `no weights, as they are fitted for the fusion "mean",`, fusion);
   }
@@ -327,18 +329,18 @@ function fitTo(
   if (fit.includes("temperatures")) {
     fitted.temperatures = heads.map((_, k) => {
       const logits = samples.map((sample) => sample.heads[k] as NdArray<FloatArray>);
-      return fitTemperature(logits, truths, { ignoreIndex }).temperature;
+      return fitTemperature(logits, truths, { ignoreIndex: optional(ignoreIndex) }).temperature;
     });
   }
   if (fit.includes("weights") && samples.length > 0) {
     const shares = samples.map((sample) => probabilitiesOf(sample.heads, fitted.temperatures));
-    fitted.weights = fitHeadWeights(shares, truths, { ignoreIndex }).weights;
+    fitted.weights = fitHeadWeights(shares, truths, { ignoreIndex: optional(ignoreIndex) }).weights;
   }
   if (fit.includes("temperature")) {
     const { temperatures, weights } = fitted;
     const before = { fusion, ...(temperatures && { temperatures }), ...(weights && { weights }) };
     const fused = samples.map((sample) => fuse(sample.heads, { ...before, precision: "double" }));
-    fitted.temperature = fitProbabilityTemperature(fused, truths, { ignoreIndex }).temperature;
+    fitted.temperature = fitProbabilityTemperature(fused, truths, { ignoreIndex: optional(ignoreIndex) }).temperature;
   }
   return fitted;
 }
@@ -372,9 +374,9 @@ function qualityOfOne(fused: NdArray<FloatArray>, truth: NdArray<Uint8Array>, ig
   const classes = fused.shape[0] as number;
   // The mask in single precision, as predictions have it.
   const mask = argmax({ data: Float32Array.from(fused.data), shape: fused.shape });
-  const overlap = Object.values(dice(mask, truth, { classes, ignoreIndex }));
+  const overlap = Object.values(dice(mask, truth, { classes, ignoreIndex: optional(ignoreIndex) }));
   return {
-    nll: nll(fused, truth, { ignoreIndex }),
+    nll: nll(fused, truth, { ignoreIndex: optional(ignoreIndex) }),
     dice: overlap.reduce((sum, value) => sum + value, 0) / overlap.length,
     aula: Number.NaN,
   };
@@ -438,6 +440,11 @@ function gateOf(
   const { threshold, flagged, unseen } = thresholdForFailures(confidence, quality, gate.tau);
   const rule = `leaves at most 0.05 of the validation images with Dice below ${gate.tau} unseen`;
   return { score, threshold, rule, flagged, unseen };
+}
+
+/** As an option of a metric. */
+function optional(ignoreIndex: number): number | null {
+  return ignoreIndex === NOTHING ? null : ignoreIndex;
 }
 
 function indices(n: number): number[] {

@@ -1,14 +1,15 @@
 import type { NdArray } from "../arrays.js";
 import { lnOfPositive } from "../fusion/elementary.js";
 import { checkProbabilities, fail, type Heads, headViews } from "../fusion/input.js";
+import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
 import { checkOptions, option } from "../options.js";
 import { checkTruth } from "./samples.js";
 
 /** Options of {@link fitHeadWeights}. */
 export interface HeadWeightOptions {
-  /** Label of the truth that is left out. @default 255 */
-  ignoreIndex?: number;
+  /** Label of the truth that is left out; null leaves none out. @default 255 */
+  ignoreIndex?: number | null;
   /** Rounds after which it stops where it has not converged. @default 500 */
   maxRounds?: number;
   /** It has converged where a round lowers the nll by no more than this. @default 1e-9 */
@@ -41,11 +42,12 @@ export function fitHeadWeights(
   options: HeadWeightOptions = {},
 ): HeadWeights {
   checkOptions("fitHeadWeights", options, {
-    ignoreIndex: option.integer({ min: 0, max: 255 }),
+    ignoreIndex: IGNORE_INDEX,
     maxRounds: option.integer({ min: 1 }),
     tolerance: option.number({ min: 0 }),
   });
-  const { ignoreIndex = 255, maxRounds = 500, tolerance = 1e-9 } = options;
+  const { maxRounds = 500, tolerance = 1e-9 } = options;
+  const ignoreIndex = options.ignoreIndex === undefined ? 255 : (options.ignoreIndex ?? NOTHING);
   const { chances, heads } = gather(probabilities, truths, ignoreIndex);
   const pixels = chances.length / heads;
   let weights = new Float64Array(heads).fill(1 / heads);

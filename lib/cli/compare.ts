@@ -9,10 +9,11 @@ import type { Condition } from "../study/selection.js";
 import { integer, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
+import { type LabelFlags, labelsOf, SCALES, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 import { classes, conditions, type ScoringFlags, withScoringOptions } from "./scoring-options.js";
 
-interface Flags extends DeviceFlags, ScoringFlags {
+interface Flags extends DeviceFlags, ScoringFlags, LabelFlags {
   data?: string;
   split: string;
   out: string;
@@ -25,6 +26,7 @@ interface Flags extends DeviceFlags, ScoringFlags {
   oodWhere?: Condition[];
   oodClasses?: number[];
   referenceWhere?: Condition[];
+  oodLabels?: LabelFlags["labels"];
   flag?: number;
   report: boolean;
   json?: boolean;
@@ -69,7 +71,9 @@ export function compareCommand(): Command {
       "share of the images in distribution to flag (default: 0.1)",
       number({ min: 0, max: 0.99 }),
     )
+    .option("--ood-labels <scale>", "what its masks hold, as of --labels (default: as the runs')", oneOf(SCALES))
     .option("--no-report", "write no report.html and no figures");
+  withLabelOptions(command, { labels: "as the runs'", ignore: "the runs'" });
   return withDeviceOptions(command).action((runs: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => compare(runs, flags, session)),
   );
@@ -102,7 +106,8 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
         skip: flags.skip,
         fusion: flags.fusion,
       }),
-      ...defined({ scored: flags.scoreClasses, unit: flags.unit, shift }),
+      ...defined({ scored: flags.scoreClasses, unit: flags.unit, shift, allowDuplicates: flags.allowDuplicates }),
+      labels: labelsOf(flags),
       ...defined({ device: flags.device, precision: flags.precision, threads: flags.threads }),
     });
     written = await writeResults(comparison, flags.out, flags.report);
@@ -147,12 +152,13 @@ export async function tellResults(
 }
 
 function shiftFlags(flags: Flags): ShiftOptions | undefined {
-  const { ood, oodSplit, oodWhere, oodClasses, referenceWhere, flag } = flags;
+  const { ood, oodSplit, oodWhere, oodClasses, oodLabels, referenceWhere, flag } = flags;
   if (ood === undefined) {
     const alone = Object.entries({
       "--ood-split": oodSplit,
       "--ood-where": oodWhere,
       "--ood-classes": oodClasses,
+      "--ood-labels": oodLabels,
       "--reference-where": referenceWhere,
       "--flag": flag,
     }).find(([, value]) => value !== undefined);
@@ -164,7 +170,7 @@ function shiftFlags(flags: Flags): ShiftOptions | undefined {
     where: oodWhere ?? [],
     reference: referenceWhere ?? [],
     flag: flag ?? 0.1,
-    ...defined({ split: oodSplit, scored: oodClasses }),
+    ...defined({ split: oodSplit, scored: oodClasses, labels: oodLabels && { scale: oodLabels } }),
   };
 }
 

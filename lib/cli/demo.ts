@@ -128,6 +128,7 @@ function notesOf(dataset: Dataset, folder: string): RunNotes {
     preprocessing: dataset.preprocessing,
     classNames: dataset.classNames,
     ignoreIndex: dataset.ignoreIndex,
+    labels: dataset.labels,
     data: { folder: path.resolve(folder), trainSplit: "train", valSplit: "val", drawn: null },
     options: {},
   };
@@ -160,7 +161,7 @@ async function show(
     images.push({
       id: result.id,
       difficulty: difficulty.get(result.id) ?? "unknown",
-      dice: score.dice,
+      dice: score.dice ?? Number.NaN,
       aula: score.aula ?? 0,
       agreements: result.prediction.aula?.agreements[1] ?? [],
       image: result.image,

@@ -2,6 +2,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { csvText, distinctNames } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
+import { describeSeen } from "../data/leaks.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
 import { fixed, formatTable } from "../report/table.js";
@@ -19,10 +20,11 @@ import {
   type SummariseOptions,
   type Summary,
 } from "./evaluation.js";
+import { type LabelFlags, labelsOf, noteIgnored, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 import { type ScoringFlags, withScoringOptions } from "./scoring-options.js";
 
-interface Flags extends DeviceFlags, ScoringFlags {
+interface Flags extends DeviceFlags, ScoringFlags, LabelFlags {
   run: string;
   data?: string;
   split: string;
@@ -50,7 +52,8 @@ export function evaluateCommand(): Command {
       `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
       oneOf(PREDICTION_FUSIONS),
     );
-  return withDeviceOptions(withScoringOptions(command)).action((flags: Flags) =>
+  withLabelOptions(withScoringOptions(command), { labels: "as the run's", ignore: "the run's" });
+  return withDeviceOptions(command).action((flags: Flags) =>
     runSession(flags.json ?? false, (session) => evaluate(flags, session)),
   );
 }
@@ -72,7 +75,14 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
     const scored = scoredClasses(flags.scoreClasses, classNames);
     const folder = flags.data ?? notes.data.folder;
     const selection = { where: flags.where ?? [], ...(flags.group !== undefined && { group: flags.group }) };
-    const items = await selectItems(await folderItems(folder, flags.split, notes, "required"), folder, selection);
+    const seen = new Set<string>();
+    const all = await folderItems(folder, flags.split, notes, {
+      masks: "required",
+      labels: labelsOf(flags),
+      allowDuplicates: flags.allowDuplicates ?? false,
+      onSeen: (id) => seen.add(id),
+    });
+    const items = await selectItems(all, folder, selection);
     const tell = counter(line, "evaluating", items.length);
     const { scores, heads } = await evaluateItems(model, items, {
       scoring: {
@@ -97,6 +107,8 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       ...{ classNames, scored, heads, tau, resamples, seed },
       ...(flags.unit && { unit: flags.unit }),
     });
+    noteIgnored(session, summary.ignored, summary.images);
+    if (seen.size > 0) session.note(describeSeen(seen.size, summary.images));
     const facts = {
       run: path.resolve(flags.run),
       data: path.resolve(folder),
@@ -107,6 +119,7 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       scored,
       spacing: flags.spacing ?? null,
       measuredAt: "stored size",
+      ...(seen.size > 0 && { seen: seen.size }),
     };
     const tables = evaluationTables(scores, summary, { classNames, scored, heads });
     const written = Object.entries({ ...tables, "summary.json": toJson({ ...facts, ...summary }, 2) });
@@ -244,7 +257,7 @@ function groupTable({ groups, bootstrap }: Summary): string {
   );
 }
 
-function confidenceTable({ spearmanWithDice, failureDetection, tau, failed, images }: Summary): string {
+function confidenceTable({ spearmanWithDice, failureDetection, tau, failed, withDice }: Summary): string {
   const table = formatTable(
     [
       { heading: "ranks images by", align: "left" },
@@ -263,7 +276,7 @@ function confidenceTable({ spearmanWithDice, failureDetection, tau, failed, imag
       ];
     }),
   );
-  return `${table}AUROC and FPR95 are of ${failed} failures among ${images}: Dice below ${fixed(tau, 2)}. Uncertainties find failures by minus their value.\n`;
+  return `${table}AUROC and FPR95 are of ${failed} failures among ${withDice}: Dice below ${fixed(tau, 2)}. Uncertainties find failures by minus their value.\n`;
 }
 
 const cell = (value: number | null | undefined) =>
@@ -284,6 +297,7 @@ function imagesCsv(
     distinctNames([
       ...["id", "group", "empty", ...MEASURES.map(snake)],
       ...classes.flatMap(([, title]) => QUALITY_NAMES.map((name) => `${snake(name)}_${title}`)),
+      "ignored",
       ...maps.map(snake),
       ...heads.map((name) => `dice_head_${name}`),
     ]),
@@ -291,6 +305,7 @@ function imagesCsv(
       ...[score.id, score.group ?? "", String(score.empty)],
       ...MEASURES.map((name) => cell(measureOf(score, name))),
       ...classes.flatMap(([c]) => QUALITY_NAMES.map((name) => cell(score.quality.perClass[c]?.[name]))),
+      score.ignored ?? 0,
       ...maps.map((name) => cell(score.uncertainty[name])),
       ...score.headDice.map(cell),
     ]),

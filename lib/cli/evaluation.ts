@@ -1,8 +1,9 @@
 // What the images of one run come to: means, per class and group too, and whether confidence finds the failures.
+import type { Ignored } from "../data/labels.js";
 import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
 import { unitOf } from "../study/aggregate.js";
 import { pooledCalibration } from "../study/evaluate.js";
-import type { ImageScore } from "../study/records.js";
+import { type ImageScore, ignoredIn } from "../study/records.js";
 import { unitsOf } from "../study/resampling.js";
 import type { Comparison, Estimate, RunRecord } from "../study/results.js";
 import { type Spread, spread } from "../study/spread.js";
@@ -49,6 +50,10 @@ export type FailureDetection = Record<
 /** What an evaluation comes to. */
 export interface Summary {
   images: number;
+  /** Images with a pixel that counts; the others have no Dice, and what ranks by Dice leaves them out. */
+  withDice: number;
+  /** What does not count. */
+  ignored: Ignored;
   /** Images with Dice below `tau`. */
   failed: number;
   tau: number;
@@ -130,6 +135,8 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
   });
   return {
     images: images.length,
+    withDice: dice.reduce((count, value) => count + Number(!Number.isNaN(value)), 0),
+    ignored: ignoredIn(images),
     failed: dice.reduce((count, value) => count + Number(value < tau), 0),
     tau,
     bootstrap: { resamples, seed, unit },
@@ -213,7 +220,8 @@ function groupMeans(images: readonly ImageScore[]): Summary["groups"] {
 
 /** Below it is a fifth of the values. */
 function fifth(values: Float64Array): number {
-  return values.slice().sort()[Math.floor(values.length / 5)] as number;
+  const defined = values.filter((value) => !Number.isNaN(value)).sort();
+  return defined[Math.floor(defined.length / 5)] ?? Number.NaN;
 }
 
 function record<K extends string, T>(names: readonly K[], make: (name: K) => T): Record<K, T> {

@@ -11,9 +11,10 @@ import type { MapName } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
+import { type LabelFlags, labelsOf, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
-interface Flags extends DeviceFlags {
+interface Flags extends DeviceFlags, LabelFlags {
   run: string;
   data?: string;
   split?: string;
@@ -50,6 +51,7 @@ export function predictCommand(): Command {
     .option("--maps <list>", `heat maps to write: ${MAP_NAMES.join(", ")}, or none (default: entropy)`, mapNames)
     .option("--limit <n>", "at most so many images", integer({ min: 1 }))
     .option("--batch-size <n>", "images of one size that share a pass (default: 8)", integer({ min: 1 }));
+  withLabelOptions(command, { labels: "as the run's", ignore: "the run's" });
   return withDeviceOptions(command).action((images: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => predict(images, flags, session)),
   );
@@ -72,7 +74,11 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     const all =
       flags.data === undefined
         ? await fileItems(images, notes)
-        : await folderItems(flags.data, flags.split ?? "all", notes, "optional");
+        : await folderItems(flags.data, flags.split ?? "all", notes, {
+            masks: "optional",
+            labels: labelsOf(flags),
+            allowDuplicates: true,
+          });
     const items = all.slice(0, flags.limit ?? all.length);
     const { skip, fusion, batchSize } = flags;
     const options = {

@@ -1,23 +1,35 @@
 import path from "node:path";
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { NdArray, NumericArray } from "../arrays.js";
 import { csvLine } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
+import {
+  addIgnored,
+  applyLabels,
+  checkMasks,
+  countLabels,
+  decideLabels,
+  type Ignored,
+  ignoredLabel,
+  type LabelCounts,
+  type LabelRule,
+} from "../data/labels.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreHeads } from "../metrics/index.js";
 import { fixed, formatTable } from "../report/table.js";
 import { integer, list, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { type Correlation, correlate, type Spread, spread } from "./evaluation.js";
+import { ignoredLabelOf, type LabelFlags, labelsOf, noteIgnored, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
-interface Flags {
+interface Flags extends LabelFlags {
   probabilities?: boolean;
   trust?: boolean;
   skip: number;
   fusion: ScoreFusion;
   spacing?: number[];
-  ignoreIndex: number;
+  ignoreIndex?: number | null;
   csv?: string;
   json?: boolean;
 }
@@ -28,6 +40,8 @@ interface FileScore {
   heads: number;
   classes: number;
   shape: number[];
+  /** Pixels of the truth that do not count; null without one. */
+  ignored: number | null;
   aula: number | null;
   aulaNormalised: number | null;
   empty: boolean;
@@ -43,12 +57,12 @@ interface FileScore {
 
 /** `score`: all metrics of heads that are in NumPy files, from whatever made them. */
 export function scoreCommand(): Command {
-  return newCommand(
+  const command = newCommand(
     "score",
     "measure agreement, uncertainty and, with a truth, quality and calibration of heads in .npz files",
     "layer-ensembles score case1.npz case2.npz --skip 3 --spacing 0.8,0.8 --csv scores.csv",
     "A file has the array heads (K×C×H×W or K×C×D×H×W: logits of K heads in depth order, C classes) and may have the array " +
-      "truth (H×W or D×H×W: class indices). Needs no libtorch.",
+      "truth (H×W or D×H×W: whole numbers of any type). Needs no libtorch.",
   )
     .argument("<files...>", ".npz files, or .npy files with the heads alone")
     .option("--probabilities", "the heads are probabilities, not logits")
@@ -60,11 +74,11 @@ export function scoreCommand(): Command {
       "distance of neighbouring pixels along each axis, as 2.5,0.8,0.8 (default: 1 each)",
       spacing,
     )
-    .option("--ignore-index <label>", "label of the truth that does not count", integer({ min: 0, max: 255 }), 255)
-    .option("--csv <file>", "write the scores as a table to this file", text)
-    .action((files: string[], flags: Flags) =>
-      runSession(flags.json ?? false, (session) => score(files, flags, session)),
-    );
+    .addOption(new Option("--ignore-index <label>", "the same as --ignore").argParser(ignoredLabelOf).hideHelp())
+    .option("--csv <file>", "write the scores as a table to this file", text);
+  return withLabelOptions(command, { labels: "auto", ignore: "255, where it is no class" }).action(
+    (files: string[], flags: Flags) => runSession(flags.json ?? false, (session) => score(files, flags, session)),
+  );
 }
 
 function spacing(value: string): number[] {
@@ -76,11 +90,16 @@ function spacing(value: string): number[] {
 async function score(files: readonly string[], flags: Flags, session: Session): Promise<void> {
   const line = new StatusLine(process.stderr);
   const scores: FileScore[] = [];
+  const ignored: Ignored = { pixels: 0, images: 0, unlabelled: 0 };
+  let rule: LabelRule;
   try {
+    rule = await labelRule(files, flags, session);
     const tell = counter(line, "scoring", files.length);
     for (const file of files) {
       session.signal.throwIfAborted();
-      scores.push(await scoreFile(file, flags, session));
+      const of = await scoreFile(file, flags, rule, session);
+      if (of.ignored !== null) addIgnored(ignored, of.ignored, of.calibration?.n !== 0);
+      scores.push(of);
       tell(scores.length);
     }
   } finally {
@@ -88,22 +107,64 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
   }
   const summary = summarise(scores);
   if (flags.csv !== undefined) await writeAtomic(flags.csv, scoresCsv(scores));
-  const { skip, fusion, ignoreIndex } = flags;
+  noteIgnored(session, ignored, scores.length, rule.ignore);
+  const { skip, fusion, spacing = null } = flags;
+  const settings = { skip, fusion, labels: rule, ignoreIndex: rule.ignore, spacing };
   await session.print(
     session.json
-      ? toJson({ skip, fusion, ignoreIndex, spacing: flags.spacing ?? null, files: scores, summary }, 2)
+      ? toJson({ ...settings, ignored, files: scores, summary }, 2)
       : `${describeFiles(scores)}\n${describeSummary(summary)}${flags.csv === undefined ? "" : `\nWritten to ${flags.csv}\n`}`,
   );
 }
 
-async function scoreFile(file: string, flags: Flags, session: Session): Promise<FileScore> {
+/** What the truths of all files mean. */
+async function labelRule(files: readonly string[], flags: Flags, { signal }: Session): Promise<LabelRule> {
+  const { ignoreIndex } = flags;
+  const wanted = { ...(ignoreIndex !== undefined && { ignore: ignoreIndex }), ...labelsOf(flags) };
+  const truths: LabelCounts[] = [];
+  const decided = wanted.scale === "index" || wanted.scale === "0/255";
+  for (const file of decided ? [] : files) {
+    signal.throwIfAborted();
+    const { truth } = await readArrays(file, ["truth"]);
+    if (truth) truths.push(countLabels(`"truth" of ${file}`, truth.data));
+  }
+  return decideLabels(truths, wanted);
+}
+
+/** A truth as class indices. */
+function classIndices(
+  { data, shape }: NdArray<NumericArray>,
+  file: string,
+  { rule, classes, decided, ignoreSaid }: { rule: LabelRule; classes: number; decided: boolean; ignoreSaid: boolean },
+): NdArray<Uint8Array> {
+  const counts = countLabels(`"truth" of ${file}`, data);
+  if (rule.scale === "0/255" && classes !== 2 && !decided)
+    throw refusal(
+      file,
+      `a "truth" for ${classes} classes`,
+      "0 and 255 alone, as in all files: say which by --labels index or 0/255, or --ignore",
+    );
+  if (rule.ignore !== null && rule.ignore >= 0 && rule.ignore < classes && !ignoreSaid)
+    throw refusal(
+      file,
+      `a "truth" for ${classes} classes`,
+      `${rule.ignore}, which is one: say --ignore none, or --ignore ${rule.ignore}`,
+    );
+  checkMasks([counts], rule, classes);
+  return { data: applyLabels(data, rule), shape };
+}
+
+async function scoreFile(file: string, flags: Flags, rule: LabelRule, session: Session): Promise<FileScore> {
   const arrays = await readArrays(file);
   const { heads } = arrays;
   if (!heads) throw refusal(file, 'an array "heads"', "none");
   if (!(heads.data instanceof Float32Array || heads.data instanceof Float64Array)) {
     throw refusal(file, 'floating-point numbers for "heads" (logits, or probabilities from 0 to 1)', "integers");
   }
-  const truth = arrays.truth && labelsOf(arrays.truth, file);
+  const classes = heads.shape[1] ?? 0;
+  const decided = flags.labels === "0/255";
+  const ignoreSaid = (flags.ignore ?? flags.ignoreIndex) !== undefined;
+  const truth = arrays.truth && classIndices(arrays.truth, file, { rule, classes, decided, ignoreSaid });
   let of: HeadsScore;
   try {
     of = scoreHeads(heads as NdArray, {
@@ -111,7 +172,8 @@ async function scoreFile(file: string, flags: Flags, session: Session): Promise<
       trust: flags.trust ?? false,
       skip: flags.skip,
       fusion: flags.fusion,
-      ignoreIndex: flags.ignoreIndex,
+      // Of 256 classes each is one, and what is left out has no label that is free.
+      ignoreIndex: rule.scale === "index" && rule.ignore === null ? null : ignoredLabel(rule),
       ...(flags.spacing && { spacing: flags.spacing }),
       ...(truth && { truth }),
     });
@@ -130,6 +192,7 @@ async function scoreFile(file: string, flags: Flags, session: Session): Promise<
     heads: of.labels.shape[0] as number,
     classes: of.probabilities.shape[0] as number,
     shape: [...of.mask.shape],
+    ignored: truth && of.calibration ? truth.data.length - of.calibration.n : null,
     aula: of.aula?.value ?? null,
     aulaNormalised: of.aula?.normalised ?? null,
     empty: of.aula?.empty ?? false,
@@ -154,26 +217,21 @@ function suspicions({ data, shape }: NdArray<NumericArray>, probabilities: boole
   return found;
 }
 
-async function readArrays(file: string): Promise<Partial<Record<string, NdArray<NumericArray>>>> {
+async function readArrays(
+  file: string,
+  names: readonly string[] = ["heads", "truth"],
+): Promise<Partial<Record<string, NdArray<NumericArray>>>> {
   if (path.extname(file).toLowerCase() !== ".npy") {
     const { readNpz } = await import("../data/npz.js");
-    return readNpz(file, ["heads", "truth"]);
+    return readNpz(file, names);
   }
+  if (!names.includes("heads")) return {};
   const { readFile } = await import("node:fs/promises");
   const { parseNpy } = await import("../data/npy.js");
   const bytes = await readFile(file).catch((error) => {
     throw refusal(file, "an .npy file", error.code === "ENOENT" ? "none" : error.message);
   });
   return { heads: parseNpy(bytes, file) };
-}
-
-/** Labels of any integer type as bytes. */
-function labelsOf({ data, shape }: NdArray<NumericArray>, file: string): NdArray<Uint8Array> {
-  if (data instanceof Uint8Array) return { data, shape };
-  const labels = Uint8Array.from(data);
-  const wrong = labels.findIndex((label, i) => label !== data[i]);
-  if (wrong >= 0) throw refusal(file, 'class indices from 0 to 255 for "truth"', `${data[wrong]} at position ${wrong}`);
-  return { data: labels, shape };
 }
 
 function refusal(file: string, expected: string, received: string): LayerEnsemblesError {
@@ -312,12 +370,13 @@ function scoresCsv(scores: readonly FileScore[]): string {
   const names = [...new Set(rows.flatMap(Object.keys))];
   const cell = (value: number | undefined) => (value === undefined || Number.isNaN(value) ? "" : value);
   return `${[
-    ["file", "heads", "classes", "empty", ...names],
+    ["file", "heads", "classes", "empty", "ignored", ...names],
     ...scores.map((of, i) => [
       of.file,
       of.heads,
       of.classes,
       String(of.empty),
+      of.ignored ?? "",
       ...names.map((name) => cell(rows[i]?.[name])),
     ]),
   ]

@@ -13,6 +13,7 @@ export interface ScoringFlags {
   unit?: "group" | "image";
   resamples: number;
   seed: number;
+  allowDuplicates?: boolean;
 }
 
 /** Adds the options of {@link ScoringFlags} to a command. */
@@ -30,6 +31,7 @@ export function withScoringOptions(command: Command): Command {
       conditions,
     )
     .option("--group <column>", "column of split.csv with the groups (patients) of images (default: group)", text)
+    .option("--allow-duplicates", "score also images that a run was trained on or chosen by under other names")
     .option("--tau <dice>", "an image has failed below this Dice; auto: where a fifth of the images has", tau, 0.8)
     .option(
       "--unit <unit>",

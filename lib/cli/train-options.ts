@@ -11,6 +11,7 @@ import type { AugmentName } from "./augment.js";
 import { type BackboneFlags, KINDS, withBackboneOptions } from "./backbone-options.js";
 import { newCommand, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
+import { type LabelFlags, withLabelOptions } from "./label-options.js";
 import { type ModelFlags, withModelOptions } from "./model-options.js";
 
 /** Options that have a value in every run; the preset changes some. */
@@ -50,7 +51,7 @@ export interface Settings {
 }
 
 /** The command line of `train`. */
-export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags, DeviceFlags {
+export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags, DeviceFlags, LabelFlags {
   data?: string;
   model?: string;
   run: string;
@@ -59,6 +60,8 @@ export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags
   headWeights?: number[];
   valFraction?: number;
   testFraction?: number;
+  /** Whether the same image may be in both splits. */
+  allowDuplicates?: boolean;
   encoderWeights?: string;
   resume?: boolean;
   /** de: members that are trained at a time, each in a process of its own. */
@@ -217,6 +220,7 @@ export function trainOptions(): Command {
       share,
     )
     .option("--test-fraction <x>", "draw the test split (default without split.csv: 0.15)", share)
+    .option("--allow-duplicates", "train though an image is in both the training and the validation split")
     .option("--normalise <how>", "zscore, percentile, none (default: zscore)", oneOf(["zscore", "percentile", "none"]))
     .option(
       "--resize <how>",
@@ -224,6 +228,7 @@ export function trainOptions(): Command {
       oneOf(["stretch", "pad", "none-with-pad"]),
     )
     .option("--channels <n>", "1: grey, 3: RGB (default: 1)", (value) => Number(oneOf(["1", "3"])(value)));
+  withLabelOptions(command, { labels: "auto", ignore: "255, where it is no class" });
   return withDeviceOptions(command);
 }
 

@@ -3,6 +3,9 @@ import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { Dataset, Sample } from "../data/dataset.js";
+import type { Ignored, LabelRule } from "../data/labels.js";
+import { type SeenImage, SeenImages } from "../data/leaks.js";
+import { nameOf } from "../data/names.js";
 import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
 import { memberFolder } from "../ensemble/deep-ensemble.js";
 import { METHOD_TITLES, type MethodName } from "../ensemble/methods.js";
@@ -13,10 +16,11 @@ import type { EpochEvent, FitOptions, History } from "../ensemble/training.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { duration, fixed, formatTable } from "../report/table.js";
 import { placement, setThreads } from "../runs/device.js";
-import { chooseSplit, type RunNotes, runNotes } from "../runs/notes.js";
+import { chooseSplit, datasetOptions, type RunNotes, runNotes } from "../runs/notes.js";
 import { AUGMENT } from "./augment.js";
 import { backboneOptions } from "./backbone-options.js";
 import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
+import { labelsOf, noteIgnored } from "./label-options.js";
 import { glob, isGlob, modelOptions } from "./model-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
 import { runSelf } from "./self.js";
@@ -61,6 +65,10 @@ interface Trained {
   device: string;
   precision: string;
   seconds: number;
+  /** What the numbers in masks were taken to mean. */
+  labels: LabelRule;
+  /** Of the training and validation images. */
+  ignored: Ignored;
 }
 
 /** Trains one network, into a run folder that is taken away again where it holds no checkpoint. */
@@ -75,15 +83,23 @@ async function trainOne(
   const dataset = await openData(options, resumed);
   const data = dataNotes(options, dataset, named, resumed);
   const started = performance.now();
-  const read = (split: string) => readAll(chooseSplit(dataset, split, data), split, line, session);
-  const training = await read(data.trainSplit);
-  const validation = data.valSplit === null ? null : await read(data.valSplit);
+  const splits = [data.trainSplit, data.valSplit].filter((name) => name !== null);
+  const chosen = splits.map((name) => chooseSplit(dataset, name, data));
+  const [training, validation = null] = (await readSplits(chosen, splits, line, session)) as [Sample[], Sample[]?];
+  const contents = { training: contentsOf(training), validation: contentsOf(validation ?? []) };
+  if (!options.allowDuplicates) {
+    const seen = new SeenImages([[data.trainSplit, contents.training]]);
+    for (const [id, content] of contents.validation) seen.check(id, content, data.valSplit ?? "", options.data);
+  }
+  const ignored = chosen.map((split) => split.ignored).reduce(sumIgnored);
+  const total = training.length + (validation?.length ?? 0);
+  noteIgnored(session, ignored, total, dataset.labels.ignore);
 
   setThreads(options);
   const isNew = !existsSync(run);
   const { backbone, model } = await build(options, dataset, run, session);
   try {
-    const notes = notesOf(options, dataset, data);
+    const notes = notesOf(options, dataset, { ...data, contents });
     const { length: images } = training;
     const heads = model.heads.length === 1 ? "1 head" : `${model.heads.length} heads`;
     session.note(
@@ -94,7 +110,7 @@ async function trainOne(
     line.clear();
     const { method, heads: made, skip, device, precision } = model;
     const seconds = (performance.now() - started) / 1000;
-    return { history, run, method, heads: made, skip, device, precision, seconds };
+    return { history, run, method, heads: made, skip, device, precision, seconds, labels: dataset.labels, ignored };
   } catch (error) {
     if (isNew && !existsSync(path.join(run, RUN_FILES.state))) await rm(run, { recursive: true, force: true });
     throw error;
@@ -245,8 +261,8 @@ function dataNotes(
 }
 
 function notesOf(options: TrainOptions, dataset: Dataset, data: RunNotes["data"]): RunNotes {
-  const { preprocessing, classNames, ignoreIndex } = dataset;
-  return { preprocessing, classNames, ignoreIndex, data, options: recordable(options) };
+  const { preprocessing, classNames, ignoreIndex, labels } = dataset;
+  return { preprocessing, classNames, ignoreIndex, labels, data, options: recordable(options) };
 }
 
 function isDrawn(options: TrainOptions): boolean {
@@ -267,6 +283,7 @@ async function openData(options: TrainOptions, resumed: RunNotes | null): Promis
     normalise: options.normalise,
     channels: options.channels,
     ...(classes !== undefined && { classes }),
+    labels: resumed ? datasetOptions(resumed).labels : labelsOf(options),
     ...(!resumed &&
       isDrawn(options) && {
         valFraction: options.valFraction ?? (noTable ? 0.15 : 0),
@@ -278,12 +295,12 @@ async function openData(options: TrainOptions, resumed: RunNotes | null): Promis
 
 /** No validation where the split that nobody asked for is not there. */
 function chosenVal(options: TrainOptions, dataset: Dataset, named: Set<string>): string | null {
-  const there = dataset.splits[options.valSplit] !== undefined;
+  const there = dataset.splits[nameOf(options.valSplit)] !== undefined;
   return there || named.has("valSplit") ? options.valSplit : null;
 }
 
 function idsBySplit(dataset: Dataset): Record<string, string[]> {
-  const ids: Record<string, string[]> = {};
+  const ids = Object.create(null) as Record<string, string[]>;
   for (const { id, split } of dataset.samples) {
     if (split === undefined) continue;
     ids[split] ??= [];
@@ -292,11 +309,36 @@ function idsBySplit(dataset: Dataset): Record<string, string[]> {
   return ids;
 }
 
-/** Reads a split before anything is written, so that a bad image leaves no run behind. */
-function readAll(split: Dataset, name: string, line: StatusLine, { signal }: Session): Promise<Sample[]> {
-  return split
-    .loadAll({ signal, onProgress: ({ done, total }) => line.draw(`reading ${name} ${done}/${total}`) })
-    .finally(() => line.clear());
+/** Reads splits before anything is written, so that a bad image leaves no run behind. */
+async function readSplits(
+  splits: readonly Dataset[],
+  names: readonly string[],
+  line: StatusLine,
+  { signal }: Session,
+): Promise<Sample[][]> {
+  const read: Sample[][] = [];
+  try {
+    for (const [i, split] of splits.entries()) {
+      const onProgress = ({ done, total }: { done: number; total: number }) =>
+        line.draw(`reading ${names[i]} ${done}/${total}`);
+      read.push(await split.loadAll({ signal, onProgress }));
+    }
+    return read;
+  } finally {
+    line.clear();
+  }
+}
+
+function contentsOf(samples: readonly Sample[]): SeenImage[] {
+  return samples.flatMap(({ id, content }) => (content === undefined ? [] : [[id, content] as const]));
+}
+
+function sumIgnored(a: Ignored, b: Ignored): Ignored {
+  return {
+    pixels: a.pixels + b.pixels,
+    images: a.images + b.images,
+    unlabelled: a.unlabelled + b.unlabelled,
+  };
 }
 
 async function build(
@@ -412,6 +454,7 @@ function runTraining(
     augment: AUGMENT[augment] as FitOptions["augment"] & object,
     seed: options.seed,
     ignoreIndex: notes.ignoreIndex,
+    allowDuplicates: options.allowDuplicates ?? false,
     run,
     resume: options.resume ?? false,
     signal,

@@ -14,6 +14,9 @@ import {
 import { csvLine } from "../data/csv.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
+import type { LabelOptions } from "../data/labels.js";
+import { SeenImages } from "../data/leaks.js";
+import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import type { RunChoice } from "../ensemble/run-tuning.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -24,10 +27,12 @@ import { dataOf, datasetOptions, type RunNotes } from "../runs/notes.js";
 import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
+import { type LabelFlags, labelsOf, noteIgnored, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
-interface Flags extends DeviceFlags {
+interface Flags extends DeviceFlags, LabelFlags {
   data?: string;
+  allowDuplicates?: boolean;
   rule: Rule;
   margin: number;
   fusion: Fusion;
@@ -80,7 +85,9 @@ export function tuneCommand(): Command {
     .option("--no-gate", "choose no gate")
     .option("--max-pixels <n>", "most pixels that are fitted to; of more, a draw", integer({ min: 1 }), 200_000)
     .option("--seed <n>", "of that draw", integer(), 0)
+    .option("--allow-duplicates", "tune though the training saw some of the images, as where train allowed it")
     .option("--dry-run", "only print");
+  withLabelOptions(command, { labels: "as the run's", ignore: "the run's" });
   return withDeviceOptions(command).action((run: string, flags: Flags) =>
     runSession(flags.json ?? false, (session) => tuneRun(run, flags, session)),
   );
@@ -110,8 +117,12 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
   const line = new StatusLine(process.stderr);
   try {
     const data = flags.data ?? notes.data.folder;
-    const { split, dataset } = await validationImages(data, notes);
-    const source = new ValidationHeads(model, dataset, notes.ignoreIndex, line, session.signal);
+    const { split, dataset } = await validationImages(data, notes, labelsOf(flags));
+    const { ignoreIndex } = dataset;
+    const allow = flags.allowDuplicates ?? notes.options.allowDuplicates === true;
+    const trained = trainedOn(notes);
+    const check = (id: string, content: string | undefined) => allow || trained.check(id, content, split, data);
+    const source = new ValidationHeads(model, dataset, check, line, session.signal);
     const heads = model.headNames;
     const ordered = model.method === "le";
     const draws = model.method === "mcd";
@@ -119,7 +130,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
       throw new UsageError("--subsets needs heads that differ; passes with dropout are draws");
     const options: TuneOptions = {
       choose: !draws,
-      ignoreIndex: notes.ignoreIndex,
+      ignoreIndex,
       fusion: flags.fusion,
       rule: flags.rule,
       margin: flags.margin,
@@ -131,6 +142,8 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     };
     const tuning = await tune(() => source.read(), dataset.length, options);
     line.clear();
+    const { ignored } = dataset;
+    noteIgnored(session, ignored, dataset.length, dataset.labels.ignore);
     const choice = choiceOf(tuning, options, heads, { data: path.resolve(data), split });
     const written: string[] = [];
     if (!flags.dryRun) {
@@ -145,7 +158,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     }
     await session.print(
       session.json
-        ? toJson({ run: path.resolve(folder), written, ...choice }, 2)
+        ? toJson({ run: path.resolve(folder), written, ignored, ...choice }, 2)
         : describe(tuning, choice, options, heads) +
             (ordered || tuning.curve.length === 0 ? "" : `\n${NO_ORDER}\n`) +
             (flags.dryRun ? "\nNothing is written (--dry-run).\n" : `\nWritten to ${folder}: ${written.join(", ")}\n`),
@@ -157,10 +170,14 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
 }
 
 /**
- * The images of the run's validation split. Those of training are opened too, as how masks store their labels is read off all
- * of them; no file of another split is.
+ * The images of the run's validation split, and those of training, which are checked beside them. No file of another split is
+ * opened, but for the masks where neither the run nor an option says what they mean.
  */
-async function validationImages(folder: string, notes: RunNotes): Promise<{ split: string; dataset: Dataset }> {
+async function validationImages(
+  folder: string,
+  notes: RunNotes,
+  labels: LabelOptions,
+): Promise<{ split: string; dataset: Dataset }> {
   const { Dataset } = await import("../data/dataset.js");
   const { trainSplit, valSplit, drawn } = dataOf(notes, folder);
   if (valSplit === null || valSplit === "test") {
@@ -170,14 +187,22 @@ async function validationImages(folder: string, notes: RunNotes): Promise<{ spli
       `Expected a run with a validation split for tune but received ${received}: what is chosen must not see the test images.`,
     );
   }
-  const splitOf = new Map(Object.entries(drawn ?? {}).flatMap(([name, ids]) => ids.map((id) => [id, name] as const)));
+  const splitOf = new Map(
+    Object.entries(drawn ?? {}).flatMap(([name, ids]) => ids.map((id) => [nameOf(id), name] as const)),
+  );
   const at = ({ id, split }: { id: string; split?: string }) => (drawn ? splitOf.get(id) : split);
+  const wanted = [trainSplit, valSplit].map(nameOf);
   const dataset = await Dataset.fromFolder(folder, {
-    ...datasetOptions(notes),
-    only: (info) => [trainSplit, valSplit].includes(at(info) ?? ""),
+    ...datasetOptions(notes, labels),
+    only: (info) => wanted.includes(nameOf(at(info) ?? "")),
   });
   const { chooseSplit } = await import("../runs/notes.js");
   return { split: valSplit, dataset: chooseSplit(dataset, valSplit, dataOf(notes, folder)) };
+}
+
+/** The images that the run was trained on, as far as it records them. */
+function trainedOn({ data }: RunNotes): SeenImages {
+  return new SeenImages(data.contents ? [[data.trainSplit, data.contents.training]] : []);
 }
 
 /** Logits that are kept in memory from one reading to the next, in bytes; those of further images are worked out again. */
@@ -192,7 +217,8 @@ class ValidationHeads {
   constructor(
     readonly model: Model,
     readonly dataset: Dataset,
-    readonly ignoreIndex: number,
+    /** Refuses an image that the training saw. */
+    readonly check: (id: string, content: string | undefined) => void,
     readonly line: StatusLine,
     readonly signal: AbortSignal,
   ) {}
@@ -219,11 +245,13 @@ class ValidationHeads {
 
   async #measure(i: number): Promise<TuneImage> {
     const { preprocessMask } = await import("../data/preprocess.js");
-    const { image, mask, placement } = await this.dataset.load(i);
+    const { id, content, image, mask, placement } = await this.dataset.load(i);
+    this.check(id, content);
+    const { ignoreIndex } = this.dataset;
     if (!mask) throw new Error("unreachable: this dataset requires masks");
     const stored = new Uint8Array(placement.original.reduce((product, side) => product * side, 1)).fill(1);
     const inside = preprocessMask({ data: stored, shape: placement.original }, placement).data;
-    const truth = { data: mask.data.map((label, at) => (inside[at] ? label : this.ignoreIndex)), shape: mask.shape };
+    const truth = { data: mask.data.map((label, at) => (inside[at] ? label : ignoreIndex)), shape: mask.shape };
     const logits = await this.model.forward(image, { signal: this.signal });
     const heads = [...logits.values()].map(({ data, shape }): NdArray => ({ data, shape: shape.slice(1) }));
     return { heads, truth };

@@ -1,12 +1,28 @@
 import { readdir, readFile } from "node:fs/promises";
-import { extname, join } from "node:path";
+import { basename, extname, join } from "node:path";
 import { type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
+import { checkOptions, describe, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { parseCsv } from "./csv.js";
 import { isMissing } from "./files.js";
-import { dataError, type ImageArray, imageExtensions, readImage, readMask, readSize, toDisplay } from "./image.js";
-import { readVolume, readVolumeMask, readVolumeSize } from "./npy-file.js";
+import { dataError, type ImageArray, imageExtensions, readImage, readSize, toDisplay } from "./image.js";
+import {
+  addIgnored,
+  applyLabels,
+  checkMasks,
+  countLabels,
+  decideLabels,
+  type Ignored,
+  ignoredLabel,
+  LABEL_OPTIONS,
+  type LabelCounts,
+  type LabelOptions,
+  type LabelRule,
+} from "./labels.js";
+import { checkGroups, contentOf } from "./leaks.js";
+import { isNpy, readStoredMask } from "./mask.js";
+import { bothNames, nameOf } from "./names.js";
+import { readVolume, readVolumeSize } from "./npy-file.js";
 import { defaultPreprocessing, type Placement, type Preprocessing, preprocess, preprocessMask } from "./preprocess.js";
 import { fractionSplit, type SplitFractions } from "./splits.js";
 
@@ -22,6 +38,8 @@ export interface Sample {
   mask?: NdArray<Uint8Array>;
   /** How to bring outputs back to the stored size: see `restore`. */
   placement: Placement;
+  /** A hash of the stored image, to tell whether two are the same; undefined for an image of a single value. */
+  content?: string;
 }
 
 /** One image as stored, to look at and to evaluate on. */
@@ -46,11 +64,11 @@ export interface MemorySample {
   split?: string;
   /** H×W, C×H×W with C = 1 or 3, or a volume of C×D×H×W; not yet preprocessed. */
   image: NdArray<Float32Array | Uint8Array | Uint16Array>;
-  /** H×W or D×H×W class indices (or the ignored label). */
-  mask?: NdArray<Uint8Array>;
+  /** H×W or D×H×W whole numbers of any type; what they mean, {@link DatasetOptions.labels} says. */
+  mask?: NdArray<NumericArray>;
 }
 
-/** How masks store labels: see {@link FolderOptions.maskValues}. */
+/** How masks store labels: see {@link LabelOptions.scale}. */
 export type MaskValues = "auto" | "index" | "0/255";
 
 /** Options that every dataset has. */
@@ -73,26 +91,25 @@ export interface DatasetOptions extends SplitFractions {
   channels?: 1 | 3;
   /** Number of classes with background, or their names, background first. @default what the masks hold, at least 2 */
   classes?: number | readonly string[];
-  /** A label that means "do not count this pixel". @default 255 */
-  ignoreIndex?: number;
+  /** What the numbers in masks mean: one rule for all of them. @default decided from all masks together */
+  labels?: LabelOptions;
+  /** The same as `labels.ignore`. */
+  ignoreIndex?: number | null;
+  /** The same as `labels.scale`. */
+  maskValues?: MaskValues;
 }
 
 /** Options of {@link Dataset.fromFolder}. */
 export interface FolderOptions extends DatasetOptions {
   /** File name of the table of splits. @default "split.csv", if there is one */
   splitFile?: string;
-  /**
-   * `index`: a mask's values are class indices. `0/255`: 255 is class 1. `auto`: `0/255` where all masks of the folder
-   * together hold only 0 and 255, else `index`.
-   * @default "auto"
-   */
-  maskValues?: MaskValues;
   /** Whether an image without a mask is an error. @default "required" */
   masks?: "required" | "optional";
   /** Most pixels of an image or mask. @default 100_000_000 */
   maxPixels?: number;
   /**
-   * Which images are opened; of the others no file is read or needed, and `maskValues: "auto"` is decided without them.
+   * Which images are opened; the others need no file. What masks mean does not depend on it: unless `labels.scale` and
+   * `classes` are given, all masks of the folder are read for that.
    * @default all
    */
   only?: (info: Pick<SampleInfo, "id" | "split" | "group">) => boolean;
@@ -122,7 +139,10 @@ export interface SampleInfo {
 
 interface Entry extends SampleInfo {
   readImage(): Promise<NdArray<Float32Array | Uint8Array | Uint16Array>>;
-  readMask?(): Promise<NdArray<Uint8Array>>;
+  /** As stored. */
+  readMask?(): Promise<NdArray<NumericArray>>;
+  /** Pixels of the mask that do not count, and whether others are left. */
+  ignored?: { pixels: number; left: boolean };
   /** The image's file, for messages. */
   source: string;
 }
@@ -131,7 +151,7 @@ interface Shared {
   name: string;
   preprocessing: Preprocessing;
   classNames: string[];
-  ignoreIndex: number;
+  rule: LabelRule;
   labels: number[];
 }
 
@@ -164,7 +184,9 @@ const datasetSpecs: OptionSpecs = {
       return names.length >= 2 && names.length <= 255 && distinctNames.size === names.length;
     }),
   ),
-  ignoreIndex: option.integer({ min: 0, max: 255 }),
+  labels: option.object(LABEL_OPTIONS),
+  ignoreIndex: LABEL_OPTIONS.ignore as OptionSpec,
+  maskValues: LABEL_OPTIONS.scale as OptionSpec,
   valFraction: option.number({ min: 0, below: 1 }),
   testFraction: option.number({ min: 0, below: 1 }),
   seed: option.integer(),
@@ -173,7 +195,6 @@ const datasetSpecs: OptionSpecs = {
 const folderSpecs: OptionSpecs = {
   ...datasetSpecs,
   splitFile: option.string(),
-  maskValues: option.oneOf(["auto", "index", "0/255"]),
   masks: option.oneOf(["required", "optional"]),
   maxPixels: option.integer({ min: 1 }),
   only: option.callback(),
@@ -217,7 +238,7 @@ export class Dataset implements AsyncIterable<Sample> {
    */
   static async fromFolder(folder: string, options: FolderOptions = {}): Promise<Dataset> {
     checkOptions("Dataset.fromFolder", options, folderSpecs);
-    const { maskValues = "auto", masks = "required", maxPixels, only } = options;
+    const { masks = "required", maxPixels, only } = options;
     const shared = sharedOptions(folder, options);
     const imageFiles = await listImages(join(folder, "images"));
     const maskFiles = await listMasks(join(folder, "masks"), masks === "required");
@@ -239,25 +260,20 @@ export class Dataset implements AsyncIterable<Sample> {
         all[i]!.split = split;
       });
     }
-    checkGroups(all, folder);
+    checkGroups(all, guardedSplits, folder);
     const entries = only ? all.filter(({ id, split, group }) => only({ id, split, group })) : all;
     if (masks === "required") {
-      const bare = entries.filter((entry) => !entry.hasMask).map((entry) => `${entry.id}.png`);
-      if (bare.length > 0) {
-        throw dataError(join(folder, "masks"), "folder", "a mask for each image", `none for ${listed(bare)}`);
-      }
+      const bare = entries.filter((entry) => !entry.hasMask).map((entry) => entry.id);
+      if (bare.length > 0) throw await bareError(join(folder, "masks"), bare);
     }
-    const binary = await scanMasks(entries, maskFiles, maskValues, shared, maxPixels);
+    const wanted = labelOptions(options);
+    const known = wanted.scale === "index" || wanted.scale === "0/255";
+    const scanned = await scanMasks(known && options.classes !== undefined ? entries : all, maskFiles, maxPixels);
+    settle(shared, entries, scanned, wanted, options.classes);
     for (const entry of entries) {
       const file = maskFiles.get(entry.id);
-      if (file === undefined) continue;
-      entry.readMask = async () => {
-        const mask = await readLabels(file, maxPixels);
-        if (binary) for (let i = 0; i < mask.data.length; i++) mask.data[i] = mask.data[i] === 0 ? 0 : 1;
-        return mask;
-      };
+      if (file !== undefined) entry.readMask = () => readStoredMask(file, { maxPixels });
     }
-    completeClasses(shared, options.classes);
     return new Dataset(entries, shared);
   }
 
@@ -268,29 +284,32 @@ export class Dataset implements AsyncIterable<Sample> {
   static fromSamples(samples: readonly MemorySample[], options: DatasetOptions = {}): Dataset {
     checkOptions("Dataset.fromSamples", options, datasetSpecs);
     const shared = sharedOptions("samples", options);
-    const seen = new Set<string>();
-    const found = new Set<number>();
+    const seen = new Map<string, string>();
+    const scanned = new Map<string, LabelCounts>();
     const entries = samples.map((sample): Entry => {
       const { id, group, split } = sample;
       const { image, mask } = ownArrays(sample);
-      if (seen.has(id)) throw dataError("samples", "dataset", "distinct ids", `"${id}" twice`);
-      seen.add(id);
+      const other = seen.get(nameOf(id));
+      if (other !== undefined) {
+        const received = other === id ? `"${id}" twice` : bothNames(other, id);
+        throw dataError("samples", "dataset", "distinct ids", received);
+      }
+      seen.set(nameOf(id), id);
       if (mask) {
         const size = image.shape.slice(image.shape.length === 4 ? 1 : -2);
         if (mask.shape.join("×") !== size.join("×")) {
           throw dataError(id, "mask of sample", `the image's ${size.join("×")}`, mask.shape.join("×"));
         }
-        for (const label of distinct(mask.data)) found.add(label);
-        checkLabels(mask.data, options.classes, shared.ignoreIndex, `sample ${id}`);
+        scanned.set(id, countLabels(`of sample ${id}`, mask.data));
       }
       return {
         id,
         source: `sample ${id}`,
         hasMask: mask !== undefined,
-        split,
-        group,
+        split: split === undefined ? undefined : nameOf(split),
+        group: group === undefined ? undefined : nameOf(group),
         readImage: async () => image,
-        readMask: mask && (async () => ({ data: mask.data.slice(), shape: mask.shape })),
+        readMask: mask && (async () => mask),
       };
     });
     if (options.valFraction !== undefined || options.testFraction !== undefined) {
@@ -298,9 +317,8 @@ export class Dataset implements AsyncIterable<Sample> {
         entries[i]!.split = split;
       });
     }
-    checkGroups(entries, "samples");
-    shared.labels = [...found].filter((label) => label !== shared.ignoreIndex).sort((a, b) => a - b);
-    completeClasses(shared, options.classes);
+    checkGroups(entries, guardedSplits, "samples");
+    settle(shared, entries, scanned, labelOptions(options), options.classes);
     return new Dataset(entries, shared);
   }
 
@@ -334,9 +352,21 @@ export class Dataset implements AsyncIterable<Sample> {
     return [...this.#shared.labels];
   }
 
-  /** The label that means "do not count this pixel". */
+  /** The label of a pixel that does not count, in the masks that this dataset gives. */
   get ignoreIndex(): number {
-    return this.#shared.ignoreIndex;
+    return ignoredLabel(this.#shared.rule);
+  }
+
+  /** What the numbers in the stored masks mean: as asked for, else as all masks of the whole dataset show. Plain JSON. */
+  get labels(): LabelRule {
+    return { ...this.#shared.rule };
+  }
+
+  /** How many pixels of how many of these images do not count. */
+  get ignored(): Ignored {
+    const sum: Ignored = { pixels: 0, images: 0, unlabelled: 0 };
+    for (const { ignored } of this.#entries) if (ignored) addIgnored(sum, ignored.pixels, ignored.left);
+    return sum;
   }
 
   /** How images become inputs; plain JSON. */
@@ -346,7 +376,7 @@ export class Dataset implements AsyncIterable<Sample> {
 
   /** Names of the splits that there are, with their numbers of images. */
   get splits(): Record<string, number> {
-    const counts: Record<string, number> = {};
+    const counts = Object.create(null) as Record<string, number>; // a split may be called "constructor"
     for (const { split } of this.#entries) if (split !== undefined) counts[split] = (counts[split] ?? 0) + 1;
     return counts;
   }
@@ -356,7 +386,7 @@ export class Dataset implements AsyncIterable<Sample> {
    * @throws ERR_LE_DATA for a split that has no image; the message lists those that have
    */
   split(name: string): Dataset {
-    const entries = this.#entries.filter((entry) => entry.split === name);
+    const entries = this.#entries.filter((entry) => entry.split === nameOf(name));
     if (entries.length === 0) {
       const names = Object.entries(this.splits).map(([split, count]) => `${split} (${count})`);
       const received =
@@ -403,6 +433,7 @@ export class Dataset implements AsyncIterable<Sample> {
       image,
       mask: mask && preprocessMask(mask, placement),
       placement,
+      content: contentOf(stored),
     };
   }
 
@@ -433,6 +464,8 @@ export class Dataset implements AsyncIterable<Sample> {
       input: Sample["image"];
       /** Where the image lies in `input`: see `restore`. */
       placement: Placement;
+      /** A hash of the stored image, to tell whether two are the same; undefined for an image of a single value. */
+      content?: string;
     } & OriginalSample
   > {
     const entry = this.#entry(index);
@@ -441,7 +474,7 @@ export class Dataset implements AsyncIterable<Sample> {
     const { image: input, placement } = naming(entry.source, () => preprocess(stored, this.#shared.preprocessing));
     const mask = await this.#readMask(entry, placement.original);
     const image = naming(entry.source, () => display({ data: stored.data, shape }));
-    return { id: entry.id, group: entry.group, input, placement, image, mask };
+    return { id: entry.id, group: entry.group, input, placement, image, mask, content: contentOf(stored) };
   }
 
   /**
@@ -490,14 +523,16 @@ export class Dataset implements AsyncIterable<Sample> {
     return entry;
   }
 
-  async #readMask(entry: Entry, size: readonly number[]) {
+  async #readMask(entry: Entry, size: readonly number[]): Promise<NdArray<Uint8Array> | undefined> {
     const mask = await entry.readMask?.();
     if (!mask) return undefined;
     if (mask.shape.join("×") !== size.join("×")) {
       throw dataError(entry.source, "mask of", `the image's ${size.join("×")} pixels`, mask.shape.join("×"));
     }
-    checkLabels(mask.data, this.classes, this.ignoreIndex, `the mask of ${entry.source}`);
-    return mask;
+    const { rule } = this.#shared;
+    // Once more: the file may be another by now.
+    checkMasks([countLabels(`of ${entry.source}`, mask.data)], rule, this.classes);
+    return { data: applyLabels(mask.data, rule), shape: mask.shape };
   }
 }
 
@@ -523,15 +558,6 @@ async function listMasks(folder: string, required: boolean): Promise<Map<string,
   }
 }
 
-/** Whether a file holds a volume. */
-export function isNpy(file: string): boolean {
-  return extname(file).toLowerCase() === ".npy";
-}
-
-function readLabels(file: string, maxPixels: number | undefined): Promise<NdArray<Uint8Array>> {
-  return (isNpy(file) ? readVolumeMask : readMask)(file, { maxPixels });
-}
-
 /** Grey values of C×H×W, or of a volume's first channel: all slices scaled together. */
 export function display({ data, shape }: NdArray<Float32Array | Uint8Array | Uint16Array>): NdArray<Uint8Array> {
   if (shape.length < 4) return toDisplay({ data, shape } as ImageArray);
@@ -553,9 +579,9 @@ async function listFolder(folder: string, extensions: readonly string[]): Promis
   for (const name of names.sort()) {
     const extension = extname(name);
     if (name.startsWith(".") || !extensions.includes(extension.toLowerCase())) continue;
-    const id = name.slice(0, -extension.length);
+    const id = nameOf(name.slice(0, -extension.length));
     const other = files.get(id);
-    if (other !== undefined) throw dataError(folder, "folder", "one file per id", `${other} and ${name}`);
+    if (other !== undefined) throw dataError(folder, "folder", "one file per id", bothNames(basename(other), name));
     files.set(id, join(folder, name));
   }
   return files;
@@ -580,10 +606,12 @@ async function readSplits(folder: string, options: FolderOptions, images: Readon
     }
   }
   for (const row of rows) {
-    const id = row.id!.trim();
+    const [id, split, group] = [row.id!, row.split, row.group].map((text) => text && nameOf(text.trim())) as [
+      string,
+      string?,
+      string?,
+    ];
     if (found.has(id)) throw dataError(path, "table of splits", "each id once", `"${id}" twice`);
-    const split = row.split?.trim();
-    const group = row.group?.trim();
     found.set(id, { ...(split && !fractions && { split }), ...(group && { group }) });
   }
   const { only = () => true } = options;
@@ -597,62 +625,68 @@ async function readSplits(folder: string, options: FolderOptions, images: Readon
 /** Splits that are trained on or reported, so that a group in one of them may be in no other. */
 const guardedSplits = ["train", "val", "test"];
 
-function checkGroups(entries: readonly Entry[], folder: string): void {
-  const splitOf = new Map<string, string>();
-  for (const { group, split } of entries) {
-    if (group === undefined || split === undefined) continue;
-    const other = splitOf.get(group);
-    if (other !== undefined && other !== split && guardedSplits.some((name) => name === other || name === split)) {
-      const received = `it in "${other}" and "${split}" (images of one group in two splits make results look too good)`;
-      throw dataError(folder, `group "${group}" of`, "one split", received);
-    }
-    splitOf.set(group, split);
-  }
+/** That images have no mask; and where files of the name are there all the same, what is wrong with them. */
+async function bareError(folder: string, bare: readonly string[]): Promise<LayerEnsemblesError> {
+  const others = (await readdir(folder)).filter((name) => bare.includes(nameOf(name.slice(0, -extname(name).length))));
+  const files = bare.map((id) => `${id}.png`);
+  const received =
+    others.length > 0
+      ? `none for ${listed(files)}: ${listed(others)} is no PNG (or .npy of a volume), and JPEG blurs labels`
+      : `none for ${listed(files)}`;
+  return dataError(folder, "folder", "a mask for each image", received);
 }
 
-/** Reads every mask once: sizes, labels, and whether they are 0/255. */
+/** Reads every mask once: its size, and the numbers that it holds. */
 async function scanMasks(
   entries: readonly Entry[],
   maskFiles: ReadonlyMap<string, string>,
-  maskValues: MaskValues,
-  shared: Shared,
   maxPixels: number | undefined,
-): Promise<boolean> {
-  const withMask = entries.filter((entry) => entry.hasMask);
-  const labels = new Map<number, string>();
-  await inParallel(withMask, 8, async (entry) => {
-    const file = maskFiles.get(entry.id)!;
-    if (isNpy(file) !== isNpy(entry.source))
-      throw dataError(file, "mask", isNpy(file) ? "a PNG for an image" : "an .npy file for a volume", extname(file));
-    const [mask, size] = await Promise.all([
-      readLabels(file, maxPixels),
-      (isNpy(file) ? readVolumeSize : readSize)(entry.source, { maxPixels }),
-    ]);
-    if (mask.shape.join("×") !== size.join("×")) {
-      throw dataError(file, "mask", `the ${size.join("×")} pixels of its image`, mask.shape.join("×"));
-    }
-    for (const label of distinct(mask.data)) if (!labels.has(label)) labels.set(label, file);
-  });
-  const values = [...labels.keys()].sort((a, b) => a - b);
-  const onlyExtremes = labels.has(255) && values.every((value) => value === 0 || value === 255);
-  const binary = maskValues === "0/255" || (maskValues === "auto" && onlyExtremes);
-  const limit = binary ? 256 : classCount(shared.classNames);
-  for (const value of values) {
-    const file = labels.get(value)!;
-    if (binary && value !== 0 && value !== 255) throw dataError(file, "mask", "values 0 and 255", String(value));
-    if (value >= limit && value !== shared.ignoreIndex) {
-      const expected = `labels below ${limit} (classes), or ${shared.ignoreIndex} (ignored)`;
-      throw dataError(file, "mask", expected, `the label ${value}`);
-    }
-  }
-  shared.labels = binary
-    ? values.map((value) => Math.min(1, value))
-    : values.filter((value) => value !== shared.ignoreIndex);
-  return binary;
+): Promise<Map<string, LabelCounts>> {
+  const scanned = new Map<string, LabelCounts>();
+  await inParallel(
+    entries.filter((entry) => entry.hasMask),
+    8,
+    async (entry) => {
+      const file = maskFiles.get(entry.id)!;
+      if (isNpy(file) !== isNpy(entry.source))
+        throw dataError(file, "mask", isNpy(file) ? "a PNG for an image" : "an .npy file for a volume", extname(file));
+      const [mask, size] = await Promise.all([
+        readStoredMask(file, { maxPixels }),
+        (isNpy(file) ? readVolumeSize : readSize)(entry.source, { maxPixels }),
+      ]);
+      if (mask.shape.join("×") !== size.join("×")) {
+        throw dataError(file, "mask", `the ${size.join("×")} pixels of its image`, mask.shape.join("×"));
+      }
+      scanned.set(entry.id, countLabels(file, mask.data));
+    },
+  );
+  return scanned;
 }
 
-function classCount(names: readonly string[]): number {
-  return names.length > 0 ? names.length : Number.POSITIVE_INFINITY;
+/** Decides what masks mean and how many classes there are, and holds every mask against it. */
+function settle(
+  shared: Shared,
+  entries: readonly Entry[],
+  scanned: ReadonlyMap<string, LabelCounts>,
+  wanted: LabelOptions,
+  classes: DatasetOptions["classes"],
+): void {
+  const count = typeof classes === "object" ? classes.length : classes;
+  // In the order of the images, so that errors name the first.
+  const masks = [...scanned].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, counts]) => counts);
+  shared.rule = decideLabels(masks, wanted, count);
+  shared.labels = checkMasks(masks, shared.rule, count);
+  const { ignore } = shared.rule;
+  for (const entry of entries) {
+    const counts = scanned.get(entry.id)?.counts;
+    if (counts) entry.ignored = { pixels: ignore === null ? 0 : (counts.get(ignore) ?? 0), left: counts.size > 1 };
+  }
+  completeClasses(shared, classes);
+}
+
+function labelOptions({ labels, ignoreIndex, maskValues }: DatasetOptions): LabelOptions {
+  const { ignore = ignoreIndex, scale = maskValues } = labels ?? {};
+  return { ignore, scale };
 }
 
 function completeClasses(shared: Shared, classes: DatasetOptions["classes"]): void {
@@ -666,26 +700,8 @@ function defaultNames(count: number): string[] {
   return Array.from({ length: count }, (_, i) => (i === 0 ? "background" : `class ${i}`));
 }
 
-function checkLabels(data: Uint8Array, classes: DatasetOptions["classes"], ignoreIndex: number, what: string): void {
-  const limit =
-    classes === undefined ? Number.POSITIVE_INFINITY : typeof classes === "number" ? classes : classes.length;
-  const bad = distinct(data).find((label) => label >= limit && label !== ignoreIndex);
-  if (bad !== undefined) {
-    throw new LayerEnsemblesError(
-      "ERR_LE_DATA",
-      `Expected labels below ${limit} (classes), or ${ignoreIndex} (ignored), for ${what} but received ${bad}`,
-    );
-  }
-}
-
-function distinct(labels: Uint8Array): number[] {
-  const seen = new Uint8Array(256);
-  for (let i = 0; i < labels.length; i++) seen[labels[i]!] = 1;
-  return [...seen.keys()].filter((label) => seen[label] === 1);
-}
-
 function sharedOptions(name: string, options: DatasetOptions): Shared {
-  const { size = null, resize, normalise = "zscore", channels, ignoreIndex = 255, classes } = options;
+  const { size = null, resize, normalise = "zscore", channels, classes } = options;
   const given = typeof normalise === "string" ? { kind: normalise } : normalise;
   const names = typeof classes === "object" ? [...classes] : classes === undefined ? [] : defaultNames(classes);
   return {
@@ -697,7 +713,7 @@ function sharedOptions(name: string, options: DatasetOptions): Shared {
       channels: channels ?? defaultPreprocessing.channels,
     },
     classNames: names,
-    ignoreIndex,
+    rule: { ignore: null, scale: "index" },
     labels: [],
   };
 }

@@ -53,41 +53,6 @@ export async function decodeImage(bytes: Buffer, path: string, options: ReadOpti
   return decodeWithSharp(path, bytes, maxPixels);
 }
 
-/** A label image as stored. `data` has H×W values; what they mean is for the caller to decide. */
-export type MaskArray = NdArray<Uint8Array>;
-
-/**
- * Reads a label image from a PNG, with labels exactly as stored: a grey value; a palette index where the palette has
- * colours, its grey value where it has only greys; the common value of R, G and B where grey was saved as RGB. An alpha
- * channel is ignored. Grey images of 1, 2 or 4 bits give the stored number. Shape H×W.
- * @throws ERR_LE_DATA for a file that is missing, damaged, no PNG, coloured, or with values above 255
- */
-export async function readMask(path: string, options: ReadOptions = {}): Promise<MaskArray> {
-  const bytes = await readBytes(path, "mask");
-  if (!isPng(bytes)) throw dataError(path, "mask", "a PNG", "a file of another kind");
-  const png = await readPng(path, bytes, options.maxPixels ?? defaultMaxPixels);
-  const count = png.width * png.height;
-  const { channels, palette } = png;
-  let data = png.data;
-  if (palette) {
-    const used = palette.subarray(0, 768);
-    if (isGrey(used, 3)) data = data.map((index) => palette[index * 3]!);
-  } else if (channels > 1) {
-    if (channels >= 3 && !isGrey(data, channels)) {
-      throw dataError(path, "mask", "class indices (grey, or a palette)", "an RGB image with colours");
-    }
-    const stored = data;
-    data = new (stored.constructor as Uint8ArrayConstructor)(count);
-    for (let i = 0; i < count; i++) data[i] = stored[i * channels]!;
-  }
-  if (data instanceof Uint16Array) {
-    const large = data.find((value) => value > 255);
-    if (large !== undefined) throw dataError(path, "mask", "labels from 0 to 255", `the label ${large}`);
-    data = Uint8Array.from(data);
-  }
-  return { data, shape: [png.height, png.width] };
-}
-
 /**
  * An image's [height, width], from its header alone where it is a PNG.
  * @throws ERR_LE_DATA for a file that is missing or no image
@@ -194,7 +159,8 @@ export function dataError(path: string, what: string, expected: string, received
   return new LayerEnsemblesError("ERR_LE_DATA", message, cause === undefined ? undefined : { cause });
 }
 
-async function readBytes(path: string, what: string, length?: number): Promise<Buffer> {
+/** A file that must not be empty. @throws ERR_LE_DATA */
+export async function readBytes(path: string, what: string, length?: number): Promise<Buffer> {
   let bytes: Buffer;
   try {
     bytes = length === undefined ? await readFile(path) : await readHead(path, length);
@@ -215,7 +181,8 @@ async function readHead(path: string, length: number): Promise<Buffer> {
   }
 }
 
-async function readPng(path: string, bytes: Buffer, maxPixels: number) {
+/** Decodes a PNG whose header claims no more than so many pixels. @throws ERR_LE_DATA */
+export async function readPng(path: string, bytes: Buffer, maxPixels = defaultMaxPixels) {
   try {
     const { width, height } = readPngHeader(bytes);
     if (width * height > maxPixels) throw new Error(tooLarge(width, height));

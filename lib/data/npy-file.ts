@@ -79,21 +79,6 @@ export async function readVolumeSize(path: string, options: ReadOptions = {}): P
   return volumeShape(path, (await readNpyHeader(path, options)).shape).slice(1);
 }
 
-/**
- * Reads the labels of a volume: D×H×W whole numbers from 0 to 255, of any integer type.
- * @throws ERR_LE_DATA as {@link readNpy}, and for fractions or a label that is out of range
- */
-export async function readVolumeMask(path: string, options: ReadOptions = {}): Promise<NdArray<Uint8Array>> {
-  const { data, shape } = await readNpy(path, options);
-  if (shape.length !== 3) throw dataError(path, "mask", "D×H×W labels", `the shape ${shape.join("×")}`);
-  if (data instanceof Float32Array || data instanceof Float64Array)
-    throw dataError(path, "mask", "integers", "floating-point numbers");
-  if (data instanceof Uint8Array) return { data, shape };
-  for (const label of data)
-    if (label < 0 || label > 255) throw dataError(path, "mask", "labels from 0 to 255", `the label ${label}`);
-  return { data: Uint8Array.from(data), shape };
-}
-
 /** The bytes of an .npy file (version 1.0) that holds the array. */
 export function encodeNpy({ data, shape }: NdArray<Float32Array | Uint8Array>): Buffer {
   const descr = data instanceof Float32Array ? "<f4" : "|u1";

@@ -8,6 +8,7 @@ import { BASELINE, type BaselineOptions, Plain } from "./baselines.js";
 import type { Head, Model, PlacementOptions } from "./model.js";
 import { type HeadSource, Predictor } from "./predicting.js";
 import { RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { SampleGuard } from "./sample-guard.js";
 import { gather } from "./samples.js";
 import type { FitOptions, History, SampleSource, TrainingEvent } from "./training.js";
 
@@ -179,13 +180,15 @@ export class DeepEnsemble extends Predictor implements Model {
     const { run, validation, seed = 0, onProgress, notes = {}, ...rest } = options;
     const { addon } = this.#first.member();
     const axes = this.backbone.spatialAxes;
-    const data = await gather(addon, training, axes, "training", rest.signal);
-    const held = validation && (await gather(addon, validation, axes, "validation", rest.signal));
+    const guard = new SampleGuard(training, { validation, ...rest });
+    const data = await gather(addon, training, axes, "training", rest.signal, guard);
+    const held = validation && (await gather(addon, validation, axes, "validation", rest.signal, guard));
     if (run !== undefined) await this.#writeRun(run, notes);
     const histories: History[] = [];
     for (const [i, member] of this.#members.entries()) {
       const own = {
         ...rest,
+        ...(guard.ignoreIndex !== undefined && { ignoreIndex: guard.ignoreIndex }),
         ...(held && { validation: held }),
         seed: seed + i,
         notes,

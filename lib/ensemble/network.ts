@@ -12,6 +12,7 @@ import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model
 import { type HeadSource, Predictor } from "./predicting.js";
 import { Recorder } from "./recorder.js";
 import { MODEL_FILES, makeFolder, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { SampleGuard } from "./sample-guard.js";
 import { Gathered, gather } from "./samples.js";
 import {
   AUGMENT_OPTIONS,
@@ -45,6 +46,7 @@ const FIT: OptionSpecs = {
   earlyStopping: option.integer({ min: 0 }),
   augment: option.object(AUGMENT_OPTIONS),
   seed: option.integer({ min: 0 }),
+  allowDuplicates: option.boolean(),
   ignoreIndex: option.integer({ min: 0, max: 255 }),
   run: option.string(),
   resume: option.boolean(),
@@ -288,10 +290,12 @@ export abstract class Network extends Predictor implements Model {
   async fit(training: SampleSource | Gathered, options: Gatherable<FitOptions> = {}): Promise<History> {
     this.#check();
     const given = checkOptions("fit", options, FIT);
-    const { validation, signal, onProgress, notes = {}, run, resume = false, loss, ...rest } = given;
+    const { validation, signal, onProgress, notes = {}, run, resume = false, loss, allowDuplicates, ...rest } = given;
+    const guard = new SampleGuard(training, { ...rest, validation, allowDuplicates });
     const custom = typeof loss === "function" ? loss : null;
     const settings = {
       ...rest,
+      ...(guard.ignoreIndex !== undefined && { ignoreIndex: guard.ignoreIndex }),
       epochs: rest.epochs ?? 50,
       learningRate: rest.learningRate ?? 1e-3,
       loss: custom ? { name: "crossEntropy" } : withName(loss, "diceCrossEntropy"),
@@ -310,8 +314,8 @@ export abstract class Network extends Predictor implements Model {
         `Expected an empty folder for option 'run' but received ${run}, which holds a run: resume it (resume: true) or choose another.`,
       );
     const axes = this.backbone.spatialAxes;
-    const trainingData = await gather(this.#addon, training, axes, "training", signal);
-    const validationData = validation ? await gather(this.#addon, validation, axes, "validation", signal) : null;
+    const trainingData = await gather(this.#addon, training, axes, "training", signal, guard);
+    const validationData = validation ? await gather(this.#addon, validation, axes, "validation", signal, guard) : null;
 
     const abort = new AbortController(); // for what goes wrong while an event is handled
     const recorder = run === undefined ? undefined : new Recorder(run, (error) => abort.abort(error));

@@ -5,6 +5,7 @@ import type { Addon, Handle } from "../native/addon.js";
 import { describe } from "../options.js";
 import { fromNative } from "./call.js";
 import { checkImage } from "./model.js";
+import { knownOf, type SampleGuard } from "./sample-guard.js";
 import type { SampleSource, TrainingSample } from "./training.js";
 
 /** Samples that the addon has already: several networks can be trained on them. */
@@ -23,15 +24,18 @@ export async function gather(
   spatialAxes: number,
   what: string,
   signal: AbortSignal | undefined,
+  guard: SampleGuard,
 ): Promise<Gathered> {
   if (source instanceof Gathered) return source;
   const dataset = addon.createDataset();
   let index = 0;
   for await (const sample of source) {
     signal?.throwIfAborted();
+    const known = knownOf(sample);
     const image = checkImage(sample.image, `${what}[${index}].image`, [spatialAxes + 1]);
     const [, ...size] = image.shape;
     const mask = checkMask(sample.mask, `${what}[${index}]`, size);
+    guard.see(what, index, known, mask);
     try {
       addon.addSample(dataset, image.data, image.shape, mask);
     } catch (error) {
@@ -41,6 +45,7 @@ export async function gather(
   }
   if (index === 0)
     throw new LayerEnsemblesError("ERR_LE_DATA", `Expected at least one sample for ${what} but received none.`);
+  if (what === "training") guard.check();
   return new Gathered(dataset);
 }
 

@@ -141,8 +141,14 @@ export interface FitOptions {
   augment?: AugmentOptions;
   /** Order, augmentation and dropout. The same seed, machine and thread count give the same weights. @default 0 */
   seed?: number;
-  /** Label that counts nowhere. @default 255 */
+  /** Label that counts nowhere. @default as the training's `Dataset` has it, else 255 */
   ignoreIndex?: number;
+  /**
+   * Whether samples of a `Dataset` may be in both training and validation: the same image, or images of one group. One and
+   * the same dataset may be both.
+   * @default false
+   */
+  allowDuplicates?: boolean;
   /** Folder for checkpoints, history.csv and TensorBoard events; it makes the run resumable. @default none */
   run?: string;
   /** Go on from the run's last checkpoint. Without it, a folder that holds a run is refused. @default false */

@@ -173,7 +173,7 @@ export function checkLabelLayout(argument: string, labels: NdArray<Uint8Array>, 
 export function checkLabelValues(
   argument: string,
   { data }: NdArray<Uint8Array>,
-  { classes, ignoreIndex = -1 }: LabelLimits,
+  { classes, ignoreIndex = -1 }: Pick<LabelLimits, "classes" | "ignoreIndex">,
 ): void {
   for (let i = 0; i < data.length; i++) {
     const label = data[i] as number;

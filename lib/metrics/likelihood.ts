@@ -2,18 +2,19 @@ import type { NdArray } from "../arrays.js";
 import type { ClassSums } from "../fusion/head-sums.js";
 import { checkLabels, checkProbabilities, checkSameShape, type FloatArray, singleView } from "../fusion/input.js";
 import { checkOptions, option } from "../options.js";
+import { IGNORE_INDEX, leftOut } from "./ignored.js";
 
 /** Options of {@link nll} and {@link brier}. */
 export interface LikelihoodOptions {
-  /** Label of the truth that is left out. @default 255 */
-  ignoreIndex?: number;
+  /** Label of the truth that is left out; null leaves none out. @default 255, where that is no class */
+  ignoreIndex?: number | null;
   /** Only the pixels with y ≠ 0 or ŷ ≠ 0. @default false */
   foreground?: boolean;
 }
 
 /** Specifications of {@link LikelihoodOptions}. */
 export const LIKELIHOOD_OPTIONS = {
-  ignoreIndex: option.integer({ min: 0, max: 255 }),
+  ignoreIndex: IGNORE_INDEX,
   foreground: option.boolean(),
 };
 
@@ -79,11 +80,13 @@ export interface CountedPixels {
 export function checkCounted(
   probabilities: NdArray<FloatArray>,
   truth: NdArray<Uint8Array>,
-  { ignoreIndex = 255, foreground = false }: LikelihoodOptions,
+  { ignoreIndex: given, foreground = false }: LikelihoodOptions,
 ): CountedPixels {
   const input = singleView("probabilities", probabilities);
   checkProbabilities("probabilities", input);
-  checkLabels("truth", truth, { classes: input.classes, rank: 1, axes: "S", ignoreIndex });
+  const { classes } = input;
+  const ignoreIndex = leftOut(given, classes);
+  checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
   checkSameShape("truth", truth.shape, input.spatial);
   return countPixels(input.view, truth.data, input.classes, ignoreIndex, foreground);
 }

@@ -1,17 +1,19 @@
 import type { NdArray } from "../arrays.js";
 import { checkClasses, checkLabels, checkSameShape } from "../fusion/input.js";
 import { checkOptions, option } from "../options.js";
+import { IGNORE_INDEX, leftOut } from "./ignored.js";
 
 /** Options of {@link dice} and {@link iou}. */
 export interface OverlapOptions {
   /** C, from 1 to 256. */
   classes: number;
-  /** Label of the truth that is left out, in both masks. @default 255 */
-  ignoreIndex?: number;
+  /** Label of the truth that is left out, in both masks; null leaves none out. @default 255, where that is no class */
+  ignoreIndex?: number | null;
 }
 
 /**
- * Dice overlap of each foreground class, 2·#(A∩B) / (#A + #B): 1 where both are empty, 0 where one is.
+ * Dice overlap of each foreground class, 2·#(A∩B) / (#A + #B): 1 where both are empty, 0 where one is,
+ * NaN where no pixel counts.
  * @param prediction S, labels 0..C-1.
  * @param truth S, labels 0..C-1 or `ignoreIndex`.
  * @returns By class 1..C-1, in [0, 1].
@@ -26,7 +28,8 @@ export function dice(
 }
 
 /**
- * Intersection over union of each foreground class, #(A∩B) / #(A∪B): 1 where both are empty, 0 where one is.
+ * Intersection over union of each foreground class, #(A∩B) / #(A∪B): 1 where both are empty, 0 where one is, NaN
+ * where no pixel counts.
  * @param prediction S, labels 0..C-1.
  * @param truth S, labels 0..C-1 or `ignoreIndex`.
  * @returns By class 1..C-1, in [0, 1].
@@ -49,19 +52,22 @@ function overlap(
 ): Record<number, number> {
   checkOptions(name, options, {
     classes: option.required(option.integer()),
-    ignoreIndex: option.integer({ min: 0, max: 255 }),
+    ignoreIndex: IGNORE_INDEX,
   });
-  const { classes, ignoreIndex = 255 } = options;
+  const { classes } = options;
   checkClasses(`option 'classes' of ${name}`, classes);
   checkLabels("prediction", prediction, { classes, rank: 1, axes: "S" });
+  const ignoreIndex = leftOut(options.ignoreIndex, classes);
   checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
   checkSameShape("truth", truth.shape, prediction.shape);
   const predicted = new Uint32Array(classes);
   const real = new Uint32Array(classes);
   const both = new Uint32Array(classes);
+  let counted = 0;
   for (let i = 0; i < truth.data.length; i++) {
     const y = truth.data[i] as number;
     if (y === ignoreIndex) continue;
+    counted++;
     const label = prediction.data[i] as number;
     predicted[label] = (predicted[label] as number) + 1;
     real[y] = (real[y] as number) + 1;
@@ -70,7 +76,7 @@ function overlap(
   const result: Record<number, number> = {};
   for (let c = 1; c < classes; c++) {
     const [a, b] = [predicted[c] as number, real[c] as number];
-    result[c] = a + b === 0 ? 1 : measure(a, b, both[c] as number);
+    result[c] = counted === 0 ? Number.NaN : a + b === 0 ? 1 : measure(a, b, both[c] as number);
   }
   return result;
 }

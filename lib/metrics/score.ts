@@ -27,6 +27,7 @@ import {
   summaryFromSums,
 } from "../uncertainty/summary.js";
 import { type Calibration, calibrationOf } from "./calibration.js";
+import { IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
 import { countPixels } from "./likelihood.js";
 import { type Quality, quality } from "./surface.js";
 
@@ -55,8 +56,11 @@ export interface ScoreOptions {
   theta?: number;
   /** The truth: S, labels 0..C-1 or `ignoreIndex`. Without it there is neither quality nor calibration. */
   truth?: NdArray<Uint8Array>;
-  /** Label of the truth that is left out where something is compared with it. @default 255 */
-  ignoreIndex?: number;
+  /**
+   * Label of the truth that is left out where something is compared with it; null leaves none out.
+   * @default 255, where that is no class
+   */
+  ignoreIndex?: number | null;
   /** Distance of neighbouring pixels along each axis, positive. @default 1 each */
   spacing?: readonly number[];
 }
@@ -105,10 +109,10 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     weights: option.array(option.number({ min: 0 })),
     theta: option.number({ min: 0, max: 1 }),
     truth: option.custom("an array S with data and shape", (value) => typeof value === "object" && value !== null),
-    ignoreIndex: option.integer({ min: 0, max: 255 }),
+    ignoreIndex: IGNORE_INDEX,
     spacing: option.array(option.number({ above: 0 }), { min: 1 }),
   });
-  const { skip = 0, values = "logits", fusion = "mean", weights, theta, truth, ignoreIndex = 255, spacing } = options;
+  const { skip = 0, values = "logits", fusion = "mean", weights, theta, truth, spacing } = options;
   const { trust = false } = options;
   if (values === "probabilities" && fusion === "logit-mean") {
     fail("ERR_LE_OPTION", "option 'fusion' of scoreHeads", "another fusion, as the heads are probabilities,", fusion);
@@ -123,7 +127,9 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
       "at least 2 classes, background first: a foreground map p is the two classes 1 - p and p,",
       "1",
     );
+  let ignoreIndex = NOTHING;
   if (truth) {
+    ignoreIndex = leftOut(options.ignoreIndex, classes);
     checkLabels("option 'truth'", truth, { classes, rank: 1, axes: "S", ignoreIndex });
     checkSameShape("option 'truth'", truth.shape, spatial);
   }
@@ -172,7 +178,11 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     softDiceConfidence: softDiceConfidenceFromSums(softDiceSums(fused, ofFused, classes)),
     staple,
     ...(truth && {
-      quality: quality(spatialMask, truth, { classes, ignoreIndex, ...(spacing && { spacing }) }),
+      quality: quality(spatialMask, truth, {
+        classes,
+        ignoreIndex: ignoreIndex === NOTHING ? null : ignoreIndex,
+        ...(spacing && { spacing }),
+      }),
       calibration: calibrationOf(countPixels(fused, truth.data, classes, ignoreIndex, false, ofFused)),
     }),
   };

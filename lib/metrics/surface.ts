@@ -3,13 +3,17 @@ import type { NdArray } from "../arrays.js";
 import { checkClasses, checkLabels, checkSameShape, fail } from "../fusion/input.js";
 import { checkOptions, describe, option } from "../options.js";
 import { squaredDistances } from "./distance-transform.js";
+import { IGNORE_INDEX, leftOut } from "./ignored.js";
 
 /** Options of the distances between masks. */
 export interface SurfaceOptions {
   /** C, from 1 to 256. */
   classes: number;
-  /** Label of the truth that is left out, in both masks, before boundaries and distances. @default 255 */
-  ignoreIndex?: number;
+  /**
+   * Label of the truth that is left out, in both masks, before boundaries and distances; null leaves none out.
+   * @default 255, where that is no class
+   */
+  ignoreIndex?: number | null;
   /** Distance of neighbouring pixels along each axis, positive; its unit is that of the results. @default 1 each */
   spacing?: readonly number[];
 }
@@ -95,7 +99,7 @@ interface Distances {
 
 const SURFACE_OPTIONS = {
   classes: option.required(option.integer()),
-  ignoreIndex: option.integer({ min: 0, max: 255 }),
+  ignoreIndex: IGNORE_INDEX,
   spacing: option.array(option.number({ above: 0 }), { min: 1 }),
 };
 const EMPTY_PENALTY = option.oneOf(["nan", "half-height"]);
@@ -105,7 +109,8 @@ const EMPTY_PENALTY = option.oneOf(["nan", "half-height"]);
  * boundary pixel of the other. A boundary pixel has a face neighbour outside the mask or outside the image.
  * @param prediction S, labels 0..C-1.
  * @param truth S, labels 0..C-1 or `ignoreIndex`.
- * @returns By class 1..C-1, at least 0, in the unit of the spacing; 0 where both masks are empty, NaN where one is.
+ * @returns By class 1..C-1, at least 0, in the unit of the spacing; 0 where both masks are empty, NaN where one is,
+ * and where no pixel counts.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function hausdorff(
@@ -120,7 +125,8 @@ export function hausdorff(
  * 95th percentile of the distances of {@link hausdorff}, both directions pooled, linear between order statistics.
  * @param prediction S, labels 0..C-1.
  * @param truth S, labels 0..C-1 or `ignoreIndex`.
- * @returns By class 1..C-1, at least 0, in the unit of the spacing; 0 where both masks are empty, NaN where one is.
+ * @returns By class 1..C-1, at least 0, in the unit of the spacing; 0 where both masks are empty, NaN where one is,
+ * and where no pixel counts.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function hd95(
@@ -135,7 +141,8 @@ export function hd95(
  * Average symmetric surface distance: mean of the distances of {@link hausdorff}, both directions pooled.
  * @param prediction S, labels 0..C-1.
  * @param truth S, labels 0..C-1 or `ignoreIndex`.
- * @returns By class 1..C-1, at least 0, in the unit of the spacing; 0 where both masks are empty, NaN where one is.
+ * @returns By class 1..C-1, at least 0, in the unit of the spacing; 0 where both masks are empty, NaN where one is,
+ * and where no pixel counts.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function assd(
@@ -152,7 +159,7 @@ export function assd(
  * @param prediction S, labels 0..C-1.
  * @param truth S, labels 0..C-1 or `ignoreIndex`.
  * @returns By class 1..C-1, at least 0, in the unit of the spacing; 0 where both masks are empty; where one is, NaN or what
- * `emptyPenalty` says.
+ * `emptyPenalty` says; NaN where no pixel counts.
  * @throws ERR_LE_SHAPE also for `"half-height"` of an image with one axis; ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function modifiedHausdorff(
@@ -246,7 +253,7 @@ export function quality(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Arr
   const perClass: Quality["perClass"] = {};
   for (const [c, region] of regions(input).entries()) {
     if (c === 0) continue;
-    const { predicted, real, both } = region;
+    const { predicted, real } = region;
     const far = { hausdorff: 0, hd95: 0, modifiedHausdorff: 0, modifiedHausdorffBoundary: 0, assd: 0 };
     if (predicted > 0 && real > 0) {
       const of = distances(input, c, region);
@@ -255,13 +262,13 @@ export function quality(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Arr
       far.modifiedHausdorff = Math.max(...of.maskMeans);
       far.modifiedHausdorffBoundary = Math.max(...of.boundaryMeans);
       far.assd = mean(of.pooled);
-    } else if (predicted > 0 || real > 0) {
+    } else if (predicted > 0 || real > 0 || region.pixels === 0) {
       far.hausdorff = far.hd95 = far.assd = Number.NaN;
-      far.modifiedHausdorff = far.modifiedHausdorffBoundary = penalised;
+      far.modifiedHausdorff = far.modifiedHausdorffBoundary = region.pixels === 0 ? Number.NaN : penalised;
     }
     perClass[c] = {
-      dice: predicted + real === 0 ? 1 : (2 * both) / (predicted + real),
-      iou: predicted + real === 0 ? 1 : both / (predicted + real - both),
+      dice: diceOf(region),
+      iou: iouOf(region),
       ...far,
       sensitivity: sensitivityOf(region),
       precision: precisionOf(region),
@@ -280,6 +287,10 @@ export function quality(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Arr
   return { perClass, image, leftOut };
 }
 
+const diceOf = ({ pixels, predicted, real, both }: Region) =>
+  pixels === 0 ? Number.NaN : predicted + real === 0 ? 1 : (2 * both) / (predicted + real);
+const iouOf = ({ pixels, predicted, real, both }: Region) =>
+  pixels === 0 ? Number.NaN : predicted + real === 0 ? 1 : both / (predicted + real - both);
 const sensitivityOf = ({ both, real }: Region) => both / real;
 const precisionOf = ({ both, predicted }: Region) => both / predicted;
 const specificityOf = ({ pixels, predicted, real, both }: Region) =>
@@ -300,10 +311,11 @@ function checkInput(
   name: string,
   prediction: NdArray<Uint8Array>,
   truth: NdArray<Uint8Array>,
-  { classes, ignoreIndex = 255, spacing }: SurfaceOptions,
+  { classes, ignoreIndex: given, spacing }: SurfaceOptions,
 ): Masks {
   checkClasses(`option 'classes' of ${name}`, classes);
   checkLabels("prediction", prediction, { classes, rank: 1, axes: "S" });
+  const ignoreIndex = leftOut(given, classes);
   checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
   checkSameShape("truth", truth.shape, prediction.shape);
   const { shape } = prediction;
@@ -343,7 +355,8 @@ function byDistances(
   regions(input).forEach((region, c) => {
     if (c === 0) return;
     const [a, b] = [region.predicted > 0, region.real > 0];
-    result[c] = a && b ? measure(distances(input, c, region)) : a || b ? oneEmpty : 0;
+    if (region.pixels === 0) result[c] = Number.NaN;
+    else result[c] = a && b ? measure(distances(input, c, region)) : a || b ? oneEmpty : 0;
   });
   return result;
 }

@@ -2,13 +2,15 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import type { NdArray } from "../arrays.js";
 import type { Dataset } from "../data/dataset.js";
+import type { LabelOptions } from "../data/labels.js";
+import { bothNames, nameOf } from "../data/names.js";
 import type { Placement } from "../data/preprocess.js";
 import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
 import { type DeviceFlags, placement, setThreads } from "./device.js";
-import { chooseSplit, dataOf, datasetOptions, type RunNotes, runNotes } from "./notes.js";
+import { chooseSplit, dataOf, datasetOptions, isSeenSplit, type RunNotes, readNotes, seenBy } from "./notes.js";
 
 /** A trained model with what its run says of the data. */
 export interface OpenRun {
@@ -25,7 +27,7 @@ export async function openRun(folder: string, flags: DeviceFlags): Promise<OpenR
   const { loadModel } = await import("../ensemble/load.js");
   const { readRun } = await import("../ensemble/run.js");
   const run = await readRun(folder);
-  const notes = runNotes(run, folder);
+  const notes = await readNotes(run, folder);
   if (run.method !== "de" && !existsSync(path.join(folder, "weights.safetensors")))
     throw new LayerEnsemblesError(
       "ERR_LE_CHECKPOINT",
@@ -47,30 +49,62 @@ interface Loaded {
   placement: Placement;
   /** H×W or D×H×W grey values, as stored. */
   image: NdArray<Uint8Array>;
-  /** H×W or D×H×W, as stored. */
+  /** H×W or D×H×W, at the stored size. */
   truth?: NdArray<Uint8Array>;
 }
 
-/** The images of a folder's split; `all` takes every image. */
+/** How a folder's images become items. */
+export interface FolderItemsOptions {
+  masks: "required" | "optional";
+  /** How the folder's masks are stored. @default as the run records */
+  labels?: LabelOptions;
+  /** Whether images that the run was trained on or chosen by may be there under other names. @default false */
+  allowDuplicates?: boolean;
+  /** Called for each image that the run was trained on or chosen by. */
+  onSeen?: (id: string) => void;
+}
+
+/**
+ * The images of a folder's split; `all` takes every image. An image that the run was trained on or chosen by is an error when
+ * it is read, unless the split is that of the training or validation itself.
+ * @throws ERR_LE_DATA
+ */
 export async function folderItems(
   folder: string,
   split: string,
   notes: RunNotes,
-  masks: "required" | "optional",
+  { masks, labels, allowDuplicates = false, onSeen }: FolderItemsOptions,
 ): Promise<Item[]> {
   const { Dataset } = await import("../data/dataset.js");
-  const dataset = await Dataset.fromFolder(folder, { ...datasetOptions(notes), masks });
-  return datasetItems(chooseSplit(dataset, split, dataOf(notes, folder)));
+  const dataset = await Dataset.fromFolder(folder, { ...datasetOptions(notes, labels), masks });
+  const seen = seenBy(notes);
+  const tolerated = allowDuplicates || isSeenSplit(split, folder, notes);
+  return datasetItems(chooseSplit(dataset, split, dataOf(notes, folder)), notes.ignoreIndex, (id, content) => {
+    if (!tolerated) seen.check(id, content, split, folder);
+    if (seen.find(content)) onSeen?.(id);
+  });
 }
 
-/** The images of a dataset. */
-export function datasetItems(dataset: Dataset): Item[] {
+/**
+ * The images of a dataset.
+ * @param ignoreIndex label that the truths have where a pixel does not count
+ * @param onContent called with each image that is read, and its hash
+ */
+export function datasetItems(
+  dataset: Dataset,
+  ignoreIndex = dataset.ignoreIndex,
+  onContent?: (id: string, content: string | undefined) => void,
+): Item[] {
+  const own = dataset.ignoreIndex;
+  const relabel = ({ data, shape }: NdArray<Uint8Array>) =>
+    own === ignoreIndex ? { data, shape } : { data: data.map((label) => (label === own ? ignoreIndex : label)), shape };
   return dataset.samples.map(({ id, group }, i) => ({
     id,
     ...(group !== undefined && { group }),
     load: async () => {
-      const { input, placement, image, mask } = await dataset.loadBoth(i);
-      return { input, placement, image, ...(mask && { truth: mask }) };
+      const { input, placement, image, mask, content } = await dataset.loadBoth(i);
+      onContent?.(id, content);
+      return { input, placement, image, ...(mask && { truth: relabel(mask) }) };
     },
   }));
 }
@@ -79,16 +113,17 @@ export function datasetItems(dataset: Dataset): Item[] {
 export async function fileItems(files: readonly string[], notes: RunNotes): Promise<Item[]> {
   const { readImage } = await import("../data/image.js");
   const { readVolume } = await import("../data/npy-file.js");
-  const { display, isNpy } = await import("../data/dataset.js");
+  const { display } = await import("../data/dataset.js");
+  const { isNpy } = await import("../data/mask.js");
   const { preprocess } = await import("../data/preprocess.js");
   const seen = new Map<string, string>();
   return files.map((file) => {
-    const id = path.basename(file, path.extname(file));
+    const id = nameOf(path.basename(file, path.extname(file)));
     const other = seen.get(id);
     if (other !== undefined)
       throw new LayerEnsemblesError(
         "ERR_LE_DATA",
-        `Expected files of different names but received ${other} and ${file}.`,
+        `Expected files of different names but received ${bothNames(other, file)}.`,
       );
     seen.set(id, file);
     if (!existsSync(file))

@@ -1,5 +1,8 @@
 import path from "node:path";
 import type { Dataset, DatasetOptions } from "../data/dataset.js";
+import type { LabelOptions, LabelRule } from "../data/labels.js";
+import { checkGroups, type SeenImage, SeenImages } from "../data/leaks.js";
+import { nameOf } from "../data/names.js";
 import type { Preprocessing } from "../data/preprocess.js";
 import type { Run } from "../ensemble/run.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -10,8 +13,10 @@ export interface RunNotes {
   preprocessing: Preprocessing;
   /** Background first. */
   classNames: string[];
-  /** Label that counts nowhere. */
+  /** Label that counts nowhere, in masks as they are prepared. */
   ignoreIndex: number;
+  /** What the numbers in stored masks mean; runs of earlier versions do not say. */
+  labels?: LabelRule;
   /** Where the images came from. */
   data: {
     /** Absolute path of the folder that was trained on. */
@@ -22,6 +27,8 @@ export interface RunNotes {
     valSplit: string | null;
     /** Ids by split, where they were drawn at random instead of read from a table. */
     drawn: Record<string, string[]> | null;
+    /** Hashes of the images of the training and of the validation split; runs of earlier versions have none. */
+    contents?: { training: SeenImage[]; validation: SeenImage[] };
   };
   /** The command's options as they took effect, for `--resume`. */
   options: Record<string, unknown>;
@@ -41,22 +48,49 @@ export function runNotes(run: Pick<Run, "notes">, folder: string): RunNotes {
   return notes as RunNotes;
 }
 
-/** The dataset options that prepare images as the run's training did. */
-export function datasetOptions(notes: RunNotes): DatasetOptions {
+/**
+ * The notes of a run; those of a deep ensemble with what its first member records of the images.
+ * @throws ERR_LE_CHECKPOINT
+ */
+export async function readNotes(run: Run, folder: string): Promise<RunNotes> {
+  const notes = runNotes(run, folder);
+  if (run.method !== "de" || notes.data.contents) return notes;
+  const { readRun } = await import("../ensemble/run.js");
+  const member = path.join(folder, "members", "1");
+  const contents = await readRun(member).then(
+    (first) => runNotes(first, member).data.contents,
+    () => undefined,
+  );
+  return contents ? { ...notes, data: { ...notes.data, contents } } : notes;
+}
+
+/**
+ * The dataset options that prepare images and masks as the run's training did.
+ * @param stored how the masks at hand are stored, where that is not as the training's were
+ */
+export function datasetOptions(notes: RunNotes, stored: LabelOptions = {}): DatasetOptions {
   const { size, resize, normalise, channels } = notes.preprocessing;
-  return { size, resize, normalise, channels, classes: notes.classNames, ignoreIndex: notes.ignoreIndex };
+  const { ignoreIndex } = notes;
+  const recorded: LabelOptions = notes.labels ?? (ignoreIndex === 255 ? {} : { ignore: ignoreIndex });
+  const labels = stored.scale === undefined ? { ...recorded, ...stored } : stored;
+  return { size, resize, normalise, channels, classes: notes.classNames, labels };
 }
 
 /**
  * The images of one split; `all` takes every image of the dataset. Splits that training drew at random are the ones that it
  * recorded, whatever the folder holds by now.
- * @throws ERR_LE_DATA for a split that has no image, or of which an image is gone
+ * @throws ERR_LE_DATA for a split that has no image, of which an image is gone, or that shares a group with another one
  */
-export function chooseSplit(dataset: Dataset, split: string, { drawn, folder }: RunNotes["data"]): Dataset {
+export function chooseSplit(dataset: Dataset, split: string, data: RunNotes["data"]): Dataset {
+  const { drawn, folder, trainSplit, valSplit } = data;
   if (split === "all") return dataset;
-  if (!drawn) return dataset.split(split);
-  const ids = new Set(drawn[split]);
-  const chosen = dataset.subset(({ id }) => ids.has(id));
+  const name = nameOf(split);
+  if (!drawn) {
+    checkGroups(dataset.samples, [trainSplit, valSplit ?? trainSplit, name].map(nameOf), folder);
+    return dataset.split(name);
+  }
+  const ids = new Set((Object.hasOwn(drawn, name) ? (drawn[name] as string[]) : []).map(nameOf));
+  const chosen = dataset.subset(({ id }) => ids.has(nameOf(id)));
   if (chosen.length === ids.size && ids.size > 0) return chosen;
   const there = Object.entries(drawn).map(([name, { length }]) => `${name} (${length})`);
   const received = ids.size === 0 ? `one of ${there.join(", ")} only` : `${ids.size - chosen.length} of them missing`;
@@ -64,6 +98,22 @@ export function chooseSplit(dataset: Dataset, split: string, { drawn, folder }: 
     "ERR_LE_DATA",
     `Expected the images of split "${split}", as drawn when the run was trained, in ${folder} but received ${received}.`,
   );
+}
+
+/** The images that a run was trained on and chosen by, as far as it records them. */
+export function seenBy({ data }: RunNotes): SeenImages {
+  const { trainSplit, valSplit, contents } = data;
+  if (!contents) return new SeenImages();
+  return new SeenImages([
+    [trainSplit, contents.training],
+    [valSplit ?? "val", contents.validation],
+  ]);
+}
+
+/** Whether a run has seen the images of a split by what they are called: those of its own training and validation, or all. */
+export function isSeenSplit(split: string, folder: string, { data }: RunNotes): boolean {
+  if (split === "all") return path.resolve(folder) === data.folder;
+  return [data.trainSplit, data.valSplit].some((name) => name !== null && nameOf(name) === nameOf(split));
 }
 
 /** What the run says of the data, for a folder that may be another one: then its own table holds. */

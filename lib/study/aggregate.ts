@@ -83,7 +83,10 @@ export function aggregate(
         CONFIDENCES.map((name) => [name, has(name) ? confidenceOf(found, name) : null]),
       ) as MethodResult["confidence"],
       qcCurves: Object.fromEntries(
-        CONFIDENCES.filter(has).map((name) => [name, curveOf(own[0] as Measured, name, tau)]),
+        CONFIDENCES.filter(has).flatMap((name) => {
+          const curve = curveOf(own[0] as Measured, name, tau);
+          return curve ? [[name, curve]] : [];
+        }),
       ) as MethodResult["qcCurves"],
       cost: {
         parameters,
@@ -175,8 +178,10 @@ function confidenceOf(found: Record<string, Estimate>, name: ConfidenceName): Co
   };
 }
 
-function curveOf({ confidences, dice }: Measured, name: ConfidenceName, tau: number): QcCurve {
-  const { f, y, random, ideal, area } = qualityControlCurve(confidences[name] as Float64Array, dice, {
+function curveOf({ confidences, dice }: Measured, name: ConfidenceName, tau: number): QcCurve | undefined {
+  const judged = (values: Float64Array) => values.filter((_, i) => !Number.isNaN(dice[i]));
+  if (judged(dice).length === 0) return undefined;
+  const { f, y, random, ideal, area } = qualityControlCurve(judged(confidences[name] as Float64Array), judged(dice), {
     tau,
     points: 101,
   });

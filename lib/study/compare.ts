@@ -1,6 +1,7 @@
 // The comparison of methods from trained runs and a data folder: everything that results.json says.
 import { cpus } from "node:os";
 import path from "node:path";
+import type { LabelOptions } from "../data/labels.js";
 import { METHODS, type MethodName } from "../ensemble/methods.js";
 import type { PredictionFusion } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -13,7 +14,7 @@ import { datasetOptions } from "../runs/notes.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
-import { recordOf, type Scoring, scoredClasses } from "./records.js";
+import { ignoredIn, recordOf, type Scoring, scoredClasses } from "./records.js";
 import type { Comparison, RunRecord, ShownImage } from "./results.js";
 import { checkComparable, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
@@ -48,6 +49,10 @@ export interface CompareOptions extends DeviceFlags {
   resamples: number;
   seed: number;
   shift?: ShiftOptions;
+  /** How the masks are stored. @default as each run records */
+  labels?: LabelOptions;
+  /** Whether images may be there that a run was trained on or chosen by. @default false */
+  allowDuplicates?: boolean;
   signal: AbortSignal;
   onProgress?: (what: string, done: number, total: number) => void;
 }
@@ -64,6 +69,8 @@ export interface ShiftOptions {
   scored?: readonly number[];
   /** Share of the images in distribution to flag. */
   flag: number;
+  /** How its masks are stored. @default as each run records */
+  labels?: LabelOptions;
 }
 
 /** Images that cost is measured on. */
@@ -82,8 +89,9 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
   const scored = scoredClasses(options.scored, notes.classNames);
   const shift = options.shift && (await shiftOf(options.shift, options.selection.group, scored, notes.classNames));
   const data = options.data ?? notes.data.folder;
-  const inside = new Folder(data, options.split, options.selection);
-  const outside = shift && new Folder(shift.folder, shift.split, shift.selection);
+  const { labels, allowDuplicates = false } = options;
+  const inside = new Folder(data, options.split, options.selection, labels, allowDuplicates);
+  const outside = shift && new Folder(shift.folder, shift.split, shift.selection, shift.labels, allowDuplicates);
   await inside.items(facts[0] as RunFacts);
   await outside?.items(facts[0] as RunFacts);
 
@@ -117,6 +125,8 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
     made: made(shown.device),
     title: options.title ?? `${path.basename(path.resolve(data))}, ${options.split}`,
     data: {
+      ignored: ignoredIn(images),
+      ...(inside.seen.size > 0 && { seen: inside.seen.size }),
       folder: data,
       split: options.split,
       images: images.length,
@@ -149,6 +159,8 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
       split: shift.split,
       images: (others[0] as RunRecord).images.length,
       imagesIn: reference.size,
+      ignored: ignoredIn((others[0] as RunRecord).images),
+      ...(outside && outside.seen.size > 0 && { seen: outside.seen.size }),
       scored: shift.scored,
       runs: others,
       rows: shiftRows(known, others, { ...settings, flag: shift.flag }),
@@ -160,11 +172,15 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
 class Folder {
   readonly #known = new Map<string, Promise<Item[]>>();
   #ids: string | undefined;
+  /** Ids of those that some run was trained on or chosen by, once they have been read. */
+  readonly seen = new Set<string>();
 
   constructor(
     readonly folder: string,
     readonly split: string,
     readonly selection: Selection,
+    readonly labels: LabelOptions | undefined,
+    readonly allowDuplicates: boolean,
   ) {}
 
   /** @throws ERR_LE_DATA where the run has other images in its split than the run before */
@@ -186,12 +202,17 @@ class Folder {
   }
 
   #read({ notes }: RunFacts): Promise<Item[]> {
-    const key = JSON.stringify([datasetOptions(notes), notes.data.drawn]);
+    const { drawn, contents, trainSplit, valSplit } = notes.data;
+    const key = JSON.stringify([datasetOptions(notes), drawn, contents, trainSplit, valSplit]);
     const there = this.#known.get(key);
     if (there) return there;
-    const items = folderItems(this.folder, this.split, notes, "required").then((all) =>
-      selectItems(all, this.folder, this.selection),
-    );
+    const { labels, allowDuplicates } = this;
+    const items = folderItems(this.folder, this.split, notes, {
+      masks: "required",
+      ...(labels && { labels }),
+      allowDuplicates,
+      onSeen: (id) => this.seen.add(id),
+    }).then((all) => selectItems(all, this.folder, this.selection));
     this.#known.set(key, items);
     return items;
   }
@@ -314,7 +335,8 @@ async function costAndPictures(
 /** The Dice that a fifth of the images does not reach, by each image's mean over all runs. */
 function autoTau(records: readonly RunRecord[]): number {
   const byId = new Map<string, number[]>();
-  for (const { images } of records) for (const { id, dice } of images) byId.set(id, [...(byId.get(id) ?? []), dice]);
+  for (const { images } of records)
+    for (const { id, dice } of images) if (dice !== null) byId.set(id, [...(byId.get(id) ?? []), dice]);
   const ascending = [...byId.values()].map((values) => mean(values) as number).sort((a, b) => a - b);
   return ascending[Math.floor(ascending.length / 5)] as number;
 }

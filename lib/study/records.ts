@@ -1,5 +1,6 @@
 // What is measured of one image: the same for `evaluate` and for `compare`.
 import type { NdArray } from "../arrays.js";
+import { addIgnored, type Ignored } from "../data/labels.js";
 import type { MethodName } from "../ensemble/methods.js";
 import { LayerEnsemblesError } from "../errors.js";
 import {
@@ -77,14 +78,15 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
   return {
     id: result.id,
     group: result.group ?? null,
-    dice: image.dice,
+    dice: orNull(image.dice),
     iou: orNull(image.iou),
     mhd: orNull(image.modifiedHausdorff),
     hausdorff: orNull(image.hausdorff),
     hd95: orNull(image.hd95),
     assd: orNull(image.assd),
-    classDice: scored.map((c) => measured.perClass[c]?.dice as number),
+    classDice: scored.map((c) => orNull(measured.perClass[c]?.dice)),
     classMhd: scored.map((c) => orNull(measured.perClass[c]?.modifiedHausdorff)),
+    ignored: truth.data.length - of.n,
     nll: orNull(of.nll),
     brier: orNull(of.brier),
     ece: orNull(of.ece),
@@ -111,6 +113,13 @@ function nothingFound({ softDiceConfidence, pairwiseAgreement }: Result["predict
 export function recordOf(score: ImageScore): ImageRecord {
   const { headDice, quality, calibration, ...record } = score;
   return record;
+}
+
+/** Pixels that do not count, of images that were scored. */
+export function ignoredIn(images: readonly { ignored?: number; nll: number | null }[]): Ignored {
+  const sum: Ignored = { pixels: 0, images: 0, unlabelled: 0 };
+  for (const { ignored = 0, nll } of images) addIgnored(sum, ignored, nll !== null);
+  return sum;
 }
 
 /** Turns the classes that are not scored into background: labels become 0, their probability the background's. */

@@ -1,4 +1,5 @@
 // What a comparison finds: the contents of results.json. The tables, the figures and the report are made from this alone.
+import type { Ignored } from "../data/labels.js";
 import type { MethodName } from "../ensemble/methods.js";
 
 /**
@@ -22,15 +23,17 @@ export interface ImageRecord {
   /** The patient, say. */
   group: string | null;
   /** Means over the foreground classes; of distances, over those that are defined. In the unit of `spacing`. */
-  dice: number;
+  dice: number | null;
   iou: number | null;
   mhd: number | null;
   hausdorff: number | null;
   hd95: number | null;
   assd: number | null;
   /** By scored foreground class, in the order of {@link Comparison.classNames}. */
-  classDice: number[];
+  classDice: (number | null)[];
   classMhd: (number | null)[];
+  /** Pixels that do not count; where no other is left, there is no Dice, distance or likelihood. Earlier versions do not say. */
+  ignored?: number;
   nll: number | null;
   brier: number | null;
   ece: number | null;
@@ -193,7 +196,7 @@ export interface ShownImage {
   id: string;
   /** Why it was chosen. */
   why: ("best" | "worst" | "median" | "most certain" | "least certain")[];
-  dice: Record<string, number>;
+  dice: Record<string, number | null>;
   aula: number | null;
   height: number;
   width: number;
@@ -214,7 +217,16 @@ export interface Comparison {
   /** Versions, date (ISO), host CPU, libtorch. */
   made: Record<string, string>;
   title: string;
-  data: { folder: string; split: string; images: number; groups: number };
+  data: {
+    folder: string;
+    split: string;
+    images: number;
+    groups: number;
+    /** What does not count; earlier versions do not say. */
+    ignored?: Ignored;
+    /** Images that a run was trained on or chosen by, where any is among them. */
+    seen?: number;
+  };
   /** Background first. */
   classNames: string[];
   /** Foreground classes that were scored, by index; the others count as background. */
@@ -236,6 +248,10 @@ export interface Comparison {
     /** Shifted images, and those in distribution that they are compared with. */
     images: number;
     imagesIn: number;
+    /** What does not count of the shifted images; earlier versions do not say. */
+    ignored?: Ignored;
+    /** Shifted images that a run was trained on or chosen by, where any is among them. */
+    seen?: number;
     scored: number[];
     /** In the order of {@link Comparison.runs}. */
     runs: RunRecord[];

@@ -3,7 +3,7 @@
 import type { MethodName } from "../ensemble/methods.js";
 import { readRun } from "../ensemble/run.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { type RunNotes, runNotes } from "../runs/notes.js";
+import { type RunNotes, readNotes } from "../runs/notes.js";
 import type { SkipCurvePoint } from "./results.js";
 
 /** A run folder, described by its run.json. */
@@ -22,7 +22,7 @@ export interface RunFacts {
  */
 export async function runFacts(folder: string): Promise<RunFacts> {
   const run = await readRun(folder);
-  const notes = runNotes(run, folder);
+  const notes = await readNotes(run, folder);
   const { seed } = notes.options;
   const { curve } = (run.tuning ?? {}) as { curve?: SkipCurvePoint[] };
   return {

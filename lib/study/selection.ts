@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { parseCsv } from "../data/csv.js";
 import { isMissing } from "../data/files.js";
+import { nameOf } from "../data/names.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { nearest } from "../options.js";
 import type { Item } from "../runs/inference.js";
@@ -43,11 +44,11 @@ export async function selectItems(
   for (const column of [...where.map((condition) => condition.column), ...(group === undefined ? [] : [group])])
     checkColumn(column, rows, folder);
   const chosen = items.flatMap((item): Item[] => {
-    const row = rows?.byId.get(item.id) ?? {};
-    if (!where.every(({ column, equal, value }) => (row[column]?.trim() === value) === equal)) return [];
+    const row = rows?.byId.get(nameOf(item.id)) ?? {};
+    if (!where.every(({ column, equal, value }) => (cellOf(row, column) === nameOf(value)) === equal)) return [];
     if (group === undefined) return [item];
     const { group: _, ...rest } = item;
-    const name = row[group]?.trim();
+    const name = cellOf(row, group);
     return [{ ...rest, ...(name && { group: name }) }];
   });
   if (chosen.length === 0) {
@@ -63,7 +64,7 @@ export async function selectItems(
 /** What a folder's split.csv has: its columns, and the names of its splits in the order of first appearance; empty without one. */
 export async function tableOf(folder: string): Promise<{ columns: string[]; splits: string[] }> {
   const rows = await readRows(folder);
-  const names = [...(rows?.byId.values() ?? [])].map((row) => row.split?.trim() ?? "");
+  const names = [...(rows?.byId.values() ?? [])].map((row) => cellOf(row, "split") ?? "");
   return { columns: rows?.columns ?? [], splits: [...new Set(names)].filter((name) => name !== "") };
 }
 
@@ -77,7 +78,12 @@ async function readRows(folder: string): Promise<Rows | null> {
   });
   if (text === null) return null;
   const { columns, rows } = parseCsv(text, file);
-  return { columns, byId: new Map(rows.map((row) => [row.id?.trim() ?? "", row])) };
+  return { columns, byId: new Map(rows.map((row) => [cellOf(row, "id") ?? "", row])) };
+}
+
+/** What a row says, also of a column called "constructor". */
+function cellOf(row: Record<string, string>, column: string): string | undefined {
+  return Object.hasOwn(row, column) ? nameOf((row[column] as string).trim()) : undefined;
 }
 
 function checkColumn(column: string, rows: Rows | null, folder: string): void {

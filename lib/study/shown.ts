@@ -31,7 +31,10 @@ export function chooseShown(runs: readonly RunRecord[]): Choice[] {
     const dice = mean(own, (image) => image.dice);
     return { id, i, dice, certainty: certainty ?? Number.NaN, empty, blank: empty && dice === 1 };
   });
-  const visible = orAll(images, ({ blank }) => !blank);
+  const visible = orAll(
+    orAll(images, ({ dice }) => !Number.isNaN(dice)),
+    ({ blank }) => !blank,
+  );
   const byDice = [...visible].sort((a, b) => b.dice - a.dice);
   const certain = orAll(visible, ({ certainty }) => !Number.isNaN(certainty));
   const byCertainty = [...certain].sort((a, b) => b.certainty - a.certainty);
@@ -68,9 +71,9 @@ function orAll<T>(items: readonly T[], condition: (item: T) => boolean): readonl
 const byId = ({ images }: RunRecord) => [...images].sort((a, b) => (a.id < b.id ? -1 : 1));
 
 /** Of each method's first run. */
-function diceOf(runs: readonly RunRecord[], i: number): Record<string, number> {
-  const dice: Record<string, number> = {};
-  for (const run of runs) dice[run.method] ??= byId(run)[i]?.dice as number;
+function diceOf(runs: readonly RunRecord[], i: number): Record<string, number | null> {
+  const dice: Record<string, number | null> = {};
+  for (const run of runs) dice[run.method] ??= byId(run)[i]?.dice ?? null;
   return dice;
 }
 

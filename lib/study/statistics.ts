@@ -21,7 +21,7 @@ export interface Measured {
   columns: Readonly<Record<string, Float64Array>>;
   /** Higher where surer; null for one that the run has not. */
   confidences: Readonly<Record<string, Float64Array | null>>;
-  /** Without gaps. */
+  /** NaN for an image of which no pixel counts: what ranks by Dice leaves it out. */
   dice: Float64Array;
   mhd: Float64Array;
   /** Of each image's pixels. */
@@ -68,8 +68,11 @@ export class RunStatistics {
   readonly #mhd: Float64Array;
   readonly #byMhd: Sorted;
   readonly #confidences: (Sorted | null)[];
+  readonly #dice: Float64Array;
   readonly #diceRanks: Float64Array;
   readonly #mhdRanks: Float64Array;
+  /** How often each image with a Dice, and with an MHD, is there. */
+  readonly #diceTimes: Float64Array;
   readonly #mhdTimes: Float64Array;
   /** What {@link RunStatistics.compute} gives, in order: each of {@link statistic}. */
   readonly names: readonly string[];
@@ -79,7 +82,8 @@ export class RunStatistics {
     this.#units = units;
     this.#columns = Object.values(columns).map((values) => byUnit(values, units));
     this.#pooled = new PooledPixels(calibration, units);
-    this.#risk = dice.map((value) => 1 - value);
+    this.#dice = dice;
+    this.#risk = dice.map((value) => (Number.isNaN(value) ? 0 : 1 - value));
     this.#failed = Uint8Array.from(dice, (value) => (value < tau ? 1 : 0));
     this.#byDice = sorted(dice);
     this.#mhd = mhd;
@@ -87,6 +91,7 @@ export class RunStatistics {
     this.#confidences = Object.values(confidences).map((values) => values && sorted(values));
     this.#diceRanks = new Float64Array(dice.length);
     this.#mhdRanks = new Float64Array(dice.length);
+    this.#diceTimes = new Float64Array(dice.length);
     this.#mhdTimes = new Float64Array(dice.length);
     this.names = distinct([
       ...Object.keys(columns).map(statistic.mean),
@@ -116,27 +121,30 @@ export class RunStatistics {
     const images = new Float64Array(of.length);
     for (let i = 0; i < images.length; i++) images[i] = times[of[i] as number] as number;
     this.#rank(images);
-    const ideal = weightedIdealAurc(this.#byDice, images, this.#risk);
+    const ideal = weightedIdealAurc(this.#byDice, this.#diceTimes, this.#risk);
     for (const confidence of this.#confidences) {
-      const found = confidence && this.#confidence(confidence, images, ideal);
+      const found = confidence && this.#confidence(confidence, ideal);
       for (const name of OF_CONFIDENCE) out[at++] = found ? found[name] : Number.NaN;
     }
   }
 
-  /** Ranks the images by Dice, and those with an MHD by that. */
+  /** Ranks the images with a Dice by that, and those with an MHD by that. */
   #rank(images: Float64Array): void {
-    weightedRanks(this.#byDice, images, this.#diceRanks);
-    for (let i = 0; i < images.length; i++)
-      this.#mhdTimes[i] = Number.isNaN(this.#mhd[i] as number) ? 0 : (images[i] as number);
+    for (let i = 0; i < images.length; i++) {
+      const times = images[i] as number;
+      this.#diceTimes[i] = Number.isNaN(this.#dice[i] as number) ? 0 : times;
+      this.#mhdTimes[i] = Number.isNaN(this.#mhd[i] as number) ? 0 : times;
+    }
+    weightedRanks(this.#byDice, this.#diceTimes, this.#diceRanks);
     weightedRanks(this.#byMhd, this.#mhdTimes, this.#mhdRanks);
   }
 
-  #confidence(of: Sorted, images: Float64Array, ideal: number): Record<(typeof OF_CONFIDENCE)[number], number> {
-    const found: FailureStatistics = weightedFailures(of, images, this.#risk, this.#failed);
+  #confidence(of: Sorted, ideal: number): Record<(typeof OF_CONFIDENCE)[number], number> {
+    const found: FailureStatistics = weightedFailures(of, this.#diceTimes, this.#risk, this.#failed);
     return {
       ...found,
       eaurc: found.aurc - ideal,
-      spearmanDice: weightedSpearman(of, images, this.#diceRanks),
+      spearmanDice: weightedSpearman(of, this.#diceTimes, this.#diceRanks),
       spearmanMhd: weightedSpearman(of, this.#mhdTimes, this.#mhdRanks),
     };
   }

@@ -1,6 +1,8 @@
 // A comparison as tables: for the terminal, and as CSV files.
 
 import { csvText, distinctNames } from "../data/csv.js";
+import { describeIgnored } from "../data/labels.js";
+import { describeSeen } from "../data/leaks.js";
 import { METHOD_TITLES } from "../ensemble/methods.js";
 import { fixed, formatTable, grouped } from "../report/table.js";
 import {
@@ -54,6 +56,8 @@ export function describeComparison(comparison: Comparison): string {
   );
   const sections = [
     `${comparison.title}: ${data.images} images${data.groups < data.images ? ` of ${data.groups} groups` : ""}; ${classes}`,
+    ...[data.ignored && describeIgnored(data.ignored, data.images)].filter((said) => said !== undefined),
+    ...(data.seen ? [describeSeen(data.seen, data.images)] : []),
     `Brackets: 95 % intervals, ${bootstrap.resamples} resamples of ${bootstrap.unit}s. Means of images, then of seeds.`,
     "",
     "Table 1. Segmentation quality",
@@ -61,7 +65,7 @@ export function describeComparison(comparison: Comparison): string {
     testsTable(comparison),
     `Table 2. Spearman's correlation of each confidence with Dice and with MHD (maps: minus their ${summary})`,
     correlationTable(comparison),
-    `Table 3. Finding failures: Dice below ${fixed(tau, 2)} (${failed.join(", ")} of ${data.images})`,
+    `Table 3. Finding failures: Dice below ${fixed(tau, 2)} (${failed.join(", ")} of ${data.images - (data.ignored?.unlabelled ?? 0)})`,
     failureTable(comparison),
     "Calibration over all pixels, and cost",
     costTable(comparison),
@@ -72,7 +76,7 @@ export function describeComparison(comparison: Comparison): string {
 
 /** Failed images of each of a method's runs, averaged. */
 function failures({ runs, tau }: Comparison, method: MethodResult): string {
-  const counts = method.runs.map((r) => runs[r]?.images.filter(({ dice }) => dice < tau).length ?? 0);
+  const counts = method.runs.map((r) => runs[r]?.images.filter(({ dice }) => dice !== null && dice < tau).length ?? 0);
   const mean = counts.reduce((sum, count) => sum + count, 0) / counts.length;
   return Number.isInteger(mean) ? String(mean) : mean.toFixed(1);
 }
@@ -188,7 +192,7 @@ function costTable({ methods }: Comparison): string {
 
 function shiftSection({ shift, methods, classNames }: Comparison): string[] {
   if (!shift) return [];
-  const { images, imagesIn, scored, rows, folder, split } = shift;
+  const { images, imagesIn, scored, rows, folder, split, ignored, seen } = shift;
   const names = scored.map((c) => classNames[c]).join(", ");
   const table = formatTable(
     [
@@ -214,7 +218,13 @@ function shiftSection({ shift, methods, classNames }: Comparison): string[] {
       ];
     }),
   );
-  return [`Shift: ${images} images of ${folder} (${split}) against ${imagesIn} in distribution; ${names}`, table];
+  const said = ignored && describeIgnored(ignored, images);
+  return [
+    `Shift: ${images} images of ${folder} (${split}) against ${imagesIn} in distribution; ${names}`,
+    ...(said === undefined ? [] : [said]),
+    ...(seen ? [describeSeen(seen, images)] : []),
+    table,
+  ];
 }
 
 type Cell = string | number | null | undefined;
@@ -307,7 +317,7 @@ function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
   const header = distinctNames([
     ...["set", "method", "seed", "id", "group", ...measures],
     ...scored.flatMap((c) => [`dice_${classNames[c]}`, `mhd_${classNames[c]}`]),
-    ...["empty", ...certainty, ...maps],
+    ...["empty", ...certainty, ...maps, "ignored"],
   ]);
   const rows = (set: string, records: Comparison["runs"], classes: readonly number[]) =>
     records.flatMap(({ method, seed, images }) =>
@@ -321,6 +331,7 @@ function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
         String(image.empty),
         ...certainty.map((name) => image[name]),
         ...maps.map((name) => image.uncertainty[name]),
+        image.ignored,
       ]),
     );
   return csv(header, [...rows("in", runs, scored), ...(shift ? rows("out", shift.runs, shift.scored) : [])]);

@@ -5,7 +5,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseCsv } from "../../lib/data/csv.js";
-import { readMask } from "../../lib/data/image.js";
+import { readMask } from "../../lib/data/mask.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import type { Comparison } from "../../lib/study/results.js";
 import { cli } from "../support/cli.js";
@@ -227,7 +227,7 @@ describe("compare", () => {
     expect(ended).toMatchObject({ code: 0, stderr: "" });
     const easy = JSON.parse(ended.stdout) as Comparison;
     expect(easy.data.images).toBe(16);
-    expect(easy.runs[0]?.images.filter(({ dice }) => dice < easy.tau)).toHaveLength(3);
+    expect(easy.runs[0]?.images.filter(({ dice }) => (dice as number) < easy.tau)).toHaveLength(3);
     expect(easy.methods[0]?.cost.ratioToPlain).toBeNull();
     expect(easy.tests).toEqual([]);
   });

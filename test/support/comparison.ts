@@ -290,7 +290,7 @@ function confidences(images: readonly ImageRecord[], name: ConfidenceName): numb
 }
 
 function diceOf(images: readonly ImageRecord[], name: ConfidenceName): number[] {
-  return images.filter((image) => confidenceOf(image, name, "sum") !== null).map((image) => image.dice);
+  return images.filter((image) => confidenceOf(image, name, "sum") !== null).map((image) => image.dice as number);
 }
 
 function estimate(value: number, runs: number): Estimate {

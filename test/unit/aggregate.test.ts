@@ -97,7 +97,7 @@ describe("the statistics of one run", () => {
           (of) =>
             EXPECTED[statistic](
               of.map((image) => confidence(image, name)),
-              of.map(({ dice }) => dice),
+              of.map(({ dice }) => dice as number),
               of.map(({ mhd }) => mhd),
             ),
           `${name} ${statistic}`,
@@ -139,9 +139,9 @@ describe("the statistics of one run", () => {
   });
 
   it("are ideal for a confidence that is Dice itself", () => {
-    const run = madeRun({ images: 20, change: ({ dice }) => ({ aula: dice, mhd: 1 - dice }) });
+    const run = madeRun({ images: 20, change: ({ dice }) => ({ aula: dice, mhd: 1 - (dice as number) }) });
     const found = only([run]).confidence.aula as ConfidenceResult;
-    const failed = run.record.images.filter(({ dice }) => dice < SETTINGS.tau).length / 20;
+    const failed = run.record.images.filter(({ dice }) => (dice as number) < SETTINGS.tau).length / 20;
     expect(found.spearmanDice.value).toBeCloseTo(1, 12);
     expect(found.spearmanMhd.value).toBeCloseTo(-1, 12);
     expect(found.auroc).toMatchObject({ value: 1, low: 1, high: 1 });

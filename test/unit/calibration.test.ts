@@ -296,9 +296,11 @@ describe("the choice of T", () => {
             };
           });
           const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
-          const measured = scores.map((score) => score.nll).filter((value) => !Number.isNaN(value));
-          const quality = scores.map((score) => score.dice);
-          const confidence = scores.map((score) => score.aula);
+          // An image of which no pixel counts has neither nll nor Dice, and ranks with none.
+          const counted = scores.filter((score) => !Number.isNaN(score.dice));
+          const measured = counted.map((score) => score.nll);
+          const quality = counted.map((score) => score.dice);
+          const confidence = counted.map((score) => score.aula);
           const near = (value: number, expected: number) => {
             if (Number.isNaN(expected)) expect(value).toBeNaN();
             else expect(Math.abs(value - expected)).toBeLessThanOrEqual(1e-9);
@@ -311,10 +313,12 @@ describe("the choice of T", () => {
           );
           near(
             point.aurc,
-            aurc(
-              confidence,
-              quality.map((value) => 1 - value),
-            ),
+            counted.length === 0
+              ? Number.NaN
+              : aurc(
+                  confidence,
+                  quality.map((value) => 1 - value),
+                ),
           );
         }
       }),

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Dataset } from "../../lib/data/dataset.js";
-import { readImage, readMask, readSize, toDisplay } from "../../lib/data/image.js";
+import { readImage, readSize, toDisplay } from "../../lib/data/image.js";
+import { readMask } from "../../lib/data/mask.js";
 import { encodePng, writePng } from "../../lib/report/png.js";
 import { encodeTiff } from "./support/tiff.js";
 
@@ -159,7 +160,7 @@ describe("readImage", () => {
 });
 
 describe("readMask", () => {
-  test("a coloured palette gives indices, a grey one its greys", async () => {
+  test("a palette gives its indices, be its colours grey or not", async () => {
     // libvips orders a palette as it likes, so the file is put together by hand: 4 pixels with indices 2, 0, 1, 2.
     const { crc32 } = await import("../../lib/data/crc.js");
     const { deflateSync } = await import("node:zlib");
@@ -187,7 +188,7 @@ describe("readMask", () => {
     const read = async (bytes: Buffer) => [...(await readMask(await file("m.png", bytes))).data];
     expect(await read(build(8, [0, 0, 0, 128, 0, 0, 0, 128, 0], [2, 0, 1, 2]))).toEqual([2, 0, 1, 2]);
     expect(await read(build(2, [0, 0, 0, 128, 0, 0, 0, 128, 0], [0b10000110]))).toEqual([2, 0, 1, 2]);
-    expect(await read(build(8, [255, 255, 255, 0, 0, 0, 3, 3, 3], [2, 0, 1, 2]))).toEqual([3, 255, 0, 3]);
+    expect(await read(build(8, [255, 255, 255, 0, 0, 0, 3, 3, 3], [2, 0, 1, 2]))).toEqual([2, 0, 1, 2]);
     expect(await read(build(1, undefined, [0b10110000]))).toEqual([1, 0, 1, 1]);
     expect(await read(build(4, undefined, [0x0f, 0x21]))).toEqual([0, 15, 2, 1]);
     await expect(read(build(8, [0, 0, 0, 1, 1, 1], [2, 0, 1, 2]))).rejects.toThrow("outside its palette");
@@ -198,7 +199,7 @@ describe("readMask", () => {
       .png()
       .toBuffer();
     expect([...(await readMask(await file("a.png", rgb))).data]).toEqual([0, 3]);
-    const rgba = await picture(Uint8Array.from([0, 0, 0, 9, 3, 3, 3, 0]), 2, 4)
+    const rgba = await picture(Uint8Array.from([0, 0, 0, 255, 3, 3, 3, 255]), 2, 4)
       .png()
       .toBuffer();
     expect([...(await readMask(await file("b.png", rgba))).data]).toEqual([0, 3]);
@@ -211,11 +212,11 @@ describe("readMask", () => {
     await expect(readMask(colour)).rejects.toThrow(/class indices .*c\.png but received an RGB image with colours/);
   });
 
-  test("16 bits are fine up to 255; other files are an error", async () => {
+  test("16 bits are as stored; other files are an error", async () => {
     const good = await encodePng({ data: Uint16Array.from([0, 255]), shape: [1, 2] });
     expect([...(await readMask(await file("a.png", good))).data]).toEqual([0, 255]);
-    const large = await file("b.png", await encodePng({ data: Uint16Array.from([0, 256]), shape: [1, 2] }));
-    await expect(readMask(large)).rejects.toThrow(/labels from 0 to 255 .*b\.png but received the label 256/);
+    const large = await file("b.png", await encodePng({ data: Uint16Array.from([0, 65535]), shape: [1, 2] }));
+    expect([...(await readMask(large)).data]).toEqual([0, 65535]);
     const jpeg = await file("c.png", await picture(new Uint8Array(64), 8, 1).jpeg().toBuffer());
     await expect(readMask(jpeg)).rejects.toThrow("a file of another kind");
   });
@@ -296,9 +297,7 @@ describe("Dataset.fromFolder", () => {
     expect(named.classNames).toEqual(["background", "rv", "myo", "lv"]);
     await expect(Dataset.fromFolder(folder, { classes: 2 })).rejects.toMatchObject({
       ...data,
-      message: expect.stringMatching(
-        /labels below 2 \(classes\), or 255 \(ignored\) .*[ac]\.png but received the label 2/,
-      ),
+      message: expect.stringMatching(/labels below 2 \(classes\) .*a\.png but received the label 2/),
     });
     const ignoring = await Dataset.fromFolder(folder, { classes: 2, ignoreIndex: 2 });
     expect(ignoring.labelsFound).toEqual([0, 1]);
@@ -410,7 +409,7 @@ describe("Dataset.fromFolder", () => {
     [{ classes: 1 }, /option 'classes'/],
     [{ classes: ["a", "a"] }, /distinct names .*'classes'/],
     [{ valFraction: 1 }, /option 'valFraction'/],
-    [{ ignoreIndex: 256 }, /option 'ignoreIndex'/],
+    [{ ignoreIndex: 0.5 }, /option 'ignoreIndex'/],
     [{ maskValues: "255" }, /option 'maskValues'/],
   ])("%j is an option error", async (options, message) => {
     await expect(Dataset.fromFolder(folder, options as object)).rejects.toMatchObject({
@@ -475,7 +474,7 @@ describe("Dataset", () => {
     );
     expect(() => Dataset.fromSamples(samples, { classes: 2, ignoreIndex: 1 })).not.toThrow();
     expect(() => Dataset.fromSamples([{ ...first!, mask: grey([0, 5, 0, 0], [2, 2]) }], { classes: 2 })).toThrow(
-      "Expected labels below 2 (classes), or 255 (ignored), for sample s0 but received 5",
+      "Expected labels below 2 (classes) for the mask of sample s0 but received the label 5",
     );
     const bad = { id: "n", image: { data: Float32Array.from([1, Number.NaN]), shape: [1, 2] } };
     await expect(Dataset.fromSamples([bad]).load(0)).rejects.toMatchObject({

@@ -20,7 +20,20 @@ describe("dice and iou", () => {
   it("leave ignored pixels out of both masks", () => {
     expect(dice(bytes([1, 1, 0]), bytes([1, 255, 255]), { classes: 2 })).toEqual({ 1: 1 });
     expect(dice(bytes([1, 1, 0]), bytes([1, 7, 7]), { classes: 2, ignoreIndex: 7 })).toEqual({ 1: 1 });
-    expect(dice(bytes([1, 1]), bytes([255, 255]), { classes: 2 })).toEqual({ 1: 1 });
+    expect(dice(bytes([1, 1]), bytes([0, 255]), { classes: 2 })).toEqual({ 1: 0 });
+  });
+
+  it("are undefined where no pixel is left", () => {
+    expect(dice(bytes([1, 1]), bytes([255, 255]), { classes: 3 })).toEqual({ 1: Number.NaN, 2: Number.NaN });
+    expect(iou(bytes([0, 0]), bytes([7, 7]), { classes: 2, ignoreIndex: 7 })).toEqual({ 1: Number.NaN });
+  });
+
+  it("leave nothing out for null, nor by themselves of 256 classes", () => {
+    expect(() => dice(bytes([1]), bytes([255]), { classes: 2, ignoreIndex: null })).toThrow(
+      "labels from 0 to 1 for truth",
+    );
+    expect(dice(bytes([255, 0]), bytes([255, 0]), { classes: 256 })[255]).toBe(1);
+    expect(dice(bytes([0, 0]), bytes([255, 0]), { classes: 256 })[255]).toBe(0);
   });
 
   it("are symmetric, from 0 to 1, and dice = 2 iou / (1 + iou)", () => {

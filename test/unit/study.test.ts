@@ -151,7 +151,7 @@ describe("an evaluation", () => {
   it("has means per image, class, group and head", () => {
     const summary = summarise(scores, options);
     const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
-    expect(summary.means.dice.mean).toBeCloseTo(mean(scores.map(({ dice }) => dice)), 12);
+    expect(summary.means.dice.mean).toBeCloseTo(mean(scores.map(({ dice }) => dice as number)), 12);
     expect(summary.classes.myo?.hd95.mean).toBeCloseTo(
       mean(scores.map((of) => of.quality.perClass[2]?.hd95 as number)),
       12,
@@ -232,7 +232,7 @@ describe("an evaluation", () => {
   it("takes tau from the images where asked to", () => {
     const summary = summarise(scores, { ...options, tau: "auto" });
     expect(summary.failed).toBe(1);
-    expect(summary.tau).toBe(scores.map(({ dice }) => dice).sort((a, b) => a - b)[1]);
+    expect(summary.tau).toBe(scores.map(({ dice }) => dice as number).sort((a, b) => a - b)[1]);
   });
 });
 

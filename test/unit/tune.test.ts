@@ -343,7 +343,10 @@ describe("a dataset of some images only", () => {
     for (const { id } of rest)
       for (const kind of ["images", "masks"]) writeFileSync(path.join(folder, kind, `${id}.png`), "no picture");
     await expect(Dataset.fromFolder(folder)).rejects.toMatchObject({ code: "ERR_LE_DATA" });
-    const some = await Dataset.fromFolder(folder, { only: ({ split }) => split === "train" || split === "val" });
+    const only = ({ split }: { split?: string }) => split === "train" || split === "val";
+    // What masks mean is a matter of all of them, unless it is said.
+    await expect(Dataset.fromFolder(folder, { only })).rejects.toMatchObject({ code: "ERR_LE_DATA" });
+    const some = await Dataset.fromFolder(folder, { only, classes: 2, labels: whole.labels });
     expect(some.ids).toEqual(whole.samples.filter(({ split }) => split !== "test").map(({ id }) => id));
     expect(await some.split("val").loadAll()).toEqual(await whole.split("val").loadAll());
   });

@@ -214,7 +214,10 @@ export function runsTable(comparison: Comparison): string {
       { head: "heads", cell: (run) => ({ text: String(run.heads.length) }) },
       { head: "skipped (T)", cell: (run) => ({ text: String(run.skip) }) },
       { head: "fusion", cell: (run) => ({ text: run.fusion }) },
-      { head: "mean Dice", cell: (run) => ({ text: number(mean(run.images.map((image) => image.dice)), 3) }) },
+      {
+        head: "mean Dice",
+        cell: (run) => ({ text: number(mean(run.images.flatMap(({ dice }) => (dice === null ? [] : [dice]))), 3) }),
+      },
       { head: "ms per image", cell: (run) => ({ text: number(run.msPerImage, 1) }) },
     ],
     rows: comparison.runs,

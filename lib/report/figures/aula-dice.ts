@@ -15,7 +15,7 @@ export async function aulaDiceFigure(comparison: Comparison): Promise<Figure | u
   const run = firstRun(comparison, "le");
   const { tau } = comparison;
   const values = (run?.images ?? []).flatMap(({ id, aula, dice, empty }) => {
-    if (aula === null) return [];
+    if (aula === null || dice === null) return [];
     return [{ id, aula, dice, group: groups[empty ? 2 : dice < tau ? 1 : 0].name }];
   });
   if (!run || values.length === 0) return undefined;

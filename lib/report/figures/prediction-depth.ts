@@ -7,7 +7,9 @@ import { COLOURS } from "./theme.js";
 /** Histogram of the depth from which the heads agree, of images that are good enough and of those that failed. */
 export async function predictionDepthFigure(comparison: Comparison): Promise<Figure | undefined> {
   const run = firstRun(comparison, "le");
-  const images = (run?.images ?? []).filter((image) => image.predictionDepth !== null);
+  const images = (run?.images ?? []).flatMap(({ predictionDepth, dice }) =>
+    predictionDepth === null || dice === null ? [] : [{ predictionDepth, dice }],
+  );
   if (!run || images.length === 0) return undefined;
   const last = Math.max(1, run.heads.length - 1);
   const kinds = [
@@ -22,7 +24,7 @@ export async function predictionDepthFigure(comparison: Comparison): Promise<Fig
     Array.from({ length: last }, (_, i) => ({
       kind: name,
       depth: i + 1,
-      count: images.filter((image) => Math.round(image.predictionDepth!) === i + 1).length,
+      count: images.filter((image) => Math.round(image.predictionDepth) === i + 1).length,
     })).filter((bar) => bar.count > 0),
   );
   const title = "Prediction depth";

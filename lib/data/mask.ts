@@ -1,0 +1,62 @@
+// Masks as stored: numbers, before a rule (labels.ts) says what they mean.
+import { extname } from "node:path";
+import type { NdArray, NumericArray } from "../arrays.js";
+import { dataError, type ReadOptions, readBytes, readPng } from "./image.js";
+import { readNpy } from "./npy-file.js";
+import { isPng } from "./png.js";
+
+/**
+ * Reads the numbers of a mask from a PNG, exactly as stored: a grey value; a palette's index; the common value of R, G and B
+ * where grey was saved as RGB. Grey images of 1, 2 or 4 bits give the stored number. Shape H×W.
+ * @throws ERR_LE_DATA for a file that is missing, damaged, no PNG, coloured, or with transparency
+ */
+export async function readMask(path: string, options: ReadOptions = {}): Promise<NdArray<Uint8Array | Uint16Array>> {
+  const bytes = await readBytes(path, "mask");
+  if (!isPng(bytes)) throw dataError(path, "mask", "a PNG", `a file of another kind${kindOf(bytes)}`);
+  const { width, height, channels, palette, bitDepth, data } = await readPng(path, bytes, options.maxPixels);
+  const shape = [height, width];
+  if (palette || channels === 1) return { data, shape };
+  const opaque = (1 << bitDepth) - 1;
+  const colours = channels >= 3 ? 3 : 1;
+  const labels = new (data.constructor as Uint8ArrayConstructor)(width * height);
+  for (let i = 0, at = 0; i < labels.length; i++, at += channels) {
+    if (channels > colours && data[at + colours] !== opaque)
+      throw dataError(
+        path,
+        "mask",
+        "class indices (grey, or a palette)",
+        "an alpha channel that is not opaque: whether the object is what is visible or what is bright cannot be told, so save one grey channel",
+      );
+    if (colours === 3 && (data[at] !== data[at + 1] || data[at] !== data[at + 2]))
+      throw dataError(path, "mask", "class indices (grey, or a palette)", "an RGB image with colours");
+    labels[i] = data[at] as number;
+  }
+  return { data: labels, shape };
+}
+
+/**
+ * Reads the numbers of a volume's mask: D×H×W, of any type.
+ * @throws ERR_LE_DATA as `readNpy`, and for other axes
+ */
+export async function readVolumeMask(path: string, options: ReadOptions = {}): Promise<NdArray<NumericArray>> {
+  const { data, shape } = await readNpy(path, options);
+  if (shape.length !== 3) throw dataError(path, "mask", "D×H×W labels", `the shape ${shape.join("×")}`);
+  return { data, shape };
+}
+
+/** Whether a file holds a volume. */
+export function isNpy(file: string): boolean {
+  return extname(file).toLowerCase() === ".npy";
+}
+
+/** The numbers of a mask's file: {@link readMask}, or of a volume {@link readVolumeMask}. */
+export function readStoredMask(file: string, options: ReadOptions): Promise<NdArray<NumericArray>> {
+  return isNpy(file) ? readVolumeMask(file, options) : readMask(file, options);
+}
+
+function kindOf(bytes: Buffer): string {
+  const head = bytes.subarray(0, 4).toString("latin1");
+  if (head.startsWith("\xff\xd8")) return " (JPEG, which blurs labels: save the mask as PNG where it was drawn)";
+  if (head === "II*\0" || head === "MM\0*") return " (TIFF: save it as PNG)";
+  return "";
+}

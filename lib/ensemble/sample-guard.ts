@@ -1,0 +1,104 @@
+// What is checked of samples as a whole, while they are read for a training.
+import { Dataset } from "../data/dataset.js";
+import { bothNames } from "../data/names.js";
+import { LayerEnsemblesError } from "../errors.js";
+import type { FitOptions, TrainingSample } from "./training.js";
+
+/** What a sample of a dataset has beside image and mask. */
+interface Known {
+  id: unknown;
+  group: unknown;
+  content: unknown;
+}
+
+/** Reads it, once. */
+export function knownOf(sample: TrainingSample): Known {
+  const { id, group, content } = sample as TrainingSample & Partial<Known>;
+  return { id, group, content };
+}
+
+/** Looks at the samples of a training and its validation. */
+export class SampleGuard {
+  /** The label that does not count: as asked for, else as the training's dataset has it. */
+  readonly ignoreIndex: number | undefined;
+  readonly #allowDuplicates: boolean;
+  /** Whether only the caller knows what 255 means. */
+  readonly #unsaid: boolean;
+  readonly #labels = { zero: false, full: -1, other: false };
+  readonly #groups = new Set<string>();
+  readonly #contents = new Map<string, string>();
+
+  /** @throws ERR_LE_OPTION for a validation dataset with another ignored label */
+  constructor(
+    training: unknown,
+    {
+      validation,
+      ignoreIndex,
+      allowDuplicates = false,
+    }: Pick<FitOptions, "ignoreIndex" | "allowDuplicates"> & { validation?: unknown },
+  ) {
+    const own = (source: unknown) =>
+      source instanceof Dataset && source.labels.ignore !== null ? source.ignoreIndex : undefined;
+    const [trained, held] = [own(training), own(validation)];
+    if (ignoreIndex === undefined && trained !== undefined && held !== undefined && trained !== held)
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        `Expected one ignored label for training and validation but received ${trained} and ${held}: say it by option 'ignoreIndex'.`,
+      );
+    this.ignoreIndex = ignoreIndex ?? trained ?? held;
+    this.#unsaid = ignoreIndex === undefined && !(training instanceof Dataset);
+    // Who gives one and the same for both wants it so.
+    this.#allowDuplicates = allowDuplicates || training === validation;
+  }
+
+  /**
+   * @param what `training` before `validation`
+   * @throws ERR_LE_DATA for an image or a group that the training has, too
+   */
+  see(what: string, index: number, { id, group, content }: Known, labels: Uint8Array): void {
+    if (what === "training" && this.#unsaid) this.#look(index, labels);
+    const name = typeof id === "string" ? id : `${what}[${index}]`;
+    if (what === "training") {
+      if (typeof group === "string") this.#groups.add(group);
+      if (typeof content === "string") this.#contents.set(content, name);
+      return;
+    }
+    if (this.#allowDuplicates) return;
+    const same = typeof content === "string" ? this.#contents.get(content) : undefined;
+    if (same !== undefined)
+      throw leak(
+        "different images",
+        `the same image as ${bothNames(same, name)} in both (allowDuplicates: true takes it all the same)`,
+      );
+    if (typeof group === "string" && this.#groups.has(group))
+      throw leak(
+        "different groups",
+        `images of group "${group}" in both (images of one group in two splits make results look too good)`,
+      );
+  }
+
+  #look(index: number, labels: Uint8Array): void {
+    const seen = this.#labels;
+    if (seen.other) return;
+    seen.zero ||= labels.includes(0);
+    if (seen.full < 0 && labels.includes(255)) seen.full = index;
+    seen.other = labels.some((label) => label !== 0 && label !== 255);
+  }
+
+  /** @throws ERR_LE_DATA for masks of 0 and 255 alone, of which nobody has said what 255 means */
+  check(): void {
+    const { zero, full, other } = this.#labels;
+    if (other || !zero || full < 0) return;
+    throw new LayerEnsemblesError(
+      "ERR_LE_DATA",
+      `Expected class indices for the masks of training but received 0 and 255 alone, as in training[${full}].mask: give 1 in the place of 255 where that is the foreground, or option 'ignoreIndex': 255 where it does not count.`,
+    );
+  }
+}
+
+function leak(expected: string, received: string): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_DATA",
+    `Expected ${expected} for training and validation but received ${received}.`,
+  );
+}
