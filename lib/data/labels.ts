@@ -123,8 +123,8 @@ export function decideLabels(
   // Only where a mask holds both is it seen that 255 is no class beside the others.
   const apart = all.find((mask) => mask.full && mask.zero && mask.class === undefined);
   if (apart && !all.some((mask) => mask.full && mask.class !== undefined)) {
-    const received = `0 and 255 there but ${other.class} in ${other.source}, as if both 0/255 and class indices were meant: ${RULE_OPTIONS}`;
-    throw refusal("masks of one kind", apart.source, received);
+    const received = `${other.class} there but 0 and 255 in ${apart.source}, as if both class indices and 0/255 were meant: ${RULE_OPTIONS}`;
+    throw refusal("masks of one kind", other.source, received);
   }
   checkBackground(all, 255);
   return { ignore: 255, scale: "index" };

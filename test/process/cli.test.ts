@@ -257,7 +257,7 @@ describe("score", () => {
             truth.map((y) => y - 1),
           ),
         }),
-        "class indices from 0 to 255",
+        "labels below 3 (classes)",
       ],
     ];
     for (const [file, message] of cases) {
