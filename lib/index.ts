@@ -11,6 +11,7 @@ export {
   type SampleInfo,
 } from "./data/dataset.js";
 export { type ImageArray, type ReadOptions, readImage } from "./data/image.js";
+export type { Ignored, LabelOptions, LabelRule } from "./data/labels.js";
 export {
   type ImagePlacement,
   type Normalise,

@@ -28,7 +28,12 @@ export interface RunNotes {
     /** Ids by split, where they were drawn at random instead of read from a table. */
     drawn: Record<string, string[]> | null;
     /** Hashes of the images of the training and of the validation split; runs of earlier versions have none. */
-    contents?: { training: SeenImage[]; validation: SeenImage[] };
+    contents?: {
+      /** By id, of the training split. */
+      training: SeenImage[];
+      /** By id, of the validation split; empty without one. */
+      validation: SeenImage[];
+    };
   };
   /** The command's options as they took effect, for `--resume`. */
   options: Record<string, unknown>;

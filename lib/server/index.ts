@@ -1,3 +1,4 @@
+export type { SeenImage } from "../data/leaks.js";
 export {
   checkGate,
   decide,
