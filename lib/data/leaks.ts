@@ -56,7 +56,7 @@ export function checkGroups(
   }
 }
 
-/** An image of a split that is trained on or chosen by: its name and its {@link contentOf}. */
+/** An image of a split that is trained on or chosen by: its name, and a hash of its stored numbers. */
 export type SeenImage = readonly [id: string, content: string];
 
 /** Which images a network has seen, so that none is among those that it is judged by. */
