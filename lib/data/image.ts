@@ -91,11 +91,14 @@ function pngSize(head: Buffer, path: string): [height: number, width: number] {
 export function toDisplay(image: ImageArray): NdArray<Uint8Array> {
   const grey = toGrey(image);
   const [, height, width] = image.shape as [number, number, number];
-  if (arrayType(image.data) === "Uint8Array")
-    return { data: Uint8Array.from(grey, Math.round), shape: [height, width] };
+  const data = new Uint8Array(grey.length);
+  if (arrayType(image.data) === "Uint8Array") {
+    for (let i = 0; i < data.length; i++) data[i] = Math.round(grey[i]!);
+    return { data, shape: [height, width] };
+  }
   const [low, high] = percentiles(grey, [0.5, 99.5]) as [number, number];
   const scale = high > low ? 255 / (high - low) : 0;
-  const data = Uint8Array.from(grey, (value) => Math.round(Math.min(255, Math.max(0, (value - low) * scale))));
+  for (let i = 0; i < data.length; i++) data[i] = Math.round(Math.min(255, Math.max(0, (grey[i]! - low) * scale)));
   return { data, shape: [height, width] };
 }
 
@@ -106,7 +109,9 @@ export function toGrey(image: NdArray<ImageArray["data"]>): Float32Array {
   const plane = data.length / 3;
   const grey = new Float32Array(plane);
   for (let i = 0; i < plane; i++) {
-    const [r, g, b] = [data[i]!, data[plane + i]!, data[2 * plane + i]!];
+    const r = data[i]!;
+    const g = data[plane + i]!;
+    const b = data[2 * plane + i]!;
     grey[i] = r === g && g === b ? r : 0.299 * r + 0.587 * g + 0.114 * b;
   }
   return grey;

@@ -8,7 +8,7 @@ const MAX_AXES = 32;
 
 /** How the values of a type are read, from bytes of their own. */
 const READERS: Record<string, { bytes: number; read(bytes: ArrayBuffer): NumericArray }> = {
-  f2: { bytes: 2, read: (bytes) => Float32Array.from(new Uint16Array(bytes), fromHalf) },
+  f2: { bytes: 2, read: (bytes) => Float32Array.from(new Uint16Array(bytes), halfToFloat) },
   f4: { bytes: 4, read: (bytes) => new Float32Array(bytes) },
   f8: { bytes: 8, read: (bytes) => new Float64Array(bytes) },
   b1: { bytes: 1, read: (bytes) => new Uint8Array(bytes) },
@@ -81,7 +81,7 @@ function parseHeader(header: string, name: string): { descr: string; shape: numb
 }
 
 /** IEEE 754 half precision. */
-function fromHalf(bits: number): number {
+export function halfToFloat(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;

@@ -53,6 +53,9 @@ export async function writePng(
 export function probabilityToGrey(map: NdArray, bits: 8 | 16 = 8): NdArray<Uint8Array> | NdArray<Uint16Array> {
   const top = bits === 8 ? 255 : 65535;
   const level = (value: number) => Math.round(Math.min(1, Math.max(0, value)) * top);
-  if (bits === 8) return { data: Uint8Array.from(map.data, level), shape: map.shape };
-  return { data: Uint16Array.from(map.data, level), shape: map.shape };
+  const Type = bits === 8 ? Uint8Array : Uint16Array;
+  const data = new Type(map.data.length);
+  // Not Type.from, which takes a mapped value at a time through an iterator: twenty times as long.
+  for (let i = 0; i < data.length; i++) data[i] = level(map.data[i]!);
+  return { data, shape: map.shape } as NdArray<Uint8Array> | NdArray<Uint16Array>;
 }

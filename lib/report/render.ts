@@ -42,13 +42,16 @@ export function heatMap(map: NdArray, options: HeatMapOptions = {}): Picture {
   const data = new Uint8Array(height * width * 3);
   for (let i = 0; i < map.data.length; i++) {
     const value = map.data[i]!;
+    const at = i * 3;
     if (Number.isNaN(value)) {
-      data.fill(128, i * 3, i * 3 + 3);
+      data[at] = data[at + 1] = data[at + 2] = 128;
       continue;
     }
     const share = high > low ? Math.min(1, Math.max(0, (value - low) / (high - low))) : 0;
     const level = Math.round(share * 255) * 3;
-    data.set(table.subarray(level, level + 3), i * 3);
+    data[at] = table[level]!;
+    data[at + 1] = table[level + 1]!;
+    data[at + 2] = table[level + 2]!;
   }
   return enlarge({ data, width, height }, scale);
 }
@@ -64,7 +67,10 @@ export function overlay(image: NdArray<Uint8Array>, options: OverlayOptions = {}
   const scale = options.scale ?? Math.max(1, Math.round(640 / Math.max(height, width)));
   const grey = resizeBilinear(Float32Array.from(image.data), 1, [height, width], [height * scale, width * scale]);
   const picture: Picture = { data: new Uint8Array(grey.length * 3), width: width * scale, height: height * scale };
-  for (let i = 0; i < grey.length; i++) picture.data.fill(Math.round(grey[i]!), i * 3, i * 3 + 3);
+  for (let i = 0; i < grey.length; i++) {
+    const value = Math.round(grey[i]!);
+    picture.data[i * 3] = picture.data[i * 3 + 1] = picture.data[i * 3 + 2] = value;
+  }
   // The truth's outline is wider, so that it shows on both sides where the two coincide.
   const thin = options.lineWidth ?? Math.max(1, Math.min(picture.width, picture.height) / 450);
   if (truth)
@@ -127,7 +133,8 @@ function outline(
   present.delete(0);
   present.delete(ignoreIndex);
   for (const label of present) {
-    const inside = Float32Array.from(labels.data, (value) => (value === label ? 1 : 0));
+    const inside = new Float32Array(labels.data.length);
+    for (let i = 0; i < inside.length; i++) inside[i] = labels.data[i] === label ? 1 : 0;
     const soft = resizeBilinear(smooth(inside, rows, columns), 1, [rows, columns], [picture.height, picture.width]);
     if (tint > 0) blend(picture, soft, colour, (value) => tint * Math.min(1, Math.max(0, 4 * value - 1.5)));
     stroke(picture, soft, colour, width);

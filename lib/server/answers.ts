@@ -10,25 +10,23 @@ export const ANSWER_TYPES = ["application/json", "multipart/form-data", "applica
 /** One of {@link ANSWER_TYPES}. */
 export type AnswerType = (typeof ANSWER_TYPES)[number];
 
-/** The best of what an Accept header asks for; undefined where it asks for something else only. */
+/**
+ * The best of what an Accept header asks for (RFC 9110, 12.5.1): of each type the most specific range decides, and of types
+ * wanted alike the one named first. Undefined where it asks for something else only.
+ */
 export function negotiate(accept: string | undefined): AnswerType | undefined {
-  if (accept === undefined) return "application/json";
-  const wanted = accept
-    .split(",")
-    .map((part) => {
-      const [type = "", ...parameters] = part.split(";").map((text) => text.trim().toLowerCase());
-      const q = parameters.find((text) => text.startsWith("q="));
-      return { type, q: q === undefined ? 1 : Number(q.slice(2)) };
-    })
-    .filter(({ q }) => q > 0)
-    .sort((a, b) => b.q - a.q);
-  for (const { type } of wanted) {
-    const found = ANSWER_TYPES.find(
-      (name) => type === name || type === "*/*" || (type.endsWith("/*") && name.startsWith(type.slice(0, -1))),
-    );
-    if (found) return found;
-  }
-  return undefined;
+  if (accept === undefined || accept.trim() === "") return "application/json";
+  const ranges = accept.split(",").map((part, place) => {
+    const [type = "", ...parameters] = part.split(";").map((text) => text.trim().toLowerCase());
+    const q = parameters.find((text) => /^q\s*=/.test(text))?.replace(/^q\s*=\s*/, "");
+    return { type, place, q: q === undefined || !/^(0(\.\d*)?|1(\.0*)?)$/.test(q) ? 1 : Number(q) };
+  });
+  const wanted = ANSWER_TYPES.flatMap((name) => {
+    const group = `${name.split("/")[0]}/*`;
+    const range = [name, group, "*/*"].map((type) => ranges.find((one) => one.type === type)).find(Boolean);
+    return range && range.q > 0 ? [{ name, ...range }] : [];
+  });
+  return wanted.sort((a, b) => b.q - a.q || a.place - b.place)[0]?.name;
 }
 
 /** An answer's head and body. */
@@ -63,16 +61,7 @@ export function writeAnswers(task: {
   if (type === "application/json")
     return {
       type: "application/json; charset=utf-8",
-      body: Buffer.from(
-        plain(({ files }) =>
-          Object.fromEntries(
-            Object.entries(files).map(([name, { type, bytes }]) => [
-              name,
-              { type, data: viewOf(bytes).toString("base64") },
-            ]),
-          ),
-        ),
-      ),
+      body: withBase64(plain, images),
     };
   const several = images.length > 1 || type === "multipart/form-data";
   const nameOf = (file: string, index: number) => (several ? `${index}.${file}` : file);
@@ -89,24 +78,61 @@ export function writeAnswers(task: {
   }
   const boundary = randomUUID();
   const parts = [
-    part(boundary, 'name="answer"', "application/json", Buffer.from(json)),
-    ...files.map(({ name, type, bytes }) =>
+    ...part(boundary, 'name="answer"', "application/json", Buffer.from(json)),
+    ...files.flatMap(({ name, type, bytes }) =>
       part(boundary, `name="${quote(name)}"; filename="${quote(name)}.${endingOf(type)}"`, type, viewOf(bytes)),
     ),
   ];
   return {
     type: `multipart/form-data; boundary=${boundary}`,
-    body: Buffer.concat([...parts, Buffer.from(`--${boundary}--\r\n`)]),
+    body: joined([...parts, Buffer.from(`--${boundary}--\r\n`)]),
   };
+}
+
+/** Bytes of a file that are encoded in one go; a multiple of three. */
+const STEP = 3 * 2 ** 19;
+
+/** JSON with every file in base64, written in parts: as one text it might not fit the heap. */
+function withBase64(
+  plain: (files: (image: ImageAnswer) => object) => string,
+  images: readonly ImageAnswer[],
+): Uint8Array {
+  // What no text of an answer holds, as a quote in one is escaped.
+  const mark = `"${randomUUID()}"`;
+  const texts = plain(({ files }) =>
+    Object.fromEntries(Object.entries(files).map(([name, { type }]) => [name, { type, data: mark.slice(1, -1) }])),
+  ).split(mark);
+  const files = images.flatMap(({ files }) => Object.values(files));
+  const parts: Buffer[] = [];
+  for (const [i, text] of texts.entries()) {
+    const file = files[i];
+    parts.push(Buffer.from(file ? `${text}"` : text));
+    if (!file) continue;
+    for (let at = 0; at < file.bytes.length; at += STEP)
+      parts.push(Buffer.from(viewOf(file.bytes.subarray(at, at + STEP)).toString("base64"), "latin1"));
+    parts.push(Buffer.from('"'));
+  }
+  return joined(parts);
+}
+
+/** In a buffer of its own. */
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }
 
 function endingOf(type: OutputFile["type"]): string {
   return type === "image/png" ? "png" : "npy";
 }
 
-function part(boundary: string, disposition: string, type: string, body: Buffer): Buffer {
+function part(boundary: string, disposition: string, type: string, body: Buffer): Buffer[] {
   const head = `--${boundary}\r\nContent-Disposition: form-data; ${disposition}\r\nContent-Type: ${type}\r\n\r\n`;
-  return Buffer.concat([Buffer.from(head), body, Buffer.from("\r\n")]);
+  return [Buffer.from(head), body, Buffer.from("\r\n")];
 }
 
 /** As browsers write names in forms. */

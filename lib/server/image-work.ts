@@ -1,10 +1,12 @@
 // What is done to an image before and after the model. It takes longer than an event loop should wait, so it runs on worker
 // threads: see image-pool.ts.
+import type { Metadata } from "sharp";
 import type { NdArray, NumericArray } from "../arrays.js";
 import { display } from "../data/dataset.js";
 import { decodeImage, decodeSize } from "../data/image.js";
 import { parseNpy } from "../data/npy.js";
 import { encodeNpy } from "../data/npy-file.js";
+import { isPng, readPngHeader } from "../data/png.js";
 import { type Placement, type Preprocessing, preprocess, restore } from "../data/preprocess.js";
 import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -14,19 +16,88 @@ import { type Extent, extentOf, largestValue, middleSlice } from "../report/reco
 import { heatMap, overlay } from "../report/render.js";
 import type { MapName } from "../uncertainty/index.js";
 
+const DOUBLE = 8;
+
 /** What can be answered beside numbers: the mask, the fused probabilities, the mask's outline on the image, and the maps. */
 export const OUTPUTS = ["mask", "probabilities", "overlay", ...MAP_NAMES] as const;
 
 /** One of {@link OUTPUTS}. */
 export type OutputName = (typeof OUTPUTS)[number];
 
-/** What the images of a model are. */
+/** What the images of a model are, and how large one may be as stored. */
 export interface ImageKind {
   preprocessing: Preprocessing;
   /** 3 for volumes. */
   spatialAxes: 2 | 3;
+  /** Of its answers. */
+  classes: number;
+  /** Maps that its gate needs whatever is asked for. */
+  maps: number;
   /** Most pixels (voxels) of an image. */
   maxPixels: number;
+  /** Most pixels of a side. */
+  maxSide: number;
+}
+
+/** What an image is as stored, by its head. */
+export interface ImageSize {
+  /** H×W, or D×H×W. */
+  size: number[];
+  /** Of all its samples, once they are decoded. */
+  bytes: number;
+}
+
+/** The part of {@link measure} that takes no time: for PNG and .npy files. */
+export function quickMeasure(bytes: Uint8Array, name: string): ImageSize | undefined {
+  const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const format = formatOf(file, name);
+  if (format === "npy") {
+    // What the header claims is checked against the bytes that there are before anything is made of it.
+    const shape = /'shape'\s*:\s*\(([\d\s,L]*)\)/.exec(file.toString("latin1", 0, 1024))?.[1];
+    const sides = (shape?.split(",") ?? []).map((side) => Number.parseInt(side, 10)).filter((side) => side > 0);
+    return { size: sides.slice(-3), bytes: DOUBLE * Math.min(sides.reduce((all, side) => all * side, 1), bytes.length) };
+  }
+  if (!isPng(file)) return undefined;
+  try {
+    const { height, width, channels, bitDepth, indexed } = readPngHeader(file);
+    return { size: [height, width], bytes: height * width * (indexed ? 3 : channels) * (bitDepth > 8 ? 2 : 1) };
+  } catch {
+    // Its decoder says what is wrong.
+    return { size: [1, 1], bytes: 1 };
+  }
+}
+
+/**
+ * Reads an image's head.
+ * @throws ERR_LE_DATA
+ */
+export async function measure({ bytes, name }: { bytes: Uint8Array; name: string }): Promise<ImageSize> {
+  const quick = quickMeasure(bytes, name);
+  if (quick) return quick;
+  const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const size = await decodeSize(file, name);
+  const { default: sharp } = await import("sharp");
+  // A decoder that knows more kinds than this library has said that it is an image.
+  const { channels = 4, depth } = await sharp(file, { limitInputPixels: false }).metadata().catch(() => ({}) as Partial<Metadata>);
+  const sample = { uchar: 1, char: 1, ushort: 2, short: 2, double: 8 }[depth as string] ?? 4;
+  return { size, bytes: size[0] * size[1] * channels * sample };
+}
+
+/**
+ * @throws ERR_LE_TOO_LARGE for an image that is too large as stored
+ */
+export function checkSize(size: readonly number[], { maxPixels, maxSide }: Pick<ImageKind, "maxPixels" | "maxSide">): void {
+  const received = size.join("×");
+  if (size.some((side) => side > maxSide))
+    throw new LayerEnsemblesError(
+      "ERR_LE_TOO_LARGE",
+      `Expected sides of at most ${maxSide} pixels for an image but received ${received}.`,
+    );
+  if (size.reduce((product, side) => product * side, 1) > maxPixels)
+    throw new LayerEnsemblesError(
+      "ERR_LE_TOO_LARGE",
+      `Expected at most ${maxPixels} pixels for an image but received ${received}.`,
+    );
 }
 
 /** An image as the model takes it. */
@@ -56,7 +127,7 @@ export async function prepare(task: {
 
 /** The same for an array of stored values: C×H×W, or C×D×H×W for a volume. */
 export function prepareArray(stored: StoredImage, kind: ImageKind, withDisplay = false): Prepared {
-  checkPixels(stored.shape.slice(1), kind.maxPixels);
+  checkSize(stored.shape.slice(1), kind);
   const { image, placement } = preprocess(stored, kind.preprocessing);
   return { input: image, placement, ...(withDisplay && { display: display(stored) }) };
 }
@@ -77,11 +148,11 @@ function formatOf(bytes: Buffer, name: string): "npy" | "image" {
   );
 }
 
-async function decode(bytes: Buffer, name: string, { spatialAxes, maxPixels }: ImageKind): Promise<StoredImage> {
-  if (spatialAxes === 3)
+async function decode(bytes: Buffer, name: string, kind: ImageKind): Promise<StoredImage> {
+  if (kind.spatialAxes === 3)
     throw new LayerEnsemblesError("ERR_LE_SHAPE", `Expected a volume (.npy) for ${name} but received a flat image.`);
-  checkPixels(await decodeSize(bytes, name), maxPixels);
-  return decodeImage(bytes, name, { maxPixels });
+  checkSize(await decodeSize(bytes, name), kind);
+  return decodeImage(bytes, name, { maxPixels: kind.maxPixels });
 }
 
 function decodeArray(bytes: Buffer, name: string, { spatialAxes }: ImageKind): StoredImage {
@@ -99,14 +170,6 @@ function decodeArray(bytes: Buffer, name: string, { spatialAxes }: ImageKind): S
 export function storedType(data: NumericArray): StoredImage["data"] {
   const kept = data instanceof Float32Array || data instanceof Uint8Array || data instanceof Uint16Array;
   return kept ? data : Float32Array.from(data);
-}
-
-function checkPixels(size: readonly number[], maxPixels: number): void {
-  if (size.reduce((product, side) => product * side, 1) > maxPixels)
-    throw new LayerEnsemblesError(
-      "ERR_LE_TOO_LARGE",
-      `Expected at most ${maxPixels} pixels for an image but received ${size.join("×")}.`,
-    );
 }
 
 /** What of a prediction is spatial, at the network's input size. */
@@ -154,15 +217,26 @@ export async function finish(task: {
   arrays: boolean;
   classNames: readonly string[];
   ignoreIndex: number;
+  /** Most bytes of its files. */
+  maxBytes: number;
 }): Promise<Finished> {
-  const { prepared, outputs, classNames, ignoreIndex } = task;
+  const { prepared, outputs, classNames, ignoreIndex, maxBytes } = task;
   const restored = restorePrediction(task.prediction, prepared.placement);
   const { mask, probabilities, maps } = restored;
   const volume = mask.shape.length === 3;
   const files: Record<string, OutputFile> = {};
-  const png = async (name: string, picture: Parameters<typeof encodePng>[0]) => {
-    files[name] = { type: "image/png", bytes: await encodePng(picture) };
+  let written = 0;
+  const add = (name: string, file: OutputFile) => {
+    written += file.bytes.length;
+    if (written > maxBytes)
+      throw new LayerEnsemblesError(
+        "ERR_LE_TOO_LARGE",
+        `Expected at most ${maxBytes} bytes for the files of an answer but received more. Ask for fewer outputs.`,
+      );
+    files[name] = file;
   };
+  const png = async (name: string, picture: Parameters<typeof encodePng>[0]) =>
+    add(name, { type: "image/png", bytes: await encodePng(picture) });
   for (const output of outputs) {
     if (output === "overlay") {
       const [image, outline] = [prepared.display as NdArray<Uint8Array>, mask].map((array) =>
@@ -171,7 +245,7 @@ export async function finish(task: {
       await png(output, overlay(image, { prediction: outline, ignoreIndex }));
     } else if (task.arrays || volume) {
       const array = output === "mask" || output === "probabilities" ? restored[output] : maps[output];
-      if (array) files[output] = { type: "application/x-npy", bytes: encodeNpy(array) };
+      if (array) add(output, { type: "application/x-npy", bytes: encodeNpy(array) });
     } else if (output === "mask") {
       const binary = classNames.length === 2;
       await png(output, binary ? { data: mask.data.map((label) => label * 255), shape: mask.shape } : mask);

@@ -2,13 +2,21 @@
 import { move, transferableSymbol, valueSymbol } from "piscina";
 import { LayerEnsemblesError } from "../errors.js";
 import { writeAnswers as writeAll } from "./answers.js";
-import { finish as finishImage, prepare as prepareImage } from "./image-work.js";
+import { readForm as readFiles } from "./form.js";
+import { finish as finishImage, measure as measureImage, prepare as prepareImage } from "./image-work.js";
 import { parseInfer as parse, writeInfer as write } from "./kserve.js";
 import { buffersOf, ownBuffers } from "./transfer.js";
+
+// Its cache would be beside what is counted.
+void import("sharp").then(({ default: sharp }) => sharp.cache(false));
 
 /** Nothing: tells that the thread has started. */
 export function ready(): void {}
 
+/** {@link measureImage} */
+export const measure = answering(measureImage);
+/** {@link readFiles} */
+export const readForm = answering(readFiles);
 /** {@link prepareImage} */
 export const prepare = answering(prepareImage);
 /** {@link finishImage} */
@@ -31,6 +39,14 @@ function answering<T, R>(work: (task: T) => R | Promise<R>) {
       >[0]);
     } catch (error) {
       if (error instanceof LayerEnsemblesError) return { error: { code: error.code, message: error.message } };
+      // An array or a text that cannot be made.
+      if (error instanceof RangeError)
+        return {
+          error: {
+            code: "ERR_LE_TOO_LARGE",
+            message: `Expected a request that there is memory for but received: ${error.message}.`,
+          },
+        };
       throw error;
     }
   };

@@ -2,6 +2,7 @@
 // https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 // https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 import type { NdArray, NumericArray } from "../arrays.js";
+import { halfToFloat } from "../data/npy.js";
 import type { Placement } from "../data/preprocess.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -21,7 +22,7 @@ export const INPUT = "image";
 
 /** What an infer request can be answered with, by name; -1 is a size that depends on the request, C the number of classes. */
 export const TENSORS: Readonly<
-  Record<string, { datatype: keyof typeof DATATYPES | "BYTES"; perImage: "S" | "C×S" | "1" }>
+  Record<string, { datatype: DatatypeName | "BYTES"; perImage: "S" | "C×S" | "1" }>
 > = {
   mask: { datatype: "UINT8", perImage: "S" },
   probabilities: { datatype: "FP32", perImage: "C×S" },
@@ -34,20 +35,111 @@ export const TENSORS: Readonly<
   decision: { datatype: "BYTES", perImage: "1" },
 };
 
-const DATATYPES = {
-  BOOL: Uint8Array,
-  UINT8: Uint8Array,
-  UINT16: Uint16Array,
-  UINT32: Uint32Array,
-  INT8: Int8Array,
-  INT16: Int16Array,
-  INT32: Int32Array,
-  FP32: Float32Array,
-  FP64: Float64Array,
-} as const;
+/** How the numbers of a type are read: from bytes of their own (little-endian), and from JSON. */
+interface Datatype {
+  bytes: number;
+  read(bytes: ArrayBuffer): NumericArray;
+  /** What JSON is read into. */
+  Type: new (length: number) => NumericArray;
+  /** The nearest number of the type; undefined for what is none. */
+  accept(value: unknown): number | undefined;
+}
 
-/** Types that an image may have. */
-const IMAGE_TYPES = ["UINT8", "UINT16", "UINT32", "INT8", "INT16", "INT32", "FP32", "FP64"] as const;
+const numbers = (accepts: (value: number) => number | undefined) => (value: unknown) =>
+  typeof value === "number" ? accepts(value) : undefined;
+const integers = (low: number, high: number) =>
+  numbers((value) => (Number.isInteger(value) && value >= low && value <= high ? value : undefined));
+const finite = (value: number) => (Number.isFinite(value) ? value : undefined);
+
+/** Types that an image may have. 64-bit integers beyond ±2⁵³ are refused: they would not stay what they are. */
+const DATATYPES = {
+  BOOL: {
+    bytes: 1,
+    Type: Uint8Array,
+    read: (bytes) => exact(new Uint8Array(bytes), (value) => value <= 1, "0 or 1"),
+    accept: (value) => (typeof value === "boolean" ? Number(value) : integers(0, 1)(value)),
+  },
+  UINT8: { bytes: 1, Type: Uint8Array, read: (bytes) => new Uint8Array(bytes), accept: integers(0, 255) },
+  UINT16: { bytes: 2, Type: Uint16Array, read: (bytes) => new Uint16Array(bytes), accept: integers(0, 65_535) },
+  UINT32: { bytes: 4, Type: Uint32Array, read: (bytes) => new Uint32Array(bytes), accept: integers(0, 2 ** 32 - 1) },
+  UINT64: {
+    bytes: 8,
+    Type: Float64Array,
+    read: (bytes) => fromBig(new BigUint64Array(bytes)),
+    accept: integers(0, Number.MAX_SAFE_INTEGER),
+  },
+  INT8: { bytes: 1, Type: Int8Array, read: (bytes) => new Int8Array(bytes), accept: integers(-128, 127) },
+  INT16: { bytes: 2, Type: Int16Array, read: (bytes) => new Int16Array(bytes), accept: integers(-32_768, 32_767) },
+  INT32: { bytes: 4, Type: Int32Array, read: (bytes) => new Int32Array(bytes), accept: integers(-(2 ** 31), 2 ** 31 - 1) },
+  INT64: {
+    bytes: 8,
+    Type: Float64Array,
+    read: (bytes) => fromBig(new BigInt64Array(bytes)),
+    accept: integers(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
+  },
+  FP16: {
+    bytes: 2,
+    Type: Float32Array,
+    read: (bytes) => mapped(new Uint16Array(bytes), halfToFloat),
+    accept: numbers((value) => finite(roundedTo(value, 10, -14, 15))),
+  },
+  BF16: {
+    bytes: 2,
+    Type: Float32Array,
+    // The upper half of a float.
+    read: (bytes) => new Float32Array(mapped(new Uint16Array(bytes), (bits) => bits * 65_536, Uint32Array).buffer),
+    accept: numbers((value) => finite(roundedTo(value, 7, -126, 127))),
+  },
+  FP32: {
+    bytes: 4,
+    Type: Float32Array,
+    read: (bytes) => new Float32Array(bytes),
+    accept: numbers((value) => finite(Math.fround(value))),
+  },
+  FP64: { bytes: 8, Type: Float64Array, read: (bytes) => new Float64Array(bytes), accept: numbers(finite) },
+} as const satisfies Record<string, Datatype>;
+
+type DatatypeName = keyof typeof DATATYPES;
+const DATATYPE_NAMES = Object.keys(DATATYPES) as DatatypeName[];
+
+function mapped<T extends NumericArray = Float32Array>(
+  from: Uint16Array,
+  to: (value: number) => number,
+  Type = Float32Array as unknown as new (length: number) => T,
+): T {
+  const out = new Type(from.length);
+  for (let i = 0; i < from.length; i++) out[i] = to(from[i] as number);
+  return out;
+}
+
+function exact<T extends NumericArray>(values: T, fits: (value: number) => boolean, expected: string): T {
+  const bad = values.findIndex((value: number) => !fits(value));
+  if (bad >= 0) refuse("ERR_LE_DATA", expected, `the data of ${INPUT}`, `${values[bad]} at index ${bad}`);
+  return values;
+}
+
+function fromBig(values: BigInt64Array | BigUint64Array): Float64Array {
+  const out = new Float64Array(values.length);
+  for (let i = 0; i < out.length; i++) out[i] = Number(values[i]);
+  return exact(out, Number.isSafeInteger, "integers from -2⁵³ to 2⁵³");
+}
+
+/** The nearest number with so many bits after the binary point, ties to even; infinity beyond the largest exponent. */
+function roundedTo(value: number, bits: number, smallest: number, largest: number): number {
+  const exponent = Math.max(smallest, Math.floor(Math.log2(Math.abs(value) || 1)));
+  const unit = 2 ** (exponent - bits);
+  const below = Math.floor(value / unit);
+  const rest = value / unit - below;
+  const rounded = (below + (rest > 0.5 || (rest === 0.5 && below % 2 !== 0) ? 1 : 0)) * unit;
+  return Math.abs(rounded) >= 2 ** (largest + 1) ? Number.POSITIVE_INFINITY : rounded;
+}
+
+/** Parts of a JSON text that are more than numbers: each takes a hundred bytes and more once it is read. */
+const MAX_STRUCTURE = 2 ** 18;
+/** Characters of an id. */
+const MAX_ID = 1000;
+/** Extensions that change what is answered, or where from; not offered. */
+const REFUSED_PARAMETERS = ["shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "classification"];
 
 /** An output that a request asks for. */
 export interface RequestedOutput {
@@ -79,10 +171,11 @@ export function parseInfer(task: {
     refuse("ERR_LE_DATA", `at least ${headerLength} bytes`, "the body", `${bytes.length}`);
   const request = parseJson(bytes.subarray(0, headerLength));
   const { id, inputs, parameters } = request;
-  if (id !== undefined && typeof id !== "string") refuse("ERR_LE_DATA", "a string", "id", describe(id));
+  if (id !== undefined && (typeof id !== "string" || id.length > MAX_ID))
+    refuse("ERR_LE_DATA", `a string of at most ${MAX_ID} characters`, "id", describe(id));
   if (!Array.isArray(inputs) || inputs.length !== 1 || inputs[0]?.name !== INPUT)
     refuse("ERR_LE_DATA", `one tensor "${INPUT}"`, "inputs", describe(inputs));
-  const binaryOutput = isRecord(parameters) && parameters.binary_data_output === true;
+  const binaryOutput = flag(parametersOf(parameters, "the request"), "binary_data_output") ?? false;
   const outputs = parseOutputs(request.outputs, binaryOutput);
   const tensor = parseTensor(inputs[0], headerLength, bytes.subarray(headerLength));
   const images = split(tensor, kind, maxImages).map((image) => prepareArray(image, kind));
@@ -90,6 +183,11 @@ export function parseInfer(task: {
 }
 
 function parseJson(bytes: Uint8Array): Record<string, unknown> {
+  // V8 ends the process, not the thread, where its heap does not suffice for what JSON.parse makes.
+  let structure = 0;
+  for (const byte of bytes) if (byte === 0x5b || byte === 0x7b || byte === 0x3a || byte === 0x22) structure++;
+  if (structure > MAX_STRUCTURE)
+    refuse("ERR_LE_TOO_LARGE", `at most ${MAX_STRUCTURE} lists, names and texts`, "the request", `${structure}`);
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
@@ -101,56 +199,74 @@ function parseJson(bytes: Uint8Array): Record<string, unknown> {
 }
 
 function parseOutputs(outputs: unknown, binaryOutput: boolean): RequestedOutput[] {
-  if (outputs === undefined) return Object.keys(TENSORS).map((name) => ({ name, binary: binaryOutput }));
+  if (outputs === undefined || (Array.isArray(outputs) && outputs.length === 0))
+    return Object.keys(TENSORS).map((name) => ({ name, binary: binaryOutput }));
   if (!Array.isArray(outputs) || outputs.length > 64)
     refuse("ERR_LE_DATA", "a list of tensors", "outputs", describe(outputs));
+  const seen = new Set<string>();
   return outputs.map((output: unknown) => {
     const { name, parameters } = isRecord(output) ? output : {};
     if (typeof name !== "string" || !Object.hasOwn(TENSORS, name))
       refuse("ERR_LE_DATA", `one of ${Object.keys(TENSORS).join(", ")}`, "an output's name", describe(name));
-    const own = isRecord(parameters) ? parameters.binary_data : undefined;
-    return { name, binary: typeof own === "boolean" ? own : binaryOutput };
+    if (seen.has(name)) refuse("ERR_LE_DATA", "distinct tensors", "outputs", `${describe(name)} twice`);
+    seen.add(name);
+    return { name, binary: flag(parametersOf(parameters, `output ${name}`), "binary_data") ?? binaryOutput };
   });
+}
+
+/** Unknown ones are for other servers, and passed over as the protocol has it. */
+function parametersOf(parameters: unknown, what: string): Record<string, unknown> {
+  if (parameters === undefined || parameters === null) return {};
+  if (!isRecord(parameters)) refuse("ERR_LE_DATA", "an object", `the parameters of ${what}`, describe(parameters));
+  const refused = REFUSED_PARAMETERS.find((name) => Object.hasOwn(parameters, name));
+  if (refused)
+    refuse("ERR_LE_DATA", "tensors in the request and the answer", what, `${refused}, which this server does not offer`);
+  return parameters;
+}
+
+function flag(parameters: Record<string, unknown>, name: string): boolean | undefined {
+  const value = parameters[name];
+  if (value === undefined || typeof value === "boolean") return value;
+  refuse("ERR_LE_DATA", "true or false", `parameter ${name}`, describe(value));
 }
 
 function parseTensor(input: Record<string, unknown>, jsonLength: number, binary: Uint8Array): NdArray<NumericArray> {
   const { datatype, shape, data, parameters } = input;
-  const type = IMAGE_TYPES.find((name) => name === datatype);
-  if (!type) refuse("ERR_LE_DATA", `one of ${IMAGE_TYPES.join(", ")}`, `the datatype of ${INPUT}`, describe(datatype));
-  const Type = DATATYPES[type];
+  const type = DATATYPE_NAMES.find((name) => name === datatype);
+  if (!type)
+    refuse("ERR_LE_DATA", `one of ${DATATYPE_NAMES.join(", ")}`, `the datatype of ${INPUT}`, describe(datatype));
+  const reader: Datatype = DATATYPES[type];
   if (!Array.isArray(shape) || shape.length > 8 || !shape.every((side) => Number.isSafeInteger(side) && side > 0))
     refuse("ERR_LE_SHAPE", "positive sizes", `the shape of ${INPUT}`, describe(shape));
   const count = shape.reduce((product, side) => product * side, 1);
-  const size = isRecord(parameters) ? parameters.binary_data_size : undefined;
+  const size = parametersOf(parameters, `input ${INPUT}`).binary_data_size;
   if (size === undefined) {
     if (binary.length > 0) refuse("ERR_LE_DATA", "binary_data_size", `the parameters of ${INPUT}`, "none");
     // A number takes a byte at least, so that a shape alone makes nothing large.
     if (count > jsonLength) refuse("ERR_LE_SHAPE", `${count} numbers, by its shape,`, INPUT, "fewer");
-    return { data: flatten(data, new Type(count)), shape };
+    return { data: flatten(data, new reader.Type(count), reader), shape };
   }
-  if (size !== binary.length || size !== count * Type.BYTES_PER_ELEMENT)
+  if (data !== undefined) refuse("ERR_LE_DATA", "binary data or JSON", INPUT, "both");
+  if (size !== binary.length || size !== count * reader.bytes)
     refuse(
       "ERR_LE_DATA",
-      `${count * Type.BYTES_PER_ELEMENT} bytes of ${type}`,
+      `${count * reader.bytes} bytes of ${type}`,
       INPUT,
       `binary_data_size ${describe(size)} and ${binary.length} bytes`,
     );
   // Copied: behind the JSON the numbers need not be aligned.
-  return { data: new Type(new Uint8Array(binary).buffer), shape };
+  return { data: reader.read(new Uint8Array(binary).buffer), shape };
 }
 
 /** Numbers in nested lists, in row-major order. */
-function flatten<T extends NumericArray>(data: unknown, out: T): T {
-  const integers = !(out instanceof Float32Array || out instanceof Float64Array);
+function flatten<T extends NumericArray>(data: unknown, out: T, { accept }: Datatype): T {
   let at = 0;
   const visit = (item: unknown, depth: number) => {
     if (Array.isArray(item) && depth < 8) for (const inner of item) visit(inner, depth + 1);
-    else if (typeof item !== "number") refuse("ERR_LE_DATA", "numbers", `the data of ${INPUT}`, describe(item));
     else {
-      out[at] = item;
-      if (integers && at < out.length && out[at] !== item)
-        refuse("ERR_LE_DATA", "numbers of its datatype", `the data of ${INPUT}`, describe(item));
-      at++;
+      const value = accept(item);
+      if (value === undefined) refuse("ERR_LE_DATA", "numbers of its datatype", `the data of ${INPUT}`, describe(item));
+      out[at++] = value;
     }
   };
   visit(data, 0);
@@ -230,21 +346,43 @@ export function writeInfer(task: {
     }
   };
   const binary: Uint8Array[] = [];
-  const described = outputs.map(({ name, binary: asBinary }) => {
+  const json: Uint8Array[] = [];
+  const write = (text: string) => json.push(Buffer.from(text));
+  const head = JSON.stringify({ model_name: model, model_version: version, ...(id !== undefined && { id }) });
+  write(`${head.slice(0, -1)},"outputs":[`);
+  for (const [i, { name, binary: asBinary }] of outputs.entries()) {
     const { data, shape } = tensor(name);
-    const base = { name, datatype: TENSORS[name]?.datatype, shape };
-    if (!asBinary) return { ...base, data: name === "empty" ? Array.from(data, Boolean) : Array.from<unknown>(data) };
-    const bytes = Array.isArray(data)
-      ? encodeStrings(data)
-      : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    binary.push(bytes);
-    return { ...base, parameters: { binary_data_size: bytes.length } };
-  });
-  const header = { model_name: model, model_version: version, ...(id !== undefined && { id }), outputs: described };
-  const json = new TextEncoder().encode(JSON.stringify(header));
-  if (binary.length === 0) return { bytes: json };
-  return { bytes: new Uint8Array(Buffer.concat([json, ...binary])), headerLength: json.length };
+    const base = JSON.stringify({ name, datatype: TENSORS[name]?.datatype, shape }).slice(0, -1);
+    write(`${i > 0 ? "," : ""}${base}`);
+    if (asBinary) {
+      const bytes = Array.isArray(data)
+        ? encodeStrings(data)
+        : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      binary.push(bytes);
+      write(`,"parameters":{"binary_data_size":${bytes.length}}}`);
+    } else {
+      write(`,"data":[`);
+      // In parts: as one text it might not fit the thread's heap.
+      for (let at = 0; at < data.length; at += STEP) {
+        const part = Array.from<unknown>(data.slice(at, at + STEP));
+        write(`${at > 0 ? "," : ""}${JSON.stringify(name === "empty" ? part.map(Boolean) : part).slice(1, -1)}`);
+      }
+      write("]}");
+    }
+  }
+  write("]}");
+  const bytes = new Uint8Array([...json, ...binary].reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of [...json, ...binary]) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  const headerLength = json.reduce((sum, part) => sum + part.length, 0);
+  return { bytes, ...(binary.length > 0 && { headerLength }) };
 }
+
+/** Numbers that are written as JSON in one go. */
+const STEP = 65_536;
 
 function stack<T extends Float32Array | Uint8Array>(arrays: readonly NdArray<T>[]): NdArray<T> {
   const [first] = arrays as [NdArray<T>];

@@ -95,7 +95,8 @@ export async function createMetrics(
       observe(entropy, model, prediction.summaries.entropy?.mean);
       const { data } = prediction.mask;
       let count = 0;
-      for (const label of data) if (label !== 0) count++;
+      // Not for…of: of a large image it would keep the event loop waiting.
+      for (let i = 0; i < data.length; i++) if (data[i] !== 0) count++;
       observe(foreground, model, count / data.length);
     },
   };

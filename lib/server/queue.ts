@@ -14,6 +14,8 @@ export interface Predictor {
 export interface QueueOptions {
   /** Images of one shape that share a pass. @default 8 */
   maxBatch?: number;
+  /** Pixels (voxels) of the images that share a pass, so that large ones go one by one. @default unbounded */
+  maxBatchPixels?: number;
   /** Milliseconds that an image waits, at most, for others to share its pass while the model is idle. @default 4 */
   maxDelay?: number;
   /** Images that are accepted and not yet done; one more is refused. @default 64 */
@@ -68,6 +70,7 @@ interface Batch {
 
 const OPTIONS: OptionSpecs = {
   maxBatch: option.integer({ min: 1, max: 1024 }),
+  maxBatchPixels: option.custom("at least 1", (value) => typeof value === "number" && value >= 1),
   maxDelay: option.number({ min: 0, max: 60_000 }),
   maxQueue: option.integer({ min: 1 }),
   timeout: option.number({ above: 0, max: 2 ** 31 - 1 }),
@@ -99,9 +102,9 @@ export class PredictionQueue {
   /** @throws ERR_LE_OPTION */
   constructor(model: Predictor, options: QueueOptions = {}) {
     checkOptions("PredictionQueue", options, OPTIONS);
-    const { maxBatch = 8, maxDelay = 4, maxQueue = 64, timeout = 30_000, onBatch } = options;
+    const { maxBatch = 8, maxBatchPixels = Infinity, maxDelay = 4, maxQueue = 64, timeout = 30_000, onBatch } = options;
     this.#model = model;
-    this.#options = { maxBatch, maxDelay, maxQueue, timeout, ...(onBatch && { onBatch }) };
+    this.#options = { maxBatch, maxBatchPixels, maxDelay, maxQueue, timeout, ...(onBatch && { onBatch }) };
   }
 
   /** Images that are accepted and not yet done. */
@@ -242,16 +245,23 @@ export class PredictionQueue {
     let due = Infinity;
     for (const [key, jobs] of this.#waiting) {
       const oldest = jobs[0] as Job;
-      if (jobs.length >= this.#options.maxBatch || oldest.due <= now || this.#closed) {
+      if (jobs.length >= this.#batchOf(oldest) || oldest.due <= now || this.#closed) {
         const deadline = Math.min(...jobs.map((job) => job.deadline));
         if (!ready || deadline < ready.deadline) ready = { key, jobs, deadline };
       } else due = Math.min(due, oldest.due);
     }
     if (ready) {
-      const batch = ready.jobs.splice(0, this.#options.maxBatch);
+      const batch = ready.jobs.splice(0, this.#batchOf(ready.jobs[0] as Job));
       if (ready.jobs.length === 0) this.#waiting.delete(ready.key);
       void this.#run(batch);
     } else if (due < Infinity) this.#timer = setTimeout(() => this.#next(), Math.max(0, due - now));
+  }
+
+  /** How many images like this one share a pass. */
+  #batchOf({ image: { shape } }: Job): number {
+    const pixels = shape.slice(1).reduce((product, side) => product * side, 1);
+    const { maxBatch, maxBatchPixels } = this.#options;
+    return Math.max(1, Math.min(maxBatch, Math.floor(maxBatchPixels / pixels)));
   }
 
   async #run(jobs: Job[]): Promise<void> {

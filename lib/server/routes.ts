@@ -1,34 +1,36 @@
 import type { IncomingMessage } from "node:http";
 import { finished } from "node:stream/promises";
-import type { MultipartFile } from "@fastify/multipart";
 import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
 import { PREDICTION_FUSIONS } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, option } from "../options.js";
-import { ANSWER_TYPES, negotiate } from "./answers.js";
+import { ANSWER_TYPES, type AnswerType, negotiate } from "./answers.js";
+import { ENCODINGS, encodingOf, readBody } from "./body.js";
+import type { Held } from "./budget.js";
 import { documentationPage } from "./documentation-page.js";
-import { OUTPUTS } from "./image-work.js";
 import { INPUT, TENSORS } from "./kserve.js";
 import { openApi } from "./openapi.js";
 import type { Place } from "./queue.js";
 import type { ServedModel } from "./served-model.js";
-import type { PredictionService, RequestOptions } from "./service.js";
+import { distinctOutputs, type PredictionService, type RequestOptions, timeoutError } from "./service.js";
 import { uploadPage } from "./upload-page.js";
 
-/** Content types of a body that is one image; what it is, its bytes say. */
-const IMAGE_TYPES = ["image/png", "image/jpeg", "image/tiff", "application/octet-stream", "application/x-npy"];
+/** Content types of a body that is one image. What it is, its bytes say; only what says that it is something else is refused. */
+const IMAGE_TYPES =
+  /^(image\/[^/]+|(application|binary)\/(octet-stream|x-npy|npy|x-numpy|numpy|x-binary|x-download|force-download|x-www-form-urlencoded|dicom\+image)|\*\/\*)$/;
 
-/** A request whose model has room for it. */
+/** A request whose model is known. */
 interface Admitted {
   model: ServedModel;
-  place: Place;
   /** Aborted on timeout and when the client has gone. */
   signal: AbortSignal;
   /** `performance.now()` at its head. */
   started: number;
-  /** Whether its body is here, so that the handler gives the place back. */
-  handled: boolean;
+  /** Memory of its body. */
+  body?: Held;
+  /** Memory of its answer. */
+  answer: Held;
   images: number;
   decisions: (string | null)[];
 }
@@ -46,23 +48,32 @@ export function admissionOf(request: FastifyRequest): Pick<Admitted, "model" | "
  */
 export function routes(service: PredictionService): FastifyPluginAsync {
   return async (app) => {
-    const { limits } = service;
-    const { default: multipart } = await import("@fastify/multipart");
+    const known = new Map<string, Set<string>>();
     app.removeAllContentTypeParsers();
-    app.addContentTypeParser("*", (_request: FastifyRequest, payload: IncomingMessage) => readBody(payload, service));
-    await app.register(multipart, {
-      limits: {
-        fileSize: limits.maxBody,
-        files: limits.maxImages,
-        fields: 8,
-        parts: limits.maxImages + 8,
-        headerPairs: 32,
-      },
-      throwFileSizeLimit: true,
+    app.addContentTypeParser("*", async (request: FastifyRequest, payload: IncomingMessage) => {
+      const admitted = admissions.get(request);
+      if (!admitted) {
+        payload.resume();
+        return undefined;
+      }
+      const { bytes, held } = await readBody(payload, {
+        maxBody: service.limits.maxBody,
+        budget: service.memory.bodies,
+        encoding: request.headers["content-encoding"],
+        length: lengthOf(request),
+        signal: admitted.signal,
+      });
+      admitted.body = held;
+      return bytes;
     });
     app.setErrorHandler<FastifyError | LayerEnsemblesError>((error, request, reply) =>
       answerError(service, error, request, reply),
     );
+    app.addHook("onRoute", ({ url, method }) => {
+      const methods = known.get(url) ?? new Set<string>();
+      for (const one of [method].flat()) methods.add(one);
+      known.set(url, methods);
+    });
     app.addHook("onResponse", async (request, reply) => {
       const route = request.routeOptions.url ?? "none";
       service.metrics.requests.observe({ route, status: String(reply.statusCode) }, reply.elapsedTime / 1000);
@@ -71,10 +82,17 @@ export function routes(service: PredictionService): FastifyPluginAsync {
     addPredict(app, service);
     addInfer(app, service);
     addInformation(app, service);
+    addRefusals(app, known);
   };
 }
 
-/** Lets a request in before its body is read, or refuses it; gives the place back if it never gets to the handler. */
+/** A length that is told; undefined for a body in chunks. */
+function lengthOf({ headers }: FastifyRequest): number | undefined {
+  const length = headers["content-length"];
+  return length === undefined ? undefined : Number(length);
+}
+
+/** Refuses by a request's head what can be, before its body is read; from here on its time runs. */
 function admission(service: PredictionService) {
   return async (request: FastifyRequest, reply: FastifyReply) => {
     const { query, params, headers } = request;
@@ -82,95 +100,123 @@ function admission(service: PredictionService) {
     if (name !== undefined && typeof name !== "string")
       throw httpError(400, "Expected one model but received several.");
     const model = findModel(service, name);
-    if (headers["content-encoding"] !== undefined && headers["content-encoding"] !== "identity")
-      throw httpError(415, "Expected a body without content-encoding.");
-    if (Number(headers["content-length"]) > service.limits.maxBody) throw tooLarge(service);
-    let place: Place;
+    if (!encodingOf(headers["content-encoding"])) {
+      reply.header("accept-encoding", ENCODINGS.join(", "));
+      throw httpError(415, `Expected a body without content-encoding, or in one of ${ENCODINGS.join(", ")}.`);
+    }
+    if ((lengthOf(request) ?? 0) > service.limits.maxBody) throw tooLarge(service);
     try {
       if (service.closing) throw new LayerEnsemblesError("ERR_LE_DISPOSED", "The server is stopping.");
-      place = model.queue.reserve();
+      // A place is taken once the body is here, so that nobody holds one by sending slowly.
+      model.queue.reserve().release();
     } catch (error) {
       await discardBody(request.raw);
       throw error;
     }
     const abort = new AbortController();
+    const answer = service.memory.answers.take(0, {
+      idle: () => sending !== undefined && performance.now() - sending > SLOW,
+      evict: () => reply.raw.destroy(),
+    });
     const admitted: Admitted = {
       model,
-      place,
       signal: abort.signal,
       started: performance.now(),
-      handled: false,
+      answer,
       images: 0,
       decisions: [],
     };
     admissions.set(request, admitted);
+    let sending: number | undefined;
     const { timeout } = service.limits;
     const timer = setTimeout(() => {
-      abort.abort(
-        new LayerEnsemblesError(
-          "ERR_LE_TIMEOUT",
-          `Expected to answer within ${timeout} ms but received no result in time.`,
-        ),
-      );
-      if (!admitted.handled && !reply.sent) void reply.send(abort.signal.reason);
+      abort.abort(timeoutError(timeout));
+      // Who does not read his answer in time does not get it.
+      if (sending !== undefined) reply.raw.destroy();
     }, timeout);
+    reply.raw.once("prefinish", () => {
+      sending = performance.now();
+    });
     reply.raw.once("close", () => {
       clearTimeout(timer);
+      answer.release();
+      admitted.body?.release();
       if (!reply.raw.writableFinished) {
         abort.abort(new LayerEnsemblesError("ERR_LE_ABORTED", "The client has gone."));
         service.metrics.rejections.inc({ code: "ERR_LE_ABORTED" });
         const ms = Math.round(performance.now() - admitted.started);
         request.log.info({ url: request.url.slice(0, 500), status: 499, ms, model: model.name }, "client gone");
       }
-      if (!admitted.handled) place.release();
     });
   };
 }
 
+/** Lets a body pass by for a while: a connection that is closed while its client still sends would lose the answer. */
+async function discardBody(payload: IncomingMessage): Promise<void> {
+  payload.resume();
+  await finished(payload, { signal: AbortSignal.timeout(1000) }).catch(() => {});
+}
+
+/** Milliseconds after which an answer that is still being sent may be given up where others need the room. */
+const SLOW = 2000;
+
+/** Takes a place for a request whose body is here, and gives it back when the work is done. */
+async function placed<T>(
+  service: PredictionService,
+  request: FastifyRequest,
+  work: (admitted: Admitted, place: Place, left: () => number) => Promise<T>,
+): Promise<T> {
+  const admitted = admissions.get(request) as Admitted;
+  const { model, started, signal } = admitted;
+  signal.throwIfAborted();
+  if (service.closing) throw new LayerEnsemblesError("ERR_LE_DISPOSED", "The server is stopping.");
+  const place = model.queue.reserve();
+  try {
+    service.metrics.stages.observe({ stage: "read" }, (performance.now() - started) / 1000);
+    return await work(admitted, place, () => Math.max(1, service.limits.timeout - (performance.now() - started)));
+  } finally {
+    place.release();
+    admitted.body?.release();
+  }
+}
+
 function addPredict(app: FastifyInstance, service: PredictionService): void {
+  const admit = admission(service);
   app.post(
     "/v1/predict",
     {
       bodyLimit: service.limits.maxBody,
-      onRequest: admission(service),
+      onRequest: async (request, reply) => {
+        if (!negotiate(request.headers.accept))
+          throw httpError(406, `Expected ${ANSWER_TYPES.join(", ")} to be accepted.`);
+        checkType(request);
+        parseQuery(request.query);
+        await admit(request, reply);
+      },
     },
-    async (request, reply) => {
-      const admitted = admissions.get(request) as Admitted;
-      admitted.handled = true;
-      const { model, place, signal, started } = admitted;
-      try {
-        service.metrics.stages.observe({ stage: "read" }, (performance.now() - started) / 1000);
-        const type = negotiate(request.headers.accept);
-        if (!type) throw httpError(406, `Expected ${ANSWER_TYPES.join(", ")} to be accepted.`);
-        const chosen = parseQuery(request.query);
-        const files = await Promise.race([readFiles(request, service), rejectOn(signal)]);
+    (request, reply) =>
+      placed(service, request, async (admitted, place, left) => {
+        const { model, signal, answer } = admitted;
+        const type = negotiate(request.headers.accept) as AnswerType;
+        const files = await readFiles(request, service, signal);
         place.grow(files.length - 1);
         admitted.images = files.length;
-        const timeout = service.limits.timeout - (performance.now() - started);
         const options = {
-          ...chosen,
+          ...parseQuery(request.query),
           arrays: type === "application/x-npz",
           signal,
-          timeout: Math.max(1, timeout),
           place,
+          held: answer,
         };
-        const answers = await allOrNone(files.map(({ name, bytes }) => service.predict(model, bytes, options, name)));
+        const answers = await allOrNone(
+          files.map(({ name, bytes }) => service.predict(model, bytes, { ...options, timeout: left() }, name)),
+        );
         admitted.decisions = answers.map(({ decision }) => decision);
-        const { body, type: contentType } = await service.write(type, model, answers);
+        const { body, type: contentType } = await service.write(type, model, answers, { signal, held: answer });
+        signal.throwIfAborted();
         return reply.type(contentType).send(bufferOf(body));
-      } finally {
-        place.release();
-      }
-    },
+      }),
   );
-}
-
-/** Rejects once the signal is set. */
-function rejectOn(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    if (signal.aborted) reject(signal.reason);
-    else signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-  });
 }
 
 /** Waits for all even where one fails, so that a place is not given back while work goes on. */
@@ -190,67 +236,38 @@ function parseQuery(query: unknown): Pick<RequestOptions, "skip" | "fusion" | "o
   checkOptions("the query", options, {
     skip: option.integer({ min: 0 }),
     fusion: option.oneOf(PREDICTION_FUSIONS),
-    outputs: option.array(option.oneOf(OUTPUTS)),
+    outputs: distinctOutputs(),
   });
   return options as Pick<RequestOptions, "skip" | "fusion" | "outputs">;
 }
 
-/** Reads a body into memory, up to the limit; what is beyond is thrown away, so that the client gets to read why. */
-async function readBody(payload: IncomingMessage, service: PredictionService): Promise<Buffer> {
-  const parts: Buffer[] = [];
-  let length = 0;
-  try {
-    for await (const part of payload.iterator({ destroyOnReturn: false })) {
-      length += part.length;
-      if (length > service.limits.maxBody) {
-        payload.resume();
-        throw tooLarge(service);
-      }
-      parts.push(part);
-    }
-  } catch (error) {
-    throw error instanceof LayerEnsemblesError
-      ? error
-      : httpError(400, "Expected a whole body but received a part of one.");
-  }
-  return Buffer.concat(parts);
+function typeOf({ headers }: FastifyRequest): string | undefined {
+  return headers["content-type"]?.split(";")[0]?.trim().toLowerCase();
 }
 
-/** Lets a body pass by: a connection that is closed while its client still sends would lose the answer. */
-async function discardBody(payload: IncomingMessage): Promise<void> {
-  payload.resume();
-  await finished(payload).catch(() => {});
+/** A body without a type is what its bytes say. */
+function checkType(request: FastifyRequest): void {
+  const type = typeOf(request);
+  if (type === undefined || type === "multipart/form-data" || IMAGE_TYPES.test(type)) return;
+  throw httpError(
+    415,
+    `Expected the content type of an image, application/octet-stream, application/x-npy or multipart/form-data but received ${type.slice(0, 100)}.`,
+  );
 }
 
 async function readFiles(
   request: FastifyRequest,
   service: PredictionService,
-): Promise<{ name: string; bytes: Buffer }[]> {
-  if (!request.isMultipart()) {
-    const type = request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase() ?? "none";
-    if (!IMAGE_TYPES.includes(type))
-      throw httpError(
-        415,
-        `Expected the content type ${IMAGE_TYPES.join(", ")} or multipart/form-data but received ${type.slice(0, 100)}.`,
-      );
-    return [{ name: "image", bytes: request.body as Buffer }];
-  }
-  const files: { name: string; bytes: Buffer }[] = [];
-  let total = 0;
-  const read = async (file: MultipartFile) => {
-    const bytes = await file.toBuffer();
-    total += bytes.length;
-    if (total > service.limits.maxBody) throw tooLarge(service);
-    files.push({ name: (file.filename || file.fieldname).slice(0, 200), bytes });
-  };
-  try {
-    for await (const file of request.files()) await read(file);
-  } catch (error) {
-    if (error instanceof LayerEnsemblesError || (error as FastifyError).statusCode) throw error;
-    throw httpError(400, `Expected a whole multipart body but received a damaged one: ${(error as Error).message}`);
-  }
-  if (files.length === 0) throw httpError(400, "Expected at least one file in the multipart body but received none.");
-  return files;
+  signal: AbortSignal,
+): Promise<{ name: string; bytes: Uint8Array }[]> {
+  const bytes = bodyOf(request);
+  if (typeOf(request) !== "multipart/form-data") return [{ name: "image", bytes }];
+  return service.readForm(bytes, request.headers["content-type"] as string, signal);
+}
+
+function bodyOf({ body }: FastifyRequest): Uint8Array {
+  if (!(body instanceof Uint8Array)) throw httpError(400, "Expected a body but received none.");
+  return body;
 }
 
 function addInfer(app: FastifyInstance, service: PredictionService): void {
@@ -273,36 +290,69 @@ function addInfer(app: FastifyInstance, service: PredictionService): void {
     });
     app.post<{ Params: ModelParams }>(
       `${path}/infer`,
-      { bodyLimit: service.limits.maxBody, onRequest: admission(service) },
-      async (request, reply) => {
-        const admitted = admissions.get(request) as Admitted;
-        admitted.handled = true;
-        const { place, signal, started, model } = admitted;
-        try {
-          service.metrics.stages.observe({ stage: "read" }, (performance.now() - started) / 1000);
+      {
+        bodyLimit: service.limits.maxBody,
+        onRequest: async (request, reply) => {
           findVersion(service, request.params);
-          if (!(request.body instanceof Buffer)) throw httpError(400, "Expected a body but received none.");
+          await admission(service)(request, reply);
+        },
+      },
+      (request, reply) =>
+        placed(service, request, async (admitted, place, left) => {
+          const { signal, model, answer } = admitted;
           const length = request.headers["inference-header-content-length"];
           if (length !== undefined && (typeof length !== "string" || !/^\d{1,10}$/.test(length)))
             throw httpError(400, "Expected a number of bytes for Inference-Header-Content-Length.");
-          const timeout = Math.max(1, service.limits.timeout - (performance.now() - started));
-          const { bytes, headerLength, decisions } = await service.infer(model, request.body, {
+          const { bytes, headerLength, decisions } = await service.infer(model, bodyOf(request), {
             ...(length !== undefined && { headerLength: Number(length) }),
             place,
             signal,
-            timeout,
+            timeout: left(),
+            held: answer,
           });
           admitted.images = decisions.length;
           admitted.decisions = decisions;
           if (headerLength !== undefined) reply.header("Inference-Header-Content-Length", headerLength);
           reply.type(headerLength === undefined ? "application/json" : "application/octet-stream");
           return reply.send(bufferOf(bytes));
-        } finally {
-          place.release();
-        }
-      },
+        }),
     );
   }
+}
+
+/** Paths and methods that there are not: below /v2 an error has another form. */
+function addRefusals(app: FastifyInstance, known: ReadonlyMap<string, ReadonlySet<string>>): void {
+  const all = app.supportedMethods;
+  const own = [...known].filter(([url]) => url.startsWith(app.prefix));
+  for (const [url, methods] of own) {
+    const allow = [...methods, "OPTIONS"].join(", ");
+    app.route({
+      method: all.filter((method) => !methods.has(method)),
+      url: url.slice(app.prefix.length),
+      onRequest: async ({ method }, reply) => {
+        reply.header("allow", allow);
+        if (method === "OPTIONS") return reply.code(204).send();
+        throw httpError(405, `Expected one of the methods ${allow} but received ${method}.`);
+      },
+      handler: () => {},
+    });
+  }
+  app.route({
+    method: all,
+    url: "/v2/*",
+    onRequest: async (request) => {
+      throw notFound(request);
+    },
+    handler: () => {},
+  });
+}
+
+/** A path that there is not. */
+export function notFound({ method, url }: FastifyRequest): Error {
+  return httpError(
+    404,
+    `Expected one of the routes in /openapi.json but received ${method} ${url.slice(0, 200)}.`,
+  );
 }
 
 interface ModelParams {
@@ -411,9 +461,10 @@ const STATUS: Partial<Record<LayerEnsemblesError["code"], number>> = {
   ERR_LE_ABORTED: 499,
 };
 
-function answerError(
+/** Answers an error in the form that its path has. */
+export function answerError(
   service: PredictionService,
-  error: FastifyError | LayerEnsemblesError,
+  error: FastifyError | LayerEnsemblesError | Error,
   request: FastifyRequest,
   reply: FastifyReply,
 ): void {
@@ -426,13 +477,18 @@ function answerError(
   if (code !== "ERR_LE_ABORTED") service.metrics.rejections.inc({ code });
   if (status >= 500 && status !== 503) request.log.error({ err: error }, "failed");
   if (status === 503) {
-    const { queue } = admissions.get(request)?.model ?? service.models[0] ?? {};
-    reply.header("retry-after", queue?.retryAfter ?? 1);
+    const model = admissions.get(request)?.model ?? service.models[0];
+    reply.header("retry-after", model ? service.retryAfter(model) : 1);
   }
   const message = status === 500 ? "The prediction failed: see the server's log." : error.message;
-  const isV2 = request.routeOptions.url?.slice(request.server.prefix.length).startsWith("/v2");
   reply
     .code(status)
     .type("application/json; charset=utf-8")
-    .send(isV2 ? { error: message } : { error: { code, message }, requestId: request.id });
+    .send(isInference(request) ? { error: message } : { error: { code, message }, requestId: request.id });
+}
+
+/** Whether a path is of the Open Inference Protocol. */
+function isInference({ url, routeOptions, server }: FastifyRequest): boolean {
+  const path = (routeOptions.url ?? url).slice(server.prefix.length);
+  return /^\/v2(?![^/?])/.test(path);
 }

@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
+import type { Socket } from "node:net";
 import { setTimeout } from "node:timers/promises";
 import type { FastifyInstance, FastifyServerOptions } from "fastify";
-import { admissionOf, routes } from "./routes.js";
+import { admissionOf, answerError, notFound, routes } from "./routes.js";
 import type { PredictionService } from "./service.js";
 
 /** How a server listens and logs. */
@@ -40,6 +41,8 @@ export async function createServer(
     // Requests on open connections are answered while it closes: predictions by 503, with Retry-After.
     return503OnClosing: false,
     requestIdHeader: false,
+    frameworkErrors: (error, request, reply) => answerError(service, error, request, reply),
+    clientErrorHandler: refuseBytes,
     genReqId: ({ headers }) => {
       const given = headers["x-request-id"];
       return typeof given === "string" && /^[\w.:+/=-]{1,128}$/.test(given) ? given : randomUUID();
@@ -62,10 +65,7 @@ export async function createServer(
     const level = reply.statusCode >= 500 ? "warn" : admitted ? "info" : "debug";
     request.log[level](line, "answered");
   });
-  app.setNotFoundHandler((request, reply) => {
-    const message = `Expected one of the routes in /openapi.json but received ${request.method} ${request.url.slice(0, 200)}.`;
-    reply.code(404).send({ error: { code: "HTTP_404", message }, requestId: request.id });
-  });
+  app.setNotFoundHandler((request, reply) => answerError(service, notFound(request), request, reply));
   app.addHook("preClose", async () => {
     const closed = service.close();
     if (app.server.listening) await setTimeout(linger);
@@ -73,4 +73,22 @@ export async function createServer(
   });
   await app.register(routes(service));
   return app;
+}
+
+/** What cannot be read as a request has no path, and is answered in the general form. */
+function refuseBytes(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === "ECONNRESET" || socket.destroyed) return;
+  const [status, text, expected] =
+    error.code === "HPE_HEADER_OVERFLOW"
+      ? [431, "Request Header Fields Too Large", "a head of at most 16 KiB"]
+      : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? [408, "Request Timeout", "a whole request in time"]
+        : [400, "Bad Request", "a request of HTTP/1.1"];
+  const message = `Expected ${expected} but received none.`;
+  const body = JSON.stringify({ error: { code: `HTTP_${status}`, message } });
+  if (socket.writable)
+    socket.write(
+      `HTTP/1.1 ${status} ${text}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+    );
+  socket.destroy(error);
 }

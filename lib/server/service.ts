@@ -1,17 +1,31 @@
+import os from "node:os";
 import path from "node:path";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkGate, decide, type Gate, type GateDecision, isEmpty } from "../gate.js";
-import { checkOptions, nearest, type OptionSpecs, option } from "../options.js";
+import { checkOptions, nearest, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { type PredictionRecord, predictionRecord } from "../report/record.js";
 import type { DeviceFlags } from "../runs/device.js";
 import type { MapName } from "../uncertainty/index.js";
 import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
-import { ImagePool } from "./image-pool.js";
-import { type ImageKind, OUTPUTS, type OutputFile, type OutputName, type SpatialPrediction } from "./image-work.js";
+import { Budget, type Held } from "./budget.js";
+import { imageCost, inferBytes, outputBytes, product, writingCost } from "./costs.js";
+import type { FormFile } from "./form.js";
+import { defaultWorkers, ImagePool, LARGE, threadsOf } from "./image-pool.js";
+import {
+  checkSize,
+  type ImageKind,
+  type ImageSize,
+  OUTPUTS,
+  type OutputFile,
+  type OutputName,
+  quickMeasure,
+  type SpatialPrediction,
+} from "./image-work.js";
 import type { InferAnswer } from "./kserve.js";
 import { createMetrics, type Metrics } from "./metrics.js";
+import { ownBuffersGently } from "./transfer.js";
 import type { Place } from "./queue.js";
 import { loadModel, type ServedModel } from "./served-model.js";
 
@@ -31,6 +45,13 @@ export interface ServiceOptions {
   maxBody?: number;
   /** Pixels (voxels) of one image, as stored. @default 16777216 */
   maxPixels?: number;
+  /** Pixels of each side of an image, as stored. @default 32768 */
+  maxSide?: number;
+  /**
+   * Bytes that requests may take together, beside the models and their passes: see {@link MEMORY_SHARES}. What has no room waits or
+   * is refused. @default a quarter of the machine's memory, at least 1 GiB and at most 4 GiB
+   */
+  maxMemory?: number;
   /** Images in one request, at most `maxQueue`. @default 16 */
   maxImages?: number;
   /** Threads that decode and encode images; 0 does it on the event loop. @default half of the cores, 1 to 4 */
@@ -46,7 +67,9 @@ export interface ServiceOptions {
 }
 
 /** The limits of a request. */
-export type Limits = Required<Pick<ServiceOptions, "timeout" | "maxBody" | "maxPixels" | "maxImages">>;
+export type Limits = Required<
+  Pick<ServiceOptions, "timeout" | "maxBody" | "maxPixels" | "maxSide" | "maxImages" | "maxMemory" | "maxQueue" | "workers">
+>;
 
 /** What a request may choose. */
 export interface RequestOptions {
@@ -64,6 +87,8 @@ export interface RequestOptions {
   timeout?: number;
   /** Room in the model's queue that was reserved before. */
   place?: Place;
+  /** Memory of the answer; grows by what an image's files take. */
+  held?: Held;
 }
 
 /** The answer for one image. */
@@ -90,6 +115,8 @@ const SERVICE: OptionSpecs = {
   timeout: option.number({ min: 1, max: 2 ** 31 - 1 }),
   maxBody: option.integer({ min: 1, max: 2 ** 31 - 1 }),
   maxPixels: option.integer({ min: 1 }),
+  maxSide: option.integer({ min: 1 }),
+  maxMemory: option.integer({ min: 2 ** 20 }),
   maxImages: option.integer({ min: 1, max: 1024 }),
   workers: option.integer({ min: 0, max: 256 }),
   gate: option.custom("a gate or null", (value) => typeof value === "object"),
@@ -101,12 +128,40 @@ const SERVICE: OptionSpecs = {
 const REQUEST: OptionSpecs = {
   skip: option.integer({ min: 0 }),
   fusion: option.oneOf(PREDICTION_FUSIONS),
-  outputs: option.array(option.oneOf(OUTPUTS)),
+  outputs: distinctOutputs(),
   arrays: option.boolean(),
   signal: option.signal(),
   timeout: option.number({ above: 0 }),
   place: option.custom("a place of the queue", (value) => typeof value === "object"),
+  held: option.custom("memory of a budget", (value) => typeof value === "object"),
 };
+
+/** Each of the outputs at most once: what is asked for twice would be made twice. */
+export function distinctOutputs(): OptionSpec {
+  const list = option.array(option.oneOf(OUTPUTS));
+  return {
+    expected: `distinct values of ${OUTPUTS.join(", ")}`,
+    accepts: (value) => list.accepts(value) && new Set(value as string[]).size === (value as string[]).length,
+  };
+}
+
+/** What {@link ServiceOptions.maxMemory} is for, in shares. */
+export const MEMORY_SHARES = {
+  /** Bodies, until their images are decoded. */
+  bodies: 1 / 8,
+  /** Inputs and results of the model, from decoding to the answer. */
+  images: 1 / 4,
+  /** What is decoded, restored and encoded at the moment. */
+  work: 3 / 8,
+  /** Files of answers, until they are sent. */
+  answers: 1 / 4,
+} as const;
+
+/** What the process may take beside {@link ServiceOptions.maxMemory} on top of what it has when it is ready, in bytes. */
+function memoryBeside(threads: number, heap: number): number {
+  // Objects of each thread, and its small tasks; objects of the main thread, and what allocators keep.
+  return threads * (heap + LARGE) + 2 ** 28;
+}
 
 /**
  * Trained runs, ready to answer: image bytes in, decision, numbers and pictures out. The HTTP routes are made of it
@@ -123,8 +178,15 @@ export class PredictionService {
   readonly metrics: Metrics;
   /** As given, or the defaults. */
   readonly limits: Readonly<Limits>;
+  /** What requests hold, by kind. */
+  readonly memory: Readonly<Record<"bodies" | "images" | "answers", Budget>> & {
+    /** Bytes that the process takes at most on top of what it has when it is ready, beside the models' passes. */
+    readonly bound: number;
+  };
   readonly #models: Map<string, ServedModel>;
   readonly #pool: ImagePool;
+  /** Of tasks; the pool keeps it. */
+  readonly #work: Budget;
   readonly #load: (name: string, folder: string, version: number) => Promise<ServedModel>;
   readonly #reloads = new Map<string, Promise<void>>();
   /** Former states of reloaded runs that still finish what they accepted. */
@@ -142,6 +204,14 @@ export class PredictionService {
     this.limits = parts.limits;
     this.#models = parts.models;
     this.#pool = parts.pool;
+    const { maxMemory, workers } = parts.limits;
+    this.memory = {
+      bodies: new Budget("bodies", MEMORY_SHARES.bodies * maxMemory),
+      images: new Budget("images", MEMORY_SHARES.images * maxMemory),
+      answers: new Budget("answers", MEMORY_SHARES.answers * maxMemory),
+      bound: maxMemory + memoryBeside(threadsOf(workers), heapOf(parts.limits)),
+    };
+    this.#work = new Budget("work", MEMORY_SHARES.work * maxMemory);
     this.#load = parts.load;
   }
 
@@ -151,11 +221,13 @@ export class PredictionService {
    */
   static async open(options: ServiceOptions): Promise<PredictionService> {
     checkOptions("PredictionService.open", options, SERVICE);
-    const { gate, device, precision, threads, maxBatch, maxDelay, maxQueue, timeout = 30_000 } = options;
+    const { gate, device, precision, threads, maxBatch, maxDelay, maxQueue = 64, timeout = 30_000 } = options;
     if (gate) checkGate(gate);
-    const { maxBody = 32 * 2 ** 20, maxPixels = 2 ** 24 } = options;
+    const { maxBody = 32 * 2 ** 20, maxPixels = 2 ** 24, maxSide = 2 ** 15, maxMemory = defaultMemory() } = options;
+    const { workers = defaultWorkers() } = options;
     // More than the queue holds would never be let in.
-    const maxImages = Math.min(options.maxImages ?? 16, maxQueue ?? 64);
+    const maxImages = Math.min(options.maxImages ?? 16, maxQueue);
+    const limits = { timeout, maxBody, maxPixels, maxSide, maxImages, maxMemory, maxQueue, workers };
     const runs = nameRuns(options.runs);
     const models = new Map<string, ServedModel>();
     const metrics = await createMetrics(function* () {
@@ -169,12 +241,18 @@ export class PredictionService {
         queue: {
           ...(maxBatch !== undefined && { maxBatch }),
           ...(maxDelay !== undefined && { maxDelay }),
-          ...(maxQueue !== undefined && { maxQueue }),
+          // A pass of many takes no more than one of the largest image.
+          maxBatchPixels: maxPixels,
+          maxQueue,
           timeout,
           onBatch: (event) => metrics.batch(name, event),
         },
       });
-    const pool = await ImagePool.create(options.workers);
+    const pool = await ImagePool.create({
+      workers,
+      bytes: MEMORY_SHARES.work * maxMemory,
+      heap: heapOf(limits) / 2 ** 20,
+    });
     try {
       for (const [name, folder] of runs) models.set(name, await load(name, folder, 1));
     } catch (error) {
@@ -182,7 +260,7 @@ export class PredictionService {
       await pool.close();
       throw error;
     }
-    return new PredictionService({ metrics, limits: { timeout, maxBody, maxPixels, maxImages }, models, pool, load });
+    return new PredictionService({ metrics, limits, models, pool, load });
   }
 
   /** The models, in the order given. */
@@ -229,37 +307,60 @@ export class PredictionService {
   ): Promise<ImageAnswer> {
     checkOptions("predict", options, REQUEST);
     const served = typeof model === "object" ? model : this.model(model);
-    const { outputs = ["mask", "entropy"], arrays = false, signal, place } = options;
+    const { outputs = ["mask", "entropy"], arrays = false, timeout = this.limits.timeout, place, held } = options;
     const started = performance.now();
     const own = place ? undefined : served.queue.reserve();
+    // The routes have a deadline of their own, from the request's head on.
+    const limit = held && options.signal ? undefined : deadline(timeout, options.signal);
+    const signal = limit?.signal ?? (options.signal as AbortSignal);
+    const left = () => Math.max(1, timeout - (performance.now() - started));
+    const returns: (() => void)[] = [];
+    if (own) returns.push(own.release);
+    if (limit) returns.push(limit.clear);
     try {
       const kind = this.#kind(served);
+      const size = quickMeasure(image, name) ?? (await this.#pool.run("measure", { bytes: image, name }, { signal }));
+      const cost = this.#cost(size, image.length, kind, outputs, arrays);
+      const done = this.#pool.book(cost.prepare + cost.finish, left());
+      returns.push(done);
+      const room = await this.memory.images.wait(cost.held, signal);
+      returns.push(() => room.release());
       const display = outputs.includes("overlay");
       const task = { bytes: image, name, kind, display };
-      const prepared = await this.#timed("prepare", () => this.#pool.run("prepare", task));
-      signal?.throwIfAborted();
+      // A body that the routes read is nobody else's.
+      const given = held ? new Set([image]) : undefined;
+      const prepared = await this.#timed("prepare", () =>
+        this.#pool.run("prepare", task, { bytes: cost.prepare, signal, ...(given && { given }) }),
+      );
       const wanted = MAP_NAMES.filter((map) => outputs.includes(map));
-      const held = { ...options, place: place ?? own } as RequestOptions & { place: Place };
-      const prediction = await this.#predict(served, prepared.input, wanted, held, started);
+      const queued = { ...options, signal, place: (place ?? own) as Place };
+      const prediction = await this.#predict(served, prepared.input, wanted, { ...queued, timeout: left() });
       const gated = decide(prediction, served.gate);
       const { classNames, ignoreIndex } = served.notes;
-      const spatial = spatialPart(prediction, wanted);
+      const { value: spatial, views } = await ownBuffersGently(spatialPart(prediction, wanted));
       const { placement } = prepared;
+      if (prepared.display) views.add(prepared.display.data);
       const { extent, files } = await this.#timed("finish", () =>
-        this.#pool.run("finish", {
-          prediction: spatial,
-          prepared: { placement, ...(prepared.display && { display: prepared.display }) },
-          outputs,
-          arrays,
-          classNames,
-          ignoreIndex,
-        }),
+        this.#pool.run(
+          "finish",
+          {
+            prediction: spatial,
+            prepared: { placement, ...(prepared.display && { display: prepared.display }) },
+            outputs,
+            arrays,
+            classNames,
+            ignoreIndex,
+            maxBytes: this.memory.answers.bytes / 2,
+          },
+          { bytes: cost.finish, ends: true, signal, given: views },
+        ),
       );
-      signal?.throwIfAborted();
+      signal.throwIfAborted();
+      held?.resize(held.bytes + sizeOfFiles(files));
       this.metrics.quality(served.name, prediction, gated.decision);
       return { name, ...gated, record: predictionRecord(prediction, extent, classNames), files };
     } finally {
-      own?.release();
+      for (const giveBack of returns) giveBack();
     }
   }
 
@@ -271,11 +372,30 @@ export class PredictionService {
     type: AnswerType,
     { name, version }: ServedModel,
     images: readonly ImageAnswer[],
+    { signal, held }: Pick<RequestOptions, "signal" | "held"> = {},
   ): Promise<WrittenAnswer> {
     const task = { type, model: name, version, images };
-    const bytes = images.flatMap(({ files }) => Object.values(files)).reduce((sum, file) => sum + file.bytes.length, 0);
+    const bytes = images.reduce((sum, { files }) => sum + sizeOfFiles(files), 0);
     // What is small is written sooner than it is handed over.
-    return bytes < 2 ** 19 ? writeAnswers(task) : this.#timed("finish", () => this.#pool.run("writeAnswers", task));
+    if (bytes < 2 ** 18) return writeAnswers(task);
+    const cost = writingCost(type, bytes);
+    this.memory.answers.check(cost, "an answer", "Ask for fewer outputs, or send fewer images.");
+    held?.resize(cost);
+    const given = held ? new Set(images.flatMap(({ files }) => Object.values(files).map((file) => file.bytes))) : undefined;
+    const written = await this.#timed("finish", () =>
+      this.#pool.run("writeAnswers", task, { ends: true, ...(signal && { signal }), ...(given && { given }) }),
+    );
+    held?.resize(written.body.length);
+    return written;
+  }
+
+  /**
+   * Takes the files of a form.
+   * @throws ERR_LE_DATA, ERR_LE_TOO_LARGE, `signal.reason`
+   */
+  readForm(bytes: Uint8Array, contentType: string, signal: AbortSignal): Promise<FormFile[]> {
+    const task = { bytes, contentType, maxFiles: this.limits.maxImages };
+    return this.#pool.run("readForm", task, { bytes: 3 * bytes.length, signal, given: new Set([bytes]) });
   }
 
   /**
@@ -290,8 +410,9 @@ export class PredictionService {
       headerLength,
       place,
       signal,
-      timeout,
-    }: Pick<RequestOptions, "signal" | "timeout"> & { headerLength?: number; place: Place },
+      timeout = this.limits.timeout,
+      held,
+    }: { headerLength?: number; place: Place; signal: AbortSignal; timeout?: number; held?: Held },
   ): Promise<
     InferAnswer & {
       /** The gate's, in the order of the images; null without one. */
@@ -300,45 +421,76 @@ export class PredictionService {
   > {
     const started = performance.now();
     const { maxImages } = this.limits;
-    const task = {
-      bytes: body,
-      kind: this.#kind(served),
-      maxImages,
-      ...(headerLength !== undefined && { headerLength }),
-    };
-    const { id, outputs, images } = await this.#timed("prepare", () => this.#pool.run("parseInfer", task));
-    signal?.throwIfAborted();
-    place.grow(images.length - 1);
-    const wanted = MAP_NAMES.filter((map) => outputs.some(({ name }) => name === map));
-    const held = { place, ...(signal && { signal }), ...(timeout !== undefined && { timeout }) };
-    const results = await Promise.all(
-      images.map(async ({ input, placement }) => {
-        const prediction = await this.#predict(served, input, wanted, held, started);
-        const { decision } = decide(prediction, served.gate);
-        this.metrics.quality(served.name, prediction, decision);
-        return {
-          prediction: spatialPart(prediction, wanted),
-          placement,
-          aula: prediction.aula?.value ?? Number.NaN,
-          aulaNormalised: prediction.aula?.normalised ?? Number.NaN,
-          pairwiseAgreement: prediction.pairwiseAgreement.overall,
-          softDiceConfidence: prediction.softDiceConfidence.overall,
-          empty: isEmpty(prediction),
-          decision: decision ?? "",
-        };
-      }),
-    );
-    const answer = await this.#timed("finish", () =>
-      this.#pool.run("writeInfer", {
-        model: served.name,
-        version: String(served.version),
-        ...(id !== undefined && { id }),
-        outputs,
-        results,
-      }),
-    );
-    signal?.throwIfAborted();
-    return { ...answer, decisions: results.map(({ decision }) => (decision || null) as GateDecision["decision"]) };
+    const kind = this.#kind(served);
+    const left = () => Math.max(1, timeout - (performance.now() - started));
+    const task = { bytes: body, kind, maxImages, ...(headerLength !== undefined && { headerLength }) };
+    const given = new Set([body]);
+    const returns: (() => void)[] = [];
+    try {
+      const json = Math.min(headerLength ?? body.length, body.length);
+      const parsing = PARSING.json * json + PARSING.binary * (body.length - json);
+      this.#checkWork(parsing);
+      returns.push(this.#pool.book(parsing, left()));
+      const { id, outputs, images } = await this.#timed("prepare", () =>
+        this.#pool.run("parseInfer", task, { bytes: parsing, signal, given }),
+      );
+      const [first] = images;
+      const pixels = product(first?.placement.original ?? []);
+      const answer = inferBytes(outputs, images.length, pixels, kind.classes);
+      this.memory.answers.check(2 * answer, "an answer", "Ask for fewer outputs, or with binary_data.");
+      const wanted = MAP_NAMES.filter((map) => outputs.some(({ name }) => name === map));
+      const restoring = images.length * imageCost({ size: [pixels], bytes: 0 }, 0, kind, wanted, false).finish;
+      this.#checkWork(restoring);
+      const inputs = images.reduce((sum, { input }) => sum + input.data.byteLength, 0);
+      const spatial = (inputs / kind.preprocessing.channels) * 2 * (kind.classes + Math.max(kind.maps, wanted.length));
+      this.memory.images.check(inputs + spatial, "the images of a request", "Send fewer at a time.");
+      place.grow(images.length - 1);
+      const room = await this.memory.images.wait(inputs + spatial, signal);
+      returns.push(() => room.release());
+      const queued = { place, signal };
+      const results = await Promise.all(
+        images.map(async ({ input, placement }) => {
+          const prediction = await this.#predict(served, input, wanted, { ...queued, timeout: left() });
+          const { decision } = decide(prediction, served.gate);
+          this.metrics.quality(served.name, prediction, decision);
+          return {
+            prediction: spatialPart(prediction, wanted),
+            placement,
+            aula: prediction.aula?.value ?? Number.NaN,
+            aulaNormalised: prediction.aula?.normalised ?? Number.NaN,
+            pairwiseAgreement: prediction.pairwiseAgreement.overall,
+            softDiceConfidence: prediction.softDiceConfidence.overall,
+            empty: isEmpty(prediction),
+            decision: decision ?? "",
+          };
+        }),
+      );
+      held?.resize(2 * answer);
+      const { value: own, views } = await ownBuffersGently(results);
+      const written = await this.#timed("finish", () =>
+        this.#pool.run(
+          "writeInfer",
+          {
+            model: served.name,
+            version: String(served.version),
+            ...(id !== undefined && { id }),
+            outputs,
+            results: own,
+          },
+          { bytes: restoring, ends: true, signal, given: views },
+        ),
+      );
+      signal.throwIfAborted();
+      held?.resize(written.bytes.length);
+      return { ...written, decisions: results.map(({ decision }) => (decision || null) as GateDecision["decision"]) };
+    } finally {
+      for (const giveBack of returns) giveBack();
+    }
+  }
+
+  /** Seconds, at least 1, after which there should be room for more. */
+  retryAfter({ queue }: Pick<ServedModel, "queue">): number {
+    return Math.max(queue.retryAfter, Math.ceil(this.#pool.backlog));
   }
 
   /**
@@ -378,26 +530,46 @@ export class PredictionService {
     return this.#closed;
   }
 
-  #kind({ notes, spatialAxes }: ServedModel): ImageKind {
-    return { preprocessing: notes.preprocessing, spatialAxes, maxPixels: this.limits.maxPixels };
+  #kind({ notes, spatialAxes, gate }: ServedModel): ImageKind {
+    const { maxPixels, maxSide } = this.limits;
+    // The mean entropy is a metric; the gate may look at another map.
+    const maps = new Set(["entropy", mapOfGate(gate)]).size;
+    const { preprocessing, classNames } = notes;
+    return { preprocessing, spatialAxes, classes: classNames.length, maps, maxPixels, maxSide };
+  }
+
+  /** What an image takes. @throws ERR_LE_TOO_LARGE for more than there ever is */
+  #cost(size: ImageSize, encoded: number, kind: ImageKind, outputs: readonly OutputName[], arrays: boolean) {
+    checkSize(size.size, kind);
+    const cost = imageCost(size, encoded, kind, outputs, arrays);
+    this.#checkWork(Math.max(cost.prepare, cost.finish));
+    this.memory.images.check(cost.held, "an image", "Send a smaller one.");
+    if (arrays) {
+      const files = outputBytes(product(size.size), kind.classes, outputs);
+      this.memory.answers.check(2 * files, "an answer", "Ask for fewer outputs.");
+    }
+    return cost;
+  }
+
+  /** @throws ERR_LE_TOO_LARGE for a task that takes more than all may take together */
+  #checkWork(bytes: number): void {
+    this.#work.check(bytes, "the work on a request", "Send a smaller image, or ask for fewer outputs.");
   }
 
   #predict(
     { queue, gate }: ServedModel,
     input: Parameters<typeof queue.predict>[0],
     wanted: readonly MapName[],
-    { skip, fusion, signal, timeout = this.limits.timeout, place }: RequestOptions & { place: Place },
-    started: number,
+    { skip, fusion, signal, timeout, place }: RequestOptions & { place: Place; timeout: number },
   ): Promise<Prediction> {
-    // The mean entropy is a metric; the gate may look at another map.
-    const gated = gate?.score?.split(".")[0];
+    const gated = mapOfGate(gate);
     const maps = MAP_NAMES.filter((map) => map === "entropy" || map === gated || wanted.includes(map));
     return queue.predict(input, {
       ...(skip !== undefined && { skip }),
       ...(fusion !== undefined && { fusion }),
       maps,
       ...(signal && { signal }),
-      timeout: Math.max(1, timeout - (performance.now() - started)),
+      timeout,
       place,
     });
   }
@@ -410,6 +582,51 @@ export class PredictionService {
       this.metrics.stages.observe({ stage }, (performance.now() - started) / 1000);
     }
   }
+}
+
+/** Bytes that reading an infer request takes, for each of its own. */
+const PARSING = { json: 24, binary: 12 };
+
+function mapOfGate(gate: Gate | undefined): string | undefined {
+  return gate?.score?.split(".")[0];
+}
+
+function sizeOfFiles(files: Readonly<Record<string, OutputFile>>): number {
+  return Object.values(files).reduce((sum, { bytes }) => sum + bytes.length, 0);
+}
+
+function defaultMemory(): number {
+  // Of a container, where it is bounded.
+  const constrained = process.constrainedMemory?.() ?? 0;
+  const total = constrained > 0 ? Math.min(constrained, os.totalmem()) : os.totalmem();
+  return Math.floor(Math.min(4 * 2 ** 30, Math.max(2 ** 30, total / 4)));
+}
+
+/** Bytes of a thread's heap of objects: a body of JSON numbers is read into ten times its size at most. */
+function heapOf({ maxBody }: Pick<Limits, "maxBody">): number {
+  return 2 ** 27 + 10 * maxBody;
+}
+
+/** A signal that is set after so many milliseconds, or by another. */
+function deadline(timeout: number, signal: AbortSignal | undefined): { signal: AbortSignal; clear(): void } {
+  const abort = new AbortController();
+  const forward = () => abort.abort(signal?.reason);
+  const timer = setTimeout(() => abort.abort(timeoutError(timeout)), Math.min(timeout, 2 ** 31 - 1));
+  if (signal?.aborted) forward();
+  else signal?.addEventListener("abort", forward, { once: true });
+  const clear = () => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", forward);
+  };
+  return { signal: abort.signal, clear };
+}
+
+/** An answer that is not there in time. */
+export function timeoutError(timeout: number): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_TIMEOUT",
+    `Expected to answer within ${Math.round(timeout)} ms but received no result in time.`,
+  );
 }
 
 function spatialPart({ probabilities, maps }: Prediction, wanted: readonly MapName[]): SpatialPrediction {
