@@ -18,6 +18,9 @@ interface Flags extends DeviceFlags {
   timeout: number;
   maxBody: number;
   maxPixels: number;
+  maxSide: number;
+  maxMemory?: number;
+  allowHost?: string[];
   maxImages: number;
   gate?: Gate | null;
   linger: number;
@@ -45,6 +48,12 @@ export function serveCommand(): Command {
     .option("--timeout <seconds>", "longest time from a request to its answer", number({ min: 0.01, max: 86_400 }), 30)
     .option("--max-body <MiB>", "largest request", number({ min: 0.001, max: 2047 }), 32)
     .option("--max-pixels <n>", "largest image, in pixels as stored", integer({ min: 1 }), 2 ** 24)
+    .option("--max-side <n>", "largest side of an image, in pixels as stored", integer({ min: 1 }), 2 ** 15)
+    .option(
+      "--max-memory <MiB>",
+      "what requests may take together, beside the models (default: a quarter of the machine's, 1024 to 4096)",
+      number({ min: 64, max: 2 ** 22 }),
+    )
     .option("--max-images <n>", "most images in one request", integer({ min: 1, max: 1024 }), 16)
     .option(
       "--workers <n>",
@@ -52,6 +61,10 @@ export function serveCommand(): Command {
       integer({ min: 0, max: 256 }),
     )
     .option("--gate <score:threshold>", "results below it are for review; none for no gate (default: each run's)", gate)
+    .option(
+      "--allow-host <names...>",
+      "names in the header Host that are answered (default: with a loopback --host, localhost and addresses; else any)",
+    )
     .option("--linger <seconds>", "go on answering so long when told to stop (503)", number({ min: 0, max: 600 }), 1)
     .option("--log-level <level>", LEVELS.join(", "), oneOf(LEVELS), "info");
   return withDeviceOptions(command).action((runs: string[], flags: Flags) =>
@@ -83,11 +96,13 @@ function nameRuns(runs: readonly string[]): Record<string, string> | string[] {
 
 async function serve(runs: string[], flags: Flags, session: Session): Promise<void> {
   const { createServer, PredictionService } = await import("../server/index.js");
-  const { host, port, workers, timeout, maxBody, maxBatch, maxDelay, maxQueue, maxPixels, maxImages, logLevel } = flags;
+  const { host, port, workers, timeout, maxBody, maxBatch, maxDelay, maxQueue, logLevel } = flags;
+  const { maxPixels, maxSide, maxMemory, maxImages } = flags;
   const { device, precision, threads } = flags;
   const service = await PredictionService.open({
     runs: nameRuns(runs),
-    ...{ maxBatch, maxDelay, maxQueue, maxPixels, maxImages },
+    ...{ maxBatch, maxDelay, maxQueue, maxPixels, maxSide, maxImages },
+    ...(maxMemory !== undefined && { maxMemory: Math.floor(maxMemory * 2 ** 20) }),
     timeout: timeout * 1000,
     maxBody: Math.floor(maxBody * 2 ** 20),
     ...(workers !== undefined && { workers }),
@@ -96,7 +111,12 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
     ...(precision !== undefined && { precision }),
     ...(threads !== undefined && { threads }),
   });
-  const app = await createServer(service, { logger: { level: logLevel }, linger: flags.linger * 1000 });
+  const loopback = /^(localhost|127(\.\d+){3}|::1)$/.test(host);
+  const app = await createServer(service, {
+    logger: { level: logLevel },
+    linger: flags.linger * 1000,
+    ...(flags.allowHost ? { hosts: flags.allowHost } : loopback && { hosts: [] }),
+  });
   const reload = () => {
     for (const { name } of service.models)
       service.reload(name).then(
@@ -108,12 +128,22 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
   try {
     if (!session.signal.aborted) {
       await app.listen({ host, port });
+      app.log.info(service.summary, "serving");
       await new Promise((resolve) => session.signal.addEventListener("abort", resolve, { once: true }));
       app.log.info("stopping: answering what was accepted");
     }
   } finally {
     process.off("SIGHUP", reload);
+    // A pass of the model that has begun cannot always be stopped; what was accepted has no more time than this.
+    const late = setTimeout(
+      () => {
+        app.log.warn("ending with a pass of the model under way");
+        process.exit(1);
+      },
+      (timeout + flags.linger + 5) * 1000,
+    );
     await app.close();
+    clearTimeout(late);
   }
   app.log.info("stopped");
 }

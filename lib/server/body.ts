@@ -36,7 +36,10 @@ export interface BodyOptions {
 
 /** A content-encoding that can be read, in lower case; identity for none. */
 export function encodingOf(header: string | undefined): (typeof ENCODINGS)[number] | "identity" | undefined {
-  const name = (header ?? "identity").trim().toLowerCase().replace(/^x-(?=gzip$)/, "");
+  const name = (header ?? "identity")
+    .trim()
+    .toLowerCase()
+    .replace(/^x-(?=gzip$)/, "");
   if (name === "" || name === "identity") return "identity";
   return ENCODINGS.find((known) => known === name);
 }
@@ -54,7 +57,9 @@ export function readBody(message: IncomingMessage, options: BodyOptions): Promis
     let arrived = 0;
     let before = 0;
     let decoder: Transform | undefined;
-    const bytes = new Growing(length === undefined || encodingOf(encoding) !== "identity" ? maxBody : Math.min(length, maxBody));
+    const bytes = new Growing(
+      length === undefined || encodingOf(encoding) !== "identity" ? maxBody : Math.min(length, maxBody),
+    );
     const watch = setInterval(() => {
       if (message.complete) return;
       if (arrived - before < MIN_BYTES)
@@ -119,7 +124,10 @@ export function readBody(message: IncomingMessage, options: BodyOptions): Promis
         idle: () => !settled,
         evict: () =>
           fail(
-            new LayerEnsemblesError("ERR_LE_BUSY", "Expected room for a large body but others need it. Try again soon."),
+            new LayerEnsemblesError(
+              "ERR_LE_BUSY",
+              "Expected room for a large body but others need it. Try again soon.",
+            ),
           ),
       });
     } catch (error) {
@@ -135,7 +143,10 @@ export function readBody(message: IncomingMessage, options: BodyOptions): Promis
         decoder.on("data", onBytes).on("end", onEnd);
         decoder.on("error", (error) =>
           fail(
-            new LayerEnsemblesError("ERR_LE_DATA", `Expected a body in ${kind} but received a damaged one: ${error.message}.`),
+            new LayerEnsemblesError(
+              "ERR_LE_DATA",
+              `Expected a body in ${kind} but received a damaged one: ${error.message}.`,
+            ),
           ),
         );
         message.on("data", onPacked);

@@ -26,9 +26,10 @@ export class Budget {
   readonly #evictable = new Map<Held, Evictable>();
   #held = 0;
 
-  /** @param what names the kind in errors, as in "bytes for bodies" */
   constructor(
+    /** Names the kind in errors, such as "bodies". */
     readonly what: string,
+    /** Most that is held. */
     readonly bytes: number,
   ) {}
 

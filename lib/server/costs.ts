@@ -1,10 +1,11 @@
 // What images and answers take, in bytes, from above: known before any of it is made, so that what is too much is refused
 // and not tried. Constants are arrays that are there at the same time, a pixel; tests hold them against what was measured.
-import type { ImageKind, ImageSize, OutputName } from "./image-work.js";
+
+import { MAP_NAMES } from "../ensemble/prediction.js";
 import type { AnswerType } from "./answers.js";
+import type { ImageKind, ImageSize, OutputName } from "./image-work.js";
 import type { RequestedOutput } from "./kserve.js";
 import { TENSORS } from "./kserve.js";
-import { MAP_NAMES } from "../ensemble/prediction.js";
 
 /** What an image takes. */
 export interface ImageCost {
@@ -43,7 +44,9 @@ export function imageCost(
     held: FLOAT * input * (channels + 2 * spatial) + shown,
     prepare: encoded + DECODING * bytes + 2 * FLOAT * (pixels + input) * channels + resampling + 9 * shown,
     finish:
-      FLOAT * pixels * (classes + wanted) + resampling + pixels * (overlay ? 26 : 10) +
+      FLOAT * pixels * (classes + wanted) +
+      resampling +
+      pixels * (overlay ? 26 : 10) +
       (arrays ? 2 : 0) * outputBytes(pixels, classes, outputs),
   };
 }
@@ -67,7 +70,12 @@ const DIGITS = { UINT8: 4, BOOL: 6, FP32: 26, FP64: 26, BYTES: 10 } as Record<st
 const WIDTH = { UINT8: 1, BOOL: 1, FP32: 4, FP64: 8, BYTES: 10 } as Record<string, number>;
 
 /** The answer to an infer request, at most. */
-export function inferBytes(outputs: readonly RequestedOutput[], images: number, pixels: number, classes: number): number {
+export function inferBytes(
+  outputs: readonly RequestedOutput[],
+  images: number,
+  pixels: number,
+  classes: number,
+): number {
   return outputs.reduce((sum, { name, binary }) => {
     const { datatype = "FP32", perImage } = TENSORS[name] ?? {};
     const count = images * (perImage === "S" ? pixels : perImage === "C×S" ? classes * pixels : 1);

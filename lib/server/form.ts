@@ -5,6 +5,7 @@ import { LayerEnsemblesError } from "../errors.js";
 export interface FormFile {
   /** Its file name, else its field's. */
   name: string;
+  /** Its content. */
   bytes: Uint8Array;
 }
 
@@ -63,9 +64,6 @@ export async function readForm(task: {
     throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a whole multipart body but received ${received}.`);
   }
   if (files.length === 0)
-    throw new LayerEnsemblesError(
-      "ERR_LE_DATA",
-      "Expected at least one file in the multipart body but received none.",
-    );
+    throw new LayerEnsemblesError("ERR_LE_DATA", "Expected at least one file in the multipart body but received none.");
   return files;
 }

@@ -55,7 +55,15 @@ export function quickMeasure(bytes: Uint8Array, name: string): ImageSize | undef
     // What the header claims is checked against the bytes that there are before anything is made of it.
     const shape = /'shape'\s*:\s*\(([\d\s,L]*)\)/.exec(file.toString("latin1", 0, 1024))?.[1];
     const sides = (shape?.split(",") ?? []).map((side) => Number.parseInt(side, 10)).filter((side) => side > 0);
-    return { size: sides.slice(-3), bytes: DOUBLE * Math.min(sides.reduce((all, side) => all * side, 1), bytes.length) };
+    return {
+      size: sides.slice(-3),
+      bytes:
+        DOUBLE *
+        Math.min(
+          sides.reduce((all, side) => all * side, 1),
+          bytes.length,
+        ),
+    };
   }
   if (!isPng(file)) return undefined;
   try {
@@ -78,7 +86,9 @@ export async function measure({ bytes, name }: { bytes: Uint8Array; name: string
   const size = await decodeSize(file, name);
   const { default: sharp } = await import("sharp");
   // A decoder that knows more kinds than this library has said that it is an image.
-  const { channels = 4, depth } = await sharp(file, { limitInputPixels: false }).metadata().catch(() => ({}) as Partial<Metadata>);
+  const { channels = 4, depth } = await sharp(file, { limitInputPixels: false })
+    .metadata()
+    .catch(() => ({}) as Partial<Metadata>);
   const sample = { uchar: 1, char: 1, ushort: 2, short: 2, double: 8 }[depth as string] ?? 4;
   return { size, bytes: size[0] * size[1] * channels * sample };
 }
@@ -86,7 +96,10 @@ export async function measure({ bytes, name }: { bytes: Uint8Array; name: string
 /**
  * @throws ERR_LE_TOO_LARGE for an image that is too large as stored
  */
-export function checkSize(size: readonly number[], { maxPixels, maxSide }: Pick<ImageKind, "maxPixels" | "maxSide">): void {
+export function checkSize(
+  size: readonly number[],
+  { maxPixels, maxSide }: Pick<ImageKind, "maxPixels" | "maxSide">,
+): void {
   const received = size.join("×");
   if (size.some((side) => side > maxSide))
     throw new LayerEnsemblesError(

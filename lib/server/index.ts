@@ -13,6 +13,8 @@ export {
 export type { Extent, PredictionRecord } from "../report/record.js";
 export type { RunNotes } from "../runs/notes.js";
 export { ANSWER_TYPES, type AnswerType, type WrittenAnswer } from "./answers.js";
+export type { Budget, Evictable, Held } from "./budget.js";
+export type { FormFile } from "./form.js";
 export { OUTPUTS, type OutputFile, type OutputName } from "./image-work.js";
 export type { InferAnswer } from "./kserve.js";
 export type { Metrics, Stage } from "./metrics.js";
@@ -30,7 +32,9 @@ export { createServer, type ServerOptions } from "./server.js";
 export {
   type ImageAnswer,
   type Limits,
+  MEMORY_SHARES,
   PredictionService,
   type RequestOptions,
   type ServiceOptions,
+  type ServiceSummary,
 } from "./service.js";

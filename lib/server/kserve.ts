@@ -21,9 +21,7 @@ import {
 export const INPUT = "image";
 
 /** What an infer request can be answered with, by name; -1 is a size that depends on the request, C the number of classes. */
-export const TENSORS: Readonly<
-  Record<string, { datatype: DatatypeName | "BYTES"; perImage: "S" | "C×S" | "1" }>
-> = {
+export const TENSORS: Readonly<Record<string, { datatype: DatatypeName | "BYTES"; perImage: "S" | "C×S" | "1" }>> = {
   mask: { datatype: "UINT8", perImage: "S" },
   probabilities: { datatype: "FP32", perImage: "C×S" },
   ...Object.fromEntries(MAP_NAMES.map((map) => [map, { datatype: "FP32", perImage: "S" } as const])),
@@ -40,7 +38,9 @@ interface Datatype {
   bytes: number;
   read(bytes: ArrayBuffer): NumericArray;
   /** What JSON is read into. */
-  Type: new (length: number) => NumericArray;
+  Type: new (
+    length: number,
+  ) => NumericArray;
   /** The nearest number of the type; undefined for what is none. */
   accept(value: unknown): number | undefined;
 }
@@ -70,7 +70,12 @@ const DATATYPES = {
   },
   INT8: { bytes: 1, Type: Int8Array, read: (bytes) => new Int8Array(bytes), accept: integers(-128, 127) },
   INT16: { bytes: 2, Type: Int16Array, read: (bytes) => new Int16Array(bytes), accept: integers(-32_768, 32_767) },
-  INT32: { bytes: 4, Type: Int32Array, read: (bytes) => new Int32Array(bytes), accept: integers(-(2 ** 31), 2 ** 31 - 1) },
+  INT32: {
+    bytes: 4,
+    Type: Int32Array,
+    read: (bytes) => new Int32Array(bytes),
+    accept: integers(-(2 ** 31), 2 ** 31 - 1),
+  },
   INT64: {
     bytes: 8,
     Type: Float64Array,
@@ -105,7 +110,9 @@ const DATATYPE_NAMES = Object.keys(DATATYPES) as DatatypeName[];
 function mapped<T extends NumericArray = Float32Array>(
   from: Uint16Array,
   to: (value: number) => number,
-  Type = Float32Array as unknown as new (length: number) => T,
+  Type = Float32Array as unknown as new (
+    length: number,
+  ) => T,
 ): T {
   const out = new Type(from.length);
   for (let i = 0; i < from.length; i++) out[i] = to(from[i] as number);
@@ -139,7 +146,12 @@ const MAX_STRUCTURE = 2 ** 18;
 /** Characters of an id. */
 const MAX_ID = 1000;
 /** Extensions that change what is answered, or where from; not offered. */
-const REFUSED_PARAMETERS = ["shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "classification"];
+const REFUSED_PARAMETERS = [
+  "shared_memory_region",
+  "shared_memory_offset",
+  "shared_memory_byte_size",
+  "classification",
+];
 
 /** An output that a request asks for. */
 export interface RequestedOutput {
@@ -220,7 +232,12 @@ function parametersOf(parameters: unknown, what: string): Record<string, unknown
   if (!isRecord(parameters)) refuse("ERR_LE_DATA", "an object", `the parameters of ${what}`, describe(parameters));
   const refused = REFUSED_PARAMETERS.find((name) => Object.hasOwn(parameters, name));
   if (refused)
-    refuse("ERR_LE_DATA", "tensors in the request and the answer", what, `${refused}, which this server does not offer`);
+    refuse(
+      "ERR_LE_DATA",
+      "tensors in the request and the answer",
+      what,
+      `${refused}, which this server does not offer`,
+    );
   return parameters;
 }
 

@@ -323,8 +323,9 @@ function addInfer(app: FastifyInstance, service: PredictionService): void {
 /** Paths and methods that there are not: below /v2 an error has another form. */
 function addRefusals(app: FastifyInstance, known: ReadonlyMap<string, ReadonlySet<string>>): void {
   const all = app.supportedMethods;
-  const own = [...known].filter(([url]) => url.startsWith(app.prefix));
-  for (const [url, methods] of own) {
+  for (const [url, methods] of [...known]) {
+    // With a prefix, the page at / has two addresses, of which fastify tells one.
+    if (app.prefix !== "" && [app.prefix, `${app.prefix}/`].includes(url)) continue;
     const allow = [...methods, "OPTIONS"].join(", ");
     app.route({
       method: all.filter((method) => !methods.has(method)),
@@ -347,12 +348,17 @@ function addRefusals(app: FastifyInstance, known: ReadonlyMap<string, ReadonlySe
   });
 }
 
+/** A Host that is not answered. */
+export function misdirected(): Error {
+  return httpError(
+    421,
+    "Expected a Host that this server answers to but received another one. Allow it: --allow-host NAME.",
+  );
+}
+
 /** A path that there is not. */
 export function notFound({ method, url }: FastifyRequest): Error {
-  return httpError(
-    404,
-    `Expected one of the routes in /openapi.json but received ${method} ${url.slice(0, 200)}.`,
-  );
+  return httpError(404, `Expected one of the routes in /openapi.json but received ${method} ${url.slice(0, 200)}.`);
 }
 
 interface ModelParams {

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { Socket } from "node:net";
 import { setTimeout } from "node:timers/promises";
 import type { FastifyInstance, FastifyServerOptions } from "fastify";
-import { admissionOf, answerError, notFound, routes } from "./routes.js";
+import { admissionOf, answerError, misdirected, notFound, routes } from "./routes.js";
 import type { PredictionService } from "./service.js";
 
 /** How a server listens and logs. */
@@ -15,6 +15,12 @@ export interface ServerOptions {
    * @default 1000
    */
   linger?: number;
+  /**
+   * Names in the header Host that are answered, beside localhost and addresses, so that a page that was loaded from elsewhere cannot
+   * ask a server that only listens on this machine (DNS rebinding).
+   * @default any
+   */
+  hosts?: readonly string[];
 }
 
 /**
@@ -27,7 +33,7 @@ export interface ServerOptions {
  */
 export async function createServer(
   service: PredictionService,
-  { logger = { level: "info" }, linger = 1000 }: ServerOptions = {},
+  { logger = { level: "info" }, linger = 1000, hosts }: ServerOptions = {},
 ): Promise<FastifyInstance> {
   const { fastify, LogController } = await import("fastify");
   const { timeout, maxBody } = service.limits;
@@ -50,6 +56,7 @@ export async function createServer(
   });
   app.addHook("onRequest", async (request, reply) => {
     reply.header("x-request-id", request.id);
+    if (hosts && !isAllowed(request.headers.host, hosts)) throw misdirected();
   });
   app.addHook("onResponse", async (request, reply) => {
     const { method, url } = request;
@@ -73,6 +80,15 @@ export async function createServer(
   });
   await app.register(routes(service));
   return app;
+}
+
+/** Names without a dot belong to no domain, and addresses cannot be given to another. */
+function isAllowed(header: string | undefined, hosts: readonly string[]): boolean {
+  const host = (header ?? "").toLowerCase().replace(/:\d*$/, "").replace(/\.$/, "");
+  const isAddress = /^[\d.]*$/.test(host) || host.startsWith("[");
+  return (
+    isAddress || !host.includes(".") || host.endsWith(".localhost") || hosts.some((name) => name.toLowerCase() === host)
+  );
 }
 
 /** What cannot be read as a request has no path, and is answered in the general form. */

@@ -25,9 +25,10 @@ import {
 } from "./image-work.js";
 import type { InferAnswer } from "./kserve.js";
 import { createMetrics, type Metrics } from "./metrics.js";
-import { ownBuffersGently } from "./transfer.js";
 import type { Place } from "./queue.js";
+import { tryRun } from "./run-trial.js";
 import { loadModel, type ServedModel } from "./served-model.js";
+import { ownBuffersGently } from "./transfer.js";
 
 /** What is served, and how much of it at a time. */
 export interface ServiceOptions {
@@ -68,8 +69,27 @@ export interface ServiceOptions {
 
 /** The limits of a request. */
 export type Limits = Required<
-  Pick<ServiceOptions, "timeout" | "maxBody" | "maxPixels" | "maxSide" | "maxImages" | "maxMemory" | "maxQueue" | "workers">
+  Pick<
+    ServiceOptions,
+    "timeout" | "maxBody" | "maxPixels" | "maxSide" | "maxImages" | "maxMemory" | "maxQueue" | "workers"
+  >
 >;
+
+/** What is served, where, and within which limits. */
+export interface ServiceSummary {
+  /** The models; a gate as `SCORE:THRESHOLD`. */
+  models: Record<"name" | "version" | "method" | "gate", string | number | null>[];
+  /** As asked for. */
+  device: string;
+  /** As asked for. */
+  precision: string;
+  /** CPU threads of libtorch. */
+  threads: number;
+  /** Of a request. */
+  limits: Readonly<Limits>;
+  /** Bytes that the process takes at most on top of what it has when it is ready, beside the models' passes. */
+  memoryBound: number;
+}
 
 /** What a request may choose. */
 export interface RequestOptions {
@@ -188,7 +208,10 @@ export class PredictionService {
   /** Of tasks; the pool keeps it. */
   readonly #work: Budget;
   readonly #load: (name: string, folder: string, version: number) => Promise<ServedModel>;
+  readonly #device: DeviceFlags;
   readonly #reloads = new Map<string, Promise<void>>();
+  readonly #waitingReloads = new Map<string, Promise<void>>();
+  readonly #closing = new AbortController();
   /** Former states of reloaded runs that still finish what they accepted. */
   readonly #retired = new Set<Promise<void>>();
   #closed: Promise<void> | undefined;
@@ -198,6 +221,7 @@ export class PredictionService {
     limits: Limits;
     models: Map<string, ServedModel>;
     pool: ImagePool;
+    device: DeviceFlags;
     load(name: string, folder: string, version: number): Promise<ServedModel>;
   }) {
     this.metrics = parts.metrics;
@@ -212,6 +236,7 @@ export class PredictionService {
       bound: maxMemory + memoryBeside(threadsOf(workers), heapOf(parts.limits)),
     };
     this.#work = new Budget("work", MEMORY_SHARES.work * maxMemory);
+    this.#device = parts.device;
     this.#load = parts.load;
   }
 
@@ -234,10 +259,11 @@ export class PredictionService {
       for (const { name, queue } of models.values())
         yield { model: name, accepted: queue.accepted, waiting: queue.waiting };
     });
+    const placed = { ...(device && { device }), ...(precision && { precision }), ...(threads && { threads }) };
     const load = (name: string, folder: string, version: number) =>
       loadModel(name, folder, version, {
         ...(gate !== undefined && { gate }),
-        device: { ...(device && { device }), ...(precision && { precision }), ...(threads && { threads }) },
+        device: placed,
         queue: {
           ...(maxBatch !== undefined && { maxBatch }),
           ...(maxDelay !== undefined && { maxDelay }),
@@ -260,7 +286,24 @@ export class PredictionService {
       await pool.close();
       throw error;
     }
-    return new PredictionService({ metrics, limits, models, pool, load });
+    return new PredictionService({ metrics, limits, models, pool, load, device: placed });
+  }
+
+  /** What is served, where, and within which limits, in plain JSON: for a log. */
+  get summary(): ServiceSummary {
+    return {
+      models: this.models.map(({ name, version, run, gate }) => ({
+        name,
+        version,
+        method: run.method,
+        gate: gate ? `${gate.score ?? "aula"}:${gate.threshold}` : null,
+      })),
+      device: this.#device.device ?? "auto",
+      precision: this.#device.precision ?? "auto",
+      threads: this.#device.threads ?? os.availableParallelism(),
+      limits: this.limits,
+      memoryBound: this.memory.bound,
+    };
   }
 
   /** The models, in the order given. */
@@ -381,7 +424,9 @@ export class PredictionService {
     const cost = writingCost(type, bytes);
     this.memory.answers.check(cost, "an answer", "Ask for fewer outputs, or send fewer images.");
     held?.resize(cost);
-    const given = held ? new Set(images.flatMap(({ files }) => Object.values(files).map((file) => file.bytes))) : undefined;
+    const given = held
+      ? new Set(images.flatMap(({ files }) => Object.values(files).map((file) => file.bytes)))
+      : undefined;
     const written = await this.#timed("finish", () =>
       this.#pool.run("writeAnswers", task, { ends: true, ...(signal && { signal }), ...(given && { given }) }),
     );
@@ -494,34 +539,41 @@ export class PredictionService {
   }
 
   /**
-   * Loads a run's folder again and serves it from then on. Requests that the former state accepted are answered by it; where the
+   * Loads a run's folder again, in a process of its own first, and serves it from then on. Requests that the former state accepted are answered by it; where the
    * new one cannot be loaded, the former stays.
    * @throws ERR_LE_OPTION, ERR_LE_CHECKPOINT, ERR_LE_DISPOSED
    */
   reload(name?: string): Promise<void> {
     const { name: known } = this.model(name);
+    // One that has not begun will see what this one would.
+    const waiting = this.#waitingReloads.get(known);
+    if (waiting) return waiting;
     const before = this.#reloads.get(known) ?? Promise.resolve();
     const reload = before
       .catch(() => {})
       .then(async () => {
+        this.#waitingReloads.delete(known);
         if (this.closing)
           throw new LayerEnsemblesError(
             "ERR_LE_DISPOSED",
             "Expected a service in use but received one that is closed.",
           );
         const former = this.model(known);
+        await tryRun({ folder: former.folder, device: this.#device }, this.#closing.signal);
         const loaded = await this.#load(known, former.folder, former.version + 1);
         this.#models.set(known, loaded);
         const retired = former.close().finally(() => this.#retired.delete(retired));
         this.#retired.add(retired);
       });
     this.#reloads.set(known, reload);
+    this.#waitingReloads.set(known, reload);
     return reload;
   }
 
   /** Accepts nothing more, finishes what was accepted, and frees the models. */
   close(): Promise<void> {
     this.#closed ??= (async () => {
+      this.#closing.abort(new LayerEnsemblesError("ERR_LE_DISPOSED", "The server is stopping."));
       await Promise.allSettled(this.#reloads.values());
       await Promise.all([...this.#models.values()].map((model) => model.close()));
       await Promise.all(this.#retired);

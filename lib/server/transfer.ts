@@ -71,7 +71,9 @@ function copyOf(view: ArrayBufferView): ArrayBufferView {
 function typeOf(view: ArrayBufferView): new (buffer: ArrayBuffer) => ArrayBufferView {
   return view instanceof Buffer
     ? Uint8Array
-    : (view.constructor as unknown as new (buffer: ArrayBuffer) => ArrayBufferView);
+    : (view.constructor as unknown as new (
+        buffer: ArrayBuffer,
+      ) => ArrayBufferView);
 }
 
 function isWhole(view: ArrayBufferView): boolean {
