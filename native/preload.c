@@ -1,10 +1,17 @@
-// A stub addon that opens shared libraries from a folder chosen at run time. It depends on nothing but libc, so Node
-// can always load it; the main addon's references to libtorch then resolve by SONAME against what was opened here.
-// (Setting LD_LIBRARY_PATH inside a running process has no effect.)
+// A stub addon that opens shared libraries from a folder chosen at run time, and locks folders. It depends on nothing
+// but libc, so Node can always load it; the main addon's references to libtorch then resolve by SONAME against what was
+// opened here. (Setting LD_LIBRARY_PATH inside a running process has no effect.)
 #include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <node_api.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static napi_value throw_type_error(napi_env env, const char* message) {
   napi_throw_type_error(env, NULL, message);
@@ -91,11 +98,85 @@ static napi_value unclaim(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+static void close_lock(napi_env env, void* data, void* hint) {
+  (void)env, (void)hint;
+  close((int)(intptr_t)data - 1);
+}
+
+// The descriptor of the folder at `path` with the lock on it; -1 and errno where it cannot be had.
+static int open_locked(const char* path) {
+  for (;;) {
+    const int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return -1;
+    struct stat opened, there;
+    int locked = flock(descriptor, LOCK_EX | LOCK_NB);
+    if (locked < 0 && errno == EBADF) {
+      // NFS locks what is open for writing alone.
+      const int file = openat(descriptor, ".lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+      const int reason = errno;
+      close(descriptor);
+      errno = reason;
+      if (file < 0 || flock(file, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return file;
+      close(file);
+      errno = EWOULDBLOCK;
+      return -1;
+    }
+    if (locked < 0 && errno != EWOULDBLOCK && errno != EINTR) locked = 0;  // a file system without locks
+    if (locked == 0 && fstat(descriptor, &opened) == 0 && stat(path, &there) == 0) {
+      if (opened.st_ino == there.st_ino && opened.st_dev == there.st_dev) return descriptor;
+      close(descriptor);  // the folder was replaced by another meanwhile
+      continue;
+    }
+    const int reason = errno;
+    close(descriptor);
+    errno = reason;
+    return -1;
+  }
+}
+
+// lockFolder(path): a lock on an existing folder that ends with unlockFolder(lock), with its collection, or with the
+// process however that ends; null where another open of the folder holds it, in this process or another one. Throws an
+// Error whose code is the errno's name, or its number.
+static napi_value lock_folder(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value argument, result = NULL;
+  if (napi_get_cb_info(env, info, &count, &argument, NULL, NULL) != napi_ok || count < 1)
+    return throw_type_error(env, "Expected a path for lockFolder() but received nothing");
+  char* path = string_argument(env, argument);
+  if (!path) return throw_type_error(env, "Expected a string as the path for lockFolder()");
+  const int descriptor = open_locked(path);
+  const int reason = errno;
+  free(path);
+  if (descriptor >= 0) {
+    if (napi_create_external(env, (void*)(intptr_t)(descriptor + 1), close_lock, NULL, &result) != napi_ok)
+      close(descriptor);
+  } else if (reason == EWOULDBLOCK) {
+    napi_get_null(env, &result);
+  } else {
+    napi_throw_error(env, reason == ENOENT ? "ENOENT" : NULL, strerror(reason));
+  }
+  return result;
+}
+
+// unlockFolder(lock): lets others have it; the descriptor stays open until the lock is collected.
+static napi_value unlock_folder(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value argument;
+  void* data = NULL;
+  if (napi_get_cb_info(env, info, &count, &argument, NULL, NULL) != napi_ok || count < 1 ||
+      napi_get_value_external(env, argument, &data) != napi_ok)
+    return throw_type_error(env, "Expected a lock for unlockFolder()");
+  flock((int)(intptr_t)data - 1, LOCK_UN);
+  return NULL;
+}
+
 NAPI_MODULE_INIT() {
   const napi_property_descriptor properties[] = {
       {"open", NULL, open_library, NULL, NULL, NULL, napi_enumerable, NULL},
       {"claim", NULL, claim, NULL, NULL, NULL, napi_enumerable, NULL},
       {"unclaim", NULL, unclaim, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"lockFolder", NULL, lock_folder, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"unlockFolder", NULL, unlock_folder, NULL, NULL, NULL, napi_enumerable, NULL},
       {"setDefault", NULL, set_default, NULL, NULL, NULL, napi_enumerable, NULL},
   };
   if (napi_define_properties(env, exports, sizeof properties / sizeof *properties, properties) != napi_ok) return NULL;

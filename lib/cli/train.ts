@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { rm, rmdir } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { Dataset, Sample } from "../data/dataset.js";
+import { makeFolders } from "../data/files.js";
 import type { Ignored, LabelRule } from "../data/labels.js";
 import { type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
@@ -11,8 +12,10 @@ import { memberFolder } from "../ensemble/deep-ensemble.js";
 import { METHOD_TITLES, type MethodName } from "../ensemble/methods.js";
 import type { Head } from "../ensemble/model.js";
 import type { Network } from "../ensemble/network.js";
-import { makeFolder, RUN_FILES, readRun, writeRun } from "../ensemble/run.js";
+import { RUN_FILES, readRun, writeRun } from "../ensemble/run.js";
 import type { EpochEvent, FitOptions, History } from "../ensemble/training.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { withFolder } from "../native/folder-lock.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { duration, fixed, formatTable } from "../report/table.js";
 import { placement, setThreads } from "../runs/device.js";
@@ -37,12 +40,22 @@ async function train(flags: TrainFlags, command: Command, session: Session): Pro
   const { options, named, resumed } = await effectiveOptions(flags, command);
   const line = new StatusLine(process.stderr);
   try {
-    if (options.method === "de") await trainMembers(options, named, resumed, line, session);
-    else {
-      const run = path.resolve(flags.run);
-      const result = await trainOne(options, named, resumed, run, line, session);
-      await session.print(session.json ? toJson(resultOf(result)) : summary(result));
-    }
+    const run = path.resolve(flags.run);
+    // The process of a member works below the folder that the command has which trains them all.
+    if (options.method === "de" && options.member !== undefined)
+      await trainMembers(options, named, resumed, line, session);
+    else
+      await withFolder(run, async (made) => {
+        try {
+          if (options.method === "de") return await trainMembers(options, named, resumed, line, session);
+          if (!resumed && existsSync(path.join(run, RUN_FILES.state))) throw beganMeanwhile(flags.run);
+          const result = await trainOne(options, named, resumed, run, made, line, session);
+          await session.print(session.json ? toJson(resultOf(result)) : summary(result));
+        } catch (error) {
+          if (made) await rmdir(run).catch(() => {}); // where nothing came to be in it
+          throw error;
+        }
+      });
   } catch (error) {
     line.clear();
     if (error instanceof Interrupted)
@@ -53,6 +66,14 @@ async function train(flags: TrainFlags, command: Command, session: Session): Pro
       );
     throw error;
   }
+}
+
+/** Since the options were checked, before this process had the folder. */
+function beganMeanwhile(run: string): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_BUSY",
+    `Expected a new folder for --run but received ${run}, where another training began meanwhile: choose another.`,
+  );
 }
 
 /** What came of one network's training. */
@@ -77,6 +98,7 @@ async function trainOne(
   named: Set<string>,
   resumed: RunNotes | null,
   run: string,
+  isNew: boolean,
   line: StatusLine,
   session: Session,
 ): Promise<Trained> {
@@ -96,7 +118,6 @@ async function trainOne(
   noteIgnored(session, ignored, total, dataset.labels.ignore);
 
   setThreads(options);
-  const isNew = !existsSync(run);
   const { backbone, model } = await build(options, dataset, run, session);
   try {
     const notes = notesOf(options, dataset, { ...data, contents });
@@ -138,16 +159,13 @@ async function trainMembers(
     seed: options.seed + member - 1,
     resume: true,
   });
+  const trainMember = (member: number, notes: RunNotes | null) => {
+    const folder = memberFolder(run, member);
+    return withFolder(folder, (made) => trainOne(one(member), named, notes, folder, made, line, session));
+  };
   if (options.member !== undefined) {
     // A process of the command that trains them all.
-    const result = await trainOne(
-      one(options.member),
-      named,
-      resumed,
-      memberFolder(run, options.member),
-      line,
-      session,
-    );
+    const result = await trainMember(options.member, resumed);
     return session.print(toJson(resultOf(result)));
   }
   if (!resumed) await beginDeepEnsemble(options, named, run, session);
@@ -159,7 +177,7 @@ async function trainMembers(
     for (const member of members) {
       session.note(`member ${member} of ${members.length}`);
       const notes = resumed ?? runNotes(await readRun(run), run);
-      results.push(resultOf(await trainOne(one(member), named, notes, memberFolder(run, member), line, session)));
+      results.push(resultOf(await trainMember(member, notes)));
     }
   const seconds = results.reduce((sum, result) => sum + result.seconds, 0);
   await session.print(
@@ -188,7 +206,7 @@ async function beginDeepEnsemble(
       skip: 0,
       notes: { ...notes },
     });
-    await makeFolder(path.join(run, "members"));
+    await makeFolders(path.join(run, "members"));
   } finally {
     await model.dispose();
     await backbone.dispose();

@@ -1,19 +1,33 @@
-import { mkdir, open, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { randomBytes } from "node:crypto";
+import { constants, type Stats } from "node:fs";
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 
-let counter = 0;
+/** What a killed process may have left beside a file or in a folder: {@link temporaryName}, or as earlier versions called it. */
+const TEMPORARY = /\.(?:[0-9a-f]{16}|\d+[.-]\d+|\d+)\.tmp$/;
+
+/** A name beside `path` that no other process has; process numbers are alike in containers. */
+export function temporaryName(path: string): string {
+  return `${path}.${randomBytes(8).toString("hex")}.tmp`;
+}
+
+/** Removes what killed processes left in a folder. The caller holds the folder's lock. */
+export async function removeTemporaries(folder: string): Promise<void> {
+  for (const name of await readdir(folder))
+    if (TEMPORARY.test(name)) await rm(join(folder, name), { recursive: true, force: true });
+}
 
 /**
  * Writes a file to a temporary name beside it, flushes it and renames it, so that a reader sees the old content or the
- * new one and never a part. Missing folders are made.
+ * new one and never a part. Missing folders are made. A link at `path` is replaced, not followed.
  * @throws ERR_LE_IO where the file system refuses (no space, no permission, read-only)
  */
 export async function writeAtomic(path: string, content: string | Uint8Array): Promise<void> {
-  const temporary = `${path}.${process.pid}.${counter++}.tmp`;
+  const temporary = temporaryName(path);
   try {
-    await mkdir(dirname(path), { recursive: true });
-    const file = await open(temporary, "w");
+    await makeFolders(dirname(path));
+    const file = await open(temporary, "wx");
     try {
       await file.writeFile(content);
       await file.sync();
@@ -23,8 +37,79 @@ export async function writeAtomic(path: string, content: string | Uint8Array): P
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true }).catch(() => {});
-    throw ioError(path, "writable", error);
+    throw error instanceof LayerEnsemblesError ? error : ioError(path, "writable", error);
   }
+}
+
+/**
+ * Makes a folder and those above it, one after another: Node's recursive `mkdir` never ends where a file system says that
+ * nothing is there and lets nothing be made, as /proc does.
+ * @returns the first folder that was made; undefined where all were there
+ * @throws ERR_LE_IO
+ */
+export async function makeFolders(folder: string): Promise<string | undefined> {
+  const missing: string[] = [];
+  let at = resolve(folder);
+  for (; ; at = dirname(at)) {
+    const found = await stat(at).catch((error) => {
+      if (isMissing(error)) return undefined;
+      throw ioError(folder, "a folder that can be made", error);
+    });
+    if (found?.isDirectory()) break;
+    if (found) throw ioError(folder, "a folder that can be made", `a file at ${at}`);
+    missing.unshift(at);
+    if (at === dirname(at)) throw ioError(folder, "a folder that can be made", "no root");
+  }
+  for (const one of missing)
+    await mkdir(one).catch(async (error) => {
+      const made = error.code === "EEXIST" ? await stat(one).catch(() => undefined) : undefined;
+      if (!made?.isDirectory()) throw ioError(folder, "a folder that can be made", error);
+    });
+  return missing[0];
+}
+
+/**
+ * Opens a regular file for reading. A pipe or device, which could make a reader wait for ever, is refused without a wait.
+ * @throws the file system's error, or an Error that says what else is there
+ */
+export async function openRegular(path: string): Promise<FileHandle> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const info = await file.stat();
+    if (!info.isFile()) throw new Error(`${kindOf(info)}, which is no regular file`);
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/**
+ * The bytes of a regular file.
+ * @param limit most bytes @default 2 GiB, Node's own
+ * @throws as {@link openRegular}
+ */
+export async function readRegular(path: string, limit = 2 ** 31 - 1): Promise<Buffer> {
+  const file = await openRegular(path);
+  try {
+    const { size } = await file.stat();
+    if (size > limit) throw new Error(`${size} bytes, more than ${limit}`);
+    return await file.readFile();
+  } finally {
+    await file.close();
+  }
+}
+
+/** The text of a regular file of at most 256 MiB. @throws as {@link openRegular} */
+export async function readText(path: string, limit = 2 ** 28): Promise<string> {
+  return (await readRegular(path, limit)).toString("utf8");
+}
+
+function kindOf(info: Stats): string {
+  if (info.isDirectory()) return "a folder";
+  if (info.isFIFO()) return "a pipe";
+  if (info.isSocket()) return "a socket";
+  return "a device";
 }
 
 /** An ERR_LE_IO for a file-system error: "Expected `path` to be …, but received ENOSPC: …". */

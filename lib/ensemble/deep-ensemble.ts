@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
+import { withFolder } from "../native/folder-lock.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, option } from "../options.js";
 import type { Backbone } from "./backbone.js";
@@ -183,22 +184,26 @@ export class DeepEnsemble extends Predictor implements Model {
     const guard = new SampleGuard(training, { validation, ...rest });
     const data = await gather(addon, training, axes, "training", rest.signal, guard);
     const held = validation && (await gather(addon, validation, axes, "validation", rest.signal, guard));
-    if (run !== undefined) await this.#writeRun(run, notes);
     const histories: History[] = [];
-    for (const [i, member] of this.#members.entries()) {
-      const own = {
-        ...rest,
-        ...(guard.ignoreIndex !== undefined && { ignoreIndex: guard.ignoreIndex }),
-        ...(held && { validation: held }),
-        seed: seed + i,
-        notes,
-        ...(run !== undefined && { run: memberFolder(run, i + 1) }),
-        ...(onProgress && {
-          onProgress: (event: TrainingEvent) => onProgress({ ...event, member: i + 1, members: this.#members.length }),
-        }),
-      };
-      histories.push(await member.fit(data, own));
-    }
+    const trainAll = async () => {
+      if (run !== undefined) await this.#writeRun(run, notes);
+      for (const [i, member] of this.#members.entries()) {
+        const own = {
+          ...rest,
+          ...(guard.ignoreIndex !== undefined && { ignoreIndex: guard.ignoreIndex }),
+          ...(held && { validation: held }),
+          seed: seed + i,
+          notes,
+          ...(run !== undefined && { run: memberFolder(run, i + 1) }),
+          ...(onProgress && {
+            onProgress: (event: TrainingEvent) =>
+              onProgress({ ...event, member: i + 1, members: this.#members.length }),
+          }),
+        };
+        histories.push(await member.fit(data, own));
+      }
+    };
+    await (run === undefined ? trainAll() : withFolder(run, trainAll));
     return histories;
   }
 
@@ -208,8 +213,10 @@ export class DeepEnsemble extends Predictor implements Model {
    * @throws ERR_LE_IO
    */
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
-    for (const [i, member] of this.#members.entries()) await member.save(memberFolder(folder, i + 1), notes);
-    await this.#writeRun(folder, notes);
+    await withFolder(folder, async () => {
+      for (const [i, member] of this.#members.entries()) await member.save(memberFolder(folder, i + 1), notes);
+      await this.#writeRun(folder, notes);
+    });
   }
 
   async #writeRun(folder: string, notes: Record<string, unknown>): Promise<void> {

@@ -1,7 +1,10 @@
 import { existsSync } from "node:fs";
+import { rmdir } from "node:fs/promises";
 import path from "node:path";
+import { makeFolders } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle } from "../native/addon.js";
+import { withFolder } from "../native/folder-lock.js";
 import { loadAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
@@ -11,7 +14,7 @@ import { METHOD_TITLES, type MethodName } from "./methods.js";
 import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
 import { type HeadSource, Predictor } from "./predicting.js";
 import { Recorder } from "./recorder.js";
-import { MODEL_FILES, makeFolder, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { MODEL_FILES, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
 import { Gathered, gather } from "./samples.js";
 import {
@@ -245,14 +248,16 @@ export abstract class Network extends Predictor implements Model {
   /**
    * Writes a run folder that `load` reads: run.json and weights.safetensors, each atomically.
    * @param notes more facts for run.json
-   * @throws ERR_LE_IO
+   * @throws ERR_LE_IO, ERR_LE_BUSY
    */
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
     this.#check();
     const { prediction, gate, tuning } = this.run ?? {};
     const tuned = { ...(prediction && { prediction }), ...(gate && { gate }), ...(tuning && { tuning }) };
-    await this.#writeRun(folder, notes, this.#trained, tuned);
-    await this.#native(() => this.#addon.saveEnsemble(this.#handle, path.join(folder, RUN_FILES.weights)));
+    await withFolder(folder, async () => {
+      await this.#writeRun(folder, notes, this.#trained, tuned);
+      await this.#native(() => this.#addon.saveEnsemble(this.#handle, path.join(folder, RUN_FILES.weights)));
+    });
   }
 
   async #writeRun(
@@ -267,7 +272,7 @@ export abstract class Network extends Predictor implements Model {
     if (typeof config.file === "string") {
       // A run needs nothing outside its folder. The copy is the network; weights.safetensors has what training made of it.
       config.file = MODEL_FILES[config.kind as keyof typeof MODEL_FILES];
-      await makeFolder(folder);
+      await makeFolders(folder);
       await this.backbone.save(path.join(folder, config.file as string));
     }
     return writeRun(folder, {
@@ -285,12 +290,26 @@ export abstract class Network extends Predictor implements Model {
 
   /**
    * Trains the backbone and all heads together on the weighted sum of the heads' losses, on a thread of its own.
-   * @throws ERR_LE_DIVERGED, ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_IO, ERR_LE_CHECKPOINT, or `signal.reason`
+   * @throws ERR_LE_DIVERGED, ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_IO, ERR_LE_CHECKPOINT,
+   * ERR_LE_BUSY where another training or command writes the folder `run`, or `signal.reason`
    */
   async fit(training: SampleSource | Gathered, options: Gatherable<FitOptions> = {}): Promise<History> {
     this.#check();
     const given = checkOptions("fit", options, FIT);
-    const { validation, signal, onProgress, notes = {}, run, resume = false, loss, allowDuplicates, ...rest } = given;
+    const { run } = given;
+    if (run === undefined) return this.#fit(training, given);
+    return withFolder(run, async (made) => {
+      try {
+        return await this.#fit(training, given);
+      } catch (error) {
+        if (made) await rmdir(run).catch(() => {}); // where nothing came to be in it
+        throw error;
+      }
+    });
+  }
+
+  async #fit(training: SampleSource | Gathered, options: Gatherable<FitOptions>): Promise<History> {
+    const { validation, signal, onProgress, notes = {}, run, resume = false, loss, allowDuplicates, ...rest } = options;
     const guard = new SampleGuard(training, { ...rest, validation, allowDuplicates });
     const custom = typeof loss === "function" ? loss : null;
     const settings = {

@@ -1,8 +1,8 @@
-import { readFile } from "node:fs/promises";
 import path from "node:path";
 import type { RankedPoint, SkipPoint } from "../calibration/skip.js";
 import type { TuningStep } from "../calibration/tune.js";
-import { writeAtomic } from "../data/files.js";
+import { readText, writeAtomic } from "../data/files.js";
+import { withFolder } from "../native/folder-lock.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
 
 /** What the choice was made from: run.json's `tuning`. Numbers that are not defined are null. */
@@ -42,12 +42,16 @@ export interface RunChoice {
 /**
  * Writes a choice into a run's run.json, in the place of an earlier one; the rest stays as it is. The file is replaced as a
  * whole: who is killed meanwhile leaves the old one.
- * @throws ERR_LE_CHECKPOINT for a folder that is no run; ERR_LE_IO
+ * @throws ERR_LE_CHECKPOINT for a folder that is no run; ERR_LE_BUSY where a training or command is writing it; ERR_LE_IO
  */
 export async function writeChoice(folder: string, { skip, prediction, gate, tuning }: RunChoice): Promise<void> {
-  await readRun(folder);
+  await readRun(folder); // before the folder is locked, and made
+  await withFolder(folder, () => replaceChoice(folder, { skip, prediction, tuning, ...(gate && { gate }) }));
+}
+
+async function replaceChoice(folder: string, { skip, prediction, gate, tuning }: RunChoice): Promise<void> {
   const file = path.join(folder, RUN_FILES.run);
-  const run = JSON.parse(await readFile(file, "utf8")) as Record<string, unknown>;
+  const run = JSON.parse(await readText(file)) as Record<string, unknown>;
   run.skip = skip;
   for (const [name, value] of Object.entries({ prediction, gate, tuning })) {
     if (value === undefined || Object.keys(value).length === 0) delete run[name];

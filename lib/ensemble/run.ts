@@ -1,12 +1,13 @@
-import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
-import { isMissing, writeAtomic } from "../data/files.js";
+import { isMissing, readText, writeAtomic } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { METHODS, type MethodName } from "./methods.js";
 import type { PredictionFusion } from "./model.js";
 
 /** Version of run.json's layout. */
 const FORMAT = 1;
+/** No run.json is as long; what is longer would take memory before it could be refused. */
+const MAX_BYTES = 2 ** 26;
 
 /** The files of a run folder. */
 export const RUN_FILES = {
@@ -92,7 +93,7 @@ export async function readRun(folder: string): Promise<Run> {
   const file = path.join(folder, RUN_FILES.run);
   let text: string;
   try {
-    text = await readFile(file, "utf8");
+    text = await readText(file, MAX_BYTES);
   } catch (cause) {
     const what = isMissing(cause) ? "no such file" : String(cause);
     throw new LayerEnsemblesError(
@@ -136,17 +137,7 @@ export async function readRun(folder: string): Promise<Run> {
   return { ...run, method, notes: run.notes ?? {}, skip: run.skip ?? 0 };
 }
 
-/** Makes a run's folder. @throws ERR_LE_IO */
-export async function makeFolder(folder: string): Promise<void> {
-  await mkdir(folder, { recursive: true }).catch((cause) => {
-    throw new LayerEnsemblesError("ERR_LE_IO", `Expected to make the folder ${folder} but received ${cause}.`, {
-      cause,
-    });
-  });
-}
-
 /** Writes run.json, atomically; the folder is made. @throws ERR_LE_IO */
 export async function writeRun(folder: string, run: Omit<Run, "format">): Promise<void> {
-  await makeFolder(folder);
   await writeAtomic(path.join(folder, RUN_FILES.run), `${JSON.stringify({ format: FORMAT, ...run }, null, 2)}\n`);
 }

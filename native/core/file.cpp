@@ -5,10 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <random>
 #include <utility>
 
 #include "error.h"
@@ -49,9 +50,12 @@ bool InputFile::read(void* to, size_t bytes, uint64_t offset) const {
 }
 
 OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
-  static std::atomic<unsigned> serial{0};
-  temporary_ = path_ + "." + std::to_string(::getpid()) + "-" + std::to_string(serial++) + ".tmp";
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  // Random: in containers every process has the same number.
+  std::random_device random;
+  char name[17];
+  std::snprintf(name, sizeof name, "%08x%08x", random(), random());
+  temporary_ = path_ + "." + name + ".tmp";
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
   if (descriptor_ < 0) refused();
 }
 

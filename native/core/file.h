@@ -28,7 +28,8 @@ class InputFile {
 };
 
 // A file written to a temporary name in the same folder, which commit() flushes to the disk and renames: a reader sees
-// the old file or the new one, never half. Without commit() nothing remains.
+// the old file or the new one, never half. Without commit() nothing remains; what a killed process leaves is called
+// NAME.<16 hexadecimal digits>.tmp, as lib/data/files.ts has it.
 class OutputFile {
  public:
   // ERR_LE_IO naming the path and the reason, as for write() and commit().

@@ -1,0 +1,54 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { makeFolders, removeTemporaries } from "../data/files.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { findAddon } from "./load.js";
+
+/** The functions of native/preload.c that lock. */
+interface Locks {
+  lockFolder(folder: string): object | null;
+  unlockFolder(lock: object): void;
+}
+
+/** The folders that the work under way has locked. */
+const held = new AsyncLocalStorage<readonly string[]>();
+
+/**
+ * Works on a folder that nobody else writes to meanwhile: no other process, and no other call of this one. The folder is made
+ * where it is missing, and what killed processes left in it is removed. The lock ends with the process, however that ends.
+ * What has the folder locked may lock it again.
+ * @throws ERR_LE_BUSY at once where another has it, with nothing changed; ERR_LE_IO
+ */
+export async function withFolder<T>(folder: string, work: (made: boolean) => Promise<T>): Promise<T> {
+  const absolute = path.resolve(folder);
+  const outer = held.getStore() ?? [];
+  if (outer.includes(absolute)) return work(false);
+  const made = (await makeFolders(absolute)) !== undefined;
+  const locks = createRequire(import.meta.url)(findAddon().preload) as Locks;
+  const lock = take(locks, absolute, folder);
+  try {
+    await removeTemporaries(absolute);
+    return await held.run([...outer, absolute], () => work(made));
+  } finally {
+    locks.unlockFolder(lock);
+  }
+}
+
+function take(locks: Locks, absolute: string, folder: string): object {
+  let lock: object | null;
+  try {
+    lock = locks.lockFolder(absolute);
+  } catch (cause) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_IO",
+      `Expected a folder that can be locked for ${folder} but received: ${(cause as Error).message}.`,
+      { cause },
+    );
+  }
+  if (lock) return lock;
+  throw new LayerEnsemblesError(
+    "ERR_LE_BUSY",
+    `Expected a folder that nobody else writes to but received ${folder}, which another training or command is writing: wait for its end, or choose another folder.`,
+  );
+}
