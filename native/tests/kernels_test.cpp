@@ -45,11 +45,18 @@ ConvolutionCall call_of(int64_t axes, int64_t in, int64_t out, int64_t kernel, i
 }
 
 const std::vector<ConvolutionCall>& several() {
-  static const std::vector<ConvolutionCall> all{
-      call_of(1, 3, 4, 3),          call_of(2, 3, 5, 3),           call_of(2, 4, 6, 3, 2, 2),
-      call_of(2, 6, 6, 5, 2, 6),    call_of(2, 3, 4, 1, 2),        call_of(2, 4, 4, 3, 1, 1, 2),
-      call_of(3, 2, 3, 3),          call_of(3, 4, 4, 3, 2, 4),     call_of(2, 4, 6, 2, 2, 1, 1, true),
-      call_of(2, 4, 6, 3, 2, 2, 1, true), call_of(3, 3, 2, 3, 2, 1, 1, true), call_of(2, 3, 3, 3, 2, 3, 2, true)};
+  static const std::vector<ConvolutionCall> all{call_of(1, 3, 4, 3),
+                                                call_of(2, 3, 5, 3),
+                                                call_of(2, 4, 6, 3, 2, 2),
+                                                call_of(2, 6, 6, 5, 2, 6),
+                                                call_of(2, 3, 4, 1, 2),
+                                                call_of(2, 4, 4, 3, 1, 1, 2),
+                                                call_of(3, 2, 3, 3),
+                                                call_of(3, 4, 4, 3, 2, 4),
+                                                call_of(2, 4, 6, 2, 2, 1, 1, true),
+                                                call_of(2, 4, 6, 3, 2, 2, 1, true),
+                                                call_of(3, 3, 2, 3, 2, 1, 1, true),
+                                                call_of(2, 3, 3, 3, 2, 3, 2, true)};
   return all;
 }
 
@@ -77,9 +84,8 @@ at::Tensor convolve(const ConvolutionCall& call, const at::Tensor& input, const 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> gradients(const ConvolutionCall& call, const at::Tensor& gradient,
                                                          const at::Tensor& input, const at::Tensor& weight) {
   return at::convolution_backward(gradient, input, weight, std::vector<int64_t>{call.out_channels},
-                                  call.counting(call.stride), call.counting(call.padding),
-                                  call.counting(call.dilation), call.transposed, call.counting(call.output_padding),
-                                  call.groups, {true, true, true});
+                                  call.counting(call.stride), call.counting(call.padding), call.counting(call.dilation),
+                                  call.transposed, call.counting(call.output_padding), call.groups, {true, true, true});
 }
 
 TEST("kernels: convolutions by the definition equal libtorch's in double precision") {

@@ -60,10 +60,10 @@ class Check {
     at::Tensor output;
     {
       const ForcedDetour forced(detour_);
-      output = at::convolution(input_, weight_, bias.defined() ? std::make_optional(bias) : std::nullopt,
-                               call_.counting(call_.stride), call_.counting(call_.padding),
-                               call_.counting(call_.dilation), call_.transposed, call_.counting(call_.output_padding),
-                               call_.groups);
+      output =
+          at::convolution(input_, weight_, bias.defined() ? std::make_optional(bias) : std::nullopt,
+                          call_.counting(call_.stride), call_.counting(call_.padding), call_.counting(call_.dilation),
+                          call_.transposed, call_.counting(call_.output_padding), call_.groups);
     }
     compare("output", output, summed(input_factors_, call_.transposed ? 1 : 2), bias, input_plane_, call_.transposed,
             call_.counting(call_.output_size()));
@@ -76,10 +76,10 @@ class Check {
     {
       const ForcedDetour forced(detour_);
       const std::vector<int64_t> bias_sizes{call_.out_channels};
-      std::tie(of_input, of_weight, of_bias) = at::convolution_backward(
-          gradient, input_, weight_, bias_sizes, call_.counting(call_.stride), call_.counting(call_.padding),
-          call_.counting(call_.dilation), call_.transposed, call_.counting(call_.output_padding), call_.groups,
-          call_.wanted);
+      std::tie(of_input, of_weight, of_bias) =
+          at::convolution_backward(gradient, input_, weight_, bias_sizes, call_.counting(call_.stride),
+                                   call_.counting(call_.padding), call_.counting(call_.dilation), call_.transposed,
+                                   call_.counting(call_.output_padding), call_.groups, call_.wanted);
     }
     if (call_.wanted[0])
       compare("gradient of the input", of_input, summed(gradient_factors, call_.transposed ? 2 : 1), at::Tensor(),
@@ -90,8 +90,8 @@ class Check {
                        &still = call_.transposed ? input_plane_ : gradient_plane;
       at::Tensor by_tap = at::zeros({weight_.flatten(2).size(2)}, at::kDouble);
       for (int64_t n = 0; n < call_.batch; ++n)
-        by_tap += at::matmul(seen_by_taps(from[n].unsqueeze(0), call_, false, still.sizes().slice(1))[0],
-                             still[n].flatten());
+        by_tap +=
+            at::matmul(seen_by_taps(from[n].unsqueeze(0), call_, false, still.sizes().slice(1))[0], still[n].flatten());
       const int64_t groups = call_.groups;
       const at::Tensor a = input_factors_.view({groups, -1}), b = gradient_factors.view({groups, -1});
       const at::Tensor pairs = call_.transposed ? a.unsqueeze(2) * b.unsqueeze(1) : b.unsqueeze(2) * a.unsqueeze(1);
@@ -135,8 +135,7 @@ class Check {
     const int64_t groups = call_.groups;
     const at::Tensor weights =
         weight_.to(at::kDouble).contiguous().view({groups, weight_.size(0) / groups, weight_.size(1), -1});
-    const at::Tensor by_channel =
-        axis == 1 ? factors.view({groups, -1, 1, 1}) : factors.view({groups, 1, -1, 1});
+    const at::Tensor by_channel = axis == 1 ? factors.view({groups, -1, 1, 1}) : factors.view({groups, 1, -1, 1});
     return (weights * by_channel).sum(axis).flatten(0, 1);
   }
 

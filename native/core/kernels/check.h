@@ -7,8 +7,8 @@ namespace le {
 
 struct KernelVerdict {
   bool right = false;
-  double error = 0;    // largest difference, in standard deviations of the right numbers
-  std::string what;    // of what: "output", "gradient of the input", …
+  double error = 0;  // largest difference, in standard deviations of the right numbers
+  std::string what;  // of what: "output", "gradient of the input", …
 };
 
 // Runs one call on random numbers of its shapes, by the given detour, and compares every number of the result with the

@@ -50,7 +50,8 @@ std::vector<int64_t> ConvolutionCall::input_shape() const {
 }
 
 std::vector<int64_t> ConvolutionCall::weight_shape() const {
-  std::vector<int64_t> shape{transposed ? in_channels : out_channels, (transposed ? out_channels : in_channels) / groups};
+  std::vector<int64_t> shape{transposed ? in_channels : out_channels,
+                             (transposed ? out_channels : in_channels) / groups};
   for (const int64_t side : counting(kernel)) shape.push_back(side);
   return shape;
 }

@@ -43,8 +43,8 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
     return at::native::convolution(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
   };
   const bool has_bias = bias && bias->defined();
-  const auto call = convolution_call(input, weight, has_bias, stride, padding, dilation, transposed, output_padding,
-                                     groups);
+  const auto call =
+      convolution_call(input, weight, has_bias, stride, padding, dilation, transposed, output_padding, groups);
   if (!call) return run(input, weight, bias);
   const bool last = call->input_last || call->weight_last;
   if (recording) {
@@ -83,8 +83,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
     const auto zeros = [&](bool is_wanted, at::IntArrayRef shape) {
       return is_wanted ? at::zeros(shape, input.options()) : at::Tensor();
     };
-    return {zeros(wanted[0], input.sizes()), zeros(wanted[1], weight.sizes()),
-            zeros(wanted[2], {call->out_channels})};
+    return {zeros(wanted[0], input.sizes()), zeros(wanted[1], weight.sizes()), zeros(wanted[2], {call->out_channels})};
   }
   const Detour detour = detour_of(*call);
   if (detour == Detour::kNone) return run(gradient, input, weight);

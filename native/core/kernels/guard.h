@@ -1,7 +1,7 @@
 #pragma once
-// Every convolution that libtorch runs on the CPU, and every gradient of one, passes through here, whoever asked for it:
-// networks of this package, graphs from files, heads. Where its kernel is known or was found to be wrong, it takes a
-// detour.
+// Every convolution that libtorch runs on the CPU, and every gradient of one, passes through here, whoever asked for
+// it: networks of this package, graphs from files, heads. Where its kernel is known or was found to be wrong, it takes
+// a detour.
 #include <ATen/core/Tensor.h>
 
 #include <string>

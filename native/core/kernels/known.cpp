@@ -78,7 +78,8 @@ const std::vector<KnownFault>& known_faults() {
       {"map smaller than the kernel", smaller_than_kernel, Detour::kFloatContiguous,
        "bfloat16: output and gradients made of memory that nobody wrote; float32, channels_last: so are weight "
        "gradients of 7×7×7 kernels",
-       "libtorch 2.13 with oneDNN 3.12: AVX512_CORE, AVX512_CORE_BF16, AVX512_CORE_FP16, AVX512_CORE_AMX; the output on "
+       "libtorch 2.13 with oneDNN 3.12: AVX512_CORE, AVX512_CORE_BF16, AVX512_CORE_FP16, AVX512_CORE_AMX; the output "
+       "on "
        "AVX512_CORE_AMX mostly, depth 2 on all but that"},
       {"stride onto a single place", strided_to_one, Detour::kFloatContiguous,
        "bfloat16: output and gradients made of memory that nobody wrote",

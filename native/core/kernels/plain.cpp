@@ -95,9 +95,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> plain_convolution_backward(const 
     weights = weights.contiguous();
     of_input = at::empty(call.input_shape(), input.options());
     for (int64_t n = 0; n < call.batch; ++n)
-      of_input[n].copy_(
-          combine(gradient[n].to(at::kFloat), weights, call, !call.transposed, call.counting(call.size))
-              .reshape(of_input[n].sizes()));
+      of_input[n].copy_(combine(gradient[n].to(at::kFloat), weights, call, !call.transposed, call.counting(call.size))
+                            .reshape(of_input[n].sizes()));
   }
   if (call.wanted[1]) {
     // Of a convolution the taps see the input, of a transposed one the output's gradient.
