@@ -8,6 +8,7 @@
 #include "error.h"
 #include "errors.h"
 #include "jobs.h"
+#include "kernels/guard.h"
 #include "models.h"
 #include "napi_setup.h"
 #include "threads.h"
@@ -49,6 +50,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   static const bool pooled = (use_pool_allocator(true), true);  // once per process; configure() may switch it off
   (void)pooled;
   end_threads_at_exit();
+  guard_convolutions();
   Channel::install(env);
   exports.Set("configure", Napi::Function::New(env, configure, "configure"));
   exports.Set("info", Napi::Function::New(env, info, "info"));

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "error.h"
+#include "kernels/guard.h"
 #include "version.h"
 
 namespace le {
@@ -43,6 +44,7 @@ EnsembleOptions EnsembleOptions::from(const Json& options) {
 
 Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& options)
     : backbone_(std::move(backbone)), options_(options) {
+  guard_convolutions();
   const int64_t axes = backbone_->spatial_axes();
   if (options_.input_size.empty()) options_.input_size.assign(axes, axes == 3 ? 32 : 128);
   if (static_cast<int64_t>(options_.input_size.size()) != axes)

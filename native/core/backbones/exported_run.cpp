@@ -283,9 +283,9 @@ void ExportedPlan::run_fused(const FusedConv& fused, std::vector<IValue>& values
   const std::string& activation = fused.activation;
   const std::string_view after = activation.empty() ? "none" : std::string_view(activation);
   at::Tensor y;
-  if (fused.shortcut >= 0 && conv.fuses()) {
+  if (fused.shortcut >= 0 && conv.fuses(x)) {
     y = conv.then_add(x, values[fused.shortcut].toTensor().to(dtype), after);
-  } else if (fused.shortcut < 0 && conv.fuses()) {
+  } else if (fused.shortcut < 0 && conv.fuses(x)) {
     y = conv.then(x, after);
   } else {
     y = conv(x);

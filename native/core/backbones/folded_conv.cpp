@@ -7,6 +7,8 @@
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/rsqrt.h>
 
+#include "kernels/guard.h"
+
 namespace le {
 
 namespace {
@@ -53,7 +55,7 @@ at::Tensor packed(const at::Tensor& weight, const ConvGeometry& geometry) {
 
 FoldedConv::FoldedConv(const at::Tensor& weight, const at::Tensor& bias, ConvGeometry geometry,
                        const std::optional<NormStatistics>& norm, at::ScalarType dtype)
-    : geometry_(std::move(geometry)), dtype_(dtype), weight_sizes_(weight.sizes().vec()) {
+    : geometry_(std::move(geometry)), dtype_(dtype) {
   const at::NoGradGuard no_grad;
   at::Tensor w = weight.detach(), b = bias.defined() ? bias.detach() : bias;
   if (norm) {
@@ -69,21 +71,29 @@ FoldedConv::FoldedConv(const at::Tensor& weight, const at::Tensor& bias, ConvGeo
   weight_ = w.to(dtype);
   bias_ = b.defined() ? b.to(dtype) : b;
   if (!norm && weight_.is_alias_of(weight)) weight_ = weight_.clone();
-  fuses_ = can_fuse(weight_);
-  if (fuses_) weight_ = packed(weight_, geometry_);
+  if (can_fuse(weight_)) packed_ = packed(weight_, geometry_);
+}
+
+bool FoldedConv::fuses(const at::Tensor& x) const {
+  if (!packed_.defined()) return false;
+  if (Recording::active()) return false;
+  const std::vector<int64_t> no_output_padding(geometry_.stride.size(), 0);
+  const auto call = convolution_call(x, weight_, bias_.defined(), geometry_.stride, geometry_.padding,
+                                     geometry_.dilation, false, no_output_padding, geometry_.groups);
+  return !call || detour_of(*call) == Detour::kNone;
 }
 
 std::vector<int64_t> FoldedConv::output_sizes(const at::Tensor& x) const {
-  std::vector<int64_t> sizes{x.size(0), weight_sizes_[0]};
+  std::vector<int64_t> sizes{x.size(0), weight_.size(0)};
   for (size_t axis = 0; axis < geometry_.stride.size(); ++axis) {
-    const int64_t kernel = geometry_.dilation[axis] * (weight_sizes_[axis + 2] - 1) + 1;
+    const int64_t kernel = geometry_.dilation[axis] * (weight_.size(static_cast<int64_t>(axis) + 2) - 1) + 1;
     sizes.push_back((x.size(axis + 2) + 2 * geometry_.padding[axis] - kernel) / geometry_.stride[axis] + 1);
   }
   return sizes;
 }
 
 at::Tensor FoldedConv::operator()(const at::Tensor& x) const {
-  if (fuses_) return then(x, "none");
+  if (fuses(x)) return then(x, "none");
   const std::vector<int64_t> no_output_padding(geometry_.stride.size(), 0);
   return at::convolution(x, weight_, bias_, geometry_.stride, geometry_.padding, geometry_.dilation, false,
                          no_output_padding, geometry_.groups);
@@ -91,14 +101,14 @@ at::Tensor FoldedConv::operator()(const at::Tensor& x) const {
 
 at::Tensor FoldedConv::then(const at::Tensor& x, std::string_view activation) const {
   static const auto run = operation("mkldnn::_convolution_pointwise", "").typed<Pointwise>();
-  return run.call(x, weight_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation, geometry_.groups,
+  return run.call(x, packed_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation, geometry_.groups,
                   activation, c10::List<std::optional<at::Scalar>>(), std::nullopt);
 }
 
 at::Tensor FoldedConv::then_add(const at::Tensor& x, const at::Tensor& shortcut, std::string_view activation) const {
   static const auto run = operation("mkldnn::_convolution_pointwise", "binary").typed<PointwiseBinary>();
   const auto after = activation == "none" ? std::optional<std::string_view>() : activation;
-  return run.call(x, shortcut, weight_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation,
+  return run.call(x, shortcut, packed_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation,
                   geometry_.groups, "add", at::Scalar(1.0), after, c10::List<std::optional<at::Scalar>>(),
                   std::nullopt);
 }

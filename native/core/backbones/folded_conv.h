@@ -33,8 +33,9 @@ class FoldedConv {
   bool defined() const { return weight_.defined(); }
   // That of the weights and of what it takes.
   at::ScalarType dtype() const { return dtype_; }
-  // Whether one operation can also add and activate: then_*() may be called.
-  bool fuses() const { return fuses_; }
+  // Whether one operation can also add and activate for this x: then_*() may be called. Not where oneDNN's kernel is
+  // wrong for its shape.
+  bool fuses(const at::Tensor& x) const;
 
   // Of what this makes of x.
   std::vector<int64_t> output_sizes(const at::Tensor& x) const;
@@ -49,9 +50,8 @@ class FoldedConv {
  private:
   ConvGeometry geometry_;
   at::ScalarType dtype_ = at::kFloat;
-  std::vector<int64_t> weight_sizes_;
   at::Tensor weight_, bias_;
-  bool fuses_ = false;  // the weight is in oneDNN's own layout
+  at::Tensor packed_;  // the weight in oneDNN's own layout, where one operation can do more
 };
 
 }  // namespace le

@@ -168,7 +168,7 @@ at::Tensor conv_norm(Conv& conv, BatchNorm& norm, const at::Tensor& x) {
 
 at::Tensor conv_norm_relu(Conv& conv, BatchNorm& norm, ReLU& relu, const at::Tensor& x, const at::Tensor& shortcut) {
   const FoldedConv& folded = conv.folded();
-  if (folded.fuses() && evaluating(norm) && !wanted(conv) && !wanted(norm))
+  if (evaluating(norm) && !wanted(conv) && !wanted(norm) && folded.fuses(x))
     return relu.report(shortcut.defined() ? folded.then_add(x, shortcut, "relu") : folded.then(x, "relu"));
   at::Tensor y = conv_norm(conv, norm, x);
   return relu(shortcut.defined() ? y.add_(shortcut) : y);

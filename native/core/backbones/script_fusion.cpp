@@ -55,7 +55,7 @@ void run_folded_conv(Stack& stack) {
   if (x.scalar_type() != conv.dtype()) x = x.to(conv.dtype());
   at::Tensor shortcut = shortcut_value.isTensor() ? shortcut_value.toTensor() : at::Tensor();
   at::Tensor y;
-  if (!conv.fuses()) {
+  if (!conv.fuses(x)) {
     y = conv(x);
     if (shortcut.defined()) y = y + shortcut;
     y = activated(y, activation);
