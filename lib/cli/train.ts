@@ -385,7 +385,8 @@ async function withHeads(backbone: Backbone, options: TrainOptions, classes: num
     const { LayerEnsemble } = await import("../ensemble/layer-ensemble.js");
     const { autoTaps } = await import("../ensemble/taps.js");
     const count = taps.kind === "auto" ? taps.count : undefined;
-    const chosen = names ?? autoTaps(await backbone.probe(size), { final, ...(count !== undefined && { count }) });
+    const chosen =
+      names ?? autoTaps(await backbone.probe(size), { final, image: size, ...(count !== undefined && { count }) });
     const skip = options.skip === "auto" ? (classes === 2 ? 3 : 5) : options.skip;
     return LayerEnsemble.create(backbone, { ...shared, taps: chosen, final: final ? "auto" : false, skip });
   }
@@ -419,7 +420,13 @@ async function makeBackbone(
   if (run !== null) {
     return Backbone.fromConfig((await readRun(run)).backbone, run);
   }
-  const backbone = await Backbone.load(options.model, modelOptions(options));
+  const { model } = options;
+  // What the file does not show, the images do.
+  const backbone = await Backbone.load(model, modelOptions(options)).catch((error: Error & { code?: string }) => {
+    if (error.code !== "ERR_LE_OPTION" || !/option '(inChannels|spatialAxes)'/.test(error.message)) throw error;
+    const spatialAxes = options.size.length === 3 ? 3 : 2;
+    return Backbone.load(model, { ...modelOptions(options), inChannels: options.channels, spatialAxes });
+  });
   if (backbone.inChannels === options.channels) return backbone;
   await backbone.dispose();
   throw new UsageError(

@@ -88,6 +88,8 @@ export interface LayerInfo {
   tappable: boolean;
   /** Why it cannot be a tap; undefined where it can. */
   whyNot?: string;
+  /** The layer that this is another name of, where a module is registered twice; undefined where it is not. */
+  aliasOf?: string;
   /** How often it ran in the probe; undefined before one. */
   calls?: number;
   /** N×C×H×W (N×C×D×H×W) of its (last) output in the probe; undefined before one, or where it did not run. */

@@ -59,7 +59,10 @@ export class LayerEnsemble extends Network {
     const options = checkOptions("LayerEnsemble.create", given, ENSEMBLE);
     const { taps = "auto", inputSize = backbone.probeSize, final = "auto" } = options;
     checkInputSize(backbone, inputSize);
-    const names = taps === "auto" ? autoTaps(await backbone.probe(inputSize), { final: final !== false }) : [...taps];
+    const names =
+      taps === "auto"
+        ? autoTaps(await backbone.probe(inputSize), { final: final !== false, image: inputSize })
+        : [...taps];
     const { classes = 2, order = "execution", dropout = 0, freezeBackbone = false, seed = 0, skip = 0 } = options;
     const settings = { taps: names, classes, final, order, dropout, freezeBackbone, inputSize, seed, skip };
     const { device, precision, channelsLast } = options;

@@ -12,17 +12,24 @@ const PASSIVE = /^(Identity|Upsample|Flatten)$|Pool|^Dropout/;
  *
  * @param layers what `Backbone.probe()` returned: layers with output shapes, in execution order
  * @param options `count`: how many to take, evenly spread over depth; by default one for each stretch. `final`: whether the
- *   network's own output is a head: then the last stretch, where it ends in that output, is left out; by default true
+ *   network's own output is a head: then the last stretch, where it ends in that output, is left out; by default true.
+ *   `image`: spatial size of the probe's image; then layers are left out whose output has not its axes, or whose sides are
+ *   not its sides at some stride (tokens N×L×C, maps N×H×W×C)
  * @throws ERR_LE_OPTION where fewer than `count` are found, or the layers have no shapes
  */
 export function autoTaps(
   layers: readonly LayerInfo[],
-  { count, final = true }: { count?: number; final?: boolean } = {},
+  { count, final = true, image }: { count?: number; final?: boolean; image?: readonly number[] } = {},
 ): string[] {
+  const fits = (layer: LayerInfo) => (image ? isMap(layer, image) : (layer.shape?.length ?? 0) >= 4);
   // What is pooled to a single place, as in attention, has nothing to segment by.
   const ran = layers.filter(
-    ({ tappable, shape, type }) =>
-      tappable && shape && shape.length >= 4 && shape.slice(2).some((side) => side > 1) && !PASSIVE.test(type),
+    (layer) =>
+      layer.tappable &&
+      layer.aliasOf === undefined &&
+      fits(layer) &&
+      layer.shape?.slice(2).some((side) => side > 1) &&
+      !PASSIVE.test(layer.type),
   );
   if (ran.length === 0)
     throw new LayerEnsemblesError(
@@ -52,6 +59,19 @@ export function autoTaps(
   );
   const names = candidates.flatMap((stretch, i) => outermost(stretch, shares[i] as number));
   return count === undefined ? names : spread(names, count);
+}
+
+/** Whether a layer's output is a feature map of the image: one for the image, of its axes, each at a stride of its own
+ * that is a power of two times that of the others. */
+function isMap({ shape }: LayerInfo, image: readonly number[]): boolean {
+  if (!shape || shape.length !== image.length + 2 || shape[0] !== 1) return false;
+  const sides = shape.slice(2);
+  const stride = (image[0] as number) / (sides[0] as number);
+  return sides.every((side, i) => {
+    const nearest = 2 ** Math.round(Math.log2((image[i] as number) / side / stride));
+    // Borders and rounding cost a place or two on either side of a map.
+    return Math.abs((image[i] as number) / (stride * nearest) - side) <= Math.max(2, side * 0.1);
+  });
 }
 
 /** Without those that are the last step of the layer around them: their output is that layer's own. */

@@ -31,6 +31,7 @@ export interface RawLayer {
   parameters: number;
   tappable: boolean;
   whyNot?: string;
+  aliasOf?: string;
 }
 
 /** A new backbone as the addon reports it. */

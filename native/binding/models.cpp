@@ -144,6 +144,7 @@ Json describe_layers(const Backbone& backbone) {
     Json::Object entry{
         {"name", layer.name}, {"type", layer.type}, {"parameters", layer.parameters}, {"tappable", layer.tappable}};
     if (!layer.tappable) entry["whyNot"] = layer.why_not;
+    if (!layer.alias_of.empty()) entry["aliasOf"] = layer.alias_of;
     layers.emplace_back(std::move(entry));
   }
   return layers;
@@ -153,10 +154,8 @@ Json integers(const std::vector<int64_t>& values) { return Json::Array(values.be
 
 // A copy: the file holds what the tensors were when the job ran.
 NamedTensors backbone_state(const Backbone& backbone, const std::string& prefix) {
-  NamedTensors all = backbone.parameters();
-  for (auto& buffer : backbone.buffers()) all.push_back(std::move(buffer));
   NamedTensors chosen;
-  for (auto& [name, tensor] : all)
+  for (auto& [name, tensor] : state_of(backbone))
     if (name.starts_with(prefix)) chosen.emplace_back(name.substr(prefix.size()), std::move(tensor));
   return chosen;
 }

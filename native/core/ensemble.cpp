@@ -70,6 +70,9 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
     if (static_cast<int64_t>(tapped.size()) != axes + 2)
       fail(code::kTap, "Expected an output of ", axes + 2, " axes for tap '", tap, "' but received ", tapped.size(),
            ": a segmentation head needs a feature map.");
+    if (tapped[0] != 1)
+      fail(code::kTap, "Expected an output for each image for tap '", tap, "' but received ", tapped[0],
+           " for one: a segmentation head needs a feature map of the image.");
     heads_.push_back({tap, tap, tapped[1], {tapped.begin() + 2, tapped.end()}});
   }
   if (!options_.order_given) {
@@ -106,7 +109,8 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
     backbone_->train(false);
     output = backbone_->forward(at::zeros(shape), nullptr).output;
   }
-  const bool fits = output.defined() && output.dim() == axes + 2 && output.size(1) == options_.classes;
+  const bool fits = output.defined() && output.is_floating_point() && output.size(0) == 1 && output.dim() == axes + 2 &&
+                    output.size(1) == options_.classes;
   if (options_.final == EnsembleOptions::Final::kYes && !fits)
     fail(code::kOption, "Expected a backbone whose output has ", options_.classes,
          " channels for option 'final' but received one with ",
@@ -154,8 +158,7 @@ NamedTensors Ensemble::trainable() const {
 }
 
 NamedTensors Ensemble::state() const {
-  NamedTensors all = backbone_->parameters();
-  for (auto& buffer : backbone_->buffers()) all.push_back(std::move(buffer));
+  NamedTensors all = state_of(*backbone_);
   for (size_t k = 0; k < segmentation_.size(); ++k) {
     all.emplace_back(head_prefix(k) + "weight", segmentation_[k].weight);
     all.emplace_back(head_prefix(k) + "bias", segmentation_[k].bias);
@@ -170,7 +173,10 @@ void Ensemble::load_state(const std::map<std::string, at::Tensor>& tensors) {
   for (const auto& [name, tensor] : mine) {
     const auto found = tensors.find(name);
     if (found == tensors.end()) {
-      wrong += " missing " + name + ";";
+      const bool shared = std::any_of(mine.begin(), mine.end(), [&](const auto& other) {
+        return other.second.is_same(tensor) && tensors.contains(other.first);
+      });
+      if (!shared) wrong += " missing " + name + ";";
     } else if (found->second.sizes() != tensor.sizes()) {
       std::ostringstream shapes;
       shapes << " " << name << " is " << found->second.sizes() << ", not " << tensor.sizes() << ";";
@@ -189,7 +195,8 @@ void Ensemble::load_state(const std::map<std::string, at::Tensor>& tensors) {
   if (!wrong.empty()) fail(code::kCheckpoint, "Expected the weights of this architecture but received others:", wrong);
   at::NoGradGuard no_grad;
   backbone_->end_inference();
-  for (const auto& [name, tensor] : mine) tensor.copy_(tensors.at(name));
+  for (const auto& [name, tensor] : mine)
+    if (const auto found = tensors.find(name); found != tensors.end()) tensor.copy_(found->second);
 }
 
 std::map<std::string, std::string> Ensemble::metadata() const {

@@ -149,7 +149,15 @@ class Trainer {
                                      {"heads", std::move(heads)},
                                      {"samples", static_cast<int64_t>(training.samples.size())}})
                        .dump();
-    const size_t batches = epoch_batches(training_.samples.size(), options_.batch_size, 0, 0).size();
+    const auto each = epoch_batches(training_.samples.size(), options_.batch_size, 0, 0);
+    const size_t batches = each.size();
+    if (const int64_t needed = ensemble.options().freeze_backbone ? 0 : ensemble.backbone().training_batch();
+        needed > 0)
+      for (const auto& batch : each)
+        if (static_cast<int64_t>(batch.size()) != needed)
+          fail(code::kOption, "Expected batches of ", needed, " images for a network that was recorded with these but ",
+               "received one of ", batch.size(), ": use batchSize ", needed,
+               " and a number of training images that it ", "divides, or export the network with a dynamic batch.");
     steps_per_epoch_ = static_cast<int64_t>((batches + options_.accumulate - 1) / options_.accumulate);
   }
 
@@ -258,7 +266,7 @@ class Trainer {
         if (weights_[k] > 0) total = total.defined() ? total + losses[k] * weights_[k] : losses[k] * weights_[k];
       if (!total.defined())
         fail(code::kOption, "Expected a positive number in option 'headWeights' but received none.");
-      (group > 1 ? total / static_cast<double>(group) : total).backward();
+      go_back(group > 1 ? total / static_cast<double>(group) : total);
       unread.push_back(at::stack(losses).detach());
       unread_sizes.push_back(batch.size());
       images += batch.size();
@@ -298,6 +306,32 @@ class Trainer {
     }
     epoch_loss_ = weighted(sums);
     return per_head;
+  }
+
+  // backward(), which only then finds out that an operation of an imported network has no way back.
+  void go_back(const at::Tensor& loss) {
+    if (!loss.requires_grad())
+      fail(code::kOption, "Expected weights to train but received a network whose weights are all frozen and no head ",
+           "of its own: add taps, or save the network with requires_grad.");
+    try {
+      loss.backward();
+    } catch (const c10::OutOfMemoryError&) {
+      throw;
+    } catch (const c10::Error& error) {
+      const std::string cause = error.what_without_backtrace();
+      if (cause.find("derivative for") != std::string::npos)
+        throw Error(code::kOption,
+                    "Expected a network whose operations have derivatives but received one that has been recorded "
+                    "for inference alone (such as a transformer's fast path): trace or export it with gradients on "
+                    "and torch.backends.mha.set_fastpath_enabled(False), or train the heads alone (freezeBackbone).",
+                    cause);
+      if (cause.find("BFloat16") != std::string::npos)
+        throw Error(code::kOption,
+                    "Expected operations whose derivatives libtorch has in bfloat16 but received one that it has "
+                    "not: use precision 'fp32'.",
+                    cause);
+      throw;
+    }
   }
 
   std::vector<at::Tensor> head_losses(const at::Tensor& input, const at::Tensor& target) {

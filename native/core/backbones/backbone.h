@@ -17,7 +17,8 @@ struct Layer {
   std::string name, type;
   int64_t parameters = 0;  // trainable numbers in this module and below
   bool tappable = true;
-  std::string why_not;  // where not tappable
+  std::string why_not;   // where not tappable
+  std::string alias_of;  // the layer that this is another name of; empty: of none
 };
 
 // One module call seen in a forward pass, in the order in which calls returned.
@@ -63,7 +64,11 @@ class Backbone {
   // Live references, under Python's state-dict names, in registration order.
   virtual NamedTensors parameters() const = 0;
   virtual NamedTensors buffers() const = 0;
+  // Further names of listed tensors, as a weight has that several modules share: {other name, listed name}.
+  virtual std::vector<std::pair<std::string, std::string>> other_names() const { return {}; }
   virtual void train(bool on) = 0;
+  // The batch that every pass of training needs, because the network was recorded with it; 0: any.
+  virtual int64_t training_batch() const { return 0; }
   // Whether passes in training may draw from libtorch's default generator (dropout): whoever needs the same numbers
   // again then seeds it. True where it cannot be known.
   virtual bool draws_in_training() const { return true; }
@@ -87,6 +92,9 @@ class Backbone {
 // touching libtorch's global generator's later draws. Or {"kind": "torchscript" | "exported" | "file", "file": path,
 // ...}: see imported.h.
 std::unique_ptr<Backbone> make_backbone(const Json& config);
+
+// Parameters, buffers, and both again under their other names: Python's state dict.
+NamedTensors state_of(const Backbone& backbone);
 
 struct LoadReport {
   std::vector<std::string> missing, unexpected;

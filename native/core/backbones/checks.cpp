@@ -1,5 +1,12 @@
 #include "backbones/checks.h"
 
+#include <c10/util/accumulate.h>
+
+#include <ATen/ops/cat.h>
+
+#include <algorithm>
+#include <iterator>
+
 #include "backbones/layout.h"
 #include "error.h"
 #include "taps/hooks.h"
@@ -22,10 +29,70 @@ std::vector<int> tap_slots(const std::vector<std::string>& names, const std::vec
     if (!layers[index].tappable)
       fail(code::kTap, "Expected a layer that can be tapped but received '", names[i], "': ", layers[index].why_not,
            ".");
+    for (size_t j = 0; j < layers.size(); ++j)
+      if (slots[j] >= 0 && j != index && (layers[j].alias_of == names[i] || layers[index].alias_of == layers[j].name))
+        fail(code::kTap, "Expected distinct taps but received '", layers[j].name, "' and '", names[i],
+             "', which are names of one layer.");
     if (slots[index] >= 0) fail(code::kTap, "Expected distinct taps but received '", names[i], "' twice.");
     slots[index] = static_cast<int>(i);
   }
   return slots;
+}
+
+void check_norm_input(NormKind kind, at::IntArrayRef sizes, int64_t groups) {
+  if (sizes.size() < 2) return;
+  const int64_t channels = sizes[1];
+  const auto places = c10::multiply_integers(sizes.slice(2));
+  const auto refuse = [&](const char* what, const char* advice) {
+    fail(code::kShape, "Expected more than one value per ", what, " but received shape ", sizes, ": ", advice, ".");
+  };
+  if (kind == NormKind::kBatch && sizes[0] * places == 1)
+    refuse("channel to train batch norm", "use a larger batch or larger images");
+  if (kind == NormKind::kInstance && places == 1) refuse("channel for instance norm", "use larger images");
+  if (kind == NormKind::kGroup && sizes[0] * (channels / std::max<int64_t>(groups, 1)) * places == 1)
+    refuse("group for group norm", "use a larger batch or larger images");
+}
+
+Pass in_batches(const at::Tensor& input, int64_t batch, const std::function<Pass(const at::Tensor&)>& run) {
+  std::vector<std::vector<at::Tensor>> parts;  // by value: the output, then the taps
+  const int64_t images = input.size(0);
+  for (int64_t begin = 0; begin < images; begin += batch) {
+    const int64_t count = std::min(batch, images - begin);
+    at::Tensor part = input.narrow(0, begin, count);
+    if (count < batch) {
+      std::vector<at::Tensor> filled{part};
+      filled.insert(filled.end(), static_cast<size_t>(batch - count), part.narrow(0, count - 1, 1));
+      part = at::cat(filled);
+    }
+    Pass pass = run(part);
+    std::vector<at::Tensor> values{std::move(pass.output)};
+    std::move(pass.taps.begin(), pass.taps.end(), std::back_inserter(values));
+    parts.resize(values.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (!values[i].defined()) continue;
+      if (values[i].dim() == 0 || values[i].size(0) != batch)
+        fail(code::kShape, "Expected a result for each of ", batch, " images but received ", values[i].sizes(),
+             ": the network works on batches of ", batch, ".");
+      parts[i].push_back(count < batch ? values[i].narrow(0, 0, count) : values[i]);
+    }
+  }
+  const auto joined = [](const std::vector<at::Tensor>& all) {
+    return all.empty() ? at::Tensor() : all.size() == 1 ? all[0] : at::cat(all);
+  };
+  Pass result;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (i == 0)
+      result.output = joined(parts[i]);
+    else
+      result.taps.push_back(joined(parts[i]));
+  }
+  return result;
+}
+
+at::Tensor as_feature(at::Tensor value) {
+  if (!value.defined() || !value.is_floating_point()) return value;
+  const at::ScalarType type = value.scalar_type();
+  return type == at::kFloat || type == at::kBFloat16 ? value : value.to(at::kFloat);
 }
 
 at::MemoryFormat layout(int64_t axes, bool channels_last) {

@@ -2,12 +2,16 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <mutex>
 #include <unordered_set>
 
@@ -94,6 +98,8 @@ class ExportedBackbone final : public Backbone {
     choose_image();
     choose_inputs();
     choose_output();
+    find_aliases();
+    follow_image();
     plain_ =
         std::make_shared<ExportedTapSet>(std::vector<std::string>(), std::vector<ExportedCapture>(), program_.get());
   }
@@ -112,6 +118,8 @@ class ExportedBackbone final : public Backbone {
   Pass forward(const at::Tensor& input, const TapSet* taps) override;
   NamedTensors parameters() const override { return named(Role::kParameter); }
   NamedTensors buffers() const override { return named(Role::kBuffer); }
+  std::vector<std::pair<std::string, std::string>> other_names() const override;
+  int64_t training_batch() const override;
   void train(bool on) override;
   bool sample(bool on) override;
   void to(c10::Device device, bool channels_last) override;
@@ -127,6 +135,8 @@ class ExportedBackbone final : public Backbone {
   const ExportedInput& image() const { return program_->inputs[image_]; }
   size_t input_index(const std::string& name) const;
   void find_makers();
+  void find_aliases();
+  void follow_image();
   void choose_image();
   void choose_inputs();
   void choose_output();
@@ -134,22 +144,31 @@ class ExportedBackbone final : public Backbone {
   std::string why_not(const ExportedModule& module) const;
   int last_call(const ExportedModule& module) const;
   ExportedCapture capture_of(int call) const;
+  const ExportedModule& called(const ExportedModule& module) const;
+  // How many images one pass may take where `images` are asked for.
+  int64_t pass_batch(int64_t images) const;
+  bool mixes_batch(bool training) const;
   NamedTensors named(Role role) const;
   std::vector<std::pair<const void*, int64_t>> versions() const;
   at::Tensor prepared(const at::Tensor& input, bool channels_last) const;
   std::vector<IValue> bind(const at::Tensor& image) const;
+  // One that the program allows.
+  Pass pass(const at::Tensor& input, const ExportedTapSet& set);
 
   std::shared_ptr<const ExportedProgram> program_;
   std::vector<at::Tensor> weights_;
   ImportOptions options_;  // as resolved
   size_t image_ = 0;
-  std::vector<Given> given_;  // by input
-  int output_ = -1;           // slot
-  std::vector<int> maker_;    // node by slot, -1: none
+  std::vector<Given> given_;      // by input
+  int output_ = -1;               // slot
+  std::vector<int> maker_;        // node by slot, -1: none
+  std::vector<bool> from_image_;  // by slot: made of the image
+  std::vector<int> aliases_;      // by module: the called one that it is another name of, or -1
   std::shared_ptr<ExportedTapSet> plain_;
   c10::Device device_ = c10::kCPU;
   bool training_ = false, sampling_ = false;
   bool channels_last_ = false;   // asked for
+  bool images_mix_ = false;      // in a batch of a fixed size: found out by trace()
   bool layout_differs_ = false;  // the program means another thing by strides: found out by trace()
 
   std::shared_ptr<DerivedWeights> derived_;
@@ -161,6 +180,55 @@ void ExportedBackbone::find_makers() {
   for (size_t i = 0; i < program_->nodes.size(); ++i)
     for (const auto& [slot, kind] : program_->nodes[i].outputs)
       if (slot >= 0) maker_[slot] = static_cast<int>(i);
+}
+
+// A module that is registered twice runs under one of its names; the other has the same weights.
+void ExportedBackbone::find_aliases() {
+  aliases_.assign(program_->modules.size(), -1);
+  const auto weights_of = [&](const std::string& module) {
+    std::map<std::string, const void*> all;
+    for (size_t i = 0; i < weights_.size(); ++i)
+      if (const auto& weight = program_->weights[i];
+          weight.role != Role::kOther && weight.name.starts_with(module + "."))
+        all.emplace(weight.name.substr(module.size() + 1), weights_[i].unsafeGetTensorImpl());
+    return all;
+  };
+  for (size_t m = 0; m < program_->modules.size(); ++m) {
+    if (!program_->modules[m].calls.empty()) continue;
+    const auto mine = weights_of(program_->modules[m].name);
+    if (mine.empty()) continue;
+    const auto& [key, first] = *mine.begin();
+    for (size_t i = 0; i < weights_.size() && aliases_[m] < 0; ++i) {
+      const std::string& name = program_->weights[i].name;
+      if (weights_[i].unsafeGetTensorImpl() != first || !name.ends_with("." + key)) continue;
+      const auto twin = program_->module_of.find(name.substr(0, name.size() - key.size() - 1));
+      if (twin != program_->module_of.end() && !program_->modules[twin->second].calls.empty() &&
+          weights_of(twin->first) == mine)
+        aliases_[m] = static_cast<int>(twin->second);
+    }
+  }
+}
+
+void ExportedBackbone::follow_image() {
+  from_image_.assign(program_->slot_names.size(), false);
+  from_image_[image().slot] = true;
+  for (const ExportedNode& node : program_->nodes) {
+    bool reached = false;
+    for (const Link& link : node.links)
+      for (const int slot : link.slots)
+        reached = reached || (slot >= 0 && from_image_[slot] && program_->slot_kinds[slot] == ValueKind::kTensor);
+    if (!reached) continue;
+    for (const auto& [slot, kind] : node.outputs)
+      if (slot >= 0 && kind == ValueKind::kTensor) from_image_[slot] = true;
+    for (const int written : node.writes)
+      for (size_t slot = 0; slot < from_image_.size(); ++slot)
+        if (program_->roots[slot] == program_->roots[written]) from_image_[slot] = true;
+  }
+}
+
+const ExportedModule& ExportedBackbone::called(const ExportedModule& module) const {
+  const int alias = aliases_[program_->module_of.at(module.name)];
+  return alias < 0 ? module : program_->modules[alias];
 }
 
 size_t ExportedBackbone::input_index(const std::string& name) const {
@@ -364,7 +432,7 @@ std::vector<int64_t> ExportedBackbone::example_size() const {
 
 int ExportedBackbone::last_call(const ExportedModule& module) const {
   int last = -1;
-  for (const int call : module.calls)
+  for (const int call : called(module).calls)
     if (last < 0 || program_->calls[call].last > program_->calls[last].last) last = call;
   return last;
 }
@@ -372,7 +440,8 @@ int ExportedBackbone::last_call(const ExportedModule& module) const {
 std::string ExportedBackbone::why_not(const ExportedModule& module) const {
   const int call = last_call(module);
   if (call < 0) return "no operation of the exported network belongs to it: it passes its input on, or is never called";
-  if (program_->calls[call].output >= 0) return "";
+  if (const int slot = program_->calls[call].output; slot >= 0)
+    return from_image_[slot] ? "" : "its output does not depend on the image";
   if (program_->calls[call].several) return "it returns something other than one tensor";
   return "its output is not recorded: export with preserve_module_call_signature=('" + module.name + "',)";
 }
@@ -389,6 +458,7 @@ std::vector<Layer> ExportedBackbone::layers() const {
         layer.parameters += weights_[i].numel();
     layer.why_not = why_not(module);
     layer.tappable = layer.why_not.empty();
+    if (const ExportedModule& twin = called(module); &twin != &module) layer.alias_of = twin.name;
     all.push_back(std::move(layer));
   }
   return all;
@@ -429,6 +499,27 @@ at::Tensor ExportedBackbone::prepared(const at::Tensor& input, bool channels_las
          c10::toString(input.scalar_type()), ".");
   const at::Tensor x = input.to(device_, image().dtype);
   return channels_last ? with_channels_last(x) : x.contiguous();
+}
+
+int64_t ExportedBackbone::pass_batch(int64_t images) const {
+  const Extent& extent = image().extents[0];
+  if (images < 1 || allows(extent, images)) return images;
+  if (extent.fixed()) return extent.recorded;
+  const int64_t most = std::min(extent.most, images / extent.factor);
+  return std::max({most, extent.least, int64_t{1}}) * extent.factor;
+}
+
+bool ExportedBackbone::mixes_batch(bool training) const {
+  return images_mix_ || std::any_of(program_->nodes.begin(), program_->nodes.end(), [&](const ExportedNode& node) {
+           if (!node.norm || node.norm->kind != NormKind::kBatch) return false;
+           if (node.mode) return training;
+           return node.norm->flag < 0 || node.arguments[node.norm->flag].toBool();
+         });
+}
+
+int64_t ExportedBackbone::training_batch() const {
+  const Extent& extent = image().extents[0];
+  return extent.fixed() && mixes_batch(true) ? extent.recorded : 0;
 }
 
 std::vector<IValue> ExportedBackbone::bind(const at::Tensor& picture) const {
@@ -476,8 +567,25 @@ std::vector<Call> ExportedBackbone::trace(const at::Tensor& input) {
   });
   for (const int call : order) captures.push_back(capture_of(call));
   const ExportedPlan plan(program_, ExportedPhase::kEvaluation, captures, {output_});
-  const at::Tensor source = input.is_inference() ? input.clone() : input;
+  for (size_t i = 1; i < image().extents.size(); ++i)
+    if (input.dim() != static_cast<int64_t>(image().extents.size()) ||
+        !allows(image().extents[i], input.size(static_cast<int64_t>(i))))
+      prepared(input, false);  // refuses it as it was given
+  const int64_t images = input.size(0), batch = pass_batch(images);
+  at::Tensor source = input.is_inference() ? input.clone() : input;
+  if (batch != images) source = at::cat(std::vector<at::Tensor>(static_cast<size_t>(batch), source.narrow(0, 0, 1)));
   const auto result = plan.run(bind(prepared(source, false)), weights_, device_);
+
+  images_mix_ = false;
+  if (batch > 1 && !allows(image().extents[0], 1)) {
+    // Batches may have to be filled up: does what the others show matter to the first image?
+    const at::Tensor others =
+        at::cat({source.narrow(0, 0, 1),
+                 at::arange(source.numel(), source.options()).sin().view_as(source).narrow(0, 1, batch - 1)});
+    const auto other = plan.run(bind(prepared(others, false)), weights_, device_);
+    const auto first = [](const at::Tensor& tensor) { return tensor.dim() > 0 ? tensor.narrow(0, 0, 1) : tensor; };
+    images_mix_ = !at::allclose(first(result.results[0]), first(other.results[0]), 1e-3, 1e-4, /*equal_nan=*/true);
+  }
 
   layout_differs_ = false;
   if (channels_last_) {
@@ -502,6 +610,14 @@ std::vector<Call> ExportedBackbone::trace(const at::Tensor& input) {
   for (size_t i = 0; i < order.size(); ++i)
     calls.push_back({program_->modules[program_->calls[order[i]].module].name,
                      result.captures[i].defined() ? result.captures[i].sizes().vec() : std::vector<int64_t>()});
+  for (Call& call : calls)
+    if (batch != images && !call.shape.empty() && call.shape[0] == batch) call.shape[0] = images;
+  for (size_t m = 0; m < aliases_.size(); ++m) {
+    const auto twin = std::find_if(calls.rbegin(), calls.rend(), [&](const Call& call) {
+      return aliases_[m] >= 0 && call.name == program_->modules[aliases_[m]].name;
+    });
+    if (twin != calls.rend()) calls.insert(twin.base(), {program_->modules[m].name, twin->shape});
+  }
   return calls;
 }
 
@@ -510,6 +626,18 @@ Pass ExportedBackbone::forward(const at::Tensor& input, const TapSet* taps) {
   if (taps && (!set || set->owner != program_.get()))
     fail(code::kInternal, "Expected taps made by this backbone but received another's.");
   if (!set) set = plain_.get();
+  if (input.defined() && input.dim() > 0)
+    if (const int64_t images = input.size(0), batch = pass_batch(images); batch != images) {
+      if (mixes_batch(training_))
+        fail(code::kShape, "Expected batches of ", allowed_text({image().extents[0]}), " images but received ", images,
+             ": the network was exported for these, and what it makes of an image depends on the others (batch norm). ",
+             "Use batchSize ", batch, " and a number of images that it divides, or export with a dynamic batch.");
+      return in_batches(input, batch, [&](const at::Tensor& part) { return pass(part, *set); });
+    }
+  return pass(input, *set);
+}
+
+Pass ExportedBackbone::pass(const at::Tensor& input, const ExportedTapSet& set) {
   at::Tensor x = prepared(input, channels_last_ && !layout_differs_);
   const bool derived = derived_ && !training_ && !sampling_ && !at::GradMode::is_enabled();
   const ExportedPhase phase = training_   ? ExportedPhase::kTraining
@@ -517,19 +645,18 @@ Pass ExportedBackbone::forward(const at::Tensor& input, const TapSet* taps) {
                                           : ExportedPhase::kEvaluation;
   std::shared_ptr<const ExportedPlan> plan;
   {
-    const std::lock_guard lock(set->mutex);
-    auto& made = training_ ? set->training : sampling_ ? set->sampling : derived ? set->derived : set->evaluation;
-    if (derived && set->derived_from != derived_) made.reset();
+    const std::lock_guard lock(set.mutex);
+    auto& made = training_ ? set.training : sampling_ ? set.sampling : derived ? set.derived : set.evaluation;
+    if (derived && set.derived_from != derived_) made.reset();
     if (!made) {
       if (derived) {
         // Derived weights outlive a pass that may run without version counters.
         const c10::InferenceMode normal(false);
         const at::NoGradGuard no_grad;
-        made =
-            std::make_shared<const ExportedPlan>(fused_plan(program_, weights_, *derived_, set->captures, {output_}));
-        set->derived_from = derived_;
+        made = std::make_shared<const ExportedPlan>(fused_plan(program_, weights_, *derived_, set.captures, {output_}));
+        set.derived_from = derived_;
       } else {
-        made = std::make_shared<const ExportedPlan>(program_, phase, set->captures, std::vector<int>{output_});
+        made = std::make_shared<const ExportedPlan>(program_, phase, set.captures, std::vector<int>{output_});
       }
     }
     plan = made;
@@ -542,7 +669,23 @@ Pass ExportedBackbone::forward(const at::Tensor& input, const TapSet* taps) {
   } else {
     result = plan->run(bind(x), weights_, device_);
   }
-  return {std::move(result.results[0]), std::move(result.captures)};
+  Pass pass{as_feature(std::move(result.results[0])), std::move(result.captures)};
+  for (at::Tensor& tap : pass.taps) tap = as_feature(std::move(tap));
+  return pass;
+}
+
+std::vector<std::pair<std::string, std::string>> ExportedBackbone::other_names() const {
+  std::vector<std::pair<std::string, std::string>> all;
+  for (const Role role : {Role::kParameter, Role::kBuffer}) {
+    std::unordered_map<const at::TensorImpl*, const std::string*> listed;
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      const ExportedWeight& weight = program_->weights[i];
+      if (weight.role != role) continue;
+      const auto [first, fresh] = listed.emplace(weights_[i].unsafeGetTensorImpl(), &weight.name);
+      if (!fresh) all.emplace_back(weight.name, *first->second);
+    }
+  }
+  return all;
 }
 
 NamedTensors ExportedBackbone::named(Role role) const {
@@ -612,7 +755,7 @@ void ExportedBackbone::save(const std::string& path) const {
     at::Tensor bytes = archive.bytes(entry.name);
     for (size_t i = 0; i < weights_.size(); ++i)
       if (const auto& weight = program_->weights[i]; weight.entry == entry.name && bytes.numel() > 0)
-        weight_in(bytes, weight, weights_[i].scalar_type()).copy_(weights_[i]);
+        weight_in(bytes, weight).copy_(weights_[i]);
     writer.add(entry.name, bytes.const_data_ptr(), static_cast<uint64_t>(bytes.numel()));
   }
   writer.finish();

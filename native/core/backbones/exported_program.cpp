@@ -1,8 +1,12 @@
 #include "backbones/exported_program.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/function_schema.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/WrapDimMinimal.h>
 
 #include <algorithm>
@@ -13,6 +17,7 @@
 #include <string_view>
 #include <unordered_set>
 
+#include "backbones/checks.h"
 #include "error.h"
 
 namespace le {
@@ -88,8 +93,7 @@ bool ignored(const std::string& target) {
          target.starts_with("torch.ops.aten.sym_constrain_range");
 }
 
-// Operators that may return the memory of an argument although their schema does not say so, and nothing else may: the
-// rest of those that consist of others is taken to do so.
+// Compositions that make new memory always: most have no implementation without data in C++, to be tried with.
 bool returns_fresh(const std::string& name) {
   static const std::unordered_set<std::string> names = {"conv1d",
                                                         "conv2d",
@@ -245,12 +249,14 @@ class Reader {
     const Json& graph = module.at("graph");
     tensor_values_ = &graph.at("tensor_values").object("tensor_values");
     ranges_ = &model.at("range_constraints");
+    sym_ints_ = &graph.at("sym_int_values");
     const Json::Array& nodes = graph.at("nodes").array("nodes");
     if (nodes.size() > kMaxNodes)
       fail(code::kCheckpoint, "Expected at most ", kMaxNodes, " operations but received ", nodes.size(), ".");
 
     read_payloads("data/weights/", "data/weights/model_weights_config.json");
     read_payloads("data/constants/", "data/constants/model_constants_config.json");
+    note_widened();
     for (const Json& spec : module.at("signature").at("input_specs").array("input_specs")) read_input(spec);
     for (const Json& node : nodes) {
       try {
@@ -263,8 +269,10 @@ class Reader {
     }
     for (const Json& spec : module.at("signature").at("output_specs").array("output_specs")) read_output(spec);
     read_modules(module.at("module_call_graph").array("module_call_graph"));
+    find_norms();
     find_modes();
     find_writes();
+    find_power_iterations();
     if (program_->inputs.empty()) fail(code::kCheckpoint, "Expected an input but received a program without any.");
     return {program_, std::move(tensors_)};
   }
@@ -284,6 +292,8 @@ class Reader {
     const auto value = tensor_values_->find(name);
     program_->slot_shapes.push_back(value == tensor_values_->end() ? "" : value->second.at("sizes").dump());
     program_->roots.push_back(slot);
+    announced_.push_back(slot);
+    stand_ins_.push_back(stand_in(name, kind));
     return slot;
   }
   int use(const std::string& name) const {
@@ -316,7 +326,7 @@ class Reader {
       payload.weight.entry = folder + meta.at("path_name").string("path_name");
       payload.parameter = meta.boolean_or("is_param", false);
       payload.requires_grad = tensor.boolean_or("requires_grad", false);
-      payload.dtype = scalar_type(tensor.at("dtype").integer("dtype"));
+      payload.weight.dtype = scalar_type(tensor.at("dtype").integer("dtype"));
       if (const int64_t layout = tensor.at("layout").integer("layout"); layout != 7)
         fail(code::kCheckpoint, "Expected a dense tensor for ", name, " but received layout ", layout, ".");
       for (const Json& size : tensor.at("sizes").array("sizes")) payload.weight.sizes.push_back(fixed_size(size));
@@ -327,7 +337,16 @@ class Reader {
     }
   }
 
-  at::Tensor load(const ExportedWeight& weight, at::ScalarType dtype) {
+  // A network whose parameters are half, bfloat16 or double runs in float32: its parameters, buffers and constants of
+  // such a type, and what its operations cast to it. One with float32 parameters keeps what it casts by itself.
+  void note_widened() {
+    for (const auto& [name, payload] : payloads_)
+      if (payload.parameter && c10::isFloatingType(payload.weight.dtype) && payload.weight.dtype != at::kFloat)
+        widened_.insert(payload.weight.dtype);
+  }
+  at::ScalarType widened(at::ScalarType type) const { return widened_.contains(type) ? at::kFloat : type; }
+
+  at::Tensor load(const ExportedWeight& weight) {
     // Weights that share memory in the file stay one tensor where they are the same part of it.
     std::string key = weight.entry + "/" + std::to_string(weight.offset);
     for (const int64_t n : weight.sizes) key += "x" + std::to_string(n);
@@ -335,7 +354,9 @@ class Reader {
     at::Tensor& tensor = loaded_[key];
     if (tensor.defined()) return tensor;
     const at::Tensor payload = program_->archive->bytes(weight.entry);
-    const at::Tensor part = weight_in(payload, weight, dtype);
+    const at::Tensor part = weight_in(payload, weight);
+    if (const at::ScalarType type = widened(weight.dtype); type != weight.dtype)
+      return tensor = part.to(type, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Preserve);
     tensor = part.numel() * static_cast<int64_t>(part.element_size()) <= payload.numel()
                  ? part.clone(at::MemoryFormat::Preserve)
                  : part.detach();
@@ -353,7 +374,11 @@ class Reader {
     ExportedWeight weight = found->second.weight;
     weight.role = role;
     weight.slot = slot;
-    at::Tensor tensor = load(weight, found->second.dtype);
+    if (role != Role::kOther && c10::isComplexType(weight.dtype))
+      fail(code::kCheckpoint, "Expected real numbers for ", name, " but received ", c10::toString(weight.dtype),
+           ", which is neither trained nor saved here: keep its parts as real tensors (torch.view_as_real) and join ",
+           "them in forward (torch.view_as_complex).");
+    at::Tensor tensor = load(weight);
     if (role == Role::kParameter && found->second.requires_grad && tensor.is_floating_point())
       tensor.set_requires_grad(true);
     tensors_.push_back(std::move(tensor));
@@ -446,7 +471,7 @@ class Reader {
       const auto meta = tensor_values_->find(input.name);
       if (meta == tensor_values_->end())
         fail(code::kCheckpoint, "Expected the shape of input '", input.name, "' but received none.");
-      input.dtype = scalar_type(meta->second.at("dtype").integer("dtype"));
+      input.dtype = widened(scalar_type(meta->second.at("dtype").integer("dtype")));
       for (const Json& size : meta->second.at("sizes").array("sizes")) input.extents.push_back(extent(size));
     } else if (const auto symbol = symbol_kind(kind)) {
       if (!value.has("as_name"))
@@ -692,7 +717,7 @@ class Reader {
     if (kind == "as_bool") return value.boolean("bool");
     if (kind == "as_string") return value.string("string");
     if (kind == "as_complex") return c10::complex<double>(number(value.at("real")), number(value.at("imag")));
-    if (kind == "as_scalar_type") return static_cast<int64_t>(scalar_type(value.integer("scalar type")));
+    if (kind == "as_scalar_type") return static_cast<int64_t>(widened(scalar_type(value.integer("scalar type"))));
     if (kind == "as_layout") {
       if (value.integer("layout") != 7) fail(code::kCheckpoint, "Expected dense tensors but received another layout.");
       return static_cast<int64_t>(at::kStrided);
@@ -826,51 +851,132 @@ class Reader {
   }
 
   // --- memory ---
-  int root(int slot) {
-    auto& roots = program_->roots;
+  static int root(std::vector<int>& roots, int slot) {
     while (roots[slot] != slot) slot = roots[slot] = roots[roots[slot]];
     return slot;
   }
-  void share(int a, int b) { program_->roots[root(b)] = root(a); }
+  static void share(std::vector<int>& roots, int a, int b) { roots[root(roots, b)] = root(roots, a); }
 
-  // Which results may share memory with which arguments, and which arguments are written to.
+  // A value of the recorded kind and shape that has no data; none where nothing is recorded.
+  IValue stand_in(const std::string& name, ValueKind kind) const {
+    constexpr int64_t kMost = 1 << 16;  // an operator may take a step for each place of an axis
+    const auto size_of = [](const Json& size) -> int64_t {
+      const auto [as, value] = variant(size, "size");
+      if (as == "as_int") return value.integer("size");
+      return value.has("hint") ? value.at("hint").integer_or("as_int", -1) : -1;
+    };
+    if (kind == ValueKind::kInt) {
+      if (!sym_ints_->has(name)) return {};
+      const int64_t size = size_of(sym_ints_->at(name));
+      return size < 0 || size > kMost ? IValue() : IValue(size);
+    }
+    const auto meta = tensor_values_->find(name);
+    if (kind != ValueKind::kTensor || meta == tensor_values_->end()) return {};
+    std::vector<int64_t> sizes, strides;
+    for (const Json& size : meta->second.at("sizes").array("sizes")) sizes.push_back(size_of(size));
+    for (const Json& stride : meta->second.at("strides").array("strides")) strides.push_back(size_of(stride));
+    for (const int64_t size : sizes)
+      if (size < 0 || size > kMost) return {};
+    const auto options =
+        at::TensorOptions(widened(scalar_type(meta->second.at("dtype").integer("dtype")))).device(c10::kMeta);
+    const bool known = strides.size() == sizes.size() &&
+                       std::all_of(strides.begin(), strides.end(), [](int64_t s) { return s >= 0 && s < 1ll << 40; });
+    return known ? at::empty_strided(sizes, strides, options) : at::empty(sizes, options);
+  }
+
+  // Which results lie in the memory of which arguments (slots), found by calling the operator on stand-ins. Nothing:
+  // it cannot be called so.
+  std::optional<std::vector<std::pair<int, int>>> tried(const ExportedNode& node) {
+    std::vector<std::pair<int, int>> shared;
+    try {
+      const c10::InferenceMode normal(false);
+      const at::NoGradGuard no_grad;
+      const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+      std::vector<int> flags;  // what may be switched later: dropout passes its argument on in evaluation alone
+      for (const char* name : {"training", "train"})
+        if (const int at = node.position(name); at >= 0 && node.arguments[at].isBool()) flags.push_back(at);
+      for (const bool on : {false, true}) {
+        torch::jit::Stack stack;
+        bind_arguments(node, stand_ins_, c10::kMeta, nullptr, stack);
+        for (const int flag : flags) stack[flag] = on;
+        node.op->callBoxed(&stack);
+        std::vector<IValue> results = stack;
+        if (node.list_output) results = stack.at(0).toListRef().vec();
+        for (size_t i = 0; i < node.outputs.size(); ++i) {
+          const int output = node.outputs[i].first;
+          if (output < 0 || i >= results.size() || !results[i].isTensor()) continue;
+          for (const Link& link : node.links)
+            for (const int slot : link.slots)
+              if (slot >= 0 && stand_ins_[slot].isTensor() &&
+                  stand_ins_[slot].toTensor().is_alias_of(results[i].toTensor()))
+                shared.emplace_back(slot, output);
+        }
+        if (flags.empty()) break;
+      }
+    } catch (const std::exception&) {
+      return std::nullopt;
+    }
+    return shared;
+  }
+
+  // Which results may share memory with which arguments, and which arguments are written to. Where a schema says
+  // nothing, an operator with a kernel of its own makes new memory; one that consists of others may pass an argument
+  // on (dropout) or not (einsum, lstm), and is tried. What cannot be tried is taken to share: it is copied where that
+  // is harmless, and looked at in the pass where it is not.
   void link_memory(ExportedNode& node) {
     const auto& schema = node.op->schema();
-    // dropout and its like return their argument itself in evaluation; functions made of others may, unannounced.
-    const std::string name = schema.operator_name().name.substr(6);
-    const bool may_return_argument =
-        node.op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) && !returns_fresh(name);
+    const bool may_return_argument = node.op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) &&
+                                     !returns_fresh(schema.operator_name().name.substr(6));
     std::vector<const c10::AliasInfo*> announced;
     for (const auto& result : schema.returns()) announced.push_back(result.alias_info());
     const bool any_announced =
         std::any_of(announced.begin(), announced.end(), [](const c10::AliasInfo* info) { return info; });
+    const auto found = may_return_argument && !any_announced ? tried(node) : std::nullopt;
+    if (found)
+      for (const auto& [slot, output] : *found)
+        for (auto* roots : {&program_->roots, &announced_}) share(*roots, slot, output);
     for (const Link& link : node.links) {
       if (link.kind == Link::Kind::kDevice) continue;
       const c10::AliasInfo* info = schema.arguments()[link.position].alias_info();
       for (const int slot : link.slots) {
         if (slot < 0 || program_->slot_kinds[slot] != ValueKind::kTensor) continue;
         if (info && info->isWrite()) node.writes.push_back(slot);
-        if ((info && any_announced) || (may_return_argument && !any_announced))
+        if ((info && any_announced) || (may_return_argument && !any_announced && !found))
           for (const auto& [output, kind] : node.outputs)
-            if (output >= 0 && kind == ValueKind::kTensor) share(slot, output);
+            if (output >= 0 && kind == ValueKind::kTensor) {
+              share(program_->roots, slot, output);
+              if (info && any_announced) share(announced_, slot, output);
+            }
       }
     }
   }
 
   void find_writes() {
-    for (size_t i = 0; i < program_->roots.size(); ++i) program_->roots[i] = root(static_cast<int>(i));
-    std::unordered_set<int> changed;
+    for (auto* roots : {&program_->roots, &announced_})
+      for (size_t i = 0; i < roots->size(); ++i) (*roots)[i] = root(*roots, static_cast<int>(i));
+    std::unordered_set<int> changed, surely_changed, of_parameters;
     for (const ExportedNode& node : program_->nodes)
-      for (const int slot : node.writes) changed.insert(program_->roots[slot]);
-    const auto note = [&](int slot, const std::string& name, bool parameter) {
-      if (slot < 0 || !changed.contains(program_->roots[slot])) return;
-      if (parameter)
+      for (const int slot : node.writes) {
+        changed.insert(program_->roots[slot]);
+        surely_changed.insert(announced_[slot]);
+      }
+    for (const auto& weight : program_->weights) {
+      if (weight.role != Role::kParameter) {
+        if (changed.contains(program_->roots[weight.slot])) program_->written.push_back(weight.slot);
+        continue;
+      }
+      if (surely_changed.contains(announced_[weight.slot]))
         fail(code::kCheckpoint,
-             "Expected a network that does not change its parameters but received one that writes to ", name, ".");
-      program_->written.push_back(slot);
-    };
-    for (const auto& weight : program_->weights) note(weight.slot, weight.name, weight.role == Role::kParameter);
-    for (const auto& input : program_->inputs) note(input.slot, input.name, false);
+             "Expected a network that does not change its parameters but received one that writes to ", weight.name,
+             ".");
+      of_parameters.insert(program_->roots[weight.slot]);
+    }
+    for (ExportedNode& node : program_->nodes)
+      node.may_write_parameter = std::any_of(node.writes.begin(), node.writes.end(),
+                                             [&](int slot) { return of_parameters.contains(program_->roots[slot]); });
+    for (const auto& input : program_->inputs)
+      if (input.slot >= 0 && changed.contains(program_->roots[input.slot]))
+        program_->written_inputs.push_back(input.slot);
 
     std::unordered_set<int> used(program_->outputs.begin(), program_->outputs.end());
     for (const auto& node : program_->nodes)
@@ -890,6 +996,53 @@ class Reader {
   }
 
   // --- training and evaluation ---
+  void find_norms() {
+    for (ExportedNode& node : program_->nodes) {
+      if (!node.op) continue;
+      const std::string name = node.op->operator_name().name.substr(6);
+      const auto flag = [&](const char* argument) {
+        const int position = node.position(argument);
+        return position >= 0 && node.arguments[position].isBool() ? position : -1;
+      };
+      const int groups = node.position("num_groups");
+      if (name == "batch_norm" || name == "native_batch_norm" || name.starts_with("_native_batch_norm_legit")) {
+        if (name != "_native_batch_norm_legit_no_training") node.norm = {NormKind::kBatch, 0, flag("training")};
+      } else if (name == "instance_norm") {
+        node.norm = {NormKind::kInstance, 0, flag("use_input_stats")};
+      } else if (name == "group_norm" && groups >= 0 && node.arguments[groups].isInt()) {
+        node.norm = {NormKind::kGroup, 0, -1, node.arguments[groups].toInt()};
+      }
+    }
+  }
+
+  // Power iteration (spectral norm) is a matter of plain operations that are recorded in training or left out in
+  // evaluation: such a program has one of its modes alone.
+  void find_power_iterations() {
+    for (const auto& weight : program_->weights) {
+      if (weight.role != Role::kBuffer) continue;
+      std::string layer;
+      for (const std::string_view end : {"_u", "._u"})
+        if (weight.name.ends_with(end)) {
+          const std::string stem = weight.name.substr(0, weight.name.size() - end.size());
+          const std::string sibling = stem + (end == "_u" ? "_v" : "._v");
+          const std::string original = end == "_u" ? stem + "_orig" : "";
+          if (weight_of_.contains(sibling) && (original.empty() || weight_of_.contains(original))) layer = stem;
+        }
+      if (layer.empty()) continue;
+      const bool iterates =
+          std::any_of(program_->mutations.begin(), program_->mutations.end(),
+                      [&](const auto& m) { return program_->weights[m.second].name == weight.name; }) ||
+          std::find(program_->written.begin(), program_->written.end(), weight.slot) != program_->written.end();
+      if (iterates)
+        fail(code::kCheckpoint, "Expected a program whose spectral norm (", layer,
+             ") is that of evaluation but received one exported in training mode, where every pass changes it: export ",
+             "the network after model.eval(), or save it with torch.jit.script.");
+      program_->cannot_train = "its spectral norm (" + layer +
+                               ") was fixed to evaluation by the export; use torch.jit.script, or remove it "
+                               "(torch.nn.utils.parametrize.remove_parametrizations) before the export";
+    }
+  }
+
   void find_modes() {
     struct Flag {
       ExportedNode* node;
@@ -931,6 +1084,12 @@ class Reader {
       if (on != made_in_training) continue;
       node->mode = {position, true, false, !norm};
       if (!norm || made_in_training) continue;
+      // Recorded in evaluation, momentum None (a mean over all batches) is 0 as well.
+      const int momentum = node->position("momentum");
+      if (momentum >= 0 && node->arguments[momentum].isDouble() && node->arguments[momentum].toDouble() == 0)
+        program_->cannot_train = "its batch norm " + layer_of(*node) +
+                                 " has momentum None or 0, which an export in evaluation mode does not tell apart; "
+                                 "use torch.jit.script, another momentum, or freeze the backbone";
       const auto mean = weight_of_slot_.find(node->slot_at(node->position("running_mean")));
       if (mean == weight_of_slot_.end()) continue;
       std::string name = program_->weights[mean->second].name;
@@ -945,6 +1104,11 @@ class Reader {
       if (made_in_training && dropout >= 0 && node.arguments[dropout].isDouble() && !node.mode)
         node.mode = {static_cast<size_t>(dropout), node.arguments[dropout], 0.0};
     }
+  }
+
+  // The module that a node belongs to.
+  std::string layer_of(const ExportedNode& node) const {
+    return node.call < 0 ? node.name : program_->modules[program_->calls[node.call].module].name;
   }
 
   // --- modules ---
@@ -1095,13 +1259,15 @@ class Reader {
 
   struct Payload {
     ExportedWeight weight;
-    at::ScalarType dtype = at::kFloat;
     bool parameter = false, requires_grad = false;
   };
   std::shared_ptr<ExportedProgram> program_;
   std::vector<at::Tensor> tensors_;
+  std::vector<int> announced_;                  // as roots, by what is known alone
+  std::unordered_set<at::ScalarType> widened_;  // see note_widened()
   const Json::Object* tensor_values_ = nullptr;
-  const Json* ranges_ = nullptr;
+  const Json *ranges_ = nullptr, *sym_ints_ = nullptr;
+  std::vector<IValue> stand_ins_;  // by slot
   std::unordered_map<std::string, int> slot_of_;
   std::unordered_map<std::string, Payload> payloads_;
   std::unordered_set<std::string> pickled_;
@@ -1139,13 +1305,13 @@ int ExportedNode::slot_at(int position) const {
 
 at::Tensor wrapped_number(const IValue& value) { return Reader::wrapped(value); }
 
-at::Tensor weight_in(const at::Tensor& payload, const ExportedWeight& weight, at::ScalarType dtype) {
+at::Tensor weight_in(const at::Tensor& payload, const ExportedWeight& weight) {
   const auto wrong = [&](const char* what) {
     fail(code::kCheckpoint, "Expected ", what, " for ", weight.name, " but received sizes ",
          at::IntArrayRef(weight.sizes), ", strides ", at::IntArrayRef(weight.strides), " and offset ", weight.offset,
          " in ", payload.numel(), " bytes.");
   };
-  const int64_t width = static_cast<int64_t>(c10::elementSize(dtype));
+  const int64_t width = static_cast<int64_t>(c10::elementSize(weight.dtype));
   if (weight.sizes.size() != weight.strides.size() || weight.sizes.size() > 64) wrong("a stride for each size");
   int64_t count = 1, end = weight.offset;
   if (weight.offset < 0) wrong("an offset that is not negative");
@@ -1160,8 +1326,10 @@ at::Tensor weight_in(const at::Tensor& payload, const ExportedWeight& weight, at
   const int64_t available = payload.numel() / width;
   if (count > 0 && end >= available) wrong("a tensor within its bytes");
   const at::NoGradGuard no_grad;
-  if (count == 0) return payload.slice(0, 0, 0).view(dtype).reshape(weight.sizes);
-  return payload.slice(0, 0, available * width).view(dtype).as_strided(weight.sizes, weight.strides, weight.offset);
+  if (count == 0) return payload.slice(0, 0, 0).view(weight.dtype).reshape(weight.sizes);
+  return payload.slice(0, 0, available * width)
+      .view(weight.dtype)
+      .as_strided(weight.sizes, weight.strides, weight.offset);
 }
 
 LoadedProgram read_exported(const std::string& file) {

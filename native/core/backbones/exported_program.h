@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
+#include <ATen/core/stack.h>
 
 #include <cstdint>
 #include <memory>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "archive.h"
+#include "backbones/checks.h"
 #include "backbones/exported_symbols.h"
 #include "json.h"
 
@@ -51,6 +53,7 @@ struct ExportedNode {
   bool list_output = false;                        // one list, whose items are the outputs
   int call = -1;                                   // the innermost module call that it belongs to
   std::vector<int> writes;                         // slots whose memory it changes
+  bool may_write_parameter = false;                // one of `writes` may be a parameter's memory: look in the pass
 
   // The argument that says whether the network is training, and its value in either mode.
   struct Mode {
@@ -59,6 +62,15 @@ struct ExportedNode {
     bool dropout = true;  // else a norm
   };
   std::optional<Mode> mode;
+  // The argument that holds what a norm takes its statistics from, if this is a norm, and the one that says whether it
+  // takes them from there (-1: always).
+  struct Norm {
+    NormKind kind;
+    size_t input;
+    int flag;
+    int64_t groups = 1;
+  };
+  std::optional<Norm> norm;
   // The weight that counts the batches seen, where the program does not count them itself; or -1.
   int counter = -1;
   bool only_training = false;  // changes buffers and nothing else
@@ -111,6 +123,7 @@ struct ExportedWeight {
   std::string entry;
   std::vector<int64_t> sizes, strides;
   int64_t offset = 0;
+  at::ScalarType dtype = at::kFloat;  // in the file
 };
 
 struct ExportedProgram {
@@ -133,8 +146,8 @@ struct ExportedProgram {
 
   // Values that training writes back into buffers at the end of a pass: slot, weight.
   std::vector<std::pair<int, size_t>> mutations;
-  // Weights and inputs that nodes write to: evaluation gives the nodes a copy.
-  std::vector<int> written;
+  // Weights that nodes write to, of which evaluation gives them a copy; and inputs, which are their caller's always.
+  std::vector<int> written, written_inputs;
   std::string cannot_train;  // why; empty where it can
 
   const std::string& file() const { return archive->path(); }
@@ -151,7 +164,12 @@ LoadedProgram read_exported(const std::string& file);
 // The tensor that Python makes of a number between tensors: it does not decide the type of the result.
 at::Tensor wrapped_number(const c10::IValue& value);
 
+// What `node` is called with, mode aside, on `stack`. `values`: by slot. `last`: null, or one for each slot of the
+// links in order, not zero where that value is used for the last time: it is moved then.
+void bind_arguments(const ExportedNode& node, std::vector<c10::IValue>& values, c10::Device device, const uint8_t* last,
+                    torch::jit::Stack& stack);
+
 // The tensor of a weight within its payload.
-at::Tensor weight_in(const at::Tensor& payload, const ExportedWeight& weight, at::ScalarType dtype);
+at::Tensor weight_in(const at::Tensor& payload, const ExportedWeight& weight);
 
 }  // namespace le

@@ -3,6 +3,7 @@
 // and devices work as they do in Python.
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -54,8 +55,10 @@ class ExportedPlan {
     std::vector<int> drop;      // slots of nobody's interest afterwards
     std::vector<int> captures;  // indices of captures to take afterwards
   };
-  void run_node(const Step& step, std::vector<c10::IValue>& values, torch::jit::Stack& stack, c10::Device device,
-                const std::vector<at::Tensor>& weights) const;
+  // reduced: the pass computes in bfloat16.
+  void run_node(size_t index, std::vector<c10::IValue>& values, torch::jit::Stack& stack, c10::Device device,
+                const std::vector<at::Tensor>& weights, bool reduced) const;
+  void call(size_t index, torch::jit::Stack& stack, bool reduced) const;
   void run_fused(const FusedConv& fused, std::vector<c10::IValue>& values) const;
 
   std::shared_ptr<const ExportedProgram> program_;
@@ -65,6 +68,8 @@ class ExportedPlan {
   std::vector<FusedConv> fused_;
   std::vector<std::pair<int, at::Tensor>> derived_;
   std::vector<Step> steps_;
+  // By step: whether it runs in float because libtorch has it in no bfloat16. Behind them: whether all are known.
+  std::unique_ptr<std::atomic<bool>[]> in_float_;
 };
 
 }  // namespace le

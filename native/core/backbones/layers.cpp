@@ -25,6 +25,7 @@
 
 #include <cmath>
 
+#include "backbones/checks.h"
 #include "error.h"
 
 namespace le {
@@ -107,9 +108,7 @@ BatchNorm::BatchNorm(int64_t axes, int64_t channels)
 
 at::Tensor BatchNorm::forward(const at::Tensor& x) {
   if (training()) {
-    if (x.numel() == x.size(1))
-      fail(code::kShape, "Expected more than one value per channel to train batch norm but received shape ", x.sizes(),
-           ": use a larger batch or larger images.");
+    check_norm_input(NormKind::kBatch, x.sizes());
     const at::NoGradGuard no_grad;
     num_batches_tracked.add_(1);
   }

@@ -2,6 +2,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
@@ -21,7 +24,10 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <set>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 #include "archive.h"
 #include "backbones/checks.h"
@@ -319,6 +325,55 @@ c10::impl::GenericList tap_list(size_t count) {
   return list;
 }
 
+// Every tensor of a network once, in an order that its copies share.
+std::vector<at::Tensor> all_tensors(const torch::jit::Module& module) {
+  std::vector<at::Tensor> all;
+  std::unordered_set<const void*> seen;
+  c10::IValue(module._ivalue()).visit([&](const c10::IValue& value) {
+    if (value.isTensor() && value.toTensor().defined() && seen.insert(value.toTensor().unsafeGetTensorImpl()).second)
+      all.push_back(value.toTensor());
+    return false;
+  });
+  return all;
+}
+
+// A network whose parameters are half, bfloat16 or double runs in float32: all its tensors of such a type, and what its
+// operations cast to it. One with float32 parameters keeps what it casts by itself.
+struct Widened {
+  std::set<at::ScalarType> types;
+  std::vector<std::pair<size_t, at::ScalarType>> tensors;  // by place in all_tensors(), with the type in the file
+
+  void undo(const torch::jit::Module& copy) const {
+    const auto all = all_tensors(copy);
+    for (const auto& [place, type] : tensors) all.at(place).set_data(all.at(place).detach().to(type));
+  }
+};
+
+Widened widen(const torch::jit::Module& module, const std::string& file) {
+  const at::NoGradGuard no_grad;
+  Widened widened;
+  const auto refuse_complex = [&](const auto& named) {
+    if (named.value.is_complex())
+      fail(code::kCheckpoint, "Expected real numbers for ", named.name, " in ", file, " but received ",
+           c10::toString(named.value.scalar_type()), ", which is neither trained nor saved here: keep its parts as ",
+           "real tensors (torch.view_as_real) and join them in forward (torch.view_as_complex).");
+  };
+  for (const auto& parameter : module.named_parameters()) {
+    refuse_complex(parameter);
+    if (const auto type = parameter.value.scalar_type(); c10::isFloatingType(type) && type != at::kFloat)
+      widened.types.insert(type);
+  }
+  for (const auto& buffer : module.named_buffers()) refuse_complex(buffer);
+  if (widened.types.empty()) return widened;
+  const auto all = all_tensors(module);
+  for (size_t i = 0; i < all.size(); ++i)
+    if (const auto type = all[i].scalar_type(); widened.types.contains(type)) {
+      widened.tensors.emplace_back(i, type);
+      all[i].set_data(all[i].detach().to(at::kFloat));
+    }
+  return widened;
+}
+
 // What a pass with certain taps runs.
 struct Program {
   Code plain;
@@ -328,15 +383,20 @@ struct Program {
 
 class ScriptBackbone final : public Backbone {
  public:
-  ScriptBackbone(torch::jit::Module module, ImportOptions options, std::vector<bool> follows)
+  ScriptBackbone(torch::jit::Module module, ImportOptions options, std::vector<bool> follows, Widened widened)
       : module_(std::move(module)),
         options_(std::move(options)),
         modules_(script::named_modules(module_)),
         follows_(std::move(follows)),
+        widened_(std::move(widened)),
+        traced_(script::is_traced(module_)),
         arguments_(resolve_arguments(module_.get_method("forward").function().getSchema(), options_)),
         inlined_(script::inlined_forward(module_, modules_)),
         fates_(modules_.size(), Fate::kUnknown) {
+    script::widen_constants(*inlined_, widened_.types, module_);
     if (follows_.empty()) note_frozen();
+    find_aliases();
+    note_power_iterations();
     resolve_shape();
     no_taps_ = std::make_shared<ScriptTapSet>(std::vector<std::string>(), std::vector<int>(modules_.size(), -1), this);
   }
@@ -354,6 +414,8 @@ class ScriptBackbone final : public Backbone {
   Pass forward(const at::Tensor& input, const TapSet* taps) override;
   NamedTensors parameters() const override { return named_tensors(true); }
   NamedTensors buffers() const override { return named_tensors(false); }
+  std::vector<std::pair<std::string, std::string>> other_names() const override;
+  int64_t training_batch() const override { return batch_; }
   void train(bool on) override;
   bool sample(bool on) override;
   void to(c10::Device device, bool channels_last) override;
@@ -364,6 +426,11 @@ class ScriptBackbone final : public Backbone {
 
  private:
   void note_frozen();
+  void find_aliases();
+  void note_power_iterations();
+  // Finds out what one pass may take, and whether evaluation would change the network or its image.
+  void examine(const at::Tensor& image);
+  Pass pass(const at::Tensor& input, const ScriptTapSet& set);
   void resolve_shape();
   NamedTensors named_tensors(bool parameters) const;
   torch::jit::Module copied() const;
@@ -371,7 +438,8 @@ class ScriptBackbone final : public Backbone {
   void lay_out(c10::Device device, bool channels_last);
   at::Tensor laid_out(const at::Tensor& input) const;
   // What forward gets: `image` and the other arguments, then `lists`.
-  Stack stack_of(const at::Tensor& image, std::vector<c10::IValue> lists) const;
+  Stack stack_of(const at::Tensor& image, std::vector<c10::IValue> lists,
+                 const torch::jit::Module* self = nullptr) const;
   // forward's result. `program` takes the stack.
   template <class Run>
   at::Tensor result_of(Stack stack, const Run& program) const;
@@ -386,6 +454,13 @@ class ScriptBackbone final : public Backbone {
   // mode (batch norm frozen by bn.eval()) means that module to stay so. One saved in evaluation mode says nothing
   // about what its author would freeze, so that all follow, as model.train() does.
   std::vector<bool> follows_;
+  Widened widened_;
+  const bool traced_;
+  std::vector<std::pair<std::string, size_t>> aliases_;  // other names of modules
+  // Found out by trace(). Evaluation changes nothing: a network that keeps a state of its own gets a copy of itself for
+  // each pass, and one that works in place on its image a copy of that.
+  int64_t batch_ = 0;  // that a trace is fixed to; 0: any
+  bool images_mix_ = false, keeps_state_ = false, writes_image_ = false;
   Arguments arguments_;
   const std::shared_ptr<Graph> inlined_;
   std::vector<Fate> fates_;
@@ -440,15 +515,145 @@ std::vector<Layer> ScriptBackbone::layers() const {
       if (counted.insert(tensor.unsafeGetTensorImpl()).second) layer.parameters += tensor.numel();
     all.push_back(std::move(layer));
   }
+  for (const auto& [name, of] : aliases_) {
+    Layer layer = all[of - 1];
+    layer.alias_of = std::exchange(layer.name, name);
+    all.push_back(std::move(layer));
+  }
   return all;
+}
+
+// A module that is registered twice: named_modules() lists it once, state_dict() under every name.
+void ScriptBackbone::find_aliases() {
+  std::unordered_map<const void*, size_t> index_of;
+  for (size_t i = 0; i < modules_.size(); ++i) index_of.emplace(modules_[i].object.get(), i);
+  const auto visit = [&](const auto& self, const std::string& name, const torch::jit::Module& module) -> void {
+    const size_t index = index_of.at(module._ivalue().get());
+    if (modules_[index].name != name && index > 0) {
+      if (aliases_.size() >= 100'000)
+        fail(code::kCheckpoint, "Expected at most 100000 names of modules but received more.");
+      aliases_.emplace_back(name, index);
+    }
+    for (const auto& child : module.named_children())
+      self(self, name.empty() ? child.name : name + "." + child.name, child.value);
+  };
+  visit(visit, "", module_);
+}
+
+// Power iteration (spectral norm) in a trace is that of the mode it was traced in.
+void ScriptBackbone::note_power_iterations() {
+  if (!traced_) return;
+  for (Submodule& module : modules_) {
+    const auto has = [&](const std::string& name) {
+      return module.object->type()->findAttributeSlot(name).has_value();
+    };
+    bool spectral = has("_u") && has("_v");
+    for (size_t i = 0; i < module.object->type()->numAttributes() && !spectral; ++i)
+      if (const std::string& key = module.object->type()->getAttributeName(i); key.ends_with("_u")) {
+        const std::string stem = key.substr(0, key.size() - 2);
+        spectral = has(stem + "_v") && has(stem + "_orig");
+      }
+    if (!spectral) continue;
+    if (has("training") && torch::jit::Module(module.object).is_training())
+      fail(code::kCheckpoint, "Expected a trace whose spectral norm (", module.name, ") is that of evaluation in ",
+           options_.file, " but received one made in training mode, where every pass changes it: trace the network ",
+           "after model.eval(), or use torch.jit.script.");
+    module.cannot_train = "its spectral norm (" + module.name +
+                          ") was fixed to evaluation by the trace; use torch.jit.script, or remove it "
+                          "(torch.nn.utils.parametrize.remove_parametrizations) before";
+  }
+}
+
+std::vector<std::pair<std::string, std::string>> ScriptBackbone::other_names() const {
+  std::vector<std::pair<std::string, std::string>> all;
+  for (const bool parameters : {true, false}) {
+    std::unordered_map<const void*, std::string> listed;
+    for (const auto& [name, tensor] : named_tensors(parameters)) listed.emplace(tensor.unsafeGetTensorImpl(), name);
+    const auto add = [&](const std::string& module, const torch::jit::ModulePtr& object) {
+      const auto& type = object->type();
+      for (size_t i = 0; i < type->numAttributes(); ++i) {
+        const c10::IValue& value = object->slots()[i];
+        if (!(parameters ? type->is_parameter(i) : type->is_buffer(i)) || !value.isTensor()) continue;
+        const auto found = listed.find(value.toTensor().unsafeGetTensorImpl());
+        const std::string name = module.empty() ? type->getAttributeName(i) : module + "." + type->getAttributeName(i);
+        if (found != listed.end() && found->second != name) all.emplace_back(name, found->second);
+      }
+    };
+    for (const Submodule& module : modules_) add(module.name, module.object);
+    for (const auto& [name, of] : aliases_) add(name, modules_[of].object);
+  }
+  return all;
+}
+
+void ScriptBackbone::examine(const at::Tensor& input) {
+  const Code plain(script::with_taps(*inlined_, no_taps_->slots, fates_), "forward");
+  const auto repeated = [&](int64_t count) {
+    return at::cat(std::vector<at::Tensor>(static_cast<size_t>(count), input));
+  };
+  torch::jit::Module self = copied();
+  const auto run = [&](const at::Tensor& image) {
+    return result_of(stack_of(image, {tap_list(0)}, &self),
+                     [&](Stack& stack) { torch::jit::InterpreterState(plain).run(stack); });
+  };
+  // The result where the network takes `count` images and gives a result for each.
+  const auto works = [&](int64_t count) -> std::optional<at::Tensor> {
+    try {
+      const at::Tensor output = run(laid_out(repeated(count)));
+      if (output.dim() > 0 && output.size(0) == count * input.size(0)) return output;
+    } catch (const Error& error) {
+      if (error.code() != code::kShape) throw;
+    }
+    return std::nullopt;
+  };
+  batch_ = 0;
+  images_mix_ = false;
+  if (traced_ && input.size(0) == 1) {
+    if (!works(1)) {
+      for (const int64_t count : {2, 3, 4, 5, 6, 8, 10, 12, 16, 32})
+        if (batch_ == 0 && works(count)) batch_ = count;
+    } else if (!works(2)) {
+      batch_ = 1;
+    }
+    if (batch_ > 1) {
+      at::Tensor others = repeated(batch_);
+      const at::Tensor first = run(laid_out(others)).narrow(0, 0, 1);
+      others.narrow(0, 1, batch_ - 1).copy_(at::arange(others.numel()).sin().view_as(others).narrow(0, 1, batch_ - 1));
+      images_mix_ = !at::allclose(first, run(laid_out(others)).narrow(0, 0, 1), 1e-3, 1e-4, /*equal_nan=*/true);
+    }
+  }
+
+  self = copied();
+  const auto state = [&] {
+    std::vector<c10::IValue> all;
+    for (const Submodule& module : script::named_modules(self))
+      for (const c10::IValue& value : module.object->slots()) {
+        all.push_back(value);
+        if (value.isTensor() && value.toTensor().defined())
+          all.emplace_back(static_cast<int64_t>(value.toTensor()._version()));
+      }
+    return all;
+  };
+  const auto before = state();
+  const at::Tensor image = laid_out(repeated(std::max<int64_t>(batch_, 1))).clone();
+  const auto version = image._version();
+  run(image);
+  writes_image_ = image._version() != version;
+  const auto after = state();
+  keeps_state_ = after.size() != before.size();
+  for (size_t i = 0; i < before.size() && !keeps_state_; ++i) {
+    const c10::IValue &a = before[i], &b = after[i];
+    keeps_state_ = a.tagKind() != b.tagKind() || (a.isTensor() && !a.toTensor().is_same(b.toTensor())) ||
+                   ((a.isInt() || a.isDouble() || a.isBool() || a.isString()) && a != b);
+  }
 }
 
 at::Tensor ScriptBackbone::laid_out(const at::Tensor& input) const {
   return checked_input(input, options_.in_channels, options_.spatial_axes, device_, channels_last_);
 }
 
-Stack ScriptBackbone::stack_of(const at::Tensor& image, std::vector<c10::IValue> lists) const {
-  Stack stack{module_._ivalue()};
+Stack ScriptBackbone::stack_of(const at::Tensor& image, std::vector<c10::IValue> lists,
+                               const torch::jit::Module* self) const {
+  Stack stack{(self ? *self : module_)._ivalue()};
   for (size_t i = 0; i < arguments_.values.size(); ++i)
     stack.push_back(i == arguments_.image ? c10::IValue(image) : arguments_.values[i]);
   for (auto& list : lists) stack.push_back(std::move(list));
@@ -468,6 +673,13 @@ at::Tensor ScriptBackbone::result_of(Stack stack, const Run& program) const {
     if (cause.find("can't allocate memory") != cause.npos || cause.find("out of memory") != cause.npos)
       throw Error(code::kMemory, "Expected enough memory but the device refused it: use smaller batches or images.",
                   cause);
+    if (cause.find("Expected more than one value per") != cause.npos)
+      throw Error(code::kShape, cause.substr(cause.find("Expected more than one value per")));
+    if (cause.find("BFloat16") != cause.npos)
+      throw Error(code::kOption,
+                  "Expected operations that libtorch has in bfloat16 but the network of " + options_.file +
+                      " has one that it has not: use precision 'fp32'.",
+                  cause);
     std::ostringstream message;
     message << "Expected the network of " << options_.file << " to take an input of " << at::IntArrayRef(shape)
             << " but it refused. It may need another size, or option 'inChannels' or 'inputs' other values.";
@@ -476,7 +688,9 @@ at::Tensor ScriptBackbone::result_of(Stack stack, const Run& program) const {
   return chosen_output(std::move(stack.back()), options_.output);
 }
 
-bool ScriptBackbone::deriving() const { return source_ && !training_ && !sampling_ && !at::GradMode::is_enabled(); }
+bool ScriptBackbone::deriving() const {
+  return source_ && !keeps_state_ && !training_ && !sampling_ && !at::GradMode::is_enabled();
+}
 
 Program ScriptBackbone::program(const std::vector<int>& slots, bool derived) {
   const std::lock_guard lock(mutex_);
@@ -515,12 +729,15 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
   lay_out(device_, false);
   c10::List<int64_t> indices, versions;
   c10::impl::GenericList outputs(c10::OptionalType::ofTensor());
-  const at::Tensor image = input.is_inference() ? input.clone() : input;
+  examine(input);
+  const at::Tensor image = batch_ > 1 ? at::cat(std::vector<at::Tensor>(static_cast<size_t>(batch_), input)) : input;
   const Code traced(script::with_trace(*inlined_), "trace");
+  const torch::jit::Module probed = copied();
   const auto run = [](const Code& code) {
     return [&code](Stack& stack) { torch::jit::InterpreterState(code).run(stack); };
   };
-  const at::Tensor expected = result_of(stack_of(laid_out(image), {indices, outputs, versions}), run(traced));
+  const at::Tensor expected =
+      result_of(stack_of(laid_out(image).clone(), {indices, outputs, versions}, &probed), run(traced));
 
   std::vector<Call> calls;
   std::vector<Fate> fates(modules_.size(), Fate::kUnknown);
@@ -530,13 +747,16 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
     std::vector<int64_t> shape;
     if (output.isTensor() && output.toTensor().defined()) {
       const at::Tensor& tensor = output.toTensor();
-      shape = tensor.sizes().vec();
+      if (!tensor.is_complex() && tensor.is_floating_point()) shape = tensor.sizes().vec();
+      if (batch_ > 1 && !shape.empty() && shape[0] == batch_) shape[0] = input.size(0);
       // A module that ran more than once shares only what every call allows.
       if (tensor.is_inference() || tensor._version() != versions.get(i))
         fates[module] = Fate::kOverwritten;
       else if (fates[module] == Fate::kUnknown)
         fates[module] = Fate::kKept;
     }
+    for (const auto& [alias, of] : aliases_)
+      if (of == module) calls.push_back({alias, shape});
     calls.push_back({modules_[module].name, std::move(shape)});
   }
   fates_ = std::move(fates);
@@ -548,7 +768,8 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
     try {
       lay_out(device_, true);
       const Code plain = program(no_taps_->slots, false).plain;
-      const at::Tensor output = result_of(stack_of(laid_out(image), {tap_list(0)}), run(plain));
+      const torch::jit::Module other = copied();
+      const at::Tensor output = result_of(stack_of(laid_out(image).clone(), {tap_list(0)}, &other), run(plain));
       const auto scale = expected.abs().max().item<double>();
       channels_last_works_ =
           output.sizes() == expected.sizes() && (output - expected).abs().max().item<double>() <= 1e-3 * scale;
@@ -562,15 +783,31 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
 std::shared_ptr<TapSet> ScriptBackbone::tap(std::vector<std::string> names) {
   std::vector<int> slots = tap_slots(names, layers());
   slots.insert(slots.begin(), -1);  // the root
+  for (size_t i = 0; i < aliases_.size(); ++i)
+    if (const int slot = slots[modules_.size() + i]; slot >= 0) slots[aliases_[i].second] = slot;
+  slots.resize(modules_.size());
   return std::make_shared<ScriptTapSet>(std::move(names), std::move(slots), this);
 }
 
 Pass ScriptBackbone::forward(const at::Tensor& input, const TapSet* taps) {
   const auto* set = taps ? dynamic_cast<const ScriptTapSet*>(taps) : no_taps_.get();
   if (!set || set->owner != this) fail(code::kInternal, "Expected taps made by this backbone but received another's.");
-  const c10::impl::GenericList list = tap_list(set->names.size());
-  const Program program = this->program(set->slots, deriving());
+  if (batch_ == 0 || !input.defined() || input.dim() == 0 || input.size(0) == batch_ || input.size(0) == 0)
+    return pass(input, *set);
+  if (training_ || images_mix_)
+    fail(code::kShape, "Expected batches of ", batch_, " images but received ", input.size(0), ": the network of ",
+         options_.file, " was traced for these. Use batchSize ", batch_,
+         " and a number of images that it divides, or trace a network that takes any batch.");
+  return in_batches(input, batch_, [&](const at::Tensor& part) { return pass(part, *set); });
+}
+
+Pass ScriptBackbone::pass(const at::Tensor& input, const ScriptTapSet& set) {
+  const c10::impl::GenericList list = tap_list(set.names.size());
+  const Program program = this->program(set.slots, deriving());
   at::Tensor image = laid_out(input);
+  if (writes_image_) image = image.clone();
+  std::optional<torch::jit::Module> copy;
+  if (keeps_state_ && !training_) copy = copied();
   Pass pass;
   if (deriving() && program.derived) {
     // What has its type already is not autocast's to look at: it would do some operations in float.
@@ -581,12 +818,13 @@ Pass ScriptBackbone::forward(const at::Tensor& input, const TapSet* taps) {
     }
     pass.output = result_of(stack_of(image, {list}), [&](Stack& stack) { program.derived->run(stack); });
   } else {
-    pass.output = result_of(stack_of(image, {list}),
+    pass.output = result_of(stack_of(image, {list}, copy ? &*copy : nullptr),
                             [&](Stack& stack) { torch::jit::InterpreterState(program.plain).run(stack); });
   }
-  for (size_t i = 0; i < set->names.size(); ++i) {
+  pass.output = as_feature(std::move(pass.output));
+  for (size_t i = 0; i < set.names.size(); ++i) {
     const c10::IValue value = list.get(i);
-    pass.taps.push_back(value.isTensor() ? value.toTensor() : at::Tensor());
+    pass.taps.push_back(value.isTensor() ? as_feature(value.toTensor()) : at::Tensor());
   }
   return pass;
 }
@@ -623,6 +861,10 @@ bool ScriptBackbone::sample(bool on) {
 
 void ScriptBackbone::train(bool on) {
   if (on) end_inference();
+  for (size_t i = 0; i < modules_.size() && on; ++i)
+    if (!modules_[i].cannot_train.empty() && follows_[i])
+      fail(code::kOption, "Expected a network that can be trained but received ", options_.file, ": ",
+           modules_[i].cannot_train, ".");
   training_ = on;
   sampling_ = false;
   for (size_t i = 0; i < modules_.size(); ++i)
@@ -708,6 +950,7 @@ void ScriptBackbone::save(const std::string& path) const {
     if (modules[i].object->type()->findAttributeSlot("training"))
       modules[i].object->setAttr("training", any_frozen && follows_[i]);
   if (!device_.is_cpu()) copy.to(c10::kCPU);
+  widened_.undo(copy);
 
   static std::atomic<unsigned> serial{0};
   const std::string temporary = path + "." + std::to_string(::getpid()) + "-" + std::to_string(serial++) + ".tmp";
@@ -739,11 +982,15 @@ void ScriptBackbone::save(const std::string& path) const {
 }
 
 std::unique_ptr<Backbone> ScriptBackbone::clone() const {
-  auto copy = std::make_unique<ScriptBackbone>(copied(), options_, follows_);
+  auto copy = std::make_unique<ScriptBackbone>(copied(), options_, follows_, widened_);
   copy->lay_out(device_, channels_last_);
   copy->channels_last_asked_ = channels_last_asked_;
   copy->channels_last_works_ = channels_last_works_;
   copy->fates_ = fates_;
+  copy->batch_ = batch_;
+  copy->images_mix_ = images_mix_;
+  copy->keeps_state_ = keeps_state_;
+  copy->writes_image_ = writes_image_;
   return copy;
 }
 
@@ -760,7 +1007,8 @@ std::unique_ptr<Backbone> load_script(const ImportOptions& options) {
          "torch.jit.script(model) or torch.jit.trace(model, example) without them.");
   script::refuse_foreign_operators(module, options.file);
   try {
-    return std::make_unique<ScriptBackbone>(std::move(module), options, std::vector<bool>());
+    Widened widened = widen(module, options.file);
+    return std::make_unique<ScriptBackbone>(std::move(module), options, std::vector<bool>(), std::move(widened));
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {

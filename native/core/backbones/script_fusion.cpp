@@ -188,6 +188,7 @@ bool computes_in_any_type(const Node* node) {
                                            "aten::insert",
                                            "aten::extend",
                                            "aten::pop",
+                                           "layer_ensembles::check_norm",
                                            "layer_ensembles::folded_conv"};
   static const std::set<std::string> structure{"prim::Constant",
                                                "prim::GetAttr",
@@ -317,6 +318,11 @@ class Folder {
       torch::jit::ConstantPropagation(graph_);
       more = answer_axes();
     }
+    // Norms that use their own statistics take none from their input.
+    each_node(graph_->block(), [](Node* node) {
+      if (node->kind() != c10::Symbol::fromQualString("layer_ensembles::check_norm")) return;
+      if (const auto takes = toIValue(node->input(1)); takes && takes->isBool() && !takes->toBool()) node->destroy();
+    });
     // A constant that is written to is no constant.
     each_node(graph_->block(), [&](Node* node) {
       const auto* schema = node->maybeSchema();

@@ -4,14 +4,17 @@
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/runtime/custom_operator.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <set>
 #include <unordered_map>
 #include <unordered_set>
 
+#include "backbones/checks.h"
 #include "error.h"
 
 namespace le::script {
@@ -97,6 +100,7 @@ class Inliner {
     inline_range(*graph_->block()->nodes().begin(), graph_->block()->return_node(), 0);
     drop_messages();
     name_convolutions(graph_->block());
+    check_norms();
     explain();
     return graph_;
   }
@@ -234,6 +238,10 @@ class Inliner {
       // Norms without running statistics take those of the batch in either mode.
       if (norm && node->input(3)->mustBeNone()) continue;
       const WithInsertPoint here(node);
+      if (const auto object = known_value(owner, *graph_, root_); norm && object && object->isObject()) {
+        const auto baked = torch::jit::toIValue(node->input(flag->second));
+        note_momentum(node, *object, baked && baked->isBool() && baked->toBool());
+      }
       Value* const live = graph_->insertGetAttr(owner, "training");
       node->replaceInput(flag->second, live);
       if (norm && cls->findAttribute("num_batches_tracked") &&
@@ -245,6 +253,49 @@ class Inliner {
         graph_->insert(aten::add_, {graph_->insertGetAttr(owner, "num_batches_tracked"), int64_t{1}});
       }
     }
+  }
+
+  // Norms of a single value are refused in the pass, as PyTorch's functions do: a trace has none of their checks.
+  void check_norms() {
+    static const torch::jit::RegisterOperators registered({torch::jit::Operator(
+        "layer_ensembles::check_norm(Tensor x, bool takes, int kind, int groups) -> ()",
+        [](torch::jit::Stack& stack) {
+          const int64_t groups = torch::jit::pop(stack).toInt(), kind = torch::jit::pop(stack).toInt();
+          const bool takes = torch::jit::pop(stack).toBool();
+          const at::Tensor x = torch::jit::pop(stack).toTensor();
+          if (takes) check_norm_input(static_cast<NormKind>(kind), x.sizes(), groups);
+        },
+        c10::AliasAnalysisKind::CONSERVATIVE)});
+    each_node(graph_->block(), [&](Node* node) {
+      std::optional<NormKind> kind;
+      if (node->kind() == aten::batch_norm) kind = NormKind::kBatch;
+      if (node->kind() == aten::instance_norm) kind = NormKind::kInstance;
+      if (node->kind() == Symbol::aten("group_norm")) kind = NormKind::kGroup;
+      if (!kind) return;
+      const WithInsertPoint here(node);
+      const bool group = *kind == NormKind::kGroup;
+      Value* const takes = group ? graph_->insertConstant(true) : node->input(5);
+      Value* const groups = group ? node->input(1) : graph_->insertConstant(int64_t{1});
+      graph_->insertNode(
+          graph_->create(Symbol::fromQualString("layer_ensembles::check_norm"),
+                         {node->input(0), takes, graph_->insertConstant(static_cast<int64_t>(*kind)), groups}, 0));
+    });
+  }
+
+  // A mean over all batches (momentum None) is traced as the weight that one batch had then.
+  void note_momentum(const Node* norm, const c10::IValue& owner, bool traced_in_training) {
+    const auto momentum = torch::jit::toIValue(norm->input(6));
+    const auto found = index_of_.find(owner.toObject().get());
+    if (!momentum || !momentum->isDouble() || found == index_of_.end()) return;
+    const auto slot = owner.toObjectRef().type()->findAttributeSlot("num_batches_tracked");
+    if (!slot || !owner.toObjectRef().getSlot(*slot).isTensor()) return;
+    const double batches = owner.toObjectRef().getSlot(*slot).toTensor().item<double>();
+    const double weight = momentum->toDouble();
+    if (traced_in_training ? std::abs(weight * batches - 1) > 1e-9 : weight != 0) return;
+    modules_[found->second].cannot_train =
+        "its batch norm " + modules_[found->second].name +
+        " seems to have momentum None, which a trace does not keep; use torch.jit.script, another momentum, or freeze "
+        "the backbone";
   }
 
   static bool is_batch_count(const Value* value) {
@@ -412,6 +463,30 @@ std::shared_ptr<Graph> with_trace(const Graph& inlined) {
   });
   graph->lint();
   return graph;
+}
+
+bool is_traced(const torch::jit::Module& root) {
+  const auto forward = torch::jit::tryToGraphFunction(root.get_method("forward").function());
+  return forward && is_traced(*forward->graph());
+}
+
+void widen_constants(Graph& graph, const std::set<at::ScalarType>& types, const torch::jit::Module& root) {
+  if (types.empty()) return;
+  each_node(graph.block(), [&](Node* node) {
+    if (node->kind() == prim::Constant && node->hasAttribute(attr::value) &&
+        node->kindOf(attr::value) == torch::jit::AttributeKind::t && types.contains(node->t(attr::value).scalar_type()))
+      node->t_(attr::value, node->t(attr::value).to(at::kFloat));
+    const auto* schema = node->maybeSchema();
+    if (!schema) return;
+    for (size_t i = 0; i < node->inputs().size() && i < schema->arguments().size(); ++i) {
+      if (schema->arguments()[i].name() != "dtype") continue;
+      auto value = torch::jit::toIValue(node->input(i));
+      if (!value) value = known_value(node->input(i), graph, root);
+      if (!value || !value->isInt() || !types.contains(static_cast<at::ScalarType>(value->toInt()))) continue;
+      const WithInsertPoint here(node);
+      node->replaceInput(i, graph.insertConstant(static_cast<int64_t>(at::kFloat)));
+    }
+  });
 }
 
 void move_constants(Graph& graph, c10::Device device) {

@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,8 @@ using torch::jit::Value;
 struct Submodule {
   std::string name, type;
   torch::jit::ModulePtr object;
-  std::string why_not;  // it cannot be tapped; empty where it can
+  std::string why_not;       // it cannot be tapped; empty where it can
+  std::string cannot_train;  // why a trace of it means another thing in training; empty where it does not
 };
 
 // Every module, the root (with an empty name) first, in registration order. why_not is left empty.
@@ -50,6 +52,12 @@ std::shared_ptr<Graph> with_trace(const Graph& inlined);
 
 // What `value` is in every pass, where it is self or read from it by way of attributes that are modules.
 std::optional<c10::IValue> known_value(const Value* value, const Graph& graph, const torch::jit::Module& root);
+
+// Whether forward was traced: a list of operations in which what Python decided is fixed.
+bool is_traced(const torch::jit::Module& root);
+
+// Makes float32 of the graph's own tensors of these types, and of these types where an operation is told one.
+void widen_constants(Graph& graph, const std::set<at::ScalarType>& types, const torch::jit::Module& root);
 
 // Moves the tensors that the graph itself holds.
 void move_constants(Graph& graph, c10::Device device);

@@ -2,6 +2,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
 
 #include <algorithm>
 
@@ -234,10 +235,19 @@ void Backbone::save(const std::string& path) const {
        path, ": save its weights as .safetensors.");
 }
 
+NamedTensors state_of(const Backbone& backbone) {
+  NamedTensors all = backbone.parameters();
+  for (auto& buffer : backbone.buffers()) all.push_back(std::move(buffer));
+  const auto others = backbone.other_names();
+  if (others.empty()) return all;
+  const std::map<std::string, at::Tensor> listed(all.begin(), all.end());
+  for (const auto& [other, name] : others) all.emplace_back(other, listed.at(name));
+  return all;
+}
+
 LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors, bool strict,
                         const std::string& prefix) {
-  NamedTensors mine = backbone.parameters();
-  for (auto& buffer : backbone.buffers()) mine.push_back(std::move(buffer));
+  const NamedTensors mine = state_of(backbone);
   // A file of the whole network has the prefix in its names, one of that part alone has not.
   const bool whole =
       std::any_of(tensors.begin(), tensors.end(), [&](const auto& t) { return t.first.starts_with(prefix); });
@@ -260,11 +270,17 @@ LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tens
     if (target->second.is_floating_point() != tensor.is_floating_point())
       fail(code::kCheckpoint, "Expected ", c10::toString(target->second.scalar_type()), " for weight '", target->first,
            "' but received ", c10::toString(tensor.scalar_type()), ".");
+    for (const auto& [to, from] : copies)
+      if (to.is_same(target->second) && !at::equal(from, tensor))
+        fail(code::kCheckpoint, "Expected one value for weight '", target->first,
+             "', which the network shares with another of its names, but received two.");
     copies.emplace_back(target->second, tensor);
     targets.erase(target);
   }
   for (const auto& [name, tensor] : targets)
-    if (!name.ends_with("num_batches_tracked")) report.missing.push_back(name);
+    if (!name.ends_with("num_batches_tracked") &&
+        std::none_of(copies.begin(), copies.end(), [&](const auto& copy) { return copy.first.is_same(tensor); }))
+      report.missing.push_back(name);
   if (strict && !(report.missing.empty() && report.unexpected.empty()))
     fail(code::kCheckpoint,
          "Expected weights of this architecture but received some with missing: ", shortened(report.missing),
