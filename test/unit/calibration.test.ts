@@ -309,7 +309,8 @@ describe("the choice of T", () => {
           near(point.dice, mean(quality));
           near(
             point.diceSd ** 2,
-            quality.reduce((sum, value) => sum + (value - mean(quality)) ** 2, 0) / (quality.length - 1),
+            // Of fewer than two images there is none.
+            quality.reduce((sum, value) => sum + (value - mean(quality)) ** 2, 0) / Math.max(0, quality.length - 1),
           );
           near(
             point.aurc,
