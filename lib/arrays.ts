@@ -51,11 +51,6 @@ export function arrayType(value: unknown): ArrayType | undefined {
   return name !== undefined && Object.hasOwn(ARRAYS, name) ? (name as ArrayType) : undefined;
 }
 
-/** How many numbers a typed array has, also one of another realm; 0 where its memory is gone. */
-export function arrayLength(array: NumericArray): number {
-  return lengthOf.call(array) as number;
-}
-
 /** The same memory as an array of this realm, of fixed length; empty where there is none any more. */
 export function ownArray<T extends NumericArray>(array: T): T {
   const make = ARRAYS[arrayType(array) as ArrayType] as unknown as new (...args: unknown[]) => T;

@@ -31,9 +31,9 @@ const LABELS = { rank: 2, axes: "K×S" };
  */
 export function countAgreement(labels: NdArray<Uint8Array>, classes: number): AgreementCounts {
   checkClasses("classes", classes);
-  checkLabels("labels", labels, { classes, ...LABELS });
-  const heads = labels.shape[0] as number;
-  return countPatterns(findPatterns(labels.data, heads, classes), classes);
+  const { data, shape } = checkLabels("labels", labels, { classes, ...LABELS });
+  const heads = shape[0] as number;
+  return countPatterns(findPatterns(data, heads, classes), classes);
 }
 
 /** {@link countAgreement} for one who has the patterns of the labels already. */
@@ -71,9 +71,9 @@ export function countPatterns({ heads, labels, counts: pixels }: Patterns, class
  */
 export function countNeighbours(labels: NdArray<Uint8Array>, classes: number): AgreementCounts {
   checkClasses("classes", classes);
-  checkLabelLayout("labels", labels, { classes, ...LABELS });
-  const heads = labels.shape[0] as number;
-  return countNeighboursInWasm(labels.data, heads, classes) ?? countNeighboursInScript(labels, classes);
+  const own = checkLabelLayout("labels", labels, { classes, ...LABELS });
+  const heads = own.shape[0] as number;
+  return countNeighboursInWasm(own.data, heads, classes) ?? countNeighboursInScript(own, classes);
 }
 
 /**

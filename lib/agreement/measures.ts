@@ -59,13 +59,13 @@ export function aula(labels: NdArray<Uint8Array>, classes: number, options: Aula
  * @throws ERR_LE_SHAPE also for fewer than three heads; ERR_LE_VALUE
  */
 export function aulaFromCounts(counts: AgreementCounts, options: AulaOptions = {}): Aula {
-  checkOptions("aula", options, { skipped: option.integer({ min: 0 }) });
+  const { skipped = 0 } = checkOptions("aula", options, { skipped: option.integer({ min: 0 }) });
   checkCounts(counts);
   const { heads: k } = counts;
   if (k < 3) {
     throw new LayerEnsemblesError(
       "ERR_LE_SHAPE",
-      `Expected at least 3 heads for AULA but received K = ${k} after skipping T = ${options.skipped ?? 0}.`,
+      `Expected at least 3 heads for AULA but received K = ${k} after skipping T = ${skipped}.`,
     );
   }
   const agreements = byClass(counts, (c) => neighbourDice(counts, c));

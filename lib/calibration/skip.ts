@@ -72,12 +72,11 @@ export function skipCurve(
   images: Iterable<{ heads: Heads; truth: NdArray<Uint8Array> }>,
   options: SkipCurveOptions = {},
 ): SkipPoint[] {
-  checkOptions("skipCurve", options, {
+  const { fusion = "mean", ignoreIndex: ignored = 255 } = checkOptions("skipCurve", options, {
     ignoreIndex: IGNORE_INDEX,
     fusion: option.oneOf(FUSIONS),
   });
-  const { fusion = "mean" } = options;
-  const ignoreIndex = options.ignoreIndex === undefined ? 255 : (options.ignoreIndex ?? NOTHING);
+  const ignoreIndex = ignored ?? NOTHING;
   const scores: SubsetScore[][] = [];
   for (const { heads, truth } of images) {
     const argument = `images[${scores.length}].heads`;
@@ -131,11 +130,10 @@ export function qualityOf(scores: readonly SubsetScore[]): RankedPoint {
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION also for a rule that returns no T of the curve
  */
 export function chooseSkip(curve: readonly SkipPoint[], options: ChooseSkipOptions = {}): number {
-  checkOptions("chooseSkip", options, {
+  const { rule = "nll", margin = 0.005 } = checkOptions("chooseSkip", options, {
     rule: option.anyOf(option.oneOf(RULES), option.callback()),
     margin: option.number({ min: 0 }),
   });
-  const { rule = "nll", margin = 0.005 } = options;
   if (!Array.isArray(curve) || curve.length === 0) {
     fail("ERR_LE_SHAPE", "curve", "at least one point", describe(curve));
   }

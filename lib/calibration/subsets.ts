@@ -45,13 +45,15 @@ export class SubsetScorer {
     { fusion, ignoreIndex }: { fusion: Fusion; ignoreIndex: number },
   ) {
     const input = headViews(argument, heads);
-    const labels = labelMaps(heads);
+    const own = input.views.map((data) => ({ data, shape: [input.classes, input.pixels] }));
+    const labels = labelMaps(own);
+    const checked = checkTruth("truth", truth, input, ignoreIndex);
     this.heads = input.views.length;
     this.#classes = input.classes;
     this.#pixels = input.pixels;
-    this.#truth = truth.data;
+    this.#truth = checked.truth;
     this.#ignoreIndex = ignoreIndex;
-    this.#counted = checkTruth("truth", truth, input, ignoreIndex);
+    this.#counted = checked.counted;
     this.#fusion = fusion;
     this.#counts = countAgreement(labels, input.classes);
     const shape = [input.classes, input.pixels] as const;

@@ -94,12 +94,11 @@ function fit(
   truths: readonly NdArray<Uint8Array>[],
   options: TemperatureOptions,
 ): FittedTemperature {
-  checkOptions(name, options, {
+  const { ignoreIndex: ignored = 255, range: [low, high] = [0.05, 20] } = checkOptions(name, options, {
     ignoreIndex: IGNORE_INDEX,
     range: option.array(option.number({ above: 0 }), { length: 2 }),
   });
-  const { range: [low, high] = [0.05, 20] } = options;
-  const ignoreIndex = options.ignoreIndex === undefined ? 255 : (options.ignoreIndex ?? NOTHING);
+  const ignoreIndex = ignored ?? NOTHING;
   if (!(low <= high))
     fail("ERR_LE_OPTION", `option 'range' of ${name}`, "the lower bound first", describe([low, high]));
   const pixels = gather(argument, maps, truths, ignoreIndex);
@@ -156,7 +155,7 @@ function gather(
     if (argument === "logits") checkLogits(name, input);
     else checkProbabilities(name, input);
     const truth = truths[n] as NdArray<Uint8Array>;
-    return { ...input, truth: truth.data, counted: checkTruth(`truths[${n}]`, truth, input, ignoreIndex) };
+    return { ...input, ...checkTruth(`truths[${n}]`, truth, input, ignoreIndex) };
   });
   const classes = inputs[0]?.classes ?? 1;
   const counted = inputs.reduce((sum, input) => sum + input.counted, 0);

@@ -153,7 +153,18 @@ export async function tune(
   count: number,
   options: TuneOptions = {},
 ): Promise<Tuning> {
-  checkOptions("tune", options, {
+  const {
+    ignoreIndex: ignored = 255,
+    fusion = "mean",
+    rule = "nll",
+    margin = 0.005,
+    subsets = false,
+    fit = [],
+    gate,
+    maxPixels = 200_000,
+    seed = 0,
+    choose: chosen = true,
+  } = checkOptions("tune", options, {
     ignoreIndex: IGNORE_INDEX,
     fusion: option.oneOf(FUSIONS),
     rule: option.oneOf(RULES),
@@ -169,8 +180,7 @@ export async function tune(
     maxPixels: option.integer({ min: 1 }),
     seed: option.integer(),
   });
-  const { fusion = "mean", rule = "nll", margin = 0.005, subsets = false, fit = [], gate } = options;
-  const ignoreIndex = options.ignoreIndex === undefined ? 255 : (options.ignoreIndex ?? NOTHING);
+  const ignoreIndex = ignored ?? NOTHING;
   if (fit.includes("weights") && fusion !== "mean") {
     fail("ERR_LE_OPTION", "option 'fit' of tune", `no weights, as they are fitted for the fusion "mean",`, fusion);
   }
@@ -179,14 +189,14 @@ export async function tune(
   }
 
   // The first reading: every T, and the pixels for the fits.
-  const sampler = new PixelSampler(options.maxPixels ?? 200_000, count, options.seed ?? 0);
+  const sampler = new PixelSampler(maxPixels, count, seed);
   const scores: SubsetScore[][] = [];
   let heads = 0;
   let read = 0;
   for await (const { heads: logits, truth } of images()) {
     if (read === 0) heads = logits.length;
     if (logits.length !== heads) fail("ERR_LE_SHAPE", `images[${read}].heads`, `${heads} heads`, `${logits.length}`);
-    if (heads >= 3 && options.choose !== false) scores.push(scorerOf(logits, truth, read).suffixes());
+    if (heads >= 3 && chosen) scores.push(scorerOf(logits, truth, read).suffixes());
     if (fit.length > 0) sampler.add(logits, truth, ignoreIndex);
     else sampler.count(truth, ignoreIndex);
     read++;
@@ -278,13 +288,14 @@ class PixelSampler {
   }
 
   /** Takes its part of an image. */
-  add(heads: TuneImage["heads"], truth: NdArray<Uint8Array>, ignoreIndex: number): void {
+  add(heads: TuneImage["heads"], given: NdArray<Uint8Array>, ignoreIndex: number): void {
     const [classes = 0, ...spatial] = heads[0]?.shape ?? [];
-    const pixels = truth.data.length;
-    this.counted += checkTruth("truth", truth, { classes, spatial }, ignoreIndex);
+    const { truth, counted } = checkTruth("truth", given, { classes, spatial }, ignoreIndex);
+    const pixels = truth.length;
+    this.counted += counted;
     const positions = new Uint32Array(pixels);
     let n = 0;
-    for (let i = 0; i < pixels; i++) if (truth.data[i] !== ignoreIndex) positions[n++] = i;
+    for (let i = 0; i < pixels; i++) if (truth[i] !== ignoreIndex) positions[n++] = i;
     const take = Math.min(n, this.#each);
     if (take < n) {
       // The first steps of a Fisher-Yates shuffle.
@@ -303,7 +314,7 @@ class PixelSampler {
           for (let i = 0; i < take; i++) values[c * take + i] = data[c * pixels + (chosen[i] as number)] as number;
         return { data: values, shape: [classes, take] };
       }),
-      truth: { data: Uint8Array.from(chosen, (i) => truth.data[i] as number), shape: [take] },
+      truth: { data: Uint8Array.from(chosen, (i) => truth[i] as number), shape: [take] },
     });
   }
 

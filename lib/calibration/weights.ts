@@ -41,13 +41,16 @@ export function fitHeadWeights(
   truths: readonly NdArray<Uint8Array>[],
   options: HeadWeightOptions = {},
 ): HeadWeights {
-  checkOptions("fitHeadWeights", options, {
+  const {
+    ignoreIndex: ignored = 255,
+    maxRounds = 500,
+    tolerance = 1e-9,
+  } = checkOptions("fitHeadWeights", options, {
     ignoreIndex: IGNORE_INDEX,
     maxRounds: option.integer({ min: 1 }),
     tolerance: option.number({ min: 0 }),
   });
-  const { maxRounds = 500, tolerance = 1e-9 } = options;
-  const ignoreIndex = options.ignoreIndex === undefined ? 255 : (options.ignoreIndex ?? NOTHING);
+  const ignoreIndex = ignored ?? NOTHING;
   const { chances, heads } = gather(probabilities, truths, ignoreIndex);
   const pixels = chances.length / heads;
   let weights = new Float64Array(heads).fill(1 / heads);
@@ -79,7 +82,7 @@ function gather(
     const input = headViews(`probabilities[${n}]`, of);
     checkProbabilities(`probabilities[${n}]`, input);
     const truth = truths[n] as NdArray<Uint8Array>;
-    return { ...input, truth: truth.data, counted: checkTruth(`truths[${n}]`, truth, input, ignoreIndex) };
+    return { ...input, ...checkTruth(`truths[${n}]`, truth, input, ignoreIndex) };
   });
   const heads = inputs[0]?.views.length as number;
   const chances = new Float64Array(inputs.reduce((sum, { counted }) => sum + counted, 0) * heads);

@@ -236,8 +236,8 @@ export class Dataset implements AsyncIterable<Sample> {
    * to the dataset but to no split. Every mask is read once here, so that bad ones are found before work begins.
    * @throws ERR_LE_DATA that names the file, what was expected and what was found; ERR_LE_OPTION for an option
    */
-  static async fromFolder(folder: string, options: FolderOptions = {}): Promise<Dataset> {
-    checkOptions("Dataset.fromFolder", options, folderSpecs);
+  static async fromFolder(folder: string, given: FolderOptions = {}): Promise<Dataset> {
+    const options = checkOptions("Dataset.fromFolder", given, folderSpecs);
     const { masks = "required", maxPixels, only } = options;
     const shared = sharedOptions(folder, options);
     const imageFiles = await listImages(join(folder, "images"));
@@ -281,8 +281,8 @@ export class Dataset implements AsyncIterable<Sample> {
    * A dataset of images that are in memory; they are preprocessed as files are.
    * @throws ERR_LE_DATA for a repeated id, a mask that does not fit its image, or a label that is no class
    */
-  static fromSamples(samples: readonly MemorySample[], options: DatasetOptions = {}): Dataset {
-    checkOptions("Dataset.fromSamples", options, datasetSpecs);
+  static fromSamples(samples: readonly MemorySample[], given: DatasetOptions = {}): Dataset {
+    const options = checkOptions("Dataset.fromSamples", given, datasetSpecs);
     const shared = sharedOptions("samples", options);
     const seen = new Map<string, string>();
     const scanned = new Map<string, LabelCounts>();
@@ -482,8 +482,7 @@ export class Dataset implements AsyncIterable<Sample> {
    * @throws ERR_LE_DATA naming the file; `signal.reason` when aborted
    */
   async loadAll(options: LoadOptions = {}): Promise<Sample[]> {
-    checkOptions("Dataset.loadAll", options, loadSpecs);
-    const { signal, onProgress, concurrency = 4 } = options;
+    const { signal, onProgress, concurrency = 4 } = checkOptions("Dataset.loadAll", options, loadSpecs);
     const total = this.length;
     const samples = new Array<Sample>(total);
     let next = 0;

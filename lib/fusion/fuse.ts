@@ -69,14 +69,13 @@ export function fuse(heads: Heads, options?: FuseOptions & { precision?: "single
 export function fuse(heads: Heads, options: FuseOptions & { precision: "double" }): NdArray<Float64Array>;
 export function fuse(heads: Heads, options: FuseOptions): NdArray<FloatArray>;
 export function fuse(heads: Heads, options: FuseOptions = {}): NdArray<FloatArray> {
-  checkOptions("fuse", options, FUSE_OPTIONS);
+  const { fusion = "mean", precision = "single", ...more } = checkOptions("fuse", options, FUSE_OPTIONS);
   const input = headViews("heads", heads);
   checkLogits("heads", input);
-  const { fusion = "mean", precision = "single" } = options;
-  const weights = scaledWeights(options.weights, input.views.length);
+  const weights = scaledWeights(more.weights, input.views.length);
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   const { classes, pixels, spatial } = input;
-  const views = tempered(input.views, options.temperatures);
+  const views = tempered(input.views, more.temperatures);
   const data = new (precision === "double" ? Float64Array : Float32Array)(classes * pixels);
   switch (fusion) {
     case "mean": {

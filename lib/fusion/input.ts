@@ -1,5 +1,5 @@
 // What the definitions accept, and the errors for what they do not. Every check names the argument.
-import { arrayLength, arrayType, type NdArray, type NumericArray } from "../arrays.js";
+import { arrayType, type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 import { describe } from "../options.js";
 
@@ -31,35 +31,47 @@ export function fail(code: ErrorCode, argument: string, expected: string, receiv
   throw new LayerEnsemblesError(code, `Expected ${expected} for ${argument} but received ${received}.`);
 }
 
+/** More heads than any ensemble has. */
+const MOST_HEADS = 1_000_000;
+
+/** What the heads are now, each property read once, their layout checked. @throws ERR_LE_SHAPE */
+export function ownHeads(argument: string, heads: Heads): Heads {
+  if (!Array.isArray(heads)) return checkFloats(argument, heads as NdArray<FloatArray>, 3, "K×C×S");
+  const { length } = heads;
+  if (length === 0) fail("ERR_LE_SHAPE", argument, "at least one head", "an empty array");
+  if (length > MOST_HEADS) fail("ERR_LE_SHAPE", argument, `at most ${MOST_HEADS} heads`, `${length}`);
+  const own = Array.from({ length }, (_, k) => checkFloats(`${argument}[${k}]`, heads[k], 2, "C×S"));
+  const { shape } = own[0] as NdArray<FloatArray>;
+  own.forEach((head, k) => {
+    checkSameShape(`${argument}[${k}]`, head.shape, shape);
+  });
+  return own;
+}
+
 /** Checks the layout, not the values, of heads whose values are `what`: "logits" or "probabilities". */
 export function headViews(argument: string, heads: Heads): HeadViews {
-  if (!Array.isArray(heads)) {
-    const array = heads as NdArray<FloatArray>;
-    checkFloats(argument, array, 3, "K×C×S");
-    const [count, classes, ...spatial] = array.shape as [number, number, ...number[]];
+  const own = ownHeads(argument, heads);
+  if (Array.isArray(own)) {
+    const arrays = own as readonly NdArray<FloatArray>[];
+    const { data, shape } = arrays[0] as NdArray<FloatArray>;
+    const [classes, ...spatial] = shape as [number, ...number[]];
     checkClasses(`the class axis of ${argument}`, classes);
-    const stride = array.data.length / count;
-    const views = Array.from({ length: count }, (_, k) => array.data.subarray(k * stride, (k + 1) * stride));
-    return { views, classes, spatial, pixels: stride / classes };
+    return { views: arrays.map((head) => head.data), classes, spatial, pixels: data.length / classes };
   }
-  const arrays = heads as readonly NdArray<FloatArray>[];
-  const first = arrays[0];
-  if (!first) fail("ERR_LE_SHAPE", argument, "at least one head", "an empty array");
-  arrays.forEach((head, k) => {
-    checkFloats(`${argument}[${k}]`, head, 2, "C×S");
-    checkSameShape(`${argument}[${k}]`, head.shape, first.shape);
-  });
-  const [classes, ...spatial] = first.shape as [number, ...number[]];
+  const { data, shape } = own as NdArray<FloatArray>;
+  const [count, classes, ...spatial] = shape as [number, number, ...number[]];
   checkClasses(`the class axis of ${argument}`, classes);
-  return { views: arrays.map((head) => head.data), classes, spatial, pixels: first.data.length / classes };
+  const stride = data.length / count;
+  const views = Array.from({ length: count }, (_, k) => data.subarray(k * stride, (k + 1) * stride));
+  return { views, classes, spatial, pixels: stride / classes };
 }
 
 /** The same for a single head or a fused map, C×S. */
 export function singleView(argument: string, map: NdArray<FloatArray>): HeadViews & { readonly view: FloatArray } {
-  checkFloats(argument, map, 2, "C×S");
-  const [classes, ...spatial] = map.shape as [number, ...number[]];
+  const { data, shape } = checkFloats(argument, map, 2, "C×S");
+  const [classes, ...spatial] = shape as [number, ...number[]];
   checkClasses(`the class axis of ${argument}`, classes);
-  return { view: map.data, views: [map.data], classes, spatial, pixels: map.data.length / classes };
+  return { view: data, views: [data], classes, spatial, pixels: data.length / classes };
 }
 
 /** Neither NaN nor infinite. */
@@ -158,16 +170,25 @@ interface LabelLimits {
   ignoreIndex?: number;
 }
 
-/** Byte labels in 0..classes-1, or `ignoreIndex` where one is given. */
-export function checkLabels(argument: string, labels: NdArray<Uint8Array>, limits: LabelLimits): void {
-  checkLabelLayout(argument, labels, limits);
-  checkLabelValues(argument, labels, limits);
+/**
+ * Byte labels in 0..classes-1, or `ignoreIndex` where one is given.
+ * @returns what they are now, each property read once; so do the checks below
+ */
+export function checkLabels(argument: string, labels: NdArray<Uint8Array>, limits: LabelLimits): NdArray<Uint8Array> {
+  const own = checkLabelLayout(argument, labels, limits);
+  checkLabelValues(argument, own, limits);
+  return own;
 }
 
 /** The layout, not the values, of byte labels. */
-export function checkLabelLayout(argument: string, labels: NdArray<Uint8Array>, { rank, axes }: LabelLimits): void {
-  checkLayout(argument, labels, rank, axes);
-  if (arrayType(labels.data) !== "Uint8Array") fail("ERR_LE_SHAPE", argument, "a Uint8Array", describe(labels.data));
+export function checkLabelLayout(
+  argument: string,
+  labels: NdArray<Uint8Array>,
+  { rank, axes }: LabelLimits,
+): NdArray<Uint8Array> {
+  const own = checkLayout(argument, labels, rank, axes);
+  if (arrayType(own.data) !== "Uint8Array") fail("ERR_LE_SHAPE", argument, "a Uint8Array", describe(own.data));
+  return own as NdArray<Uint8Array>;
 }
 
 export function checkLabelValues(
@@ -190,29 +211,32 @@ export function checkSameShape(argument: string, shape: readonly number[], expec
   }
 }
 
-export function checkFloats(argument: string, array: NdArray<FloatArray>, rank: number, axes: string): void {
-  checkLayout(argument, array, rank, axes);
-  if (!["Float32Array", "Float64Array"].includes(arrayType(array.data) as string)) {
-    fail("ERR_LE_SHAPE", argument, "a Float32Array or Float64Array", describe(array.data));
+export function checkFloats(
+  argument: string,
+  array: NdArray<FloatArray> | undefined,
+  rank: number,
+  axes: string,
+): NdArray<FloatArray> {
+  const own = checkLayout(argument, array, rank, axes);
+  if (!["Float32Array", "Float64Array"].includes(arrayType(own.data) as string)) {
+    fail("ERR_LE_SHAPE", argument, "a Float32Array or Float64Array", describe(own.data));
   }
+  return own as NdArray<FloatArray>;
 }
 
-/** More axes than any array here has. */
-const MOST_AXES = 16;
-
-function checkLayout(argument: string, array: NdArray<NumericArray>, rank: number, axes: string): void {
-  if (arrayType(array?.data) === undefined || !Array.isArray(array.shape)) {
-    fail("ERR_LE_SHAPE", argument, `an array ${axes} with data and shape`, describe(array));
-  }
-  const { data, shape } = array;
-  if (
-    shape.length < rank ||
-    shape.length > MOST_AXES ||
-    !shape.every((size) => Number.isSafeInteger(size) && size > 0)
-  ) {
+function checkLayout(
+  argument: string,
+  array: NdArray<NumericArray> | undefined,
+  rank: number,
+  axes: string,
+): NdArray<NumericArray> {
+  const own = snapshot(array);
+  if (!own) return fail("ERR_LE_SHAPE", argument, `an array ${axes} with data and shape`, describe(array));
+  const { data, shape } = own;
+  if (shape.length < rank || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
     fail("ERR_LE_SHAPE", argument, `a shape ${axes} of positive sizes`, describe(shape));
   }
   const size = shape.reduce((product, axis) => product * axis, 1);
-  const length = arrayLength(data);
-  if (length !== size) fail("ERR_LE_SHAPE", argument, `${size} values (${shape.join("×")})`, `${length}`);
+  if (data.length !== size) fail("ERR_LE_SHAPE", argument, `${size} values (${shape.join("×")})`, `${data.length}`);
+  return own;
 }

@@ -55,14 +55,14 @@ const MOST_HEADS_IN_PRODUCTS = 40;
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function staple(labels: NdArray<Uint8Array>, classes: number, options: StapleOptions = {}): Staple {
-  checkOptions("staple", options, {
+  const checked = checkOptions("staple", options, {
     maxRounds: option.integer({ min: 1 }),
     tolerance: option.number({ min: 0 }),
   });
   checkClasses("classes", classes);
-  checkLabels("labels", labels, { classes, rank: 2, axes: "K×S" });
-  const [heads, ...spatial] = labels.shape as [number, ...number[]];
-  return expand(stapleOf(findPatterns(labels.data, heads, classes), classes, options), spatial);
+  const { data, shape } = checkLabels("labels", labels, { classes, rank: 2, axes: "K×S" });
+  const [heads, ...spatial] = shape as [number, ...number[]];
+  return expand(stapleOf(findPatterns(data, heads, classes), classes, checked), spatial);
 }
 
 /**

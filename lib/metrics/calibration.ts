@@ -163,8 +163,10 @@ function checked(
   truth: NdArray<Uint8Array>,
   options: CalibrationOptions,
 ): { input: CountedPixels; bins: number } {
-  checkOptions(name, options, { ...LIKELIHOOD_OPTIONS, bins: option.integer({ min: 1, max: 1_000_000 }) });
-  const { bins = DEFAULT_BINS, ...rest } = options;
+  const { bins = DEFAULT_BINS, ...rest } = checkOptions(name, options, {
+    ...LIKELIHOOD_OPTIONS,
+    bins: option.integer({ min: 1, max: 1_000_000 }),
+  });
   return { input: checkCounted(probabilities, truth, rest), bins };
 }
 

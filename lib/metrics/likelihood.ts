@@ -33,8 +33,7 @@ export function nll(
   truth: NdArray<Uint8Array>,
   options: LikelihoodOptions = {},
 ): number {
-  checkOptions("nll", options, LIKELIHOOD_OPTIONS);
-  return nllOf(checkCounted(probabilities, truth, options));
+  return nllOf(checkCounted(probabilities, truth, checkOptions("nll", options, LIKELIHOOD_OPTIONS)));
 }
 
 /**
@@ -49,8 +48,7 @@ export function brier(
   truth: NdArray<Uint8Array>,
   options: LikelihoodOptions = {},
 ): number {
-  checkOptions("brier", options, LIKELIHOOD_OPTIONS);
-  return brierOf(checkCounted(probabilities, truth, options));
+  return brierOf(checkCounted(probabilities, truth, checkOptions("brier", options, LIKELIHOOD_OPTIONS)));
 }
 
 /** What {@link CountedPixels.hits} holds. */
@@ -86,9 +84,9 @@ export function checkCounted(
   checkProbabilities("probabilities", input);
   const { classes } = input;
   const ignoreIndex = leftOut(given, classes);
-  checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
-  checkSameShape("truth", truth.shape, input.spatial);
-  return countPixels(input.view, truth.data, input.classes, ignoreIndex, foreground);
+  const { data, shape } = checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
+  checkSameShape("truth", shape, input.spatial);
+  return countPixels(input.view, data, input.classes, ignoreIndex, foreground);
 }
 
 /**

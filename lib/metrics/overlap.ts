@@ -50,25 +50,24 @@ function overlap(
   options: OverlapOptions,
   measure: (predicted: number, real: number, both: number) => number,
 ): Record<number, number> {
-  checkOptions(name, options, {
+  const { classes, ignoreIndex: given } = checkOptions(name, options, {
     classes: option.required(option.integer()),
     ignoreIndex: IGNORE_INDEX,
   });
-  const { classes } = options;
   checkClasses(`option 'classes' of ${name}`, classes);
-  checkLabels("prediction", prediction, { classes, rank: 1, axes: "S" });
-  const ignoreIndex = leftOut(options.ignoreIndex, classes);
-  checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
-  checkSameShape("truth", truth.shape, prediction.shape);
+  const found = checkLabels("prediction", prediction, { classes, rank: 1, axes: "S" });
+  const ignoreIndex = leftOut(given, classes);
+  const right = checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
+  checkSameShape("truth", right.shape, found.shape);
   const predicted = new Uint32Array(classes);
   const real = new Uint32Array(classes);
   const both = new Uint32Array(classes);
   let counted = 0;
-  for (let i = 0; i < truth.data.length; i++) {
-    const y = truth.data[i] as number;
+  for (let i = 0; i < right.data.length; i++) {
+    const y = right.data[i] as number;
     if (y === ignoreIndex) continue;
     counted++;
-    const label = prediction.data[i] as number;
+    const label = found.data[i] as number;
     predicted[label] = (predicted[label] as number) + 1;
     real[y] = (real[y] as number) + 1;
     if (label === y) both[y] = (both[y] as number) + 1;

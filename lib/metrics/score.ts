@@ -101,7 +101,15 @@ export interface HeadsScore {
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore {
-  checkOptions("scoreHeads", options, {
+  const {
+    skip = 0,
+    values = "logits",
+    fusion = "mean",
+    weights,
+    theta,
+    spacing,
+    ...more
+  } = checkOptions("scoreHeads", options, {
     values: option.oneOf(["logits", "probabilities"]),
     trust: option.boolean(),
     skip: option.integer({ min: 0 }),
@@ -112,8 +120,6 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     ignoreIndex: IGNORE_INDEX,
     spacing: option.array(option.number({ above: 0 }), { min: 1 }),
   });
-  const { skip = 0, values = "logits", fusion = "mean", weights, theta, truth, spacing } = options;
-  const { trust = false } = options;
   if (values === "probabilities" && fusion === "logit-mean") {
     fail("ERR_LE_OPTION", "option 'fusion' of scoreHeads", "another fusion, as the heads are probabilities,", fusion);
   }
@@ -128,14 +134,15 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
       "1",
     );
   let ignoreIndex = NOTHING;
-  if (truth) {
-    ignoreIndex = leftOut(options.ignoreIndex, classes);
-    checkLabels("option 'truth'", truth, { classes, rank: 1, axes: "S", ignoreIndex });
+  let truth: NdArray<Uint8Array> | undefined;
+  if (more.truth) {
+    ignoreIndex = leftOut(more.ignoreIndex, classes);
+    truth = checkLabels("option 'truth'", more.truth, { classes, rank: 1, axes: "S", ignoreIndex });
     checkSameShape("option 'truth'", truth.shape, spatial);
   }
   let sums: HeadSums;
   if (values === "logits") {
-    if (!trust) checkNoShares(input);
+    if (!more.trust) checkNoShares(input);
     sums = sumOfHeads(views, classes, pixels);
     if (!sums.finite) checkLogits("heads", input);
   } else {

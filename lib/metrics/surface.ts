@@ -167,12 +167,8 @@ export function modifiedHausdorff(
   truth: NdArray<Uint8Array>,
   options: ModifiedHausdorffOptions,
 ): Record<number, number> {
-  const { on = "mask", emptyPenalty = "nan", ...rest } = options ?? {};
-  checkOptions("modifiedHausdorff", options, {
-    ...SURFACE_OPTIONS,
-    on: option.oneOf(["mask", "boundary"]),
-    emptyPenalty: EMPTY_PENALTY,
-  });
+  const specs = { ...SURFACE_OPTIONS, on: option.oneOf(["mask", "boundary"]), emptyPenalty: EMPTY_PENALTY };
+  const { on = "mask", emptyPenalty = "nan", ...rest } = checkOptions("modifiedHausdorff", options, specs);
   const { shape, spacing } = checkInput("modifiedHausdorff", prediction, truth, rest);
   const penalised = penalty(emptyPenalty, shape, spacing);
   const measure = (of: Distances) => Math.max(...(on === "mask" ? of.maskMeans : of.boundaryMeans));
@@ -246,10 +242,10 @@ export function volumeError(
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function quality(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Array>, options: QualityOptions): Quality {
-  checkOptions("quality", options, { ...SURFACE_OPTIONS, emptyPenalty: EMPTY_PENALTY });
-  const { emptyPenalty = "nan" } = options;
-  const input = checkInput("quality", prediction, truth, options);
-  const penalised = penalty(emptyPenalty, input.shape, options.spacing);
+  const specs = { ...SURFACE_OPTIONS, emptyPenalty: EMPTY_PENALTY };
+  const { emptyPenalty = "nan", ...rest } = checkOptions("quality", options, specs);
+  const input = checkInput("quality", prediction, truth, rest);
+  const penalised = penalty(emptyPenalty, input.shape, rest.spacing);
   const perClass: Quality["perClass"] = {};
   for (const [c, region] of regions(input).entries()) {
     if (c === 0) continue;
@@ -314,16 +310,14 @@ function checkInput(
   { classes, ignoreIndex: given, spacing }: SurfaceOptions,
 ): Masks {
   checkClasses(`option 'classes' of ${name}`, classes);
-  checkLabels("prediction", prediction, { classes, rank: 1, axes: "S" });
+  const { data, shape } = checkLabels("prediction", prediction, { classes, rank: 1, axes: "S" });
   const ignoreIndex = leftOut(given, classes);
-  checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
-  checkSameShape("truth", truth.shape, prediction.shape);
-  const { shape } = prediction;
+  const real = checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
+  checkSameShape("truth", real.shape, shape);
   if (spacing && spacing.length !== shape.length) {
     fail("ERR_LE_OPTION", `option 'spacing' of ${name}`, `${shape.length} numbers, one per axis`, describe(spacing));
   }
-  const { data } = prediction;
-  return { prediction: data, truth: truth.data, shape, spacing: spacing ?? shape.map(() => 1), classes, ignoreIndex };
+  return { prediction: data, truth: real.data, shape, spacing: spacing ?? shape.map(() => 1), classes, ignoreIndex };
 }
 
 function byCounts(
@@ -333,9 +327,9 @@ function byCounts(
   options: SurfaceOptions,
   measure: (region: Region) => number,
 ): Record<number, number> {
-  checkOptions(name, options, SURFACE_OPTIONS);
+  const input = checkInput(name, prediction, truth, checkOptions(name, options, SURFACE_OPTIONS));
   const result: Record<number, number> = {};
-  regions(checkInput(name, prediction, truth, options)).forEach((region, c) => {
+  regions(input).forEach((region, c) => {
     if (c > 0) result[c] = measure(region);
   });
   return result;
@@ -349,8 +343,7 @@ function byDistances(
   measure: (distances: Distances) => number,
   oneEmpty = Number.NaN,
 ): Record<number, number> {
-  checkOptions(name, options, SURFACE_OPTIONS);
-  const input = checkInput(name, prediction, truth, options);
+  const input = checkInput(name, prediction, truth, checkOptions(name, options, SURFACE_OPTIONS));
   const result: Record<number, number> = {};
   regions(input).forEach((region, c) => {
     if (c === 0) return;

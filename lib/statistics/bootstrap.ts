@@ -38,14 +38,18 @@ export function bootstrap(
   statistic: (images: Uint32Array) => number,
   options: BootstrapOptions = {},
 ): BootstrapInterval {
-  checkOptions("bootstrap", options, {
+  const {
+    level = 0.95,
+    resamples = 2000,
+    seed = 0,
+    groups,
+  } = checkOptions("bootstrap", options, {
     level: option.number({ above: 0, below: 1 }),
     resamples: option.integer({ min: 1, max: 10_000_000 }),
     seed: option.integer(),
     groups: option.array(option.anyOf(option.string({ empty: true }), option.number())),
   });
   if (!Number.isSafeInteger(count) || count < 1) fail("ERR_LE_VALUE", "count", "a positive integer", describe(count));
-  const { level = 0.95, resamples = 2000, seed = 0, groups } = options;
   if (groups && groups.length !== count) {
     fail("ERR_LE_SHAPE", "option 'groups' of bootstrap", `${count} names, one per image,`, `${groups.length}`);
   }

@@ -171,12 +171,11 @@ export function qualityControlCurve(
   dice: ArrayLike<number>,
   options: QualityControlOptions,
 ): QualityControlCurve {
-  checkOptions("qualityControlCurve", options, {
+  const { tau, points = 21 } = checkOptions("qualityControlCurve", options, {
     tau: option.required(option.number({ min: 0, max: 1 })),
     points: option.integer({ min: 2, max: 1_000_000 }),
   });
   checkPaired(["confidence", confidence], ["dice", dice], 1);
-  const { tau, points = 21 } = options;
   const n = dice.length;
   const failures = Float64Array.from(dice, (value) => (value < tau ? 1 : 0));
   const flagged = [{ count: 0, risk: 0 }, ...groups(confidence, failures, "lowest first")];

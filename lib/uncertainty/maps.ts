@@ -145,15 +145,15 @@ function votes(
   measure: (counts: Uint32Array, heads: number) => number,
 ): NdArray {
   checkClasses("classes", classes);
-  checkLabels("labels", labels, { classes, rank: 2, axes: "K×S" });
-  const [heads, ...spatial] = labels.shape as [number, ...number[]];
-  const pixels = labels.data.length / heads;
+  const own = checkLabels("labels", labels, { classes, rank: 2, axes: "K×S" });
+  const [heads, ...spatial] = own.shape as [number, ...number[]];
+  const pixels = own.data.length / heads;
   const data = new Float32Array(pixels);
   const counts = new Uint32Array(classes);
   for (let i = 0; i < pixels; i++) {
     counts.fill(0);
     for (let k = 0; k < heads; k++) {
-      const label = labels.data[k * pixels + i] as number;
+      const label = own.data[k * pixels + i] as number;
       counts[label] = (counts[label] as number) + 1;
     }
     data[i] = measure(counts, heads);

@@ -49,18 +49,18 @@ export interface SoftDiceConfidence {
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE
  */
 export function summarise(map: NdArray<FloatArray>, mask: NdArray<Uint8Array>): MapSummary {
-  checkFloats("map", map, 1, "S");
-  checkFinite("map", map.data);
-  checkLabels("mask", mask, { classes: 256, rank: 1, axes: "S" });
-  checkSameShape("mask", mask.shape, map.shape);
-  const pixels = map.data.length;
+  const values = checkFloats("map", map, 1, "S");
+  checkFinite("map", values.data);
+  const labels = checkLabels("mask", mask, { classes: 256, rank: 1, axes: "S" });
+  checkSameShape("mask", labels.shape, values.shape);
+  const pixels = values.data.length;
   let sum = 0;
   let foregroundSum = 0;
   let foregroundPixels = 0;
   for (let i = 0; i < pixels; i++) {
-    const u = map.data[i] as number;
+    const u = values.data[i] as number;
     sum += u;
-    if (mask.data[i] !== 0) {
+    if (labels.data[i] !== 0) {
       foregroundSum += u;
       foregroundPixels++;
     }
@@ -82,7 +82,7 @@ export function softDiceConfidence(probabilities: NdArray<FloatArray>): SoftDice
   const input = singleView("probabilities", probabilities);
   checkProbabilities("probabilities", input);
   const { view, classes, pixels } = input;
-  const labels = argmax(probabilities).data;
+  const labels = argmax({ data: view, shape: [classes, pixels] }).data;
   const sums = new Float64Array(classes * 3);
   for (let c = 0; c < classes; c++) {
     let predicted = 0;
