@@ -134,6 +134,7 @@ const CHANGEABLE = new Set([
   "threads",
   "jobs",
   "member",
+  "allowDuplicates",
   "json",
   "debug",
 ]);

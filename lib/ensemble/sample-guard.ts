@@ -25,6 +25,8 @@ export class SampleGuard {
   /** Whether only the caller knows what 255 means. */
   readonly #unsaid: boolean;
   readonly #labels = { zero: false, full: -1, other: false };
+  /** Whether some pixel counts. */
+  #counted = false;
   readonly #groups = new Set<string>();
   readonly #contents = new Map<string, string>();
 
@@ -56,6 +58,9 @@ export class SampleGuard {
    * @throws ERR_LE_DATA for an image or a group that the training has, too
    */
   see(what: string, index: number, { id, group, content }: Known, labels: Uint8Array): void {
+    if (index === 0) this.#counted = false;
+    const ignored = this.ignoreIndex ?? 255;
+    this.#counted ||= labels.some((label) => label !== ignored);
     if (what === "training" && this.#unsaid) this.#look(index, labels);
     const name = typeof id === "string" ? id : `${what}[${index}]`;
     if (what === "training") {
@@ -85,8 +90,16 @@ export class SampleGuard {
     seen.other = labels.some((label) => label !== 0 && label !== 255);
   }
 
-  /** @throws ERR_LE_DATA for masks of 0 and 255 alone, of which nobody has said what 255 means */
-  check(): void {
+  /**
+   * Once all samples of training, or of validation, are seen.
+   * @throws ERR_LE_DATA where no pixel counts; for masks of 0 and 255 alone, of which nobody has said what 255 means
+   */
+  check(what: string): void {
+    if (!this.#counted)
+      throw new LayerEnsemblesError(
+        "ERR_LE_DATA",
+        `Expected a pixel that counts in the masks of ${what} but received the ignored label ${this.ignoreIndex ?? 255} alone.`,
+      );
     const { zero, full, other } = this.#labels;
     if (other || !zero || full < 0) return;
     throw new LayerEnsemblesError(

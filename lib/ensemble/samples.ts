@@ -45,7 +45,7 @@ export async function gather(
   }
   if (index === 0)
     throw new LayerEnsemblesError("ERR_LE_DATA", `Expected at least one sample for ${what} but received none.`);
-  if (what === "training") guard.check();
+  guard.check(what);
   return new Gathered(dataset);
 }
 

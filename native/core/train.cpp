@@ -42,7 +42,8 @@ struct Score {
   Json json(double images) const { return Json::Object{{"dice", dice / images}, {"nll", nll / images}}; }
 };
 
-// Mean over foreground classes of the Dice of each image, summed over the images. Both empty: 1.
+// Mean over foreground classes of the Dice of each image, summed over the images. Both empty: 1. An image of which no
+// pixel counts has none and adds nothing.
 double dice_sum(const at::Tensor& labels, const at::Tensor& truth, int64_t classes, int64_t ignore_index) {
   const auto images = labels.size(0);
   const at::Tensor counted = truth.ne(ignore_index).reshape({images, -1});
@@ -53,6 +54,7 @@ double dice_sum(const at::Tensor& labels, const at::Tensor& truth, int64_t class
     const at::Tensor both = a.logical_and(b).sum(1).to(at::kDouble), size = (a.sum(1) + b.sum(1)).to(at::kDouble);
     sum += at::where(size.eq(0), at::ones_like(size), 2 * both / size.clamp_min(1));
   }
+  sum *= counted.any(1).to(at::kDouble);
   return sum.sum().item<double>() / static_cast<double>(classes - 1);
 }
 
@@ -360,6 +362,7 @@ class Trainer {
     std::vector<Score> scores(count);
     Score fused;
     const auto n = validation_->samples.size();
+    double counted = 0;  // images of which a pixel counts
     for (size_t begin = 0; begin < n; begin += options_.batch_size) {
       control_.check();
       std::vector<const Sample*> samples;
@@ -371,6 +374,7 @@ class Trainer {
       const auto size = batch.images.sizes().slice(2);
       auto logits =
           ensemble_.logits(batch.images.to(ensemble_.device(), options_.dtype, true, false, ensemble_.memory_format()));
+      counted += target.ne(options_.ignore_index).flatten(1).any(1).sum().item<double>();
       for (size_t k = 0; k < count; ++k) {
         const at::Tensor full = interpolate(logits[k], size);
         losses[k] += loss_(logits[k], target).item<double>() * images;
@@ -391,11 +395,11 @@ class Trainer {
            ": lower the learning rate, clip gradients (clipNorm), or use fp32.");
     Json::Object heads;
     for (size_t k = 0; k < count; ++k) {
-      Json score = scores[k].json(total);
+      Json score = scores[k].json(counted);
       heads[ensemble_.heads()[k].name] =
           Json::Object{{"dice", score.at("dice")}, {"nll", score.at("nll")}, {"loss", losses[k]}};
     }
-    return Json::Object{{"loss", monitored}, {"heads", std::move(heads)}, {"fused", fused.json(total)}};
+    return Json::Object{{"loss", monitored}, {"heads", std::move(heads)}, {"fused", fused.json(counted)}};
   }
 
   double weighted(const std::vector<double>& losses) const {

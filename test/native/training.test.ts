@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { Backbone, type EpochEvent, LayerEnsemble, type LossName, type NdArray } from "../../lib/index.js";
+import { Backbone, Dataset, type EpochEvent, LayerEnsemble, type LossName, type NdArray } from "../../lib/index.js";
 import { discs, noise, smallModel } from "../support/model.js";
 
 const code = (value: string) => expect.objectContaining({ name: "LayerEnsemblesError", code: value });
@@ -132,6 +132,45 @@ describe("fit", () => {
     await backbone.save(after);
     expect(readFileSync(after).equals(readFileSync(before))).toBe(true);
     expect(history.epochs[2]?.loss).toBeLessThan(history.epochs[0]?.loss as number);
+    await model.dispose();
+    await backbone.dispose();
+  });
+
+  it("validates on images of which a pixel counts, and refuses a validation without any", async () => {
+    const held = discs(4, 16, 2);
+    const [last] = discs(1, 16, 5) as typeof held;
+    const blank = { ...last, mask: { data: new Uint8Array(256).fill(255), shape: [16, 16] } } as (typeof held)[0];
+    const scores = async (validation: typeof held) => {
+      const { backbone, model } = await smallModel();
+      try {
+        const { epochs } = await model.fit(discs(2, 16), { validation, epochs: 1 });
+        return epochs[0]?.validation as NonNullable<(typeof epochs)[0]["validation"]>;
+      } finally {
+        await model.dispose();
+        await backbone.dispose();
+      }
+    };
+    const [without, withIt] = [await scores(held), await scores([...held, blank])];
+    expect(withIt.fused.dice).toBeCloseTo(without.fused.dice, 6);
+    expect(withIt.fused.nll).toBeCloseTo(without.fused.nll, 5);
+    for (const [name, { dice }] of Object.entries(without.heads)) expect(withIt.heads[name]?.dice).toBeCloseTo(dice, 6);
+    await expect(scores([blank])).rejects.toThrow("a pixel that counts in the masks of validation");
+  });
+
+  it("reads samples as class indices, and a dataset's ignored label with it", async () => {
+    const { backbone, model } = await smallModel();
+    const [first] = discs(1, 16) as [ReturnType<typeof discs>[0]];
+    const full = { ...first, mask: { data: first.mask.data.map((label) => 255 * label), shape: [16, 16] } };
+    await expect(model.fit([full], { epochs: 1 })).rejects.toThrow(
+      /0 and 255 alone, as in training\[0\]\.mask.*ignoreIndex/,
+    );
+    const marked = {
+      ...first,
+      id: "a",
+      mask: { data: first.mask.data.map((label, i) => (i < 9 ? 7 : label)), shape: [16, 16] },
+    };
+    const dataset = Dataset.fromSamples([marked], { classes: 2, labels: { ignore: 7 } });
+    expect((await model.fit(dataset, { epochs: 1 })).epochs).toHaveLength(1);
     await model.dispose();
     await backbone.dispose();
   });

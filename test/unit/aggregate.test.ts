@@ -138,6 +138,23 @@ describe("the statistics of one run", () => {
     );
   });
 
+  it("rank without images that have no Dice, as if these were not there", () => {
+    const none = { dice: null, iou: null, mhd: null, classDice: [null, null], classMhd: [null, null], nll: null };
+    const made = madeRun({ images: 20, change: (_, i) => (i < 3 ? none : {}) });
+    const rest = {
+      record: { ...made.record, images: made.record.images.slice(3) },
+      calibration: made.calibration.slice(3),
+    };
+    const [whole, less] = [only([made]), only([rest])];
+    expect(whole?.quality.dice).toMatchObject({ value: less?.quality.dice.value, leftOut: 3, n: 17 });
+    for (const name of ["aula", "entropy"] as const) {
+      const [a, b] = [whole?.confidence[name], less?.confidence[name]] as [ConfidenceResult, ConfidenceResult];
+      for (const statistic of Object.keys(a) as (keyof ConfidenceResult)[])
+        expect(a[statistic].value, `${statistic} by ${name}`).toBeCloseTo(b[statistic].value as number, 12);
+      expect(whole?.qcCurves[name]).toEqual(less?.qcCurves[name]);
+    }
+  });
+
   it("are ideal for a confidence that is Dice itself", () => {
     const run = madeRun({ images: 20, change: ({ dice }) => ({ aula: dice, mhd: 1 - (dice as number) }) });
     const found = only([run]).confidence.aula as ConfidenceResult;

@@ -148,6 +148,27 @@ describe("an evaluation", () => {
     resamples: 50,
   };
 
+  it("leaves out an image of which no pixel counts, and says so", () => {
+    const result = madeResult(16);
+    const blank = { ...result, truth: { data: result.mask.data.map(() => 255), shape: result.mask.shape } };
+    const unlabelled = { ...scoreImage(blank, scoring), id: "image6", group: "patient3" };
+    expect(unlabelled).toMatchObject({ dice: null, hd95: null, nll: null, ignored: result.mask.data.length });
+    expect([...unlabelled.headDice, unlabelled.quality.image.dice].every(Number.isNaN)).toBe(true);
+    const made = { ...options, unit: "image" } as const;
+    const [without, withIt] = [scores, [...scores, unlabelled]].map((images) => summarise(images, made));
+    expect(withIt).toMatchObject({ images: 7, withDice: 6, failed: without?.failed, tau: without?.tau });
+    expect(withIt?.ignored.unlabelled).toBe(1);
+    expect(withIt?.means.dice).toMatchObject({ mean: without?.means.dice.mean, n: 6, leftOut: 1 });
+    for (const [name, of] of Object.entries(withIt?.spearmanWithDice ?? {}))
+      expect(of.rho, name).toEqual(without?.spearmanWithDice[name]?.rho);
+    for (const [name, of] of Object.entries(withIt?.failureDetection ?? {}))
+      for (const [statistic, { value }] of Object.entries(of)) {
+        const known = without?.failureDetection[name]?.[statistic as keyof typeof of].value;
+        if (typeof known === "number") expect(value, `${statistic} by ${name}`).toBeCloseTo(known, 12);
+        else expect(value, `${statistic} by ${name}`).toBeNull();
+      }
+  });
+
   it("has means per image, class, group and head", () => {
     const summary = summarise(scores, options);
     const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;

@@ -40,6 +40,25 @@ const flags = (pixels: number, share = 3) =>
     .array(fc.integer({ min: 0, max: share }), { minLength: pixels, maxLength: pixels })
     .map((values) => Uint8Array.from(values, (value) => (value === 0 ? 1 : 0)));
 
+describe("an image of which no pixel counts", () => {
+  it("has no measure at all, whatever was predicted and whatever an empty class costs", () => {
+    const truth = bytes([255, 255, 255, 255], [2, 2]);
+    for (const labels of [
+      [0, 0, 0, 0],
+      [1, 0, 2, 0],
+    ]) {
+      const of = quality(bytes(labels, [2, 2]), truth, { classes: 3, emptyPenalty: "half-height" });
+      for (const c of [1, 2]) expect(Object.values(of.perClass[c] ?? {}).every(Number.isNaN), `class ${c}`).toBe(true);
+      expect(Object.values(of.image).every(Number.isNaN)).toBe(true);
+      expect(new Set(Object.values(of.leftOut))).toEqual(new Set([2]));
+      for (const measure of [hausdorff, hd95, assd, specificity])
+        expect(measure(bytes(labels, [2, 2]), truth, { classes: 3 })).toEqual({ 1: Number.NaN, 2: Number.NaN });
+      const penalised = { classes: 3, emptyPenalty: "half-height" } as const;
+      expect(modifiedHausdorff(bytes(labels, [2, 2]), truth, penalised)).toEqual({ 1: Number.NaN, 2: Number.NaN });
+    }
+  });
+});
+
 describe("the distance transform", () => {
   it("equals brute force in one, two and three dimensions, with any spacing", () => {
     fc.assert(

@@ -52,6 +52,19 @@ describe("the gate's threshold", () => {
     expect(thresholdForShare([1, 1 + 2 ** -52], 0.5)).toMatchObject({ threshold: 1 + 2 ** -52, flagged: 0.5 });
   });
 
+  it("is not moved by images without a Dice", () => {
+    const [confidence, dice] = [
+      [1, 2, 3, 4],
+      [0.1, 0.9, 0.2, 0.9],
+    ];
+    const known = thresholdForFailures(confidence as number[], dice as number[], 0.5);
+    const more = [
+      [0, ...(confidence as number[]), 9],
+      [Number.NaN, ...(dice as number[]), Number.NaN],
+    ] as const;
+    expect(thresholdForFailures(...more, 0.5)).toEqual(known);
+  });
+
   it("is the lowest that leaves at most 5 % of the failures unseen", () => {
     fc.assert(
       fc.property(
