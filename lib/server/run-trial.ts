@@ -17,7 +17,7 @@ export interface RunTrialReport {
 }
 
 /** MiB of objects that reading a run may take. */
-const HEAP = 1024;
+const HEAP = 256;
 const SECONDS = 120;
 
 /**

@@ -1,0 +1,169 @@
+import { describe, expect, it } from "vitest";
+import { negotiate } from "../../lib/server/answers.js";
+import { Budget } from "../../lib/server/budget.js";
+import { readForm } from "../../lib/server/form.js";
+import { parseInfer } from "../../lib/server/kserve.js";
+
+const kind = {
+  preprocessing: { size: null, resize: "stretch", normalise: { kind: "none" }, channels: 1 },
+  spatialAxes: 2,
+  classes: 2,
+  maps: 1,
+  maxPixels: 1e6,
+  maxSide: 1e4,
+} as const;
+
+function tensor(datatype: string, values: readonly unknown[] | Uint8Array, more: object = {}) {
+  const binary = values instanceof Uint8Array ? values : undefined;
+  const width = { BOOL: 1, FP16: 2, BF16: 2, FP32: 4 }[datatype] ?? 8;
+  const count = binary ? binary.length / width : values.length;
+  const input = {
+    name: "image",
+    shape: [1, 1, 1, count],
+    datatype,
+    ...(binary ? { parameters: { binary_data_size: binary.length } } : { data: values }),
+  };
+  const json = Buffer.from(JSON.stringify({ inputs: [input], ...more }));
+  return parseInfer({
+    bytes: new Uint8Array(Buffer.concat([json, binary ?? Buffer.alloc(0)])),
+    headerLength: json.length,
+    kind: { ...kind, preprocessing: { ...kind.preprocessing } },
+    maxImages: 4,
+  });
+}
+const bytesOf = (array: { buffer: ArrayBufferLike }) => new Uint8Array(array.buffer);
+const read = (...args: Parameters<typeof tensor>) => [...(tensor(...args).images[0]?.input.data ?? [])];
+
+describe("tensors of the Open Inference Protocol", () => {
+  it("have the values that their types say, in bytes", () => {
+    const halves = Uint16Array.of(0x3c00, 0xc000, 0x7bff, 0x0001, 0x03ff, 0x8000);
+    expect(read("FP16", bytesOf(halves))).toEqual([1, -2, 65504, 2 ** -24, 1023 * 2 ** -24, -0]);
+    const brains = Uint16Array.of(0x3f80, 0xc049, 0x0001, 0x7f7f);
+    expect(read("BF16", bytesOf(brains))).toEqual([1, -3.140625, Math.fround(2 ** -133), 255 * 2 ** 120]);
+    expect(read("INT64", bytesOf(BigInt64Array.of(-5n, 1n << 40n)))).toEqual([-5, 2 ** 40]);
+    expect(read("UINT64", bytesOf(BigUint64Array.of(7n)))).toEqual([7]);
+    expect(read("BOOL", Uint8Array.of(0, 1))).toEqual([0, 1]);
+  });
+
+  it("have the values that their types say, in JSON: rounded to the type, ties to even", () => {
+    expect(read("BOOL", [true, false, 1])).toEqual([1, 0, 1]);
+    expect(read("INT64", [-3, 2 ** 30])).toEqual([-3, 2 ** 30]);
+    expect(read("FP16", [0.1, 2049, 2051, 65519, 2 ** -25])).toEqual([0.0999755859375, 2048, 2052, 65504, 0]);
+    expect(read("BF16", [3.14159, 257, 259])).toEqual([3.140625, 256, 260]);
+  });
+
+  it.each([
+    ["UINT8", [300]],
+    ["UINT8", [true]],
+    ["INT8", [-129]],
+    ["INT64", [2 ** 53]],
+    ["UINT64", [-1]],
+    ["UINT64", bytesOf(BigUint64Array.of(1n << 60n))],
+    ["INT64", bytesOf(BigInt64Array.of(-(1n << 60n)))],
+    ["BOOL", [2]],
+    ["BOOL", Uint8Array.of(2)],
+    ["FP16", [65520]],
+    ["FP16", bytesOf(Uint16Array.of(0x7c00))],
+    ["BF16", bytesOf(Uint16Array.of(0x7fc0))],
+    ["FP32", [1e39]],
+    ["FP64", bytesOf(Float64Array.of(Number.NaN))],
+    ["BYTES", ["a"]],
+    ["FP8", [1]],
+  ])("of %s are refused where they hold %j", (datatype, values) => {
+    expect(() => tensor(datatype, values)).toThrow(
+      expect.objectContaining({ code: expect.stringMatching(/DATA|VALUE/) }),
+    );
+  });
+
+  it("come from the request, each output once, all without a choice", () => {
+    expect(tensor("FP32", [1], { outputs: [] }).outputs.length).toBeGreaterThan(8);
+    const binary = tensor("FP32", [1], {
+      outputs: [{ name: "mask" }],
+      parameters: { binary_data_output: true, other: 1 },
+    });
+    expect(binary.outputs).toEqual([{ name: "mask", binary: true }]);
+    const refused = (more: object) => () => tensor("FP32", [1], more);
+    expect(refused({ outputs: [{ name: "mask" }, { name: "mask" }] })).toThrow(/distinct/);
+    expect(refused({ outputs: [{ name: "mask", parameters: { shared_memory_region: "r" } }] })).toThrow(
+      /shared_memory_region/,
+    );
+    expect(refused({ outputs: [{ name: "mask", parameters: { classification: 3 } }] })).toThrow(/classification/);
+    expect(refused({ parameters: { binary_data_output: "yes" } })).toThrow(/true or false/);
+    expect(refused({ id: "x".repeat(1001) })).toThrow(/id/);
+  });
+
+  it("are not read from JSON that takes more memory than its length tells", () => {
+    const lists = `{"inputs":[${"[0],".repeat(300_000)}0]}`;
+    const bytes = new TextEncoder().encode(lists);
+    expect(() =>
+      parseInfer({ bytes, kind: { ...kind, preprocessing: { ...kind.preprocessing } }, maxImages: 1 }),
+    ).toThrow(expect.objectContaining({ code: "ERR_LE_TOO_LARGE" }));
+  });
+});
+
+it.each([
+  [undefined, "application/json"],
+  ["", "application/json"],
+  ["*/*", "application/json"],
+  ["application/x-npz, application/json", "application/x-npz"],
+  ["application/json;q=0.2, application/x-npz", "application/x-npz"],
+  ["application/json;q=0, */*", "multipart/form-data"],
+  ["application/*;q=0.1, multipart/*;q=0.3", "multipart/form-data"],
+  ["*/*;q=0.9, application/x-npz;Q=0.95", "application/x-npz"],
+  ["text/html, */*;q=0", undefined],
+  ["application/json;q=0", undefined],
+  ["text/html", undefined],
+])("the header Accept %j is answered with %s", (accept, type) => {
+  expect(negotiate(accept)).toBe(type);
+});
+
+describe("a budget", () => {
+  it("holds no more than it has, and gives up the largest that may be", () => {
+    const budget = new Budget("tests", 100);
+    const given: string[] = [];
+    const one = (name: string, bytes: number, idle = true) =>
+      budget.take(bytes, { idle: () => idle, evict: () => given.push(name) });
+    one("small", 20);
+    one("large", 50);
+    one("busy", 30, false);
+    expect(budget.held).toBe(100);
+    budget.take(10);
+    expect(given).toEqual(["large"]);
+    expect(budget.held).toBe(60);
+    expect(() => budget.take(60)).toThrow(expect.objectContaining({ code: "ERR_LE_BUSY" }));
+    expect(() => budget.check(101, "a test", "Less.")).toThrow(expect.objectContaining({ code: "ERR_LE_TOO_LARGE" }));
+  });
+
+  it("lets those wait who hold nothing, in their order, and forgets who has left", async () => {
+    const budget = new Budget("tests", 100);
+    const first = budget.take(80);
+    const abort = new AbortController();
+    const { signal } = new AbortController();
+    const order: number[] = [];
+    const second = budget.wait(50, abort.signal).catch((error) => error);
+    const third = budget.wait(30, signal).then(() => order.push(3));
+    const fourth = budget.wait(10, signal).then(() => order.push(4));
+    abort.abort("left");
+    expect(await second).toBe("left");
+    expect(order).toEqual([]);
+    first.release();
+    await Promise.all([third, fourth]);
+    expect(order).toEqual([3, 4]);
+    expect(budget.held).toBe(40);
+  });
+});
+
+it("takes the files of a form in their order, and refuses one that is cut, empty or too large", async () => {
+  const part = (name: string, body: string) =>
+    `--x\r\nContent-Disposition: form-data; name="f"; filename="${name}"\r\n\r\n${body}\r\n`;
+  const form = (text: string, maxFiles = 3) =>
+    readForm({ bytes: new TextEncoder().encode(text), contentType: "multipart/form-data; boundary=x", maxFiles });
+  const files = await form(`${part("ä.png", "1")}${part("b", "22".repeat(100_000))}--x--\r\n`);
+  expect(files.map(({ name, bytes }) => [name, bytes.length])).toEqual([
+    ["ä.png", 1],
+    ["b", 200_000],
+  ]);
+  await expect(form(part("a", "1").repeat(4))).rejects.toMatchObject({ code: "ERR_LE_TOO_LARGE" });
+  await expect(form(part("a", "1").slice(0, -3))).rejects.toMatchObject({ code: "ERR_LE_DATA" });
+  await expect(form("--x--\r\n")).rejects.toMatchObject({ code: "ERR_LE_DATA" });
+});
