@@ -1,6 +1,7 @@
 import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
+import { orientBack } from "../data/orientation.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
 import { extentOf, largestValue, middleSlice, predictionRecord } from "../report/record.js";
@@ -110,13 +111,21 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
 /** What one line of predictions.jsonl says. */
 type PredictionRecord = ReturnType<typeof recordOf>;
 
-function recordOf({ id, prediction, mask }: Result, classNames: readonly string[], files: Record<string, string>) {
-  return { id, ...predictionRecord(prediction, extentOf(mask, classNames.length), classNames), files };
+function recordOf(
+  { id, prediction, mask, orientation }: Result,
+  classNames: readonly string[],
+  files: Record<string, string>,
+) {
+  const extent = extentOf(orientBack(mask, orientation), classNames.length, orientation);
+  return { id, ...predictionRecord(prediction, extent, classNames), files };
 }
 
-/** Writes one image's pictures and gives their paths below the folder. */
+/**
+ * Writes one image's pictures and gives their paths below the folder. What is laid on the file, pixel on pixel, is in the
+ * file's own order, with its EXIF orientation; the overlay is upright.
+ */
 async function writePictures(
-  { id, image, truth, mask, probabilities, maps }: Result,
+  { id, image, truth, mask, probabilities, maps, orientation }: Result,
   folder: string,
   classNames: readonly string[],
   wanted: readonly MapName[],
@@ -126,24 +135,28 @@ async function writePictures(
   const { heatMap, overlay } = await import("../report/render.js");
   const files: Record<string, string> = {};
   const write = async (what: string, file: string, picture: Parameters<typeof writePng>[1]) => {
-    await writePng(path.join(folder, file), picture);
+    await writePng(path.join(folder, file), picture, what === "overlay" ? 1 : orientation);
     files[what] = file;
   };
   const binary = classNames.length === 2;
   const stored = binary ? { data: mask.data.map((label) => label * 255), shape: mask.shape } : mask;
-  await write("mask", `masks/${id}.png`, stored);
+  await write("mask", `masks/${id}.png`, orientBack(stored, orientation));
   const pixels = mask.data.length;
   for (const [c, name] of classNames.entries()) {
     if (c === 0) continue;
     const map = { data: probabilities.data.subarray(c * pixels, (c + 1) * pixels), shape: mask.shape };
     const what = binary ? "probability" : `probability.${name}`;
     const file = binary ? `${id}.png` : `${id}.${fileName(name)}.png`;
-    await write(what, `probabilities/${file}`, probabilityToGrey(map));
+    await write(what, `probabilities/${file}`, probabilityToGrey(orientBack(map, orientation)));
   }
   for (const name of wanted) {
     const map = maps[name];
     if (map)
-      await write(name, `${name}/${id}.png`, heatMap(map, { range: [0, largestValue(name, classNames.length)] }));
+      await write(
+        name,
+        `${name}/${id}.png`,
+        heatMap(orientBack(map, orientation), { range: [0, largestValue(name, classNames.length)] }),
+      );
   }
   await write(
     "overlay",

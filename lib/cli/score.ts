@@ -226,12 +226,8 @@ async function readArrays(
     return readNpz(file, names);
   }
   if (!names.includes("heads")) return {};
-  const { readFile } = await import("node:fs/promises");
-  const { parseNpy } = await import("../data/npy.js");
-  const bytes = await readFile(file).catch((error) => {
-    throw refusal(file, "an .npy file", error.code === "ENOENT" ? "none" : error.message);
-  });
-  return { heads: parseNpy(bytes, file) };
+  const { readNpy } = await import("../data/npy-file.js");
+  return { heads: await readNpy(file) };
 }
 
 function refusal(file: string, expected: string, received: string): LayerEnsemblesError {

@@ -45,7 +45,7 @@ export interface Settings {
   seed: number;
   normalise: "zscore" | "percentile" | "none";
   resize: "stretch" | "pad" | "none-with-pad";
-  channels: 1 | 3;
+  channels: number;
   trainSplit: string;
   valSplit: string;
 }
@@ -57,6 +57,8 @@ export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags
   run: string;
   classes?: number;
   classNames?: string[];
+  /** Names of the channels. */
+  bands?: string[];
   headWeights?: number[];
   valFraction?: number;
   testFraction?: number;
@@ -228,7 +230,12 @@ export function trainOptions(): Command {
       "stretch, pad, none-with-pad (default: stretch)",
       oneOf(["stretch", "pad", "none-with-pad"]),
     )
-    .option("--channels <n>", "1: grey, 3: RGB (default: 1)", (value) => Number(oneOf(["1", "3"])(value)));
+    .option(
+      "--channels <n>",
+      "1: grey, 3: RGB, up to 32: images of as many bands (default: 1)",
+      integer({ min: 1, max: 32 }),
+    )
+    .option("--bands <list>", "names of the channels, in order; they are as many as --channels", list(text));
   withLabelOptions(command, { labels: "auto", ignore: "255, where it is no class" });
   return withDeviceOptions(command);
 }
@@ -307,6 +314,8 @@ export async function effectiveOptions(
   ] as const)
     if (flags[name] !== undefined && (flags.method ?? "le") !== method)
       throw new UsageError(`--${name} is for --method ${method}, not ${flags.method ?? "le"}`);
+  if (flags.bands && flags.channels !== undefined && flags.channels !== flags.bands.length)
+    throw new UsageError(`--channels says ${flags.channels} but --bands has ${flags.bands.length}`);
   if (flags.data === undefined) throw new UsageError("required option '--data <dir>' not specified");
   if (flags.classes !== undefined && flags.classNames && flags.classes !== flags.classNames.length)
     throw new UsageError(`--classes says ${flags.classes} but --class-names has ${flags.classNames.length}`);
@@ -316,7 +325,15 @@ export async function effectiveOptions(
   const { json: _json, debug: _debug, resume, ...kept } = explicit as Record<string, unknown>;
   const preset = flags.preset === "paper" ? PAPER : {};
   const volumes = flags.backbone === "unet3d" ? VOLUMES : {};
-  const options = { ...DEFAULTS, ...preset, ...volumes, ...kept, ...(resume ? { resume } : {}) } as TrainOptions;
+  const counted = flags.bands ? { channels: flags.bands.length } : {};
+  const options = {
+    ...DEFAULTS,
+    ...preset,
+    ...volumes,
+    ...counted,
+    ...kept,
+    ...(resume ? { resume } : {}),
+  } as TrainOptions;
   // These have no dropout of their own; 0.2 is what the pyramid network drops.
   const bare = ["unet", "plain-unet", "unet3d"].includes(options.backbone) && flags.model === undefined;
   if (options.method === "mcd" && bare) options.backboneDropout ??= MC_DROPOUT;

@@ -300,6 +300,7 @@ async function openData(options: TrainOptions, resumed: RunNotes | null): Promis
     resize: options.resize,
     normalise: options.normalise,
     channels: options.channels,
+    ...(options.bands && { bands: options.bands }),
     ...(classes !== undefined && { classes }),
     labels: resumed ? datasetOptions(resumed).labels : labelsOf(options),
     ...(!resumed &&

@@ -5,7 +5,7 @@ import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, describe, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { parseCsv } from "./csv.js";
 import { isMissing } from "./files.js";
-import { dataError, type ImageArray, imageExtensions, readImage, readSize, toDisplay } from "./image.js";
+import { dataError, type ImageArray, imageExtensions, toDisplay } from "./image.js";
 import {
   addIgnored,
   applyLabels,
@@ -20,11 +20,11 @@ import {
   type LabelRule,
 } from "./labels.js";
 import { checkGroups, contentOf } from "./leaks.js";
-import { isNpy, readStoredMask } from "./mask.js";
+import { readStoredMask } from "./mask.js";
 import { bothNames, nameOf } from "./names.js";
-import { readVolume, readVolumeSize } from "./npy-file.js";
 import { defaultPreprocessing, type Placement, type Preprocessing, preprocess, preprocessMask } from "./preprocess.js";
 import { fractionSplit, type SplitFractions } from "./splits.js";
+import { readStored, readStoredSize, type StoredImage, type Wanted, wantedOf } from "./stored.js";
 
 /** One image, ready for a network. */
 export interface Sample {
@@ -62,7 +62,7 @@ export interface MemorySample {
   group?: string;
   /** Name of its split. @default none: see {@link DatasetOptions} for fractions */
   split?: string;
-  /** H×W, C×H×W with C = 1 or 3, or a volume of C×D×H×W; not yet preprocessed. */
+  /** H×W, C×H×W with C = 1, 3 or the number of channels, or a volume of C×D×H×W; not yet preprocessed. */
   image: NdArray<Float32Array | Uint8Array | Uint16Array>;
   /** H×W or D×H×W whole numbers of any type; what they mean, {@link DatasetOptions.labels} says. */
   mask?: NdArray<NumericArray>;
@@ -87,8 +87,10 @@ export interface DatasetOptions extends SplitFractions {
   resize?: Preprocessing["resize"];
   /** See {@link Preprocessing.normalise}; a name alone takes percentiles 0.5 and 99.5. @default "zscore" */
   normalise?: Preprocessing["normalise"] | Preprocessing["normalise"]["kind"];
-  /** @default 1 */
-  channels?: 1 | 3;
+  /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated); up to 32: images of as many bands. @default as many as `bands`, else 1 */
+  channels?: number;
+  /** Names of the channels, in order. They are recorded; files are not asked for them. @default none */
+  bands?: readonly string[];
   /** Number of classes with background, or their names, background first. @default what the masks hold, at least 2 */
   classes?: number | readonly string[];
   /** What the numbers in masks mean: one rule for all of them. @default decided from all masks together */
@@ -138,7 +140,7 @@ export interface SampleInfo {
 }
 
 interface Entry extends SampleInfo {
-  readImage(): Promise<NdArray<Float32Array | Uint8Array | Uint16Array>>;
+  readImage(): Promise<StoredImage>;
   /** As stored. */
   readMask?(): Promise<NdArray<NumericArray>>;
   /** Pixels of the mask that do not count, and whether others are left. */
@@ -175,7 +177,12 @@ const datasetSpecs: OptionSpecs = {
       );
     }),
   ),
-  channels: option.oneOf([1, 3]),
+  channels: option.integer({ min: 1, max: 32 }),
+  bands: option.custom("1 to 32 distinct names", (value) => {
+    const names = Array.isArray(value) ? value : [];
+    const distinctNames = new Set(names.filter((name) => typeof name === "string" && name !== ""));
+    return names.length >= 1 && names.length <= 32 && distinctNames.size === names.length;
+  }),
   classes: option.anyOf(
     option.integer({ min: 2, max: 255 }),
     option.custom("2 to 255 distinct names", (value) => {
@@ -228,8 +235,8 @@ export class Dataset implements AsyncIterable<Sample> {
   }
 
   /**
-   * Opens a folder with `images/*.{png,jpg,jpeg,tif,tiff}`, `masks/*.png` of the same names (or volumes: `images/*.npy`
-   * of D×H×W or C×D×H×W numbers and `masks/*.npy` of D×H×W integers), and either a split.csv
+   * Opens a folder with `images/*.{png,jpg,jpeg,tif,tiff}`, `masks/*.png` of the same names (or arrays: `images/*.npy`
+   * of H×W or C×H×W numbers, of D×H×W or C×D×H×W where `size` has three sides, and `masks/*.npy` of H×W or D×H×W integers), and either a split.csv
    * (columns `id`, `split`, optionally `group`; others are ignored) or splits by fractions, which keep the table's
    * groups together. Fractions, when given, replace the table's own splits. A group of "train", "val" or "test" may be in
    * no other split. Images that the table does not name belong
@@ -240,6 +247,7 @@ export class Dataset implements AsyncIterable<Sample> {
     const options = checkOptions("Dataset.fromFolder", given, folderSpecs);
     const { masks = "required", maxPixels, only } = options;
     const shared = sharedOptions(folder, options);
+    const network = wantedOf(shared.preprocessing);
     const imageFiles = await listImages(join(folder, "images"));
     const maskFiles = await listMasks(join(folder, "masks"), masks === "required");
     const table = await readSplits(folder, options, imageFiles);
@@ -252,7 +260,7 @@ export class Dataset implements AsyncIterable<Sample> {
         hasMask: maskFiles.has(id),
         split,
         group,
-        readImage: () => (isNpy(source) ? readVolume : readImage)(source, { maxPixels }),
+        readImage: () => readStored(source, network, { maxPixels }),
       };
     });
     if (options.valFraction !== undefined || options.testFraction !== undefined) {
@@ -268,7 +276,12 @@ export class Dataset implements AsyncIterable<Sample> {
     }
     const wanted = labelOptions(options);
     const known = wanted.scale === "index" || wanted.scale === "0/255";
-    const scanned = await scanMasks(known && options.classes !== undefined ? entries : all, maskFiles, maxPixels);
+    const scanned = await scanMasks(
+      known && options.classes !== undefined ? entries : all,
+      maskFiles,
+      network,
+      maxPixels,
+    );
     settle(shared, entries, scanned, wanted, options.classes);
     for (const entry of entries) {
       const file = maskFiles.get(entry.id);
@@ -639,6 +652,7 @@ async function bareError(folder: string, bare: readonly string[]): Promise<Layer
 async function scanMasks(
   entries: readonly Entry[],
   maskFiles: ReadonlyMap<string, string>,
+  network: Wanted,
   maxPixels: number | undefined,
 ): Promise<Map<string, LabelCounts>> {
   const scanned = new Map<string, LabelCounts>();
@@ -647,11 +661,9 @@ async function scanMasks(
     8,
     async (entry) => {
       const file = maskFiles.get(entry.id)!;
-      if (isNpy(file) !== isNpy(entry.source))
-        throw dataError(file, "mask", isNpy(file) ? "a PNG for an image" : "an .npy file for a volume", extname(file));
       const [mask, size] = await Promise.all([
         readStoredMask(file, { maxPixels }),
-        (isNpy(file) ? readVolumeSize : readSize)(entry.source, { maxPixels }),
+        readStoredSize(entry.source, network, { maxPixels }),
       ]);
       if (mask.shape.join("×") !== size.join("×")) {
         throw dataError(file, "mask", `the ${size.join("×")} pixels of its image`, mask.shape.join("×"));
@@ -700,7 +712,13 @@ function defaultNames(count: number): string[] {
 }
 
 function sharedOptions(name: string, options: DatasetOptions): Shared {
-  const { size = null, resize, normalise = "zscore", channels, classes } = options;
+  const { size = null, resize, normalise = "zscore", bands, classes } = options;
+  const channels = options.channels ?? bands?.length ?? defaultPreprocessing.channels;
+  if (bands && bands.length !== channels)
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected a name for each of the ${channels} channels for bands but received ${bands.length}`,
+    );
   const given = typeof normalise === "string" ? { kind: normalise } : normalise;
   const names = typeof classes === "object" ? [...classes] : classes === undefined ? [] : defaultNames(classes);
   return {
@@ -709,7 +727,8 @@ function sharedOptions(name: string, options: DatasetOptions): Shared {
       size: typeof size === "number" ? [size, size] : size && [...size],
       resize: resize ?? defaultPreprocessing.resize,
       normalise: given.kind === "percentile" ? { low: 0.5, high: 99.5, ...given } : { kind: given.kind },
-      channels: channels ?? defaultPreprocessing.channels,
+      channels,
+      ...(bands && { bands: [...bands] }),
     },
     classNames: names,
     rule: { ignore: null, scale: "index" },

@@ -3,18 +3,29 @@ import type { Sharp } from "sharp";
 import { arrayType, type NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { isMissing } from "./files.js";
-import { decodePng, isPng, readPngHeader } from "./png.js";
+import { type Orientation, orient, orientSize, toOrientation } from "./orientation.js";
+import { decodePng, isPng, readPngHeader, readPngOrientation } from "./png.js";
+import { type ByteSource, decodeTiff, isTiff, readTiffHeader, TiffError, type TiffHeader } from "./tiff.js";
 
-/** An image's samples exactly as stored: 8-bit, 16-bit or float. Shape C×H×W, C = 1 (grey) or 3 (RGB). */
-export type ImageArray = NdArray<Uint8Array | Uint16Array | Float32Array>;
+/** An image's samples exactly as stored, shown upright. Shape C×H×W: C = 1 (grey), 3 (RGB) or the number of bands. */
+export interface ImageArray extends NdArray<Uint8Array | Uint16Array | Float32Array> {
+  /** The file's EXIF orientation, by which the samples were turned; absent for 1. `orientBack` turns arrays back. */
+  readonly orientation?: Orientation;
+}
 
 /** How images and masks are read. */
 export interface ReadOptions {
   /**
-   * Most pixels (height × width) that a file may claim, against decompression bombs.
+   * Most pixels (height × width) that a file may claim, against decompression bombs; of more than four bands accordingly fewer.
    * @default 100_000_000
    */
   maxPixels?: number;
+  /**
+   * How many channels the network takes. An image of another number of bands is refused, but grey for 3 (it will be
+   * repeated) and RGB for 1 (it will become luma).
+   * @default as many as the image has
+   */
+  channels?: number;
 }
 
 /** File name endings of images, in lower case. */
@@ -23,9 +34,12 @@ export const imageExtensions: readonly string[] = [".png", ".jpg", ".jpeg", ".ti
 const defaultMaxPixels = 100_000_000;
 
 /**
- * Reads a PNG, JPEG or TIFF image, told apart by content. Stored values are kept: no gamma, colour profile or
- * orientation tag is applied, 16-bit samples keep every bit, an alpha channel is dropped.
- * @throws ERR_LE_DATA for a file that is missing, damaged, cut short, too large, of several pages, or not finite
+ * Reads a PNG, JPEG or TIFF image, told apart by content. Stored values are kept: no gamma, colour profile, scale or
+ * background is applied. Samples of 16 bits keep every bit; signed ones, those of 32 and 64 bits and half and double precision become float32; PNGs of 1, 2 and 4 bits are
+ * scaled to 0..255, which those of 8 bits hold for the same picture, and TIFFs are not; a palette gives its colours. The EXIF
+ * orientation is applied. Alpha is left out where all of it is opaque; the `channels` may count it as a band.
+ * @throws ERR_LE_DATA for a file that is missing, damaged, cut short, too large, of several pages or frames, not finite, in part
+ * transparent, in CMYK or another colour space, or of bands that are not those of `channels`
  */
 export async function readImage(path: string, options: ReadOptions = {}): Promise<ImageArray> {
   return decodeImage(await readBytes(path, "image"), path, options);
@@ -38,47 +52,130 @@ export async function readImage(path: string, options: ReadOptions = {}): Promis
  */
 export async function decodeImage(bytes: Buffer, path: string, options: ReadOptions = {}): Promise<ImageArray> {
   const maxPixels = options.maxPixels ?? defaultMaxPixels;
-  if (isPng(bytes)) {
-    const png = await readPng(path, bytes, maxPixels);
-    if (png.palette) {
-      const colours = new Uint8Array(png.data.length * 3);
-      for (let i = 0; i < png.data.length; i++) {
-        colours.set(png.palette.subarray(png.data[i]! * 3, png.data[i]! * 3 + 3), i * 3);
-      }
-      return toPlanes(colours, png.height, png.width, 3, isGrey(colours, 3) ? 1 : 3);
-    }
-    const data = png.bitDepth < 8 ? png.data.map((value) => (value * 255) / ((1 << png.bitDepth) - 1)) : png.data;
-    return toPlanes(data, png.height, png.width, png.channels, png.channels < 3 ? 1 : 3);
+  const samples = isPng(bytes)
+    ? await pngSamples(path, bytes, maxPixels)
+    : isTiff(bytes)
+      ? await tiffSamples(path, bytes, maxPixels)
+      : await jpegSamples(path, bytes, maxPixels);
+  const bands = chooseBands(samples, path, options.channels);
+  const { orientation } = samples;
+  if (orientation === 1) return bands;
+  return { ...orient(bands, orientation), orientation };
+}
+
+/** All that a file stores, before anything is left out. */
+interface Samples {
+  data: ImageArray["data"];
+  height: number;
+  width: number;
+  /** Samples of a pixel, alpha too. */
+  count: number;
+  /** Plane after plane, rather than a pixel's samples side by side. */
+  planar: boolean;
+  /** What they are, without alpha. */
+  colour: "grey" | "rgb" | "bands";
+  /** The value of a pixel that nothing shows through, where the last sample is alpha. */
+  opaque?: number;
+  orientation: Orientation;
+  /** In words. */
+  description: string;
+}
+
+/** Leaves alpha out where nothing shows through, and refuses bands that the network's channels cannot be. */
+function chooseBands(of: Samples, path: string, channels: number | undefined): NdArray<ImageArray["data"]> {
+  const { data, height, width, count, planar, colour, opaque, description } = of;
+  if (opaque === undefined || count === channels) {
+    const fits =
+      channels === undefined ||
+      count === channels ||
+      (colour === "grey" && count === 1 && channels === 3) ||
+      (colour === "rgb" && count === 3 && channels === 1);
+    if (!fits) throw bandsError(path, channels, description);
+    return planar ? { data, shape: [count, height, width] } : toPlanes(data, height, width, count, count);
   }
-  return decodeWithSharp(path, bytes, maxPixels);
+  const pixels = height * width;
+  const [first, step] = planar ? [(count - 1) * pixels, 1] : [count - 1, count];
+  for (let i = 0; i < pixels; i++)
+    if (data[first + i * step] !== opaque) {
+      const expected = "an image that nothing shows through (flatten it, or count its alpha among the channels)";
+      const where = `alpha ${data[first + i * step]} at row ${Math.floor(i / width)}, column ${i % width}`;
+      throw dataError(path, "image", expected, `${description}, with ${where}`);
+    }
+  const kept = planar
+    ? { data: data.slice(0, first), shape: [count - 1, height, width] }
+    : toPlanes(data, height, width, count, count - 1);
+  const rest = { ...of, data: kept.data, count: count - 1, planar: true, opaque: undefined };
+  return chooseBands(rest as Samples, path, channels);
+}
+
+/** The refusal of bands that cannot be the network's channels. */
+export function bandsError(path: string, channels: number, received: string) {
+  const expected =
+    channels === 1 ? "1 band, or the 3 of RGB," : channels === 3 ? "3 bands, or 1 of grey," : `${channels} bands`;
+  return dataError(path, "image", `${expected} (its channels)`, received);
 }
 
 /**
- * An image's [height, width], from its header alone where it is a PNG.
+ * An image's [height, width] as shown, without decoding it.
  * @throws ERR_LE_DATA for a file that is missing or no image
  */
 export async function readSize(path: string): Promise<[height: number, width: number]> {
-  const head = await readBytes(path, "image", 33);
-  if (isPng(head)) return pngSize(head, path);
-  const metadata = await sharpMetadata(path, await loadSharp(path));
-  return [metadata.height, metadata.width];
+  let file: Awaited<ReturnType<typeof open>>;
+  try {
+    file = await open(path);
+  } catch (error) {
+    throw unreadable(path, "image", error);
+  }
+  try {
+    const { size } = await file.stat();
+    if (size === 0) throw dataError(path, "image", "an image", "an empty file");
+    const read = async (at: number, length: number) => {
+      const { bytesRead, buffer } = await file.read(Buffer.alloc(length), 0, length, at);
+      return buffer.subarray(0, bytesRead);
+    };
+    return (await extentOf({ size, read }, path, path)).size;
+  } catch (error) {
+    if (error instanceof LayerEnsemblesError) throw error;
+    throw unreadable(path, "image", error);
+  } finally {
+    await file.close();
+  }
 }
 
 /**
- * The [height, width] that the bytes of an image file claim, without decoding them.
+ * How large the bytes of an image file claim to be, without decoding them.
  * @param path The file's name, for messages.
+ * @returns [height, width] as shown, and the bytes of all decoded samples
  * @throws ERR_LE_DATA for bytes that are no image
  */
-export async function decodeSize(bytes: Buffer, path: string): Promise<[height: number, width: number]> {
-  if (isPng(bytes)) return pngSize(bytes, path);
-  const metadata = await sharpMetadata(path, await loadSharp(bytes));
-  return [metadata.height, metadata.width];
+export async function decodeExtent(
+  bytes: Buffer,
+  path: string,
+): Promise<{ size: [height: number, width: number]; bytes: number }> {
+  return extentOf(sourceOf(bytes), path, bytes);
 }
 
-function pngSize(head: Buffer, path: string): [height: number, width: number] {
+/** The bytes as a {@link ByteSource}. */
+function sourceOf(bytes: Buffer): ByteSource {
+  return { size: bytes.length, read: (at, length) => bytes.subarray(at, at + length) };
+}
+
+async function extentOf(source: ByteSource, path: string, whole: string | Buffer): ReturnType<typeof decodeExtent> {
+  const head = await source.read(0, Math.min(33, source.size));
+  if (isTiff(head)) {
+    const { height, width, orientation, unpacked, bits } = await tiffHeader(source, path);
+    return { size: orientSize([height, width], orientation), bytes: unpacked * (bits <= 8 ? 1 : bits <= 16 ? 2 : 4) };
+  }
+  if (!isPng(head)) {
+    const { height, width, orientation, channels } = await sharpMetadata(path, await loadSharp(whole));
+    return { size: orientSize([height, width], toOrientation(orientation)), bytes: height * width * channels };
+  }
   try {
-    const { height, width } = readPngHeader(head);
-    return [height, width];
+    const { height, width, channels, bitDepth, indexed } = readPngHeader(head);
+    return {
+      size: orientSize([height, width], await readPngOrientation(source)),
+      bytes: height * width * (indexed ? 3 : channels) * (bitDepth > 8 ? 2 : 1),
+    };
   } catch (error) {
     throw dataError(path, "image", "a whole PNG", (error as Error).message, error);
   }
@@ -86,11 +183,12 @@ function pngSize(head: Buffer, path: string): [height: number, width: number] {
 
 /**
  * Grey values from 0 to 255 for display, H×W: 8-bit images as they are, others stretched from their 0.5th to their
- * 99.5th percentile. RGB becomes luma (ITU-R BT.601).
+ * 99.5th percentile. Three bands are taken for RGB and become luma (ITU-R BT.601); of any other number the first is shown.
  */
 export function toDisplay(image: ImageArray): NdArray<Uint8Array> {
-  const grey = toGrey(image);
-  const [, height, width] = image.shape as [number, number, number];
+  const [bands, height, width] = image.shape as [number, number, number];
+  const first = { data: image.data.subarray(0, height * width), shape: [1, height, width] };
+  const grey = toGrey(bands === 3 ? image : first);
   const data = new Uint8Array(grey.length);
   if (arrayType(image.data) === "Uint8Array") {
     for (let i = 0; i < data.length; i++) data[i] = Math.round(grey[i]!);
@@ -165,25 +263,19 @@ export function dataError(path: string, what: string, expected: string, received
 }
 
 /** A file that must not be empty. @throws ERR_LE_DATA */
-export async function readBytes(path: string, what: string, length?: number): Promise<Buffer> {
+export async function readBytes(path: string, what: string): Promise<Buffer> {
   let bytes: Buffer;
   try {
-    bytes = length === undefined ? await readFile(path) : await readHead(path, length);
+    bytes = await readFile(path);
   } catch (error) {
-    throw dataError(path, what, "a readable file", isMissing(error) ? "none" : (error as Error).message, error);
+    throw unreadable(path, what, error);
   }
   if (bytes.length === 0) throw dataError(path, what, "an image", "an empty file");
   return bytes;
 }
 
-async function readHead(path: string, length: number): Promise<Buffer> {
-  const file = await open(path);
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, 0);
-    return buffer.subarray(0, bytesRead);
-  } finally {
-    await file.close();
-  }
+function unreadable(path: string, what: string, error: unknown) {
+  return dataError(path, what, "a readable file", isMissing(error) ? "none" : (error as Error).message, error);
 }
 
 /** Decodes a PNG whose header claims no more than so many pixels. @throws ERR_LE_DATA */
@@ -195,6 +287,105 @@ export async function readPng(path: string, bytes: Buffer, maxPixels = defaultMa
   } catch (error) {
     throw dataError(path, "image", `a whole PNG of at most ${maxPixels} pixels`, (error as Error).message, error);
   }
+}
+
+async function pngSamples(path: string, bytes: Buffer, maxPixels: number): Promise<Samples> {
+  const { width, height, channels, bitDepth, data, palette, transparent, orientation, frames } = await readPng(
+    path,
+    bytes,
+    maxPixels,
+  );
+  const kind = palette ? "a palette" : ["", "grey", "grey and alpha", "RGB", "RGB and alpha"][channels];
+  const description = `a PNG of ${channels === 1 ? "1 band" : `${channels} bands`} (${kind}) of ${bitDepth} bits`;
+  if (frames > 1) throw dataError(path, "image", "one frame", `an animated PNG of ${frames} frames`);
+  if (transparent)
+    throw dataError(
+      path,
+      "image",
+      "an image that nothing shows through (flatten it)",
+      `${description} with a transparent colour`,
+    );
+  const common = { height, width, orientation, description, planar: false };
+  if (palette) {
+    const colours = new Uint8Array(data.length * 3);
+    for (let i = 0; i < data.length; i++) {
+      const entry = data[i]! * 3;
+      colours[i * 3] = palette[entry]!;
+      colours[i * 3 + 1] = palette[entry + 1]!;
+      colours[i * 3 + 2] = palette[entry + 2]!;
+    }
+    if (!isGrey(colours, 3)) return { ...common, data: colours, count: 3, colour: "rgb" };
+    return { ...common, data: data.map((index) => palette[index * 3]!), count: 1, colour: "grey" };
+  }
+  return {
+    ...common,
+    data: bitDepth < 8 ? data.map((value) => (value * 255) / ((1 << bitDepth) - 1)) : data,
+    count: channels,
+    colour: channels < 3 ? "grey" : "rgb",
+    ...(channels % 2 === 0 && { opaque: 2 ** bitDepth - 1 }),
+  };
+}
+
+async function tiffHeader(source: ByteSource, path: string): Promise<TiffHeader> {
+  return naming(path, () => readTiffHeader(source));
+}
+
+async function naming<T>(path: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    if (error instanceof TiffError) throw dataError(path, "image", error.expected, error.message, error.cause);
+    throw error;
+  }
+}
+
+async function tiffSamples(path: string, bytes: Buffer, maxPixels: number): Promise<Samples> {
+  const header = await tiffHeader(sourceOf(bytes), path);
+  const { height, width, samples, unpacked, alpha, bits, format, orientation, description } = header;
+  if (width * height > maxPixels)
+    throw dataError(path, "image", `at most ${maxPixels} pixels`, tooLarge(width, height));
+  // Room for the padding of tiles of a small image.
+  if (Math.max(unpacked, samples * width * height) > Math.max(4 * maxPixels, 2 ** 22)) {
+    const received = `${unpacked} of ${description} (raise maxPixels to read it)`;
+    throw dataError(path, "image", `at most ${4 * maxPixels} samples`, received);
+  }
+  const colour = header.colour === "palette" ? "rgb" : header.colour;
+  const common = { height, width, colour, orientation, description } as const;
+  if (header.jpeg) {
+    const data = await decodeJpeg(path, await loadSharp(bytes), { height, width, samples });
+    return { ...common, data, count: samples, planar: false };
+  }
+  const { data, samples: count } = await naming(path, () => decodeTiff(bytes, header));
+  checkFinite(path, data, width, height);
+  const planes = { ...common, data, count, planar: true };
+  if (header.colour === "palette" && isGreyPlanes(data))
+    return { ...planes, data: data.slice(0, data.length / 3), count: 1, colour: "grey" };
+  if (!alpha) return planes;
+  return { ...planes, opaque: format === "float" ? 1 : Math.fround(2 ** (format === "signed" ? bits - 1 : bits) - 1) };
+}
+
+async function jpegSamples(path: string, bytes: Buffer, maxPixels: number): Promise<Samples> {
+  const image = await loadSharp(bytes);
+  const { width, height, space, channels, format, orientation, depth } = await sharpMetadata(path, image);
+  if (format !== "jpeg") throw dataError(path, "image", "a PNG, JPEG or TIFF", `a ${format} file`);
+  if (width * height > maxPixels)
+    throw dataError(path, "image", `at most ${maxPixels} pixels`, tooLarge(width, height));
+  const grey = space === "b-w" && channels === 1;
+  if ((!grey && !(space === "srgb" && channels === 3)) || depth !== "uchar") {
+    const bands = `${channels} ${channels === 1 ? "band" : "bands"} (${space.toUpperCase()}, ${depth})`;
+    throw dataError(path, "image", "a JPEG of grey or RGB of 8 bits (convert it)", `one of ${bands}`);
+  }
+  const data = await decodeJpeg(path, image, { height, width, samples: channels });
+  return {
+    data,
+    height,
+    width,
+    count: channels,
+    planar: false,
+    colour: grey ? "grey" : "rgb",
+    orientation: toOrientation(orientation),
+    description: `a JPEG of ${grey ? "1 band (grey)" : "3 bands (RGB)"} of 8 bits`,
+  };
 }
 
 function tooLarge(width: number, height: number): string {
@@ -220,42 +411,38 @@ async function sharpMetadata(path: string, image: Sharp) {
   }
 }
 
-async function decodeWithSharp(path: string, bytes: Buffer, maxPixels: number): Promise<ImageArray> {
-  const image = await loadSharp(bytes);
-  const { width, height, space, depth, pages, format } = await sharpMetadata(path, image);
-  if (format !== "jpeg" && format !== "tiff") throw dataError(path, "image", "a PNG, JPEG or TIFF", `a ${format} file`);
-  if (width * height > maxPixels) {
-    throw dataError(path, "image", `at most ${maxPixels} pixels`, tooLarge(width, height));
-  }
-  if ((pages ?? 1) > 1) {
-    throw dataError(path, "image", "one page", `${pages} pages (save each slice as a file of its own)`);
-  }
-  if (depth !== "uchar" && depth !== "ushort" && depth !== "float") {
-    throw dataError(path, "image", "8-bit, unsigned 16-bit or 32-bit float samples", `samples of type ${depth}`);
-  }
-  let decoded: { data: Buffer; info: { channels: number } };
-  try {
-    decoded = await image
-      .toColourspace(space === "cmyk" ? "srgb" : space)
-      .raw({ depth })
+/** The samples of a JPEG, or of a TIFF that is compressed so: grey or RGB of 8 bits. */
+async function decodeJpeg(
+  path: string,
+  image: Sharp,
+  of: { height: number; width: number; samples: number },
+): Promise<Uint8Array> {
+  let decoded: Awaited<ReturnType<typeof raw>>;
+  const raw = () =>
+    image
+      .toColourspace(of.samples === 1 ? "b-w" : "srgb")
+      .raw()
       .toBuffer({ resolveWithObject: true });
+  try {
+    decoded = await raw();
   } catch (error) {
-    throw dataError(path, "image", `a whole ${format.toUpperCase()}`, firstLine(error), error);
+    throw dataError(path, "image", "a whole JPEG", firstLine(error), error);
   }
-  const { buffer, byteOffset, byteLength } = decoded.data;
-  const copy = buffer.slice(byteOffset, byteOffset + byteLength);
-  const { channels } = decoded.info;
-  const data =
-    depth === "uchar" ? new Uint8Array(copy) : depth === "ushort" ? new Uint16Array(copy) : new Float32Array(copy);
-  if (data instanceof Float32Array) {
-    const bad = data.findIndex((value) => !Number.isFinite(value));
-    if (bad >= 0) {
-      const pixel = Math.floor(bad / channels);
-      const place = `${data[bad]} at row ${Math.floor(pixel / width)}, column ${pixel % width}`;
-      throw dataError(path, "image", "finite values", place);
-    }
+  const { width, height, channels } = decoded.info;
+  if (width !== of.width || height !== of.height || channels !== of.samples) {
+    const expected = `${of.samples} bands of ${of.height}×${of.width} pixels, by its header,`;
+    throw dataError(path, "image", expected, `${channels} of ${height}×${width}`);
   }
-  return toPlanes(data, height, width, channels, channels < 3 ? 1 : 3);
+  return new Uint8Array(decoded.data);
+}
+
+function checkFinite(path: string, data: ImageArray["data"], width: number, height: number): void {
+  if (!(data instanceof Float32Array)) return;
+  const bad = data.findIndex((value) => !Number.isFinite(value));
+  if (bad < 0) return;
+  const pixel = bad % (width * height);
+  const place = `${data[bad]} at row ${Math.floor(pixel / width)}, column ${pixel % width}`;
+  throw dataError(path, "image", "finite values", place);
 }
 
 function firstLine(error: unknown): string {
@@ -269,13 +456,19 @@ function isGrey(samples: ArrayLike<number>, channels: number): boolean {
   return true;
 }
 
+function isGreyPlanes(data: ImageArray["data"]): boolean {
+  const plane = data.length / 3;
+  for (let i = 0; i < plane; i++) if (data[i] !== data[plane + i] || data[i] !== data[2 * plane + i]) return false;
+  return true;
+}
+
 /** Interleaved samples to the first `keep` planes. */
 function toPlanes<T extends ImageArray["data"]>(
   data: T,
   height: number,
   width: number,
   channels: number,
-  keep: 1 | 3,
+  keep: number,
 ): NdArray<T> {
   const shape = [keep, height, width];
   if (channels === 1) return { data, shape };

@@ -3,19 +3,25 @@ import { extname } from "node:path";
 import type { NdArray, NumericArray } from "../arrays.js";
 import { dataError, type ReadOptions, readBytes, readPng } from "./image.js";
 import { readNpy } from "./npy-file.js";
+import { orient } from "./orientation.js";
 import { isPng } from "./png.js";
 
 /**
  * Reads the numbers of a mask from a PNG, exactly as stored: a grey value; a palette's index; the common value of R, G and B
- * where grey was saved as RGB. Grey images of 1, 2 or 4 bits give the stored number. Shape H×W.
+ * where grey was saved as RGB. Grey images of 1, 2 or 4 bits give the stored number. A mask
+ * that has an EXIF orientation of its own is turned as it says; others were drawn on the image as it is shown. Shape H×W.
  * @throws ERR_LE_DATA for a file that is missing, damaged, no PNG, coloured, or with transparency
  */
 export async function readMask(path: string, options: ReadOptions = {}): Promise<NdArray<Uint8Array | Uint16Array>> {
   const bytes = await readBytes(path, "mask");
   if (!isPng(bytes)) throw dataError(path, "mask", "a PNG", `a file of another kind${kindOf(bytes)}`);
-  const { width, height, channels, palette, bitDepth, data } = await readPng(path, bytes, options.maxPixels);
+  const { width, height, channels, palette, bitDepth, data, orientation } = await readPng(
+    path,
+    bytes,
+    options.maxPixels,
+  );
   const shape = [height, width];
-  if (palette || channels === 1) return { data, shape };
+  if (palette || channels === 1) return orient({ data, shape }, orientation);
   const opaque = (1 << bitDepth) - 1;
   const colours = channels >= 3 ? 3 : 1;
   const labels = new (data.constructor as Uint8ArrayConstructor)(width * height);
@@ -31,27 +37,28 @@ export async function readMask(path: string, options: ReadOptions = {}): Promise
       throw dataError(path, "mask", "class indices (grey, or a palette)", "an RGB image with colours");
     labels[i] = data[at] as number;
   }
-  return { data: labels, shape };
+  return orient({ data: labels, shape }, orientation);
 }
 
 /**
- * Reads the numbers of a volume's mask: D×H×W, of any type.
+ * Reads the numbers of a mask that is an array: H×W, or of a volume D×H×W, of any type.
  * @throws ERR_LE_DATA as `readNpy`, and for other axes
  */
-export async function readVolumeMask(path: string, options: ReadOptions = {}): Promise<NdArray<NumericArray>> {
-  const { data, shape } = await readNpy(path, options);
-  if (shape.length !== 3) throw dataError(path, "mask", "D×H×W labels", `the shape ${shape.join("×")}`);
-  return { data, shape };
+export async function readArrayMask(path: string, options: ReadOptions = {}): Promise<NdArray<NumericArray>> {
+  const array = await readNpy(path, options);
+  if (array.shape.length !== 2 && array.shape.length !== 3)
+    throw dataError(path, "mask", "H×W or D×H×W labels", `the shape ${array.shape.join("×") || "()"}`);
+  return array;
 }
 
-/** Whether a file holds a volume. */
+/** Whether a file holds an array. */
 export function isNpy(file: string): boolean {
   return extname(file).toLowerCase() === ".npy";
 }
 
-/** The numbers of a mask's file: {@link readMask}, or of a volume {@link readVolumeMask}. */
+/** The numbers of a mask's file: {@link readMask}, or of an array {@link readArrayMask}. */
 export function readStoredMask(file: string, options: ReadOptions): Promise<NdArray<NumericArray>> {
-  return isNpy(file) ? readVolumeMask(file, options) : readMask(file, options);
+  return isNpy(file) ? readArrayMask(file, options) : readMask(file, options);
 }
 
 function kindOf(bytes: Buffer): string {

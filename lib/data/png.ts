@@ -1,6 +1,8 @@
 import { promisify } from "node:util";
 import { inflate } from "node:zlib";
 import { crc32 } from "./crc.js";
+import { exifOrientation, type Orientation } from "./orientation.js";
+import type { ByteSource } from "./tiff.js";
 
 /** A PNG's stored samples: no gamma, colour profile, palette or bit-depth conversion is applied. */
 export interface PngImage {
@@ -14,6 +16,12 @@ export interface PngImage {
   data: Uint8Array | Uint16Array;
   /** RGB triples, for images that store palette indices. */
   palette?: Uint8Array;
+  /** Whether a tRNS chunk makes a pixel of it transparent, in part or whole. */
+  transparent: boolean;
+  /** What its EXIF says; the data are as stored. */
+  orientation: Orientation;
+  /** More than 1 for an animation. */
+  frames: number;
 }
 
 /** What a PNG's first 26 bytes say. */
@@ -68,6 +76,9 @@ export async function decodePng(bytes: Buffer): Promise<PngImage> {
   const { width, height, channels, bitDepth } = header;
   const compressed: Buffer[] = [];
   let palette: Uint8Array | undefined;
+  let transparency: Buffer | undefined;
+  let orientation: Orientation = 1;
+  let frames = 1;
   let ended = false;
   for (let at = 33; !ended; ) {
     if (at + 12 > bytes.length) throw new Error("a PNG that is cut short");
@@ -78,6 +89,9 @@ export async function decodePng(bytes: Buffer): Promise<PngImage> {
     const body = bytes.subarray(at + 8, at + 8 + length);
     if (type === "IDAT") compressed.push(body);
     else if (type === "PLTE") palette = new Uint8Array(body);
+    else if (type === "tRNS") transparency = body;
+    else if (type === "eXIf") orientation = exifOrientation(body);
+    else if (type === "acTL" && length >= 4) frames = body.readUInt32BE(0);
     ended = type === "IEND";
     at += 12 + length;
   }
@@ -86,11 +100,14 @@ export async function decodePng(bytes: Buffer): Promise<PngImage> {
   const size = passes.reduce((sum, pass) => sum + pass.height * (stride(pass.width) + 1), 0);
   let raw: Buffer;
   try {
-    raw = await inflateAsync(Buffer.concat(compressed), { maxOutputLength: size });
+    // Some writers leave bytes behind the pixels, which all readers pass over; a bomb goes on for longer.
+    raw = await inflateAsync(Buffer.concat(compressed), { maxOutputLength: 2 * size + 65536 });
   } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ERR_BUFFER_TOO_LARGE")
+      throw new Error("a PNG with far more pixel data than its size needs", { cause: error });
     throw new Error("a PNG with damaged pixel data", { cause: error });
   }
-  if (raw.length !== size) throw new Error("a PNG with too little pixel data");
+  if (raw.length < size) throw new Error("a PNG with too little pixel data");
 
   const count = width * height * channels;
   const data = bitDepth === 16 ? new Uint16Array(count) : new Uint8Array(count);
@@ -106,7 +123,8 @@ export async function decodePng(bytes: Buffer): Promise<PngImage> {
     }
     offset += pass.height * (rowBytes + 1);
   }
-  const image: PngImage = { width, height, channels, bitDepth, data };
+  const transparent = transparency !== undefined && showsThrough(transparency, header, data);
+  const image: PngImage = { width, height, channels, bitDepth, data, transparent, orientation, frames };
   if (header.indexed) {
     if (!palette || palette.length === 0 || palette.length % 3 !== 0) throw new Error("a PNG with a missing palette");
     const entries = palette.length / 3;
@@ -114,6 +132,49 @@ export async function decodePng(bytes: Buffer): Promise<PngImage> {
     image.palette = palette;
   }
   return image;
+}
+
+/** What a PNG's EXIF says of its orientation; it may stand anywhere before the end. */
+export async function readPngOrientation(source: ByteSource): Promise<Orientation> {
+  let window: Buffer = Buffer.alloc(0);
+  let start = 0;
+  const read = async (at: number, length: number) => {
+    if (at < start || at + length > start + window.length) {
+      window = await source.read(at, Math.min(Math.max(length, 65536), source.size - at));
+      start = at;
+    }
+    return window.subarray(at - start, at - start + length);
+  };
+  for (let at = 33; at + 12 <= source.size; ) {
+    const head = await read(at, 8);
+    const length = head.readUInt32BE(0);
+    const type = head.toString("latin1", 4, 8);
+    if (type === "IEND") break;
+    if (type === "eXIf" && at + 12 + length <= source.size) return exifOrientation(await read(at + 8, length));
+    at += 12 + length;
+  }
+  return 1;
+}
+
+/** The PNG with its orientation in EXIF, for pixels in the order of a file that has one. */
+export function withOrientation(png: Buffer, orientation: Orientation): Buffer {
+  if (orientation === 1) return png;
+  const chunk = Buffer.from(
+    "0000001a65584966" + "4d4d002a00000008" + "0001" + "011200030000000100000000" + "00000000" + "00000000",
+    "hex",
+  );
+  chunk.writeUInt16BE(orientation, 26);
+  chunk.writeUInt32BE(crc32(chunk.subarray(4, -4)), chunk.length - 4);
+  return Buffer.concat([png.subarray(0, 33), chunk, png.subarray(33)]);
+}
+
+/** Whether a tRNS chunk makes any pixel transparent: entries of the palette that are used, or one grey value or colour. */
+function showsThrough(transparency: Buffer, { indexed, channels }: PngHeader, data: Uint8Array | Uint16Array): boolean {
+  if (indexed) return data.some((index) => (transparency[index] ?? 255) < 255);
+  if (transparency.length < 2 * channels || (channels !== 1 && channels !== 3)) return false;
+  const key = Array.from({ length: channels }, (_, i) => transparency.readUInt16BE(2 * i));
+  for (let i = 0; i < data.length; i += channels) if (key.every((value, k) => data[i + k] === value)) return true;
+  return false;
 }
 
 function checkCrc(bytes: Buffer, at: number, length: number): void {

@@ -1,6 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { percentiles, toGrey } from "./image.js";
+import type { Orientation } from "./orientation.js";
 import { resizeBilinear, resizeLabels, resizeNearest } from "./resample.js";
 import { recentre, type VolumePlacement, volumePlanes } from "./volume.js";
 
@@ -42,8 +43,10 @@ export interface Preprocessing {
    * together, before resizing. A constant image becomes all zeros (not with `none`).
    */
   normalise: Normalise;
-  /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated). */
-  channels: 1 | 3;
+  /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated); up to 32: as many bands as the images have. */
+  channels: number;
+  /** Names of the channels, in order; absent where none were given. */
+  bands?: readonly string[];
 }
 
 /** Where an image or a volume lies in the network's input; enough to undo the resizing. Plain JSON. */
@@ -51,8 +54,10 @@ export type Placement = ImagePlacement | VolumePlacement;
 
 /** Where an image lies in the network's input. */
 export interface ImagePlacement {
-  /** [height, width] as stored. */
+  /** [height, width] of the image as shown: as stored, but for a file whose {@link orientation} is a quarter turn. */
   original: [height: number, width: number];
+  /** The file's EXIF orientation where it has one. What is restored is shown upright; `orientBack` turns it as stored. */
+  orientation?: Orientation;
   /** [height, width] of the network's input. */
   size: [height: number, width: number];
   /** The part of the input that shows the image; the rest is padding. */
@@ -78,12 +83,16 @@ export const defaultPreprocessing: Readonly<Preprocessing> = {
 
 /**
  * Makes a network's input from an image or a volume.
- * @param image H×W, C×H×W with C = 1 or 3, or a volume of C×D×H×W with as many channels as the network has
+ * @param image H×W or C×H×W with C = 1, 3 (of which one channel takes the luma) or the number of channels, or a volume of C×D×H×W with as
+ * many channels as the network has
  * @returns the image, channels × H × W (× D before H for a volume), and how to undo the resizing
  * @throws ERR_LE_SHAPE for another shape or, with `none-with-pad`, a larger image; ERR_LE_VALUE for NaN or infinity
  */
 export function preprocess(
-  image: NdArray<Float32Array | Uint8Array | Uint16Array>,
+  image: NdArray<Float32Array | Uint8Array | Uint16Array> & {
+    /** As it was read: see {@link ImagePlacement.orientation}. */
+    readonly orientation?: Orientation;
+  },
   preprocessing: Preprocessing,
 ): {
   /** C×H×W or C×D×H×W, of the network's input size. */
@@ -94,25 +103,35 @@ export function preprocess(
   if (image.shape.length === 4) return preprocessVolume(image, preprocessing);
   const shape = image.shape.length === 2 ? [1, ...image.shape] : image.shape;
   const [planes, height, width] = shape as [number, number, number];
-  const fits = shape.length === 3 && (planes === 1 || planes === 3) && height > 0 && width > 0;
+  const { channels } = preprocessing;
+  const bands = planes === channels || (planes === 1 && channels === 3) || (planes === 3 && channels === 1);
+  const fits = shape.length === 3 && bands && height > 0 && width > 0;
   if (!fits || image.data.length !== planes * height * width) {
     throw new LayerEnsemblesError(
       "ERR_LE_SHAPE",
-      `Expected H×W, 1×H×W or 3×H×W values for the image but received shape [${image.shape}] with ${image.data.length} values`,
+      `Expected ${expectedShapes(channels)} values for the image but received shape [${image.shape}] with ${image.data.length} values`,
     );
   }
-  const grey = preprocessing.channels === 1;
+  const grey = channels === 1;
   const source = grey ? toGrey({ data: image.data, shape }) : Float32Array.from(image.data);
   normalise(source, preprocessing.normalise);
-  const placement = place([height, width], preprocessing);
+  const placement = {
+    ...place([height, width], preprocessing),
+    ...(image.orientation && { orientation: image.orientation }),
+  };
   const { content, size } = placement;
   const stored = source.length / (height * width);
   const resized = resizeBilinear(source, stored, [height, width], [content.height, content.width]);
   const padded = embed(resized, stored, placement);
-  if (stored === preprocessing.channels) return { image: { data: padded, shape: [stored, ...size] }, placement };
+  if (stored === channels) return { image: { data: padded, shape: [stored, ...size] }, placement };
   const repeated = new Float32Array(padded.length * 3);
   for (let channel = 0; channel < 3; channel++) repeated.set(padded, channel * padded.length);
   return { image: { data: repeated, shape: [3, ...size] }, placement };
+}
+
+function expectedShapes(channels: number): string {
+  if (channels === 1 || channels === 3) return "H×W, 1×H×W or 3×H×W";
+  return `${channels}×H×W`;
 }
 
 function preprocessVolume(

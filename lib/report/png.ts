@@ -1,5 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { writeAtomic } from "../data/files.js";
+import type { Orientation } from "../data/orientation.js";
+import { withOrientation } from "../data/png.js";
 import { LayerEnsemblesError } from "../errors.js";
 
 /** A picture to look at: RGB, one byte each, interleaved. */
@@ -37,13 +39,15 @@ export async function encodePng(picture: Picture | NdArray<Uint8Array> | NdArray
 
 /**
  * Writes a PNG in one piece: see {@link encodePng}.
+ * @param orientation EXIF orientation that the file shall carry; the pixels are in the order that it names. @default 1
  * @throws ERR_LE_SHAPE, ERR_LE_IO
  */
 export async function writePng(
   path: string,
   picture: Picture | NdArray<Uint8Array> | NdArray<Uint16Array>,
+  orientation: Orientation = 1,
 ): Promise<void> {
-  await writeAtomic(path, await encodePng(picture));
+  await writeAtomic(path, withOrientation(await encodePng(picture), orientation));
 }
 
 /**

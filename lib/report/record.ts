@@ -1,4 +1,5 @@
 import type { NdArray } from "../arrays.js";
+import type { Orientation } from "../data/orientation.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import type { MapName } from "../uncertainty/index.js";
 
@@ -11,13 +12,15 @@ export interface Extent {
   shape: readonly number[];
   /** Pixels (voxels) of each class, by its index. */
   areas: number[];
+  /** The image file's EXIF orientation, where it has one. */
+  orientation?: Orientation;
 }
 
 /** Counts the pixels of each class. */
-export function extentOf({ data, shape }: NdArray<Uint8Array>, classes: number): Extent {
+export function extentOf({ data, shape }: NdArray<Uint8Array>, classes: number, orientation?: Orientation): Extent {
   const areas = new Array<number>(classes).fill(0);
   for (const label of data) areas[label] = (areas[label] ?? 0) + 1;
-  return { shape, areas };
+  return { shape, areas, ...(orientation && { orientation }) };
 }
 
 /**
@@ -26,7 +29,7 @@ export function extentOf({ data, shape }: NdArray<Uint8Array>, classes: number):
  */
 export function predictionRecord(
   prediction: Omit<Prediction, "mask" | "maps">,
-  { shape, areas }: Extent,
+  { shape, areas, orientation }: Extent,
   classNames: readonly string[],
 ) {
   const byName = <T>(perClass: Readonly<Record<number, T>>) =>
@@ -41,6 +44,10 @@ export function predictionRecord(
     height: shape.at(-2),
     /** Likewise. */
     width: shape.at(-1),
+    ...(orientation && {
+      /** EXIF orientation of the image's file, in whose order mask, probabilities and maps are. */
+      orientation,
+    }),
     /** Pixels (voxels) of each class. */
     area: byName(Object.fromEntries(areas.entries())),
     /** Names of the kept heads, in depth order. */

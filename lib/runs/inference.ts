@@ -4,6 +4,7 @@ import type { NdArray } from "../arrays.js";
 import type { Dataset } from "../data/dataset.js";
 import type { LabelOptions } from "../data/labels.js";
 import { bothNames, nameOf } from "../data/names.js";
+import type { Orientation } from "../data/orientation.js";
 import type { Placement } from "../data/preprocess.js";
 import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
@@ -111,10 +112,8 @@ export function datasetItems(
 
 /** Image files by path. Their ids are their names without ending, which must differ. */
 export async function fileItems(files: readonly string[], notes: RunNotes): Promise<Item[]> {
-  const { readImage } = await import("../data/image.js");
-  const { readVolume } = await import("../data/npy-file.js");
+  const { readStored, wantedOf } = await import("../data/stored.js");
   const { display } = await import("../data/dataset.js");
-  const { isNpy } = await import("../data/mask.js");
   const { preprocess } = await import("../data/preprocess.js");
   const seen = new Map<string, string>();
   return files.map((file) => {
@@ -131,7 +130,7 @@ export async function fileItems(files: readonly string[], notes: RunNotes): Prom
     return {
       id,
       load: async () => {
-        const stored = await (isNpy(file) ? readVolume(file) : readImage(file));
+        const stored = await readStored(file, wantedOf(notes.preprocessing));
         const { image, placement } = preprocess(stored, notes.preprocessing);
         return { input: image, placement, image: display(stored) };
       },
@@ -147,6 +146,8 @@ export interface Result {
   prediction: Prediction;
   image: NdArray<Uint8Array>;
   truth?: NdArray<Uint8Array>;
+  /** The image file's EXIF orientation: all of this is shown upright; `orientBack` turns it as stored. */
+  orientation?: Orientation;
   /** C×H×W: interpolated bilinearly. */
   probabilities: NdArray;
   /** H×W: the class of the highest of these probabilities; ties go to the lower class. */
@@ -192,6 +193,7 @@ export async function* infer(
         prediction,
         image,
         ...(truth && { truth }),
+        ...("orientation" in placement && { orientation: placement.orientation }),
         probabilities,
         mask: argmax(probabilities),
         get maps() {

@@ -74,11 +74,11 @@ export async function readNotes(run: Run, folder: string): Promise<RunNotes> {
  * @param stored how the masks at hand are stored, where that is not as the training's were
  */
 export function datasetOptions(notes: RunNotes, stored: LabelOptions = {}): DatasetOptions {
-  const { size, resize, normalise, channels } = notes.preprocessing;
+  const { size, resize, normalise, channels, bands } = notes.preprocessing;
   const { ignoreIndex } = notes;
   const recorded: LabelOptions = notes.labels ?? (ignoreIndex === 255 ? {} : { ignore: ignoreIndex });
   const labels = stored.scale === undefined ? { ...recorded, ...stored } : stored;
-  return { size, resize, normalise, channels, classes: notes.classNames, labels };
+  return { size, resize, normalise, channels, ...(bands && { bands }), classes: notes.classNames, labels };
 }
 
 /**

@@ -1,13 +1,14 @@
 // What is done to an image before and after the model. It takes longer than an event loop should wait, so it runs on worker
 // threads: see image-pool.ts.
-import type { Metadata } from "sharp";
-import type { NdArray, NumericArray } from "../arrays.js";
+import type { NdArray } from "../arrays.js";
 import { display } from "../data/dataset.js";
-import { decodeImage, decodeSize } from "../data/image.js";
+import { decodeExtent, decodeImage } from "../data/image.js";
 import { parseNpy } from "../data/npy.js";
 import { encodeNpy } from "../data/npy-file.js";
-import { isPng, readPngHeader } from "../data/png.js";
+import { type Orientation, orientBack } from "../data/orientation.js";
+import { isPng, readPngHeader, withOrientation } from "../data/png.js";
 import { type Placement, type Preprocessing, preprocess, restore } from "../data/preprocess.js";
+import { type StoredImage, toStored } from "../data/stored.js";
 import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
@@ -83,14 +84,7 @@ export async function measure({ bytes, name }: { bytes: Uint8Array; name: string
   const quick = quickMeasure(bytes, name);
   if (quick) return quick;
   const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const size = await decodeSize(file, name);
-  const { default: sharp } = await import("sharp");
-  // A decoder that knows more kinds than this library has said that it is an image.
-  const { channels = 4, depth } = await sharp(file, { limitInputPixels: false })
-    .metadata()
-    .catch(() => ({}) as Partial<Metadata>);
-  const sample = { uchar: 1, char: 1, ushort: 2, short: 2, double: 8 }[depth as string] ?? 4;
-  return { size, bytes: size[0] * size[1] * channels * sample };
+  return decodeExtent(file, name);
 }
 
 /**
@@ -134,7 +128,8 @@ export async function prepare(task: {
 }): Promise<Prepared> {
   const { name, kind } = task;
   const bytes = Buffer.from(task.bytes.buffer, task.bytes.byteOffset, task.bytes.byteLength);
-  const stored = formatOf(bytes, name) === "npy" ? decodeArray(bytes, name, kind) : await decode(bytes, name, kind);
+  const stored =
+    formatOf(bytes, name) === "npy" ? arrayOf(parseNpy(bytes, name), name, kind) : await decode(bytes, name, kind);
   return prepareArray(stored, kind, task.display);
 }
 
@@ -144,9 +139,6 @@ export function prepareArray(stored: StoredImage, kind: ImageKind, withDisplay =
   const { image, placement } = preprocess(stored, kind.preprocessing);
   return { input: image, placement, ...(withDisplay && { display: display(stored) }) };
 }
-
-/** Stored values, C×H×W or C×D×H×W. */
-export type StoredImage = NdArray<Float32Array | Uint8Array | Uint16Array>;
 
 /** Only what is meant to be read is given to a decoder. */
 function formatOf(bytes: Buffer, name: string): "npy" | "image" {
@@ -164,25 +156,13 @@ function formatOf(bytes: Buffer, name: string): "npy" | "image" {
 async function decode(bytes: Buffer, name: string, kind: ImageKind): Promise<StoredImage> {
   if (kind.spatialAxes === 3)
     throw new LayerEnsemblesError("ERR_LE_SHAPE", `Expected a volume (.npy) for ${name} but received a flat image.`);
-  checkSize(await decodeSize(bytes, name), kind);
-  return decodeImage(bytes, name, { maxPixels: kind.maxPixels });
+  checkSize((await decodeExtent(bytes, name)).size, kind);
+  return decodeImage(bytes, name, { maxPixels: kind.maxPixels, channels: kind.preprocessing.channels });
 }
 
-function decodeArray(bytes: Buffer, name: string, { spatialAxes }: ImageKind): StoredImage {
-  const { data, shape } = parseNpy(bytes, name);
-  const channels = shape.length === spatialAxes + 1;
-  if (!channels && shape.length !== spatialAxes) {
-    const expected = spatialAxes === 2 ? "H×W or C×H×W" : "D×H×W or C×D×H×W";
-    const received = `shape (${shape.join(", ")})`;
-    throw new LayerEnsemblesError("ERR_LE_SHAPE", `Expected ${expected} numbers for ${name} but received ${received}.`);
-  }
-  return { data: storedType(data), shape: channels ? shape : [1, ...shape] };
-}
-
-/** 8 and 16 bits as they are, all else as floats. */
-export function storedType(data: NumericArray): StoredImage["data"] {
-  const kept = data instanceof Float32Array || data instanceof Uint8Array || data instanceof Uint16Array;
-  return kept ? data : Float32Array.from(data);
+/** An array as an image of the model: see {@link toStored}. */
+function arrayOf(array: Parameters<typeof toStored>[0], name: string, kind: ImageKind): StoredImage {
+  return toStored(array, name, { channels: kind.preprocessing.channels, spatialAxes: kind.spatialAxes });
 }
 
 /** What of a prediction is spatial, at the network's input size. */
@@ -204,6 +184,15 @@ export function restorePrediction({ probabilities, maps }: SpatialPrediction, pl
   return { probabilities: restored, mask: argmax(restored), maps: restoredMaps };
 }
 
+/** A prediction in the order of its image's file, whose EXIF orientation this is. */
+function asStored({ probabilities, mask, maps }: Restored, orientation: Orientation | undefined): Restored {
+  return {
+    probabilities: orientBack(probabilities, orientation),
+    mask: orientBack(mask, orientation),
+    maps: Object.fromEntries(Object.entries(maps).map(([name, map]) => [name, orientBack(map, orientation)])),
+  };
+}
+
 /** A file of an answer. */
 export interface OutputFile {
   /** Its content type. */
@@ -219,7 +208,8 @@ export interface Finished {
 }
 
 /**
- * Makes the files of an answer, of the stored size (the overlay of a small image is enlarged, for a thin outline). As pictures: a mask of class indices (0 and 255 for two classes), one
+ * Makes the files of an answer, of the stored size and order (the overlay alone is upright; pictures carry the EXIF orientation of the
+ * image; the overlay of a small image is enlarged, for a thin outline). As pictures: a mask of class indices (0 and 255 for two classes), one
  * probability per foreground class from 0 to 255, heat maps whose brightest colour is the largest possible value. As arrays
  * (which volumes always are): uint8 classes, float32 probabilities C×H×W and maps.
  */
@@ -234,7 +224,10 @@ export async function finish(task: {
   maxBytes: number;
 }): Promise<Finished> {
   const { prepared, outputs, classNames, ignoreIndex, maxBytes } = task;
-  const restored = restorePrediction(task.prediction, prepared.placement);
+  const shown = restorePrediction(task.prediction, prepared.placement);
+  // What is laid on the file, pixel on pixel, is in the file's own order; the overlay is looked at.
+  const orientation = "orientation" in prepared.placement ? prepared.placement.orientation : undefined;
+  const restored = asStored(shown, orientation);
   const { mask, probabilities, maps } = restored;
   const volume = mask.shape.length === 3;
   const files: Record<string, OutputFile> = {};
@@ -249,10 +242,13 @@ export async function finish(task: {
     files[name] = file;
   };
   const png = async (name: string, picture: Parameters<typeof encodePng>[0]) =>
-    add(name, { type: "image/png", bytes: await encodePng(picture) });
+    add(name, {
+      type: "image/png",
+      bytes: withOrientation(await encodePng(picture), name === "overlay" ? 1 : (orientation ?? 1)),
+    });
   for (const output of outputs) {
     if (output === "overlay") {
-      const [image, outline] = [prepared.display as NdArray<Uint8Array>, mask].map((array) =>
+      const [image, outline] = [prepared.display as NdArray<Uint8Array>, shown.mask].map((array) =>
         volume ? middleSlice(array) : array,
       ) as [NdArray<Uint8Array>, NdArray<Uint8Array>];
       await png(output, overlay(image, { prediction: outline, ignoreIndex }));
@@ -274,5 +270,5 @@ export async function finish(task: {
       if (map) await png(output, heatMap(map, { range: [0, largestValue(output, classNames.length)] }));
     }
   }
-  return { extent: extentOf(mask, classNames.length), files };
+  return { extent: extentOf(mask, classNames.length, orientation), files };
 }

@@ -4,6 +4,7 @@
 import type { NdArray, NumericArray } from "../arrays.js";
 import { halfToFloat } from "../data/npy.js";
 import type { Placement } from "../data/preprocess.js";
+import { type StoredImage, toStored } from "../data/stored.js";
 import { MAP_NAMES } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { describe } from "../options.js";
@@ -13,8 +14,6 @@ import {
   prepareArray,
   restorePrediction,
   type SpatialPrediction,
-  type StoredImage,
-  storedType,
 } from "./image-work.js";
 
 /** The one input tensor. */
@@ -292,7 +291,8 @@ function flatten<T extends NumericArray>(data: unknown, out: T, { accept }: Data
 }
 
 /** The images of a batch. */
-function split({ data, shape }: NdArray<NumericArray>, { spatialAxes }: ImageKind, maxImages: number): StoredImage[] {
+function split({ data, shape }: NdArray<NumericArray>, kind: ImageKind, maxImages: number): StoredImage[] {
+  const { preprocessing, spatialAxes } = kind;
   if (shape.length !== spatialAxes + 2) {
     const expected = spatialAxes === 2 ? "N×C×H×W" : "N×C×D×H×W";
     refuse("ERR_LE_SHAPE", expected, `the shape of ${INPUT}`, describe(shape));
@@ -300,8 +300,10 @@ function split({ data, shape }: NdArray<NumericArray>, { spatialAxes }: ImageKin
   const [count = 0, ...one] = shape;
   if (count > maxImages) refuse("ERR_LE_TOO_LARGE", `at most ${maxImages} images`, "a request", `${count}`);
   const length = data.length / count;
-  const stored = storedType(data);
-  return Array.from({ length: count }, (_, i) => ({ data: stored.slice(i * length, (i + 1) * length), shape: one }));
+  const wanted = { channels: preprocessing.channels, spatialAxes };
+  return Array.from({ length: count }, (_, i) =>
+    toStored({ data: data.slice(i * length, (i + 1) * length), shape: one }, INPUT, wanted),
+  );
 }
 
 /** What of an image an answer may need. */

@@ -32,7 +32,7 @@ describe("parseNpy", () => {
     ],
     ["|u1", new Uint8Array([0, 255]), Uint8Array, [0, 255]],
     ["|b1", new Uint8Array([0, 1]), Uint8Array, [0, 1]],
-    ["|i1", new Int8Array([-3, 4]), Int16Array, [-3, 4]],
+    ["|i1", new Int8Array([-3, 4]), Int8Array, [-3, 4]],
     ["<u2", new Uint16Array([7, 65535]), Uint16Array, [7, 65535]],
     ["<i2", new Int16Array([-7, 7]), Int16Array, [-7, 7]],
     ["<u4", new Uint32Array([4294967295]), Uint32Array, [4294967295]],
@@ -55,19 +55,31 @@ describe("parseNpy", () => {
     expect(parseNpy(npy("|u1", "2L, 1L", [1, 2], { order: "False" }), "x").shape).toEqual([2, 1]);
   });
 
+  it("reads either byte order, and either order of the axes", () => {
+    const big = Buffer.alloc(8);
+    big.writeInt32BE(-7, 0);
+    big.writeInt32BE(70000, 4);
+    expect([...parseNpy(npy(">i4", "2,", big), "x").data]).toEqual([-7, 70000]);
+    const fortran = parseNpy(npy("|u1", "2, 3", [1, 2, 3, 4, 5, 6], { order: "True" }), "x");
+    expect(fortran).toEqual({ data: Uint8Array.of(1, 3, 5, 2, 4, 6), shape: [2, 3] });
+    const cube = Array.from({ length: 24 }, (_, i) => i);
+    const { data } = parseNpy(npy("|u1", "2, 3, 4", cube, { order: "True" }), "x");
+    const expected = cube.map((i) => Math.floor(i / 12) + 2 * (Math.floor(i / 4) % 3) + 6 * (i % 4));
+    expect([...data]).toEqual(expected);
+    expect([...parseNpy(npy("|b1", "3,", [0, 1, 255]), "x").data]).toEqual([0, 1, 1]);
+  });
+
   it("refuses what it cannot read, before it makes anything large", () => {
     const refused = (bytes: Uint8Array, ...words: string[]) =>
       expectError(() => parseNpy(bytes, "case.npy"), "ERR_LE_DATA", "case.npy", ...words);
     refused(new Uint8Array(0), "empty");
     refused(Buffer.from("PK\x03\x04 something"), "NumPy");
     refused(npy("|u1", "2,", [1, 2], { version: 9 }), "version 9");
-    refused(npy(">f4", "1,", [0, 0, 0, 0]), "little-endian");
-    refused(npy("|O", "1,", [0]), "numbers");
-    refused(npy("<c8", "1,", [0, 0, 0, 0, 0, 0, 0, 0]), "'c8'");
-    refused(npy("<f4", "2, 2", new Array(16).fill(0), { order: "True" }), "Fortran");
-    refused(npy("<f4", "3,", [0, 0, 0, 0]), "12 bytes", "4");
-    refused(npy("<f4", "1,", new Array(9).fill(0)), "4 bytes", "9");
-    refused(npy("<f8", "99999999999, 99999999999", []), "bytes of data");
+    refused(npy("|O", "1,", [0]), "Python objects");
+    refused(npy("<c8", "1,", [0, 0, 0, 0, 0, 0, 0, 0]), "complex numbers ('<c8')");
+    refused(npy("<f4", "3,", [0, 0, 0, 0]), "12 of them data", "4 of them data");
+    refused(npy("<f4", "1,", new Array(9).fill(0)), "4 of them data", "9 of them data");
+    refused(npy("<f8", "99999999999, 99999999999", []), "of them data");
     refused(npy("<f8", "99999999999999999999,", []), "axes");
     refused(npy("|u1", new Array(40).fill(1).join(","), [1]), "at most 32 axes");
     const cut = npy("<f4", "1,", [0, 0, 0, 0]);
