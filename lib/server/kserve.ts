@@ -280,6 +280,7 @@ function flatten<T extends NumericArray>(data: unknown, out: T, { accept }: Data
   const visit = (item: unknown, depth: number) => {
     if (Array.isArray(item) && depth < 8) for (const inner of item) visit(inner, depth + 1);
     else {
+      if (at === out.length) refuse("ERR_LE_SHAPE", `${out.length} numbers, by its shape,`, INPUT, "more");
       const value = accept(item);
       if (value === undefined) refuse("ERR_LE_DATA", "numbers of its datatype", `the data of ${INPUT}`, describe(item));
       out[at++] = value;
