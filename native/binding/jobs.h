@@ -3,10 +3,12 @@
 // questions come back through one thread-safe function per environment. What a thread uses it owns, with others or
 // alone: nothing here waits without a limit for another thread, or reads what another may have left.
 #include <chrono>
+#include <condition_variable>
+#include <exception>
 #include <functional>
-#include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "control.h"
@@ -83,25 +85,40 @@ using Finish = Worker::Finish;
 // own what it uses. A JavaScript exception of the task is rethrown here as ERR_LE_OPTION.
 template <class T>
 T ask_js(Channel& channel, const std::shared_ptr<const Control>& control, std::function<T(Napi::Env)> task) {
-  const auto answer = std::make_shared<std::promise<T>>();
-  std::future<T> future = answer->get_future();
+  // Not a std::future, which asks for a newer libstdc++ than libtorch does.
+  struct Answer {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::optional<T> value;
+    std::exception_ptr failure;
+
+    void settle(std::optional<T> with, std::exception_ptr otherwise) {
+      const std::lock_guard lock(mutex);
+      value = std::move(with);
+      failure = std::move(otherwise);
+      changed.notify_all();
+    }
+  };
+  const auto answer = std::make_shared<Answer>();
   channel.post([answer, control, task = std::move(task)](Napi::Env env) {
     if (control->stop) return;  // nobody waits
     try {
-      answer->set_value(task(env));
+      answer->settle(task(env), nullptr);
     } catch (const Napi::Error& thrown) {
       const std::string message = thrown.Message().empty() ? "an exception" : thrown.Message();
-      answer->set_exception(std::make_exception_ptr(Error(code::kOption, "A callback threw: " + message, message)));
+      answer->settle({}, std::make_exception_ptr(Error(code::kOption, "A callback threw: " + message, message)));
     } catch (...) {
-      answer->set_exception(std::current_exception());
+      answer->settle({}, std::current_exception());
     }
   });
-  while (future.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) control->check();
-  try {
-    return future.get();
-  } catch (const std::future_error&) {  // the task was destroyed without having run
-    fail(code::kAborted, "The environment is going away.");
+  std::unique_lock lock(answer->mutex);
+  // A task that is dropped never answers: then the environment goes away, which stops every job.
+  while (!answer->value && !answer->failure) {
+    control->check();
+    answer->changed.wait_for(lock, std::chrono::milliseconds(50));
   }
+  if (answer->failure) std::rethrow_exception(answer->failure);
+  return std::move(*answer->value);
 }
 
 }  // namespace le::binding

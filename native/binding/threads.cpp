@@ -4,8 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstdlib>
-#include <future>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -36,9 +37,23 @@ struct JobThread::State {
 
 namespace {
 
+// Whether a thread has ended: set when the last destructor of its own variables has run. (Not a std::future, which asks
+// for a newer libstdc++ than libtorch does.)
+struct End {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool reached = false;
+
+  // True where it is reached by then.
+  bool wait_until(std::chrono::steady_clock::time_point deadline) {
+    std::unique_lock lock(mutex);
+    return changed.wait_until(lock, deadline, [this] { return reached; });
+  }
+};
+
 struct Running {
   std::shared_ptr<JobThread::State> state;
-  std::shared_future<void> ended;  // ready when the thread's last destructor has run
+  std::shared_ptr<End> end;
 };
 
 struct Registry {
@@ -53,7 +68,8 @@ struct Registry {
 };
 
 bool has_ended(const Running& thread) {
-  return thread.ended.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  const std::lock_guard lock(thread.end->mutex);
+  return thread.end->reached;
 }
 
 void loop(const std::shared_ptr<JobThread::State>& state) {
@@ -79,13 +95,24 @@ void loop(const std::shared_ptr<JobThread::State>& state) {
 
 void start(const std::shared_ptr<JobThread::State>& state) {
   Registry& registry = Registry::instance();
-  std::promise<void> done;
+  const auto end = std::make_shared<End>();
   const std::lock_guard lock(registry.mutex);
   std::erase_if(registry.threads, has_ended);
-  registry.threads.push_back({state, done.get_future().share()});
+  registry.threads.push_back({state, end});
   try {
-    std::thread([state, done = std::move(done)]() mutable {
-      done.set_value_at_thread_exit();
+    std::thread([state, end] {
+      // Made before any other variable of the thread's own, so destroyed after them.
+      struct Signal {
+        std::shared_ptr<End> end;
+        ~Signal() {
+          if (!end) return;
+          const std::lock_guard lock(end->mutex);
+          end->reached = true;
+          end->changed.notify_all();
+        }
+      };
+      thread_local Signal signal;
+      signal.end = end;
       loop(state);
     }).detach();
   } catch (...) {
@@ -174,9 +201,8 @@ bool end_threads(const void* owner) {
     thread.state->close = true;
     thread.state->changed.notify_one();
   }
-  const bool all = std::all_of(threads.begin(), threads.end(), [&](const Running& thread) {
-    return thread.ended.wait_until(deadline) == std::future_status::ready;
-  });
+  const bool all = std::all_of(threads.begin(), threads.end(),
+                               [&](const Running& thread) { return thread.end->wait_until(deadline); });
   if (!all) register_handler();
   return all;
 }

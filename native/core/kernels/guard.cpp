@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
-#include <shared_mutex>
+#include <mutex>
 
 #include "kernels/plain.h"
 
@@ -16,7 +16,7 @@ namespace le {
 
 namespace {
 
-std::shared_mutex found_lock;
+std::mutex found_lock;
 std::map<ConvolutionCall, Detour> found;
 std::atomic<bool> any_found{false};
 
@@ -113,7 +113,7 @@ void guard_convolutions() {
 Detour detour_of(const ConvolutionCall& call) {
   if (forced) return *forced;
   if (any_found.load(std::memory_order_acquire)) {
-    const std::shared_lock lock(found_lock);
+    const std::lock_guard lock(found_lock);
     const auto entry = found.find(call);
     if (entry != found.end()) return entry->second;
   }
@@ -121,7 +121,7 @@ Detour detour_of(const ConvolutionCall& call) {
 }
 
 void remember_detour(const ConvolutionCall& call, Detour detour) {
-  const std::unique_lock lock(found_lock);
+  const std::lock_guard lock(found_lock);
   found[call] = detour;
   any_found.store(true, std::memory_order_release);
 }
