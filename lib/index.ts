@@ -12,6 +12,7 @@ export {
 } from "./data/dataset.js";
 export { type ImageArray, type ReadOptions, readImage } from "./data/image.js";
 export type { Ignored, LabelOptions, LabelRule } from "./data/labels.js";
+export type { Orientation } from "./data/orientation.js";
 export {
   type ImagePlacement,
   type Normalise,

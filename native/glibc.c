@@ -16,6 +16,14 @@
 #define HIDDEN __attribute__((visibility("hidden")))
 #define OLD(alias, name, version) __asm__(".symver " #alias ", " #name "@" version)
 
+// 2.33: until then inline functions over these.
+OLD(old_fxstat, __fxstat, "GLIBC_2.2.5");
+OLD(old_xstat, __xstat, "GLIBC_2.2.5");
+extern int old_fxstat(int version, int descriptor, struct stat* status);
+extern int old_xstat(int version, const char* path, struct stat* status);
+HIDDEN int fstat(int descriptor, struct stat* status) { return old_fxstat(1, descriptor, status); }
+HIDDEN int stat(const char* path, struct stat* status) { return old_xstat(1, path, status); }
+
 #ifdef LE_PRELOAD
 
 // In libc since 2.34, in libdl before.
@@ -38,11 +46,6 @@ HIDDEN double exp(double x) { return old_exp(x); }
 HIDDEN double log(double x) { return old_log(x); }
 HIDDEN double log2(double x) { return old_log2(x); }
 HIDDEN double pow(double x, double y) { return old_pow(x, y); }
-
-// 2.33: until then an inline function over this one.
-OLD(old_fxstat, __fxstat, "GLIBC_2.2.5");
-extern int old_fxstat(int version, int descriptor, struct stat* status);
-HIDDEN int fstat(int descriptor, struct stat* status) { return old_fxstat(1, descriptor, status); }
 
 // 2.32: whether shared_ptr may count without atomic operations. Node.js always has several threads.
 HIDDEN char __libc_single_threaded = 0;

@@ -84,5 +84,5 @@ it("says what is wrong with a size or a file", async () => {
   expect(deep.stderr).toContain("needs a --size of 2 sides");
   const images = await cli([...train, "--backbone", "plain-unet", "--size", "32x32"]);
   expect(images.code).toBe(1);
-  expect(images.stderr).toMatch(/ERR_LE_DATA.*depth×height×width for a volume.*v\d\.npy/);
+  expect(images.stderr).toMatch(/ERR_LE_DATA.*v\d\.npy.*9 bands: H×W or C×H×W of 9×/);
 });
