@@ -126,7 +126,7 @@ export async function writeResults(comparison: Comparison, out: string, report: 
   const { csvTables } = await import("../study/tables.js");
   const tables = csvTables(comparison);
   const written = ["results.json", ...Object.keys(tables).map((name) => `tables/${name}`)];
-  await writeTogether(out, async (folder) => {
+  await writeTogether(out, "results.json", async (folder) => {
     for (const [name, content] of Object.entries(tables)) await writeAtomic(path.join(folder, "tables", name), content);
     await writeAtomic(path.join(folder, "results.json"), toJson(comparison));
     if (!report) return;

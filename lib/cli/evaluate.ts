@@ -59,7 +59,7 @@ export function evaluateCommand(): Command {
 }
 
 async function evaluate(flags: Flags, session: Session): Promise<void> {
-  const { checkOutput } = await import("./output.js");
+  const { checkOutput, writeTogether } = await import("./output.js");
   const { folderItems, openRun } = await import("../runs/inference.js");
   const { summarise } = await import("./evaluation.js");
   const { scoredClasses } = await import("../study/records.js");
@@ -123,7 +123,9 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
     };
     const tables = evaluationTables(scores, summary, { classNames, scored, heads });
     const written = Object.entries({ ...tables, "summary.json": toJson({ ...facts, ...summary }, 2) });
-    for (const [name, content] of written) await writeAtomic(path.join(out, name), content);
+    await writeTogether(out, "summary.json", async (folder) => {
+      for (const [name, content] of written) await writeAtomic(path.join(folder, name), content);
+    });
     await session.print(
       session.json
         ? toJson({ ...facts, ...summary, scores }, 2)

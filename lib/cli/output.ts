@@ -1,8 +1,9 @@
 import { accessSync, constants, existsSync, statSync } from "node:fs";
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { lstat, mkdir, readdir, rename, rm, rmdir } from "node:fs/promises";
 import path from "node:path";
-import { ioError } from "../data/files.js";
+import { ioError, isMissing, makeFolders, readText, temporaryName, writeAtomic } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { withFolder } from "../native/folder-lock.js";
 
 /**
  * Checks that a folder can be written to, or made, without making it.
@@ -22,35 +23,117 @@ export function checkOutput(folder: string, option: string): void {
   }
 }
 
+/** Lists the files that a command wrote into its folder, so that the next time none of an earlier, larger output stays. */
+const LIST = ".layer-ensembles-files.json";
+/** Folders in which commands write, to refuse those of others before the work instead of after it. */
+const OUTPUT_FOLDERS = ["masks", "probabilities", "overlays", "tables", "figures"];
+
 /**
  * Lets `write` fill a temporary folder, and moves what is in it to `folder` once all of it is there: where `write` fails,
- * nothing is left behind. Files that `folder` has already are replaced by those of the same name and kept otherwise.
- * @throws ERR_LE_IO, and what `write` throws
+ * nothing is left behind. What an earlier call has put there goes, and what others have is never mixed with it: folders in
+ * which others have files are refused. One writer at a time has the folder.
+ * @param index the file that says what the others are: gone while they are changed, and there again once they are whole
+ * @throws ERR_LE_IO, ERR_LE_BUSY where another command writes the folder, and what `write` throws
  */
-export async function writeTogether(folder: string, write: (temporary: string) => Promise<void>): Promise<void> {
+export async function writeTogether(
+  folder: string,
+  index: string,
+  write: (temporary: string) => Promise<void>,
+): Promise<void> {
   const target = path.resolve(folder);
-  const temporary = existsSync(target) ? path.join(target, `.${process.pid}.tmp`) : `${target}.${process.pid}.tmp`;
-  let made: string | undefined;
-  try {
-    made = await mkdir(temporary, { recursive: true }).catch((error) => {
-      throw ioError(folder, "a folder that can be made", error);
+  await withFolder(target, async () => {
+    const listed = await earlierFiles(target);
+    // Where the index is, files of the names to be written are of an earlier output, listed or not.
+    const own = existsSync(path.join(target, index));
+    if (!own)
+      await refuseForeign(
+        target,
+        OUTPUT_FOLDERS.map((name) => `${name}/`),
+        listed,
+      );
+    const temporary = temporaryName(`${target}/`);
+    try {
+      await mkdir(temporary);
+      await write(temporary);
+      const files = await filesBelow(temporary);
+      await refuseForeign(target, files, own ? [...listed, ...files] : listed);
+      await replaceFiles(target, temporary, files, listed, index);
+    } catch (error) {
+      throw error instanceof LayerEnsemblesError || !(error as NodeJS.ErrnoException).syscall
+        ? error
+        : ioError(folder, "writable", error);
+    } finally {
+      await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    }
+  });
+}
+
+/** Below a folder that a killed process may have left half-changed, {@link LIST} names all files of both outputs. */
+async function replaceFiles(
+  target: string,
+  temporary: string,
+  files: readonly string[],
+  before: readonly string[],
+  index: string,
+): Promise<void> {
+  const list = (names: Iterable<string>) =>
+    writeAtomic(path.join(target, LIST), `${JSON.stringify({ files: [...names].sort() })}\n`);
+  await list(new Set([...files, ...before]));
+  await rm(path.join(target, index), { force: true });
+  for (const name of before.filter((one) => !files.includes(one))) {
+    await rm(path.join(target, name), { force: true });
+    for (let up = path.dirname(name); up !== "."; up = path.dirname(up))
+      await rmdir(path.join(target, up)).catch(() => {}); // where it is empty
+  }
+  for (const name of [...files.filter((one) => one !== index), ...files.filter((one) => one === index)]) {
+    await makeFolders(path.dirname(path.join(target, name)));
+    await rename(path.join(temporary, name), path.join(target, name));
+  }
+  await list(files);
+}
+
+/** Refuses a folder below the output's that has files of others: a mask there could be taken for one that was predicted. */
+async function refuseForeign(folder: string, files: readonly string[], before: readonly string[]): Promise<void> {
+  const known = new Set(before);
+  for (const below of new Set(
+    files.map((name) => name.slice(0, Math.max(0, name.lastIndexOf("/")))).filter((name) => name !== ""),
+  )) {
+    const there = await readdir(path.join(folder, below)).catch((error) => {
+      if (isMissing(error)) return [];
+      throw error;
     });
-    await write(temporary);
-    await moveInto(temporary, target).catch((error) => {
-      throw ioError(folder, "writable", error);
-    });
-    await rm(temporary, { recursive: true, force: true });
-  } catch (error) {
-    await rm(made ?? temporary, { recursive: true, force: true }).catch(() => {});
-    throw error;
+    const other = there.find((name) => !known.has(`${below}/${name}`));
+    const info = other === undefined ? undefined : await lstat(path.join(folder, below, other));
+    if (info && !info.isDirectory()) throw foreign(folder, `${below}/${other} of something else`);
   }
 }
 
-async function moveInto(from: string, to: string): Promise<void> {
-  if (!existsSync(to)) return rename(from, to);
-  for (const entry of await readdir(from, { withFileTypes: true })) {
-    const [source, target] = [path.join(from, entry.name), path.join(to, entry.name)];
-    if (entry.isDirectory()) await moveInto(source, target);
-    else await rename(source, target);
-  }
+/** What {@link LIST} says; names that lead out of the folder are no names. */
+async function earlierFiles(target: string): Promise<string[]> {
+  const text = await readText(path.join(target, LIST)).catch((error) => {
+    if (isMissing(error)) return null;
+    throw ioError(path.join(target, LIST), "readable", error);
+  });
+  if (text === null) return [];
+  try {
+    const { files } = JSON.parse(text) as { files: unknown[] };
+    const plain = (name: unknown) =>
+      typeof name === "string" && !path.isAbsolute(name) && !name.split("/").includes("..") && name !== "";
+    if (files.every(plain)) return files as string[];
+  } catch {}
+  throw foreign(target, `a ${LIST} that is damaged`);
+}
+
+function foreign(folder: string, holds: string): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_IO",
+    `Expected a new folder, or one that this command wrote, for --out but received ${folder}, which holds ${holds}: remove it, or choose another folder.`,
+  );
+}
+
+async function filesBelow(folder: string): Promise<string[]> {
+  const files: string[] = [];
+  for (const name of await readdir(folder, { recursive: true }))
+    if ((await lstat(path.join(folder, name))).isFile()) files.push(name.split(path.sep).join("/"));
+  return files;
 }

@@ -90,7 +90,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     };
     const records: PredictionRecord[] = [];
     const tell = counter(line, "predicting", items.length);
-    await writeTogether(flags.out, async (folder) => {
+    await writeTogether(flags.out, "predictions.jsonl", async (folder) => {
       for await (const result of infer(model, items, options)) {
         const write = result.mask.shape.length === 3 ? writeVolumes : writePictures;
         const files = await write(result, folder, notes.classNames, flags.maps ?? ["entropy"], notes.ignoreIndex);

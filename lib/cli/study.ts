@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
-import { cp, readFile, rm } from "node:fs/promises";
+import { cp, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
-import { writeAtomic } from "../data/files.js";
+import { readText, writeAtomic } from "../data/files.js";
 import { duration, formatTable } from "../report/table.js";
 import type { StudyConfig, StudyRun } from "../study/config.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -123,7 +123,7 @@ class Ledger {
   static async open(out: string): Promise<Ledger> {
     const file = path.join(out, "study.json");
     if (!existsSync(file)) return new Ledger(file, {});
-    const { trained } = JSON.parse(await readFile(file, "utf8")) as { trained: Record<string, number> };
+    const { trained } = JSON.parse(await readText(file)) as { trained: Record<string, number> };
     return new Ledger(file, trained);
   }
 

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { rm, rmdir } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { Dataset, Sample } from "../data/dataset.js";
@@ -46,15 +46,10 @@ async function train(flags: TrainFlags, command: Command, session: Session): Pro
       await trainMembers(options, named, resumed, line, session);
     else
       await withFolder(run, async (made) => {
-        try {
-          if (options.method === "de") return await trainMembers(options, named, resumed, line, session);
-          if (!resumed && existsSync(path.join(run, RUN_FILES.state))) throw beganMeanwhile(flags.run);
-          const result = await trainOne(options, named, resumed, run, made, line, session);
-          await session.print(session.json ? toJson(resultOf(result)) : summary(result));
-        } catch (error) {
-          if (made) await rmdir(run).catch(() => {}); // where nothing came to be in it
-          throw error;
-        }
+        if (options.method === "de") return trainMembers(options, named, resumed, line, session);
+        if (!resumed && existsSync(path.join(run, RUN_FILES.state))) throw beganMeanwhile(flags.run);
+        const result = await trainOne(options, named, resumed, run, made, line, session);
+        await session.print(session.json ? toJson(resultOf(result)) : summary(result));
       });
   } catch (error) {
     line.clear();

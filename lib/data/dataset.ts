@@ -1,10 +1,10 @@
-import { readdir, readFile } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, describe, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { parseCsv } from "./csv.js";
-import { isMissing } from "./files.js";
+import { isMissing, readText } from "./files.js";
 import { dataError, type ImageArray, imageExtensions, toDisplay } from "./image.js";
 import {
   addIgnored,
@@ -605,7 +605,7 @@ async function readSplits(folder: string, options: FolderOptions, images: Readon
   const found = new Map<string, { split?: string; group?: string }>();
   let text: string;
   try {
-    text = await readFile(path, "utf8");
+    text = await readText(path);
   } catch (error) {
     if (isMissing(error) && options.splitFile === undefined) return found;
     throw dataError(path, "table of splits", "a readable file", isMissing(error) ? "none" : (error as Error).message);

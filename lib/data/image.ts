@@ -1,8 +1,7 @@
-import { open, readFile } from "node:fs/promises";
 import type { Sharp } from "sharp";
 import { arrayType, type NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { isMissing } from "./files.js";
+import { isMissing, openRegular, readRegular } from "./files.js";
 import { type Orientation, orient, orientSize, toOrientation } from "./orientation.js";
 import { decodePng, isPng, readPngHeader, readPngOrientation } from "./png.js";
 import { type ByteSource, decodeTiff, isTiff, readTiffHeader, TiffError, type TiffHeader } from "./tiff.js";
@@ -120,9 +119,9 @@ export function bandsError(path: string, channels: number, received: string) {
  * @throws ERR_LE_DATA for a file that is missing or no image
  */
 export async function readSize(path: string): Promise<[height: number, width: number]> {
-  let file: Awaited<ReturnType<typeof open>>;
+  let file: Awaited<ReturnType<typeof openRegular>>;
   try {
-    file = await open(path);
+    file = await openRegular(path);
   } catch (error) {
     throw unreadable(path, "image", error);
   }
@@ -266,7 +265,7 @@ export function dataError(path: string, what: string, expected: string, received
 export async function readBytes(path: string, what: string): Promise<Buffer> {
   let bytes: Buffer;
   try {
-    bytes = await readFile(path);
+    bytes = await readRegular(path);
   } catch (error) {
     throw unreadable(path, what, error);
   }

@@ -1,6 +1,5 @@
-import { open } from "node:fs/promises";
 import type { NdArray, NumericArray } from "../arrays.js";
-import { isMissing } from "./files.js";
+import { isMissing, openRegular } from "./files.js";
 import { dataError, type ReadOptions } from "./image.js";
 import { type NpyHeader, npyArray, npyHeaderLimit, parseNpyHeader } from "./npy.js";
 
@@ -42,12 +41,12 @@ export function encodeNpy({ data, shape }: NdArray<Float32Array | Uint8Array>): 
   return Buffer.concat([Buffer.from("\x93NUMPY\x01\0", "latin1"), length, Buffer.from(padded, "latin1"), numbers]);
 }
 
-type File = Awaited<ReturnType<typeof open>>;
+type File = Awaited<ReturnType<typeof openRegular>>;
 
 async function withFile<T>(path: string, work: (file: File) => Promise<T>): Promise<T> {
   let file: File;
   try {
-    file = await open(path);
+    file = await openRegular(path);
   } catch (error) {
     const received = isMissing(error) ? "none" : (error as Error).message;
     throw dataError(path, "array", "a readable .npy file", received, error);

@@ -3,6 +3,7 @@ import yauzl from "yauzl";
 import type { NdArray, NumericArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { crc32 } from "./crc.js";
+import { openRegular } from "./files.js";
 import { parseNpy } from "./npy.js";
 
 /** Limits of {@link readNpz}. */
@@ -23,6 +24,12 @@ export async function readNpz(
   names: readonly string[],
   { maxBytes = 2 ** 32, maxEntries = 10_000 }: NpzLimits = {},
 ): Promise<Record<string, NdArray<NumericArray>>> {
+  await openRegular(file).then(
+    (opened) => opened.close(),
+    (error) => {
+      throw damaged(file, error);
+    },
+  );
   const zip = await openZip(file);
   try {
     if (zip.entryCount > maxEntries) refuse(file, `at most ${maxEntries} arrays`, `${zip.entryCount}`);

@@ -1,5 +1,4 @@
 import { existsSync } from "node:fs";
-import { rmdir } from "node:fs/promises";
 import path from "node:path";
 import { makeFolders } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -298,14 +297,7 @@ export abstract class Network extends Predictor implements Model {
     const given = checkOptions("fit", options, FIT);
     const { run } = given;
     if (run === undefined) return this.#fit(training, given);
-    return withFolder(run, async (made) => {
-      try {
-        return await this.#fit(training, given);
-      } catch (error) {
-        if (made) await rmdir(run).catch(() => {}); // where nothing came to be in it
-        throw error;
-      }
-    });
+    return withFolder(run, () => this.#fit(training, given));
   }
 
   async #fit(training: SampleSource | Gathered, options: Gatherable<FitOptions>): Promise<History> {

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
-import { mkdir } from "node:fs/promises";
 import path from "node:path";
+import { makeFolders } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { DownloadError, type DownloadProgress, download, wrongChecksum } from "../native/download.js";
 import { userCache } from "../native/locate.js";
@@ -60,7 +60,7 @@ export async function fetchWeights(name: string, options: WeightsOptions): Promi
   const sha256 = /-([0-9a-f]{8,64})\.\w+$/.exec(name)?.[1] as string;
   const { signal, onProgress: report = () => {} } = options;
   try {
-    await mkdir(folder, { recursive: true });
+    await makeFolders(folder);
     const unlock = await lock(`${file}.lock`, signal, () =>
       report({ stage: "wait", detail: `another process is fetching ${name}` }),
     );

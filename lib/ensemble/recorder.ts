@@ -24,8 +24,8 @@ export class Recorder {
   start(before: readonly EpochEvent[]): void {
     this.#files = (async () => {
       const history = await HistoryFile.open(path.join(this.#folder, RUN_FILES.history));
-      const from = before.length > 0 ? { fromStep: before.length } : {};
-      return { history, events: await TensorBoardWriter.open(this.#folder, from) };
+      // From the start too: a training that was killed before its first checkpoint left events of epochs that come again.
+      return { history, events: await TensorBoardWriter.open(this.#folder, { fromStep: before.length }) };
     })();
     this.#then(async () => {
       const { history } = (await this.#files) ?? {};

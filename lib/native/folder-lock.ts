@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { rmdir } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { makeFolders, removeTemporaries } from "../data/files.js";
@@ -17,21 +18,36 @@ const held = new AsyncLocalStorage<readonly string[]>();
 /**
  * Works on a folder that nobody else writes to meanwhile: no other process, and no other call of this one. The folder is made
  * where it is missing, and what killed processes left in it is removed. The lock ends with the process, however that ends.
- * What has the folder locked may lock it again.
+ * What has the folder locked may lock it again. Where the work fails, folders that were made and are empty go.
+ * @param work gets whether the folder was made
  * @throws ERR_LE_BUSY at once where another has it, with nothing changed; ERR_LE_IO
  */
 export async function withFolder<T>(folder: string, work: (made: boolean) => Promise<T>): Promise<T> {
   const absolute = path.resolve(folder);
   const outer = held.getStore() ?? [];
   if (outer.includes(absolute)) return work(false);
-  const made = (await makeFolders(absolute)) !== undefined;
+  const first = await makeFolders(absolute);
   const locks = createRequire(import.meta.url)(findAddon().preload) as Locks;
   const lock = take(locks, absolute, folder);
   try {
     await removeTemporaries(absolute);
-    return await held.run([...outer, absolute], () => work(made));
+    return await held.run([...outer, absolute], () => work(first !== undefined));
+  } catch (error) {
+    if (first !== undefined) await removeEmpty(absolute, first);
+    throw error;
   } finally {
     locks.unlockFolder(lock);
+  }
+}
+
+/** Removes a folder and those above it, up to the one that was made first, as far as nothing came to be in them. */
+async function removeEmpty(folder: string, first: string): Promise<void> {
+  for (let at = folder; at.length >= first.length; at = path.dirname(at)) {
+    const removed = await rmdir(at).then(
+      () => true,
+      () => false,
+    );
+    if (!removed) return;
   }
 }
 

@@ -1,6 +1,5 @@
-import { readFile } from "node:fs/promises";
 import { csvLine, parseCsv } from "../data/csv.js";
-import { isMissing, writeAtomic } from "../data/files.js";
+import { isMissing, readText, writeAtomic } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 
 /** One epoch's numbers by column name. */
@@ -69,7 +68,7 @@ export class HistoryFile {
 export async function readHistory(path: string): Promise<HistoryRow[]> {
   let text: string;
   try {
-    text = await readFile(path, "utf8");
+    text = await readText(path);
   } catch (error) {
     if (isMissing(error)) return [];
     throw error;

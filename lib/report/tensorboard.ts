@@ -1,8 +1,10 @@
-import { type FileHandle, mkdir, open, readdir, readFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { constants } from "node:fs";
+import { type FileHandle, open, readdir, rm } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { crc32c } from "../data/crc.js";
-import { ioError } from "../data/files.js";
+import { ioError, makeFolders, readRegular } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 
 /** One scalar of an event file. */
@@ -30,28 +32,20 @@ export class TensorBoardWriter {
   }
 
   /**
-   * Opens an event file in a folder, which is made if missing. Without `fromStep` a new file is begun. With it, the
-   * folder's newest event file goes on: events of that step and later, and a record that a killed process left
-   * half-written, are cut off first.
+   * Opens an event file in a folder, which is made if missing. Without `fromStep` a new file is begun, and event files that
+   * are there stay. With it, the folder's newest event file goes on: events of that step and later are cut off in all of
+   * them first, and so is a record that a killed process left half-written. A file of which nothing is left is removed.
    * @throws ERR_LE_IO
    */
   static async open(folder: string, options: { fromStep?: number } = {}): Promise<TensorBoardWriter> {
     const { fromStep } = options;
     try {
-      await mkdir(folder, { recursive: true });
-      const existing = fromStep === undefined ? undefined : (await eventFiles(folder)).at(-1);
-      if (existing !== undefined && fromStep !== undefined) {
-        const keep = lengthBefore(await readFile(existing), fromStep);
-        const file = await open(existing, "r+");
-        await file.truncate(keep);
-        await file.close();
-        const writer = new TensorBoardWriter(existing, await open(existing, "a"));
-        if (keep === 0) await writer.#append(fileVersion());
-        return writer;
-      }
+      await makeFolders(folder);
+      const existing = fromStep === undefined ? undefined : await cutOff(folder, fromStep);
+      if (existing !== undefined) return new TensorBoardWriter(existing, await open(existing, APPEND));
       const stamp = (Date.now() / 1000).toFixed(3).padStart(14, "0");
-      const path = join(folder, `events.out.tfevents.${stamp}.${hostname()}.${process.pid}`);
-      const writer = new TensorBoardWriter(path, await open(path, "a"));
+      const path = join(folder, `events.out.tfevents.${stamp}.${hostname()}.${randomBytes(8).toString("hex")}`);
+      const writer = new TensorBoardWriter(path, await open(path, APPEND | constants.O_CREAT | constants.O_EXCL));
       await writer.#append(fileVersion());
       return writer;
     } catch (error) {
@@ -93,13 +87,34 @@ export class TensorBoardWriter {
   }
 }
 
+/** No link is followed. */
+const APPEND = constants.O_WRONLY | constants.O_APPEND | constants.O_NOFOLLOW;
+
+/** Cuts off what a folder's event files have of a step and later; gives the newest file that has some before. */
+async function cutOff(folder: string, fromStep: number): Promise<string | undefined> {
+  let newest: string | undefined;
+  for (const path of await eventFiles(folder)) {
+    const bytes = await readRegular(path);
+    const keep = lengthBefore(bytes, fromStep);
+    if (keep <= record(fileVersion()).length) {
+      await rm(path);
+      continue;
+    }
+    newest = path;
+    if (keep === bytes.length) continue;
+    const file = await open(path, constants.O_WRONLY | constants.O_NOFOLLOW);
+    await file.truncate(keep).finally(() => file.close());
+  }
+  return newest;
+}
+
 /**
  * Reads the scalars of an event file; a half-written record at the end is passed over.
  * @throws ERR_LE_DATA for a checksum that is wrong
  */
 export async function readScalars(path: string): Promise<ScalarEvent[]> {
   const scalars: ScalarEvent[] = [];
-  for (const { message, damaged } of records(await readFile(path))) {
+  for (const { message, damaged } of records(await readRegular(path))) {
     if (damaged) {
       throw new LayerEnsemblesError("ERR_LE_DATA", `Expected whole records for ${path} but received a wrong checksum`);
     }
@@ -125,10 +140,13 @@ export async function readScalars(path: string): Promise<ScalarEvent[]> {
   return scalars;
 }
 
+/** As event files are called here; those of other programs have no thousandths in their time. */
+const OWN = /^events\.out\.tfevents\.\d+\.\d{3}\..+\.(?:\d+|[0-9a-f]{16})$/;
+
 async function eventFiles(folder: string): Promise<string[]> {
   const names = await readdir(folder);
   return names
-    .filter((name) => name.includes(".tfevents."))
+    .filter((name) => OWN.test(name))
     .sort()
     .map((name) => join(folder, name));
 }

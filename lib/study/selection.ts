@@ -1,8 +1,7 @@
 // Which images of a data folder count, and which belong together: by the columns of its split.csv.
-import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { parseCsv } from "../data/csv.js";
-import { isMissing } from "../data/files.js";
+import { isMissing, readText } from "../data/files.js";
 import { nameOf } from "../data/names.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { nearest } from "../options.js";
@@ -70,7 +69,7 @@ export async function tableOf(folder: string): Promise<{ columns: string[]; spli
 
 async function readRows(folder: string): Promise<Rows | null> {
   const file = path.join(folder, "split.csv");
-  const text = await readFile(file, "utf8").catch((cause) => {
+  const text = await readText(file).catch((cause) => {
     if (isMissing(cause)) return null;
     throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a readable ${file} but received ${cause.message}.`, {
       cause,

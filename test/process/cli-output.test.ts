@@ -1,5 +1,14 @@
 // What the command line prints and how it writes, without a process.
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { InvalidArgumentError } from "commander";
@@ -145,19 +154,72 @@ describe("writeTogether", () => {
   };
 
   it("makes a folder with its parents", async () => {
-    await writeTogether(path.join(folder, "x", "y"), fill);
+    await writeTogether(path.join(folder, "x", "y"), "b", fill);
     expect(readdirSync(path.join(folder, "x"))).toEqual(["y"]);
     expect(readFileSync(path.join(folder, "x", "y", "sub", "a"), "utf8")).toBe("new");
   });
 
-  it("replaces files of the same name and keeps others", async () => {
+  const files = (target: string) =>
+    (readdirSync(target, { recursive: true }) as string[])
+      .filter((name) => !name.startsWith(".") && statSync(path.join(target, name)).isFile())
+      .sort();
+
+  it("leaves nothing of an earlier, larger output, and what others have put at its side", async () => {
     const target = path.join(folder, "out");
-    mkdirSync(path.join(target, "sub"), { recursive: true });
-    for (const name of ["b", "c", "sub/a", "sub/d"]) writeFileSync(path.join(target, name), "old");
-    await writeTogether(target, fill);
-    const read = (name: string) => readFileSync(path.join(target, name), "utf8");
-    expect(["b", "c", "sub/a", "sub/d"].map(read)).toEqual(["new", "old", "new", "old"]);
-    expect(readdirSync(target).sort()).toEqual(["b", "c", "sub"]);
+    await writeTogether(target, "b", async (temporary) => {
+      await fill(temporary);
+      for (const name of ["c", "sub/d", "sub/e"]) writeFileSync(path.join(temporary, name), "old");
+      mkdirSync(path.join(temporary, "gone"));
+      writeFileSync(path.join(temporary, "gone", "f"), "old");
+    });
+    writeFileSync(path.join(target, "mine"), "mine");
+    await writeTogether(target, "b", fill);
+    expect(files(target)).toEqual(["b", "mine", "sub/a"]);
+    expect(existsSync(path.join(target, "gone"))).toBe(false);
+    expect(readdirSync(target).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+  });
+
+  it("puts nothing beside the files of others", async () => {
+    for (const [name, index] of [
+      ["masks/case1.png", false],
+      ["sub/d", true],
+    ] as const) {
+      const target = path.join(folder, name.replace("/", "-"));
+      mkdirSync(path.dirname(path.join(target, name)), { recursive: true });
+      writeFileSync(path.join(target, name), "a truth");
+      if (index) writeFileSync(path.join(target, "b"), "old");
+      await expect(writeTogether(target, "b", fill)).rejects.toMatchObject({
+        code: "ERR_LE_IO",
+        message: expect.stringContaining(`holds ${name}`),
+      });
+      expect(files(target)).toEqual(index ? ["b", name] : [name]);
+    }
+  });
+
+  it("is never mixed with what a killed process left half-done", async () => {
+    const target = path.join(folder, "out");
+    mkdirSync(path.join(target, ".0123456789abcdef.tmp", "sub"), { recursive: true });
+    mkdirSync(path.join(target, "sub"));
+    // Killed while the files of its second output were being moved, before the index was.
+    for (const name of ["sub/a", "sub/z"]) writeFileSync(path.join(target, name), "killed");
+    writeFileSync(
+      path.join(target, ".layer-ensembles-files.json"),
+      JSON.stringify({ files: ["b", "sub/a", "sub/y", "sub/z"] }),
+    );
+    await writeTogether(target, "b", fill);
+    expect(files(target)).toEqual(["b", "sub/a"]);
+    expect(readFileSync(path.join(target, "sub", "a"), "utf8")).toBe("new");
+  });
+
+  it("takes no name from its list that leads out of the folder", async () => {
+    const target = path.join(folder, "out");
+    mkdirSync(target);
+    writeFileSync(path.join(folder, "precious"), "");
+    for (const names of [["../precious"], ["/etc/passwd"], [3], "b"]) {
+      writeFileSync(path.join(target, ".layer-ensembles-files.json"), JSON.stringify({ files: names }));
+      await expect(writeTogether(target, "b", fill)).rejects.toMatchObject({ code: "ERR_LE_IO" });
+      expect(existsSync(path.join(folder, "precious"))).toBe(true);
+    }
   });
 
   it("leaves nothing where the work fails, in a new folder and in an old one", async () => {
@@ -165,10 +227,10 @@ describe("writeTogether", () => {
       await fill(temporary);
       throw new Error("unlucky");
     };
-    await expect(writeTogether(path.join(folder, "x", "y"), failing)).rejects.toThrow("unlucky");
+    await expect(writeTogether(path.join(folder, "x", "y"), "b", failing)).rejects.toThrow("unlucky");
     expect(existsSync(path.join(folder, "x"))).toBe(false);
     writeFileSync(path.join(folder, "mine"), "old");
-    await expect(writeTogether(folder, failing)).rejects.toThrow("unlucky");
+    await expect(writeTogether(folder, "b", failing)).rejects.toThrow("unlucky");
     expect(readdirSync(folder)).toEqual(["mine"]);
   });
 

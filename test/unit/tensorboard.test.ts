@@ -1,3 +1,4 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { appendFile, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -131,5 +132,39 @@ describe("HistoryFile", () => {
     await expect(readHistory(path)).rejects.toThrow(/numbers for column "loss" .* received "low"/);
     await writeFile(path, "loss\n1\n");
     await expect(readHistory(path)).rejects.toThrow('column "epoch"');
+  });
+
+  test("has no epoch twice where a training begins anew or goes on, in whatever file it is", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "le-events-"));
+    try {
+      for (const steps of [
+        [0, 1],
+        [2, 3],
+      ]) {
+        const writer = await TensorBoardWriter.open(folder);
+        for (const step of steps) await writer.scalars({ loss: step }, step);
+        await writer.close();
+        await new Promise((resolve) => setTimeout(resolve, 2)); // names begin with the time
+      }
+      const others = "events.out.tfevents.1700000000.host.1234.0";
+      writeFileSync(join(folder, others), "of another program");
+      const steps = async () => {
+        const names = readdirSync(folder).filter((name) => name !== others);
+        return (await Promise.all(names.sort().map((name) => readScalars(join(folder, name)))))
+          .flat()
+          .map(({ step }) => step);
+      };
+      const resumed = await TensorBoardWriter.open(folder, { fromStep: 1 });
+      await resumed.scalars({ loss: 1 }, 1);
+      await resumed.close();
+      expect(await steps()).toEqual([0, 1]);
+      const anew = await TensorBoardWriter.open(folder, { fromStep: 0 });
+      await anew.scalars({ loss: 0 }, 0);
+      await anew.close();
+      expect(await steps()).toEqual([0]);
+      expect(readFileSync(join(folder, others), "utf8")).toBe("of another program");
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 });
