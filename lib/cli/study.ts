@@ -3,6 +3,9 @@ import { cp, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import { readText, writeAtomic } from "../data/files.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { withFolder } from "../native/folder-lock.js";
+import { checkOptions, option } from "../options.js";
 import { duration, formatTable } from "../report/table.js";
 import type { StudyConfig, StudyRun } from "../study/config.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -36,14 +39,21 @@ async function study(file: string, flags: Flags, session: Session): Promise<void
   const config = await readStudy(file);
   const runs = studyRuns(config);
   for (const run of runs) checkFlags(run);
-  const ledger = await Ledger.open(config.out);
   if (flags.dryRun) {
+    const ledger = await Ledger.open(config.out);
     await session.print(session.json ? toJson({ runs }, 2) : list(runs, ledger));
     return;
   }
+  await withFolder(config.out, () => trainAll(config, runs, flags, session));
+}
+
+async function trainAll(config: StudyConfig, runs: readonly StudyRun[], flags: Flags, session: Session): Promise<void> {
+  const ledger = await Ledger.open(config.out);
+  for (const run of runs) ledger.check(run);
   for (const [i, run] of runs.entries()) {
     if (ledger.seconds(run) !== undefined) continue;
     session.note(`training ${i + 1} of ${runs.length}: ${run.method}, seed ${run.seed}`);
+    await ledger.begin(run);
     const started = performance.now();
     if (run.copyOf) await copyRun(run.copyOf, run.folder);
     else {
@@ -113,27 +123,74 @@ async function copyRun(from: string, to: string): Promise<void> {
   await cp(from, to, { recursive: true });
 }
 
+/** What study.json says. */
+interface Trained {
+  /** Seconds of each run's training, by the name of its folder. */
+  trained: Record<string, number>;
+  /** The flags of each training that has begun. Earlier versions do not say. */
+  flags?: Record<string, string[]>;
+}
+
 /** Which runs are trained, in study.json beside them; a stopped study goes on from it. */
 class Ledger {
   private constructor(
     private readonly file: string,
-    private readonly trained: Record<string, number>,
+    private readonly content: Required<Trained>,
   ) {}
 
   static async open(out: string): Promise<Ledger> {
     const file = path.join(out, "study.json");
-    if (!existsSync(file)) return new Ledger(file, {});
-    const { trained } = JSON.parse(await readText(file)) as { trained: Record<string, number> };
-    return new Ledger(file, trained);
+    if (!existsSync(file)) return new Ledger(file, { trained: {}, flags: {} });
+    try {
+      const { trained, flags = {} } = checkOptions("its runs", JSON.parse(await readText(file)) as Trained, {
+        trained: option.required(option.record(option.number({ min: 0 }))),
+        flags: option.record(option.array(option.string({ empty: true }))),
+      });
+      return new Ledger(file, { trained: { ...trained }, flags: { ...flags } });
+    } catch (cause) {
+      throw new LayerEnsemblesError(
+        "ERR_LE_DATA",
+        `Expected a study's list of runs in ${file} but received another file: ${(cause as Error).message}`,
+        { cause },
+      );
+    }
+  }
+
+  /** @throws ERR_LE_OPTION for a run that has been trained, or begun, with other flags */
+  check({ folder, flags }: StudyRun): void {
+    const now = withoutFolders(flags).join(" ");
+    const before = this.content.flags[path.basename(folder)]?.join(" ") ?? now;
+    if (before !== now)
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        `Expected the flags with which ${folder} was begun, ${before}, but received ${now}: name another folder as the study's ` +
+          "'out', or remove that run and what study.json says of it.",
+      );
+  }
+
+  /** Notes with which flags a run is trained. */
+  async begin({ folder, flags }: StudyRun): Promise<void> {
+    this.content.flags[path.basename(folder)] = withoutFolders(flags);
+    await this.#write();
   }
 
   /** Seconds of a run's training; undefined before its end. */
   seconds({ folder }: StudyRun): number | undefined {
-    return this.trained[path.basename(folder)];
+    const name = path.basename(folder);
+    return Object.hasOwn(this.content.trained, name) ? this.content.trained[name] : undefined;
   }
 
   async done({ folder }: StudyRun, seconds: number): Promise<void> {
-    this.trained[path.basename(folder)] = seconds;
-    await writeAtomic(this.file, `${JSON.stringify({ trained: this.trained }, null, 2)}\n`);
+    this.content.trained[path.basename(folder)] = seconds;
+    await this.#write();
   }
+
+  async #write(): Promise<void> {
+    await writeAtomic(this.file, `${JSON.stringify(this.content, null, 2)}\n`);
+  }
+}
+
+/** Flags without the folders, which may have moved. */
+function withoutFolders(flags: readonly string[]): string[] {
+  return flags.filter((_, i) => ![flags[i], flags[i - 1]].some((flag) => flag === "--data" || flag === "--run"));
 }

@@ -7,6 +7,8 @@ import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import yauzl from "yauzl";
+import { crc32 } from "../data/crc.js";
+import { openRegular } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { DownloadError, download, hashFile, reasonOf, wrongChecksum } from "./download.js";
 import { cacheFolder, inspectLibtorch, type Libtorch, libraryName, readVersion } from "./locate.js";
@@ -234,6 +236,11 @@ async function fetchArchive(url: string, job: Job, sha256: string | undefined): 
   const name = decodeURIComponent(new URL(url).pathname.split("/").pop() || "archive").replace(/[^\w.+-]/g, "_");
   const file = path.join(folder, name);
   const { signal, connectTimeout, report } = job;
+  if (/^http:/i.test(url) && !sha256)
+    report({
+      stage: "note",
+      detail: `${url} is not encrypted, and no SHA-256 is known: whoever is on the way could put other code in its place. Use https, or --sha256`,
+    });
   try {
     if (sha256 && existsSync(file)) {
       if ((await hashFile(file)) === sha256.toLowerCase()) return file;
@@ -316,6 +323,7 @@ const UNWANTED = /^lib\/libtorch_python\.|\.(?:a|lib|pyi?)$(?<!^version\.py)/;
 async function unpack(archive: string, tree: string, job: Job): Promise<void> {
   let zip: yauzl.ZipFile;
   try {
+    await (await openRegular(archive)).close();
     zip = await new Promise((resolve, reject) =>
       yauzl.open(archive, { lazyEntries: true, autoClose: false }, (error, file) =>
         error ? reject(error) : resolve(file),
@@ -335,14 +343,18 @@ async function unpack(archive: string, tree: string, job: Job): Promise<void> {
       const stream = await new Promise<Readable>((resolve, reject) =>
         zip.openReadStream(entry, (error, opened) => (error ? reject(error) : resolve(opened))),
       );
+      let crc = 0;
       const counted = async function* (chunks: AsyncIterable<Buffer>) {
         for await (const chunk of chunks) {
+          crc = crc32(chunk, crc);
           done += chunk.length;
           job.report({ stage: "unpack", detail: path.basename(archive), done, total });
           yield chunk;
         }
       };
-      await pipeline(stream, counted, createWriteStream(file), { signal: job.signal });
+      await pipeline(stream, counted, createWriteStream(file, { flags: "wx" }), { signal: job.signal });
+      // yauzl checks sizes alone.
+      if (crc !== entry.crc32) throw new Error(`the checksum of ${entry.fileName} is wrong`);
     }
   } catch (error) {
     if (job.signal?.aborted || (error as NodeJS.ErrnoException).syscall) throw error;

@@ -284,13 +284,17 @@ const Archive::Entry& Archive::stored(const std::string& name) const {
   return *entry;
 }
 
+void Archive::check(const Entry& entry, const void* data, uint64_t size) const {
+  if (size != entry.size || crc32(data, size) != entry.crc) damaged("the checksum of '" + entry.name + "'", "another");
+}
+
 std::string Archive::text(const std::string& name, uint64_t limit) const {
   const Entry& entry = stored(name);
   if (entry.size > limit)
     damaged("entry '" + name + "' of at most " + std::to_string(limit) + " bytes", std::to_string(entry.size));
   std::string result(entry.size, '\0');
   read(result.data(), entry.size, entry.offset);
-  if (crc32(result.data(), entry.size) != entry.crc) damaged("the checksum of '" + name + "'", "another");
+  check(entry, result.data(), entry.size);
   return result;
 }
 
@@ -304,7 +308,7 @@ at::Tensor Archive::bytes(const std::string& name) const {
                 error.what_without_backtrace());
   }
   read(result.mutable_data_ptr(), entry.size, entry.offset);
-  if (crc32(result.const_data_ptr(), entry.size) != entry.crc) damaged("the checksum of '" + name + "'", "another");
+  check(entry, result.const_data_ptr(), entry.size);
   return result;
 }
 

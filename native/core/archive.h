@@ -49,6 +49,8 @@ class Archive {
   // damaged, or larger than `limit`.
   std::string text(const std::string& name, uint64_t limit) const;
   at::Tensor bytes(const std::string& name) const;  // uint8, owning its memory
+  // Checks what another reader has got of an entry against its size and CRC.
+  void check(const Entry& entry, const void* data, uint64_t size) const;
   // Checks the CRC of every stored entry.
   void check_all() const;
 

@@ -104,6 +104,30 @@ describe("study", () => {
     expect(weights("plain-7").equals(weights("de-7", "members", "1"))).toBe(true);
     expect(weights("plain-7").equals(weights("plain-0"))).toBe(false);
     expect(await cli(["study", config, "--train-only"])).toMatchObject({ code: 0, stderr: "" });
+    // What was trained otherwise is not what the file says now.
+    const ledger = inside("study", "study.json");
+    const before = readFileSync(ledger);
+    const other = write("other.json", { methods, seeds: [0, 7], train: { ...flags, epochs: 3 } });
+    expect(await cli(["study", other, "--train-only"])).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/ERR_LE_OPTION.*--epochs 2.*--epochs 3/s),
+    });
+    expect(readFileSync(ledger).equals(before)).toBe(true);
+    for (const damaged of [
+      "{",
+      "null",
+      "[]",
+      '{"trained": {"le-0": -1}}',
+      '{"trained": {"le-0": "x"}}',
+      '{"trained": []}',
+    ]) {
+      writeFileSync(ledger, damaged);
+      const ended = await cli(["study", config, "--dry-run"]);
+      expect({ code: ended.code, stderr: ended.stderr }).toEqual({
+        code: 1,
+        stderr: expect.stringContaining("ERR_LE_DATA"),
+      });
+    }
   });
 
   it.each([

@@ -105,6 +105,32 @@ describe("installLibtorch --from", () => {
     expect(partsOf(cache)).toEqual([]);
   });
 
+  it.each([false, true])("finds one wrong bit in a file, in an archive and in a wheel: %s", async (wheel) => {
+    const root = temporaryFolder();
+    const data = fakeArchive(
+      { wheel },
+      { [`${wheel ? "torch" : "libtorch"}/share/words`]: Buffer.from("right words") },
+    );
+    data[data.indexOf("right words")]! ^= 1;
+    writeFileSync(path.join(root, "bit.zip"), data);
+    const cache = path.join(root, "cache");
+    await expect(installLibtorch({ from: path.join(root, "bit.zip"), cache })).rejects.toThrow(
+      error("ERR_LE_LIBTORCH_BROKEN", "the checksum of"),
+    );
+    expect(partsOf(cache)).toEqual([]);
+  });
+
+  it("warns of an address that anybody on the way may answer", async () => {
+    const data = fakeArchive();
+    const { base } = await serve(data);
+    const told: string[] = [];
+    const onProgress = ({ stage, detail }: InstallProgress) => stage === "note" && told.push(detail);
+    await installLibtorch({ from: `${base}/x.zip`, cache: temporaryFolder(), onProgress });
+    expect(told).toEqual([expect.stringContaining("not encrypted")]);
+    await installLibtorch({ from: `${base}/x.zip`, cache: temporaryFolder(), sha256: sha256(data), onProgress });
+    expect(told).toHaveLength(1);
+  });
+
   it("never writes outside its folder", async () => {
     const root = temporaryFolder();
     writeFileSync(path.join(root, "evil.zip"), fakeArchive({}, { "libtorch/lib/../../../../evil": Buffer.from("x") }));

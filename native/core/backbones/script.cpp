@@ -69,6 +69,7 @@ void check_file(const std::string& path) {
       fail(code::kCheckpoint, "Expected at most ", kMostText, " bytes for ", entry.name, " in ", path, " but received ",
            entry.size, ".");
     const auto [data, size] = reader.getRecord(entry.name);
+    archive.check(entry, data.get(), size);  // libtorch's reader is built without
     const std::string_view text(static_cast<const char*>(data.get()), size);
     const auto refuse = [&](const char* what) {
       fail(code::kCheckpoint, "Expected a network of torch.nn modules in ", path, " but received one with ", what,
