@@ -15,8 +15,9 @@ export type AnswerType = (typeof ANSWER_TYPES)[number];
  * wanted alike the one named first. Undefined where it asks for something else only.
  */
 export function negotiate(accept: string | undefined): AnswerType | undefined {
-  if (accept === undefined || accept.trim() === "") return "application/json";
-  const ranges = accept.split(",").map((part, place) => {
+  const parts = (accept ?? "").split(",").filter((part) => part.trim() !== "");
+  if (parts.length === 0) return "application/json";
+  const ranges = parts.map((part, place) => {
     const [type = "", ...parameters] = part.split(";").map((text) => text.trim().toLowerCase());
     const q = parameters.find((text) => /^q\s*=/.test(text))?.replace(/^q\s*=\s*/, "");
     return { type, place, q: q === undefined || !/^(0(\.\d*)?|1(\.0*)?)$/.test(q) ? 1 : Number(q) };

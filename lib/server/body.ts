@@ -1,7 +1,7 @@
 // A request's body, from the socket into memory: bounded in bytes, in time, and in how slowly it may come.
 import type { IncomingMessage } from "node:http";
 import type { Transform } from "node:stream";
-import { createBrotliDecompress, createGunzip, createInflate, createInflateRaw } from "node:zlib";
+import { createBrotliDecompress, createGunzip, createInflate, createInflateRaw, type Zlib } from "node:zlib";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Budget, Held } from "./budget.js";
 
@@ -56,7 +56,7 @@ export function readBody(message: IncomingMessage, options: BodyOptions): Promis
     let settled = false;
     let arrived = 0;
     let before = 0;
-    let decoder: Transform | undefined;
+    let decoder: (Transform & Zlib) | undefined;
     const bytes = new Growing(
       length === undefined || encodingOf(encoding) !== "identity" ? maxBody : Math.min(length, maxBody),
     );
@@ -140,7 +140,14 @@ export function readBody(message: IncomingMessage, options: BodyOptions): Promis
       const start = (first: Buffer) => {
         if (settled) return;
         decoder = decoderOf(kind, first);
-        decoder.on("data", onBytes).on("end", onEnd);
+        decoder.on("data", onBytes).on("end", () => {
+          // What follows a stream is passed over by zlib: two of them would be read as the first.
+          const rest = arrived - (decoder?.bytesWritten ?? 0);
+          if (rest === 0) return onEnd();
+          fail(
+            new LayerEnsemblesError("ERR_LE_DATA", `Expected one stream in ${kind} but received ${rest} bytes after it.`),
+          );
+        });
         decoder.on("error", (error) =>
           fail(
             new LayerEnsemblesError(
@@ -158,7 +165,7 @@ export function readBody(message: IncomingMessage, options: BodyOptions): Promis
   });
 }
 
-function decoderOf(kind: string | undefined, first: Buffer): Transform {
+function decoderOf(kind: string | undefined, first: Buffer): Transform & Zlib {
   if (kind === "gzip") return createGunzip();
   if (kind === "br") return createBrotliDecompress();
   // Some clients send deflate without the header of zlib that the name stands for.

@@ -1,4 +1,4 @@
-import type { IncomingMessage } from "node:http";
+import { type IncomingMessage, METHODS } from "node:http";
 import { finished } from "node:stream/promises";
 import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
 import { PREDICTION_FUSIONS } from "../ensemble/model.js";
@@ -49,6 +49,9 @@ export function admissionOf(request: FastifyRequest): Pick<Admitted, "model" | "
 export function routes(service: PredictionService): FastifyPluginAsync {
   return async (app) => {
     const known = new Map<string, Set<string>>();
+    // A path that there is refuses them by 405, with those that it has.
+    for (const method of METHODS)
+      if (method !== "CONNECT" && !app.supportedMethods.includes(method)) app.addHttpMethod(method);
     app.removeAllContentTypeParsers();
     app.addContentTypeParser("*", async (request: FastifyRequest, payload: IncomingMessage) => {
       const admitted = admissions.get(request);

@@ -58,6 +58,12 @@ describe("a server", () => {
       ["identity", png],
     ] as const)
       expect(await aula(await post(server.base, body, { "content-encoding": encoding })), encoding).toBe(expected);
+    const rest = Buffer.from("more");
+    for (const [encoding, body] of Object.entries(packed))
+      expect(
+        (await post(server.base, Buffer.concat([body, rest]), { "content-encoding": encoding })).status,
+        `${encoding} with more behind it`,
+      ).toBe(400);
     for (const type of ["text/html", "application/json"])
       expect((await post(server.base, png, { "content-type": type })).status, type).toBe(415);
     expect((await post(server.base, png, { "content-encoding": "zstd" })).headers.get("accept-encoding")).toContain(
@@ -94,6 +100,8 @@ describe("a server", () => {
     }
     const options = await fetch(`${server.base}/v1/predict`, { method: "OPTIONS" });
     expect([options.status, options.headers.get("allow")]).toEqual([204, "POST, OPTIONS"]);
+    for (const path of ["/v1/predict", infer, "/livez", "/v2"])
+      expect(await sendRaw(server.port, { method: "PROPFIND", path, body: "" }), path).toBe(405);
     const { error } = (await (await fetch(`${server.base}/v1/nothing`)).json()) as { error: object };
     expect(error).toMatchObject({ code: "HTTP_404" });
   });

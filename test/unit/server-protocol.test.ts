@@ -104,6 +104,7 @@ describe("tensors of the Open Inference Protocol", () => {
 it.each([
   [undefined, "application/json"],
   ["", "application/json"],
+  [" , ,", "application/json"],
   ["*/*", "application/json"],
   ["application/x-npz, application/json", "application/x-npz"],
   ["application/json;q=0.2, application/x-npz", "application/x-npz"],
