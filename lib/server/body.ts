@@ -145,7 +145,10 @@ export function readBody(message: IncomingMessage, options: BodyOptions): Promis
           const rest = arrived - (decoder?.bytesWritten ?? 0);
           if (rest === 0) return onEnd();
           fail(
-            new LayerEnsemblesError("ERR_LE_DATA", `Expected one stream in ${kind} but received ${rest} bytes after it.`),
+            new LayerEnsemblesError(
+              "ERR_LE_DATA",
+              `Expected one stream in ${kind} but received ${rest} bytes after it.`,
+            ),
           );
         });
         decoder.on("error", (error) =>
