@@ -2,7 +2,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
-import type { DeviceFlags } from "../runs/device.js";
+import { type DeviceFlags, placement } from "../runs/device.js";
 import type { ShiftOptions } from "../study/compare.js";
 import type { Comparison } from "../study/results.js";
 import type { Condition } from "../study/selection.js";
@@ -108,7 +108,8 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
       }),
       ...defined({ scored: flags.scoreClasses, unit: flags.unit, shift, allowDuplicates: flags.allowDuplicates }),
       labels: labelsOf(flags),
-      ...defined({ device: flags.device, precision: flags.precision, threads: flags.threads }),
+      ...placement(flags),
+      ...defined({ threads: flags.threads }),
     });
     written = await writeResults(comparison, flags.out, flags.report);
   } finally {

@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError } from "commander";
 import { type Gate, parseGate } from "../gate.js";
-import type { DeviceFlags } from "../runs/device.js";
+import { type DeviceFlags, placement } from "../runs/device.js";
 import { integer, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
@@ -98,7 +98,7 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
   const { createServer, PredictionService } = await import("../server/index.js");
   const { host, port, workers, timeout, maxBody, maxBatch, maxDelay, maxQueue, logLevel } = flags;
   const { maxPixels, maxSide, maxMemory, maxImages } = flags;
-  const { device, precision, threads } = flags;
+  const { threads } = flags;
   const service = await PredictionService.open({
     runs: nameRuns(runs),
     ...{ maxBatch, maxDelay, maxQueue, maxPixels, maxSide, maxImages },
@@ -107,8 +107,7 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
     maxBody: Math.floor(maxBody * 2 ** 20),
     ...(workers !== undefined && { workers }),
     ...(flags.gate !== undefined && { gate: flags.gate }),
-    ...(device !== undefined && { device }),
-    ...(precision !== undefined && { precision }),
+    ...placement(flags),
     ...(threads !== undefined && { threads }),
   });
   const loopback = /^(localhost|127(\.\d+){3}|::1)$/.test(host);

@@ -22,10 +22,10 @@ export interface PlacementOptions {
   /**
    * `"auto"`: bfloat16 where the device has units for it. Losses and fusion are always in float32. On a CPU a network of few
    * channels, such as a plain U-Net of width 16, is faster in `"fp32"`.
-   * @default "auto"
+   * @default as the run was trained (float32 where it was), for a model that is loaded; else "auto"
    */
   precision?: "auto" | "fp32" | "bf16";
-  /** Convolution weights and images in channels_last order. The same results, faster. @default true */
+  /** Convolution weights and images in channels_last order. The same results, faster. @default as the run was trained; else true */
   channelsLast?: boolean;
 }
 

@@ -88,7 +88,7 @@ export interface NetworkOptions extends PlacementOptions {
 }
 
 /** What of a network's making a run records. */
-type Recorded = Pick<Run, "ensemble" | "skip"> & { passes: number };
+type Recorded = Pick<Run, "ensemble" | "skip"> & { passes: number; channelsLast: boolean };
 
 /** What the constructor of a {@link Network} gets, from {@link makeNetwork} alone. */
 export interface NetworkParts {
@@ -140,12 +140,24 @@ export async function makeNetwork(
       backbone,
       ownsBackbone: owned !== null,
       made: { ...made, heads: made.heads.map(({ name, channels, size }) => ({ name, channels, size })) },
-      recorded: { ensemble: { ...ensemble, ...(headsPerTap > 1 && { headsPerTap }) }, skip, passes },
+      recorded: { ensemble: { ...ensemble, ...(headsPerTap > 1 && { headsPerTap }) }, skip, passes, channelsLast },
       run: owned?.run,
     };
   } catch (error) {
     throw fromNative(error);
   }
+}
+
+/** The numbers and the order of memory of a run's training, which its predictions repeat. bfloat16 needs units for it. */
+function trainedIn({ training }: Run): Pick<PlacementOptions, "precision" | "channelsLast"> {
+  return {
+    precision: training?.precision === "fp32" ? "fp32" : "auto",
+    channelsLast: training?.channelsLast !== false,
+  };
+}
+
+function defined<T extends object>(options: T): Partial<T> {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Partial<T>;
 }
 
 /** Makes the parts of a network that a run describes, with its best weights. The network owns its backbone. */
@@ -165,7 +177,7 @@ export async function loadNetwork(
   try {
     const { headsPerTap = 1, ...ensemble } = run.ensemble;
     const settings = { ...ensemble, headsPerTap, order: "given" as const, skip: run.skip, passes: run.passes ?? 0 };
-    const parts = await makeNetwork(backbone, { ...settings, ...placement }, { run });
+    const parts = await makeNetwork(backbone, { ...settings, ...trainedIn(run), ...defined(placement) }, { run });
     await parts.addon.loadEnsemble(parts.handle, path.join(folder, RUN_FILES.weights));
     return parts;
   } catch (error) {
@@ -266,7 +278,8 @@ export abstract class Network extends Predictor implements Model {
     tuned: Pick<Run, "prediction" | "gate" | "tuning">,
   ) {
     const info = this.#addon.info() as { libtorch?: string };
-    const { ensemble, skip, passes } = this.#recorded;
+    const { ensemble, skip, passes, channelsLast } = this.#recorded;
+    const placed = channelsLast ? {} : { channelsLast };
     const config = { ...this.backbone.config };
     if (typeof config.file === "string") {
       // A run needs nothing outside its folder. The copy is the network; weights.safetensors has what training made of it.
@@ -282,7 +295,8 @@ export abstract class Network extends Predictor implements Model {
       skip,
       ...(passes > 0 && { passes }),
       ...tuned,
-      ...(training && { training: { ...training, device: this.device, precision: this.precision } }),
+      // What a loaded run says of its training stays, wherever the model runs now.
+      ...(training && { training: { device: this.device, precision: this.precision, ...placed, ...training } }),
       notes: { ...this.run?.notes, ...notes },
     });
   }

@@ -1,12 +1,12 @@
 import os from "node:os";
 import path from "node:path";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
+import { PLACEMENT, PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkGate, decide, type Gate, type GateDecision, isEmpty } from "../gate.js";
 import { checkOptions, nearest, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { type PredictionRecord, predictionRecord } from "../report/record.js";
-import type { DeviceFlags } from "../runs/device.js";
+import { type DeviceFlags, placement } from "../runs/device.js";
 import type { MapName } from "../uncertainty/index.js";
 import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
 import { Budget, type Held } from "./budget.js";
@@ -61,8 +61,10 @@ export interface ServiceOptions {
   gate?: Gate | null;
   /** Where the models run. @default "auto" */
   device?: DeviceFlags["device"];
-  /** @default "auto" */
+  /** @default as each run was trained */
   precision?: DeviceFlags["precision"];
+  /** Images and weights in channels_last order. @default as each run was trained */
+  channelsLast?: DeviceFlags["channelsLast"];
   /** CPU threads of libtorch, for the whole process. @default one for each core */
   threads?: number;
 }
@@ -140,8 +142,7 @@ const SERVICE: OptionSpecs = {
   maxImages: option.integer({ min: 1, max: 1024 }),
   workers: option.integer({ min: 0, max: 256 }),
   gate: option.custom("a gate or null", (value) => typeof value === "object"),
-  device: option.string(),
-  precision: option.oneOf(["auto", "fp32", "bf16"]),
+  ...PLACEMENT,
   threads: option.integer({ min: 1, max: 1024 }),
 };
 
@@ -246,7 +247,7 @@ export class PredictionService {
    */
   static async open(options: ServiceOptions): Promise<PredictionService> {
     checkOptions("PredictionService.open", options, SERVICE);
-    const { gate, device, precision, threads, maxBatch, maxDelay, maxQueue = 64, timeout = 30_000 } = options;
+    const { gate, threads, maxBatch, maxDelay, maxQueue = 64, timeout = 30_000 } = options;
     if (gate) checkGate(gate);
     const { maxBody = 32 * 2 ** 20, maxPixels = 2 ** 24, maxSide = 2 ** 15, maxMemory = defaultMemory() } = options;
     const { workers = defaultWorkers() } = options;
@@ -259,7 +260,7 @@ export class PredictionService {
       for (const { name, queue } of models.values())
         yield { model: name, accepted: queue.accepted, waiting: queue.waiting };
     });
-    const placed = { ...(device && { device }), ...(precision && { precision }), ...(threads && { threads }) };
+    const placed = { ...placement(options), ...(threads && { threads }) };
     const load = (name: string, folder: string, version: number) =>
       loadModel(name, folder, version, {
         ...(gate !== undefined && { gate }),
@@ -299,7 +300,7 @@ export class PredictionService {
         gate: gate ? `${gate.score ?? "aula"}:${gate.threshold}` : null,
       })),
       device: this.#device.device ?? "auto",
-      precision: this.#device.precision ?? "auto",
+      precision: this.#device.precision ?? "as trained",
       threads: this.#device.threads ?? os.availableParallelism(),
       limits: this.limits,
       memoryBound: this.memory.bound,

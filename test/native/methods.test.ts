@@ -241,3 +241,26 @@ describe("a tuned run", () => {
     await backbone.dispose();
   });
 });
+
+describe("the numbers of a loaded run", () => {
+  it("are those of its training, unless a call says otherwise, and stay on record", async () => {
+    const run = await folder();
+    const model = await Plain.create(await network(5), { ...placement, precision: "fp32", channelsLast: false });
+    await model.fit(discs(4, 32), { epochs: 1, batchSize: 2 });
+    await model.save(run);
+    await free(model);
+    const record = async (at: string) => JSON.parse(await readFile(path.join(at, "run.json"), "utf8")).training;
+    expect(await record(run)).toMatchObject({ precision: "fp32", channelsLast: false });
+
+    const loaded = await loadModel(run, { device: "cpu" });
+    expect(loaded.precision).toBe("fp32");
+    await loaded.dispose();
+
+    const other = await loadModel(run, { device: "cpu", precision: "bf16" });
+    expect(other.precision).toBe("bf16");
+    const copy = await folder();
+    await other.save(copy);
+    expect(await record(copy)).toMatchObject({ precision: "fp32", channelsLast: false });
+    await other.dispose();
+  });
+});
