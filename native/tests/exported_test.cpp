@@ -118,6 +118,7 @@ TEST("exported: core ATen in evaluation") { check_all("core", {}, false); }
 TEST("exported: core ATen in training") { check_all("core_training"); }
 TEST("exported: arithmetic on sizes, a dict as result, dropout") { check_all("sizes"); }
 TEST("exported: dropout after a norm") { check_all("dropping"); }
+TEST("exported: instance norm with running statistics, whose counter stays") { check_all("instance"); }
 TEST("exported: volumes") { check_all("volume"); }
 TEST("exported: several inputs") {
   check_all("two", {{"inputs", Json::Object{{"scale", 0.5}, {"extra", nullptr}}}, {"output", Json::Array{1}}});
@@ -236,6 +237,16 @@ TEST("exported: evaluation changes no buffer and no input") {
   }
   const auto core = load_exported(options(fixture("core.pt2")));
   CHECK_THROWS(core->train(true), code::kOption);
+}
+
+TEST("exported: made in training mode with a state of its own is refused by the buffer's name") {
+  try {
+    load_exported(options(fixture("own_state.pt2")));
+    test::failed(__FILE__, __LINE__, "loaded");
+  } catch (const Error& error) {
+    CHECK(error.code() == code::kCheckpoint && mentions(error.what(), "average") &&
+          mentions(error.what(), "model.eval()"));
+  }
 }
 
 TEST("exported: changed weights show in derived ones, in copies and in saved files") {

@@ -105,6 +105,21 @@ class Two(nn.Module):
         return (scale.sum(), self.conv(x) * scale[:, None, None, None] * gain)
 
 
+class OwnState(nn.Module):
+    """A buffer that training alone changes, beside a batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = block(2, 2)
+        self.register_buffer("average", torch.zeros(2))
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.training:
+            self.average.mul_(0.9).add_(y.detach().mean((0, 2, 3)), alpha=0.1)
+        return y + self.average[:, None, None]
+
+
 class Volume(nn.Module):
     def __init__(self):
         super().__init__()
@@ -209,6 +224,9 @@ def main(folder):
     write(folder, "two", Two(), (small, torch.tensor([0.5, 0.5])), {"extra": None}, pick=lambda y: y[1],
           dynamic_shapes={"x": {0: batch}, "scale": {0: batch}, "extra": None})
     write(folder, "volume", seed_norms(Volume()), (torch.randn(2, 1, 2, 2, 4),))
+    instance = nn.Sequential(nn.Conv2d(2, 2, 3), nn.InstanceNorm2d(2, affine=True, track_running_stats=True))
+    write(folder, "instance", instance, (small,))
+    write(folder, "own_state", seed_norms(OwnState()), (small,), mode="train", train=False)
     # A higher-order operator.
     write(folder, "higher_order", NoGrad(), (small,), train=False)
 

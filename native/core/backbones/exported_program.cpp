@@ -1043,6 +1043,22 @@ class Reader {
     }
   }
 
+  // What a program that was exported in training mode does to a buffer of the network's own, evaluation may not do: an
+  // `if self.training` leaves no trace in it.
+  void refuse_own_state() {
+    for (const ExportedWeight& weight : program_->weights) {
+      const bool changes =
+          std::any_of(program_->mutations.begin(), program_->mutations.end(),
+                      [&](const auto& m) { return program_->weights[m.second].name == weight.name; }) ||
+          std::find(program_->written.begin(), program_->written.end(), weight.slot) != program_->written.end();
+      const auto is = [&](const char* name) { return weight.name.ends_with(name); };
+      if (changes && !is("running_mean") && !is("running_var") && !is("num_batches_tracked"))
+        fail(code::kCheckpoint, "Expected a program exported in training mode that changes the statistics of its norms ",
+             "alone but received one that changes ", weight.name, ", which evaluation may not do: export the network ",
+             "after model.eval(), or save it with torch.jit.script.");
+    }
+  }
+
   void find_modes() {
     struct Flag {
       ExportedNode* node;
@@ -1090,6 +1106,7 @@ class Reader {
         program_->cannot_train = "its batch norm " + layer_of(*node) +
                                  " has momentum None or 0, which an export in evaluation mode does not tell apart; "
                                  "use torch.jit.script, another momentum, or freeze the backbone";
+      if (node->position("use_input_stats") >= 0) continue;  // instance norm has the counter too, and never counts
       const auto mean = weight_of_slot_.find(node->slot_at(node->position("running_mean")));
       if (mean == weight_of_slot_.end()) continue;
       std::string name = program_->weights[mean->second].name;
@@ -1099,6 +1116,7 @@ class Reader {
                                                       tensors_[counter->second].scalar_type() == at::kLong)
         node->counter = static_cast<int>(counter->second);
     }
+    if (made_in_training) refuse_own_state();
     for (ExportedNode& node : program_->nodes) {
       const int dropout = node.op ? node.position("dropout_p") : -1;
       if (made_in_training && dropout >= 0 && node.arguments[dropout].isDouble() && !node.mode)

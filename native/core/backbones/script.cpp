@@ -806,7 +806,8 @@ Pass ScriptBackbone::pass(const at::Tensor& input, const ScriptTapSet& set) {
   const c10::impl::GenericList list = tap_list(set.names.size());
   const Program program = this->program(set.slots, deriving());
   at::Tensor image = laid_out(input);
-  if (writes_image_) image = image.clone();
+  // Dropout in place on the image writes to it in sampling alone.
+  if (writes_image_ || sampling_) image = image.clone();
   std::optional<torch::jit::Module> copy;
   if (keeps_state_ && !training_) copy = copied();
   Pass pass;

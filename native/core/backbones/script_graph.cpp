@@ -244,7 +244,8 @@ class Inliner {
       }
       Value* const live = graph_->insertGetAttr(owner, "training");
       node->replaceInput(flag->second, live);
-      if (norm && cls->findAttribute("num_batches_tracked") &&
+      // Instance norm has the counter too, and never counts.
+      if (node->kind() == aten::batch_norm && cls->findAttribute("num_batches_tracked") &&
           cls->getAttribute("num_batches_tracked")->isSubtypeOf(*c10::TensorType::get())) {
         Node* branch = graph_->insertNode(graph_->create(prim::If, {live}, 0));
         Block* counting = branch->addBlock();
