@@ -273,6 +273,7 @@ class Reader {
     find_modes();
     find_writes();
     find_power_iterations();
+    if (!made_in_evaluation_) refuse_own_state();
     if (program_->inputs.empty()) fail(code::kCheckpoint, "Expected an input but received a program without any.");
     return {program_, std::move(tensors_)};
   }
@@ -1043,8 +1044,8 @@ class Reader {
     }
   }
 
-  // What a program that was exported in training mode does to a buffer of the network's own, evaluation may not do: an
-  // `if self.training` leaves no trace in it.
+  // What a program that may have been exported in training mode does to a buffer of the network's own, evaluation may
+  // not do: an `if self.training` leaves no trace in it.
   void refuse_own_state() {
     for (const ExportedWeight& weight : program_->weights) {
       const bool changes =
@@ -1053,9 +1054,10 @@ class Reader {
           std::find(program_->written.begin(), program_->written.end(), weight.slot) != program_->written.end();
       const auto is = [&](const char* name) { return weight.name.ends_with(name); };
       if (changes && !is("running_mean") && !is("running_var") && !is("num_batches_tracked"))
-        fail(code::kCheckpoint, "Expected a program exported in training mode that changes the statistics of its norms ",
-             "alone but received one that changes ", weight.name, ", which evaluation may not do: export the network ",
-             "after model.eval(), or save it with torch.jit.script.");
+        fail(code::kCheckpoint,
+             "Expected a program exported in evaluation mode, or one that changes the statistics of ",
+             "its norms alone, but received one that changes ", weight.name, ", which evaluation may not do: export ",
+             "the network after model.eval(), or save it with torch.jit.script.");
     }
   }
 
@@ -1116,7 +1118,7 @@ class Reader {
                                                       tensors_[counter->second].scalar_type() == at::kLong)
         node->counter = static_cast<int>(counter->second);
     }
-    if (made_in_training) refuse_own_state();
+    made_in_evaluation_ = !flags.empty() && !made_in_training;
     for (ExportedNode& node : program_->nodes) {
       const int dropout = node.op ? node.position("dropout_p") : -1;
       if (made_in_training && dropout >= 0 && node.arguments[dropout].isDouble() && !node.mode)
@@ -1283,6 +1285,7 @@ class Reader {
   std::vector<at::Tensor> tensors_;
   std::vector<int> announced_;                  // as roots, by what is known alone
   std::unordered_set<at::ScalarType> widened_;  // see note_widened()
+  bool made_in_evaluation_ = false;             // for certain: see find_modes()
   const Json::Object* tensor_values_ = nullptr;
   const Json *ranges_ = nullptr, *sym_ints_ = nullptr;
   std::vector<IValue> stand_ins_;  // by slot
