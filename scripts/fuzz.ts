@@ -47,7 +47,7 @@ await main(async () => {
   progress.next("fuzzer");
   const folder = path.join(PACKAGE_ROOT, values.sanitize ? "build-fuzz-sanitize" : "build-fuzz");
   const sanitize: Record<string, string> = values.sanitize
-    ? { LE_SANITIZE: "ON", CMAKE_BUILD_TYPE: "RelWithDebInfo" }
+    ? { LE_SANITIZE: "address", CMAKE_BUILD_TYPE: "RelWithDebInfo" }
     : {};
   await cmake(folder, { LIBTORCH: libtorch.folder, LE_FUZZ: "ON", LE_TESTS: "OFF", ...sanitize }, progress);
 
