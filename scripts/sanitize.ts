@@ -12,7 +12,11 @@ await main(async () => {
   const libtorch = await provideLibtorch(progress);
   progress.next("C++ tests with sanitizers");
   const folder = path.join(PACKAGE_ROOT, "build-sanitize");
-  await cmake(folder, { LIBTORCH: libtorch.folder, LE_SANITIZE: "address", CMAKE_BUILD_TYPE: "RelWithDebInfo" }, progress);
+  await cmake(
+    folder,
+    { LIBTORCH: libtorch.folder, LE_SANITIZE: "address", CMAKE_BUILD_TYPE: "RelWithDebInfo" },
+    progress,
+  );
   progress.next("run");
   const env = {
     ...process.env,
