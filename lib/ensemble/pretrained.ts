@@ -77,7 +77,7 @@ export async function fetchWeights(name: string, options: WeightsOptions): Promi
       await unlock();
     }
   } catch (error) {
-    if (error instanceof LayerEnsemblesError) throw error;
+    if (error instanceof LayerEnsemblesError && error.code !== "ERR_LE_IO") throw error;
     if (signal?.aborted) throw signal.reason;
     if (error instanceof DownloadError && error.kind === "checksum")
       throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `${error.message}. It was not kept.`);

@@ -360,7 +360,13 @@ describe("a run from beginning to end", () => {
     const ended = await cli(["predict", "--run", run, "--out", out, "--maps", "none", "--fusion", "vote", file]);
     expect(ended).toMatchObject({ code: 0, stderr: "" });
     expect(ended.stdout).toMatch(/\nphantom_0001 /);
-    expect(readdirSync(out).sort()).toEqual(["masks", "overlays", "predictions.jsonl", "probabilities"]);
+    expect(readdirSync(out).sort()).toEqual([
+      ".layer-ensembles-files.json",
+      "masks",
+      "overlays",
+      "predictions.jsonl",
+      "probabilities",
+    ]);
   });
 
   it("evaluates a split: what is printed, images.csv and summary.json agree", async () => {
