@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { FUSIONS, type Fusion } from "../fusion/fuse.js";
 import { fail, type Heads } from "../fusion/input.js";
-import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
+import { IGNORE_INDEX, leftOut, UnsaidLabels } from "../metrics/ignored.js";
 import { checkOptions, describe, option } from "../options.js";
 import { spearman } from "../statistics/correlation.js";
 import { aurc } from "../statistics/failures.js";
@@ -72,12 +72,13 @@ export function skipCurve(
   images: Iterable<{ heads: Heads; truth: NdArray<Uint8Array> }>,
   options: SkipCurveOptions = {},
 ): SkipPoint[] {
-  const { fusion = "mean", ignoreIndex: ignored = 255 } = checkOptions("skipCurve", options, {
+  const { fusion = "mean", ignoreIndex: ignored } = checkOptions("skipCurve", options, {
     ignoreIndex: IGNORE_INDEX,
     fusion: option.oneOf(FUSIONS),
   });
-  const ignoreIndex = ignored ?? NOTHING;
+  const ignoreIndex = leftOut(ignored, 2);
   const scores: SubsetScore[][] = [];
+  const unsaid = new UnsaidLabels();
   for (const { heads, truth } of images) {
     const argument = `images[${scores.length}].heads`;
     const scorer = new SubsetScorer(argument, heads, truth, { fusion, ignoreIndex });
@@ -87,8 +88,10 @@ export function skipCurve(
     } else if (scorer.heads !== before) {
       fail("ERR_LE_SHAPE", argument, `${before} heads, as before,`, `${scorer.heads}`);
     }
+    unsaid.see(`images[${scores.length}].truth`, scorer.truth);
     scores.push(scorer.suffixes());
   }
+  if (ignored === undefined) unsaid.check();
   if (scores.length === 0) fail("ERR_LE_SHAPE", "images", "at least one image", "none");
   return curveOf(scores).map(({ spearman: _, ...point }) => point);
 }

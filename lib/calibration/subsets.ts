@@ -25,7 +25,8 @@ export class SubsetScorer {
   readonly heads: number;
   readonly #classes: number;
   readonly #pixels: number;
-  readonly #truth: Uint8Array;
+  /** S: as checked. */
+  readonly truth: Uint8Array;
   readonly #ignoreIndex: number;
   readonly #counted: number;
   readonly #fusion: Fusion;
@@ -51,7 +52,7 @@ export class SubsetScorer {
     this.heads = input.views.length;
     this.#classes = input.classes;
     this.#pixels = input.pixels;
-    this.#truth = checked.truth;
+    this.truth = checked.truth;
     this.#ignoreIndex = ignoreIndex;
     this.#counted = checked.counted;
     this.#fusion = fusion;
@@ -100,7 +101,7 @@ export class SubsetScorer {
   }
 
   #quality(sum: Float64Array, divisor: number): Pick<SubsetScore, "nll" | "dice"> {
-    const [classes, pixels, truth] = [this.#classes, this.#pixels, this.#truth];
+    const [classes, pixels, truth] = [this.#classes, this.#pixels, this.truth];
     const scale = 1 / divisor;
     const p = new Float64Array(classes);
     const predicted = new Uint32Array(classes);

@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { expOfNegative, lnOfPositive } from "../fusion/elementary.js";
 import { checkLogits, checkProbabilities, type FloatArray, fail, singleView } from "../fusion/input.js";
-import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
+import { checkSaid, IGNORE_INDEX, leftOut } from "../metrics/ignored.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
 import { checkOptions, describe, option } from "../options.js";
 import { checkTruth } from "./samples.js";
@@ -94,14 +94,14 @@ function fit(
   truths: readonly NdArray<Uint8Array>[],
   options: TemperatureOptions,
 ): FittedTemperature {
-  const { ignoreIndex: ignored = 255, range: [low, high] = [0.05, 20] } = checkOptions(name, options, {
+  const { ignoreIndex: ignored, range: [low, high] = [0.05, 20] } = checkOptions(name, options, {
     ignoreIndex: IGNORE_INDEX,
     range: option.array(option.number({ above: 0 }), { length: 2 }),
   });
-  const ignoreIndex = ignored ?? NOTHING;
+  const ignoreIndex = leftOut(ignored, 2);
   if (!(low <= high))
     fail("ERR_LE_OPTION", `option 'range' of ${name}`, "the lower bound first", describe([low, high]));
-  const pixels = gather(argument, maps, truths, ignoreIndex);
+  const pixels = gather(argument, maps, truths, ignoreIndex, ignored);
   if (pixels.own.length === 0) return { temperature: 1, nll: Number.NaN };
   const of = (logarithm: number) => nllAt(pixels, 1 / Math.exp(logarithm));
   const [start, end] = [Math.log(low), Math.log(high)];
@@ -147,6 +147,7 @@ function gather(
   maps: readonly NdArray<FloatArray>[],
   truths: readonly NdArray<Uint8Array>[],
   ignoreIndex: number,
+  said: number | null | undefined,
 ): Pixels {
   if (maps.length !== truths.length) fail("ERR_LE_SHAPE", "truths", `${maps.length} maps`, `${truths.length}`);
   const inputs = maps.map((map, n) => {
@@ -158,6 +159,11 @@ function gather(
     return { ...input, ...checkTruth(`truths[${n}]`, truth, input, ignoreIndex) };
   });
   const classes = inputs[0]?.classes ?? 1;
+  checkSaid(
+    said,
+    classes,
+    inputs.map(({ truth }, n) => [`truths[${n}]`, truth]),
+  );
   const counted = inputs.reduce((sum, input) => sum + input.counted, 0);
   const logits = new Float64Array(counted * classes);
   const own = new Uint32Array(counted);

@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { lnOfPositive } from "../fusion/elementary.js";
 import { checkProbabilities, fail, type Heads, headViews } from "../fusion/input.js";
-import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
+import { checkSaid, IGNORE_INDEX, leftOut } from "../metrics/ignored.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
 import { checkOptions, option } from "../options.js";
 import { checkTruth } from "./samples.js";
@@ -42,7 +42,7 @@ export function fitHeadWeights(
   options: HeadWeightOptions = {},
 ): HeadWeights {
   const {
-    ignoreIndex: ignored = 255,
+    ignoreIndex: ignored,
     maxRounds = 500,
     tolerance = 1e-9,
   } = checkOptions("fitHeadWeights", options, {
@@ -50,8 +50,8 @@ export function fitHeadWeights(
     maxRounds: option.integer({ min: 1 }),
     tolerance: option.number({ min: 0 }),
   });
-  const ignoreIndex = ignored ?? NOTHING;
-  const { chances, heads } = gather(probabilities, truths, ignoreIndex);
+  const ignoreIndex = leftOut(ignored, 2);
+  const { chances, heads } = gather(probabilities, truths, ignoreIndex, ignored);
   const pixels = chances.length / heads;
   let weights = new Float64Array(heads).fill(1 / heads);
   if (pixels === 0) return { weights: [...weights], nll: Number.NaN, converged: true, rounds: 0 };
@@ -73,6 +73,7 @@ function gather(
   probabilities: readonly Heads[],
   truths: readonly NdArray<Uint8Array>[],
   ignoreIndex: number,
+  said: number | null | undefined,
 ): { chances: Float64Array; heads: number } {
   if (probabilities.length !== truths.length) {
     fail("ERR_LE_SHAPE", "truths", `${probabilities.length} maps`, `${truths.length}`);
@@ -85,6 +86,11 @@ function gather(
     return { ...input, ...checkTruth(`truths[${n}]`, truth, input, ignoreIndex) };
   });
   const heads = inputs[0]?.views.length as number;
+  checkSaid(
+    said,
+    inputs[0]?.classes as number,
+    inputs.map(({ truth }, n) => [`truths[${n}]`, truth]),
+  );
   const chances = new Float64Array(inputs.reduce((sum, { counted }) => sum + counted, 0) * heads);
   let at = 0;
   inputs.forEach(({ views, truth, pixels }, n) => {

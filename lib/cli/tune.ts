@@ -23,7 +23,7 @@ import { LayerEnsemblesError } from "../errors.js";
 import { FUSIONS, type Fusion } from "../fusion/index.js";
 import { fixed, formatTable, grouped } from "../report/table.js";
 import type { DeviceFlags } from "../runs/device.js";
-import { dataOf, datasetOptions, type RunNotes } from "../runs/notes.js";
+import { dataOf, type RunNotes } from "../runs/notes.js";
 import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
@@ -178,7 +178,7 @@ async function validationImages(
   notes: RunNotes,
   labels: LabelOptions,
 ): Promise<{ split: string; dataset: Dataset }> {
-  const { Dataset } = await import("../data/dataset.js");
+  const { openFolder } = await import("../runs/inference.js");
   const { trainSplit, valSplit, drawn } = dataOf(notes, folder);
   if (valSplit === null || valSplit === "test") {
     const received = valSplit === null ? "a run that was trained without one" : 'one that validates on "test"';
@@ -192,8 +192,7 @@ async function validationImages(
   );
   const at = ({ id, split }: { id: string; split?: string }) => (drawn ? splitOf.get(id) : split);
   const wanted = [trainSplit, valSplit].map(nameOf);
-  const dataset = await Dataset.fromFolder(folder, {
-    ...datasetOptions(notes, labels),
+  const dataset = await openFolder(folder, notes, labels, {
     only: (info) => wanted.includes(nameOf(at(info) ?? "")),
   });
   const { chooseSplit } = await import("../runs/notes.js");

@@ -18,6 +18,7 @@ import {
   type LabelCounts,
   type LabelOptions,
   type LabelRule,
+  unclearMask,
 } from "./labels.js";
 import { checkGroups, contentOf } from "./leaks.js";
 import { readStoredMask } from "./mask.js";
@@ -155,6 +156,7 @@ interface Shared {
   classNames: string[];
   rule: LabelRule;
   labels: number[];
+  unclear: string | undefined;
 }
 
 const percentile = option.number({ min: 0, max: 100 });
@@ -373,6 +375,14 @@ export class Dataset implements AsyncIterable<Sample> {
   /** What the numbers in the stored masks mean: as asked for, else as all masks of the whole dataset show. Plain JSON. */
   get labels(): LabelRule {
     return { ...this.#shared.rule };
+  }
+
+  /**
+   * The file of a mask of 0 and 255 alone, of which the rule leaves 255 out although no mask of the whole dataset shows that it is
+   * no class; undefined where there is none.
+   */
+  get unclearMask(): string | undefined {
+    return this.#shared.unclear;
   }
 
   /** How many pixels of how many of these images do not count. */
@@ -687,6 +697,7 @@ function settle(
   const masks = [...scanned].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, counts]) => counts);
   shared.rule = decideLabels(masks, wanted, count);
   shared.labels = checkMasks(masks, shared.rule, count);
+  shared.unclear = unclearMask(masks, shared.rule);
   const { ignore } = shared.rule;
   for (const entry of entries) {
     const counts = scanned.get(entry.id)?.counts;
@@ -733,6 +744,7 @@ function sharedOptions(name: string, options: DatasetOptions): Shared {
     classNames: names,
     rule: { ignore: null, scale: "index" },
     labels: [],
+    unclear: undefined,
   };
 }
 

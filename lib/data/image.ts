@@ -51,6 +51,7 @@ export async function readImage(path: string, options: ReadOptions = {}): Promis
  */
 export async function decodeImage(bytes: Buffer, path: string, options: ReadOptions = {}): Promise<ImageArray> {
   const maxPixels = options.maxPixels ?? defaultMaxPixels;
+  if (bytes.length === 0) throw emptyError(path, "image");
   const samples = isPng(bytes)
     ? await pngSamples(path, bytes, maxPixels)
     : isTiff(bytes)
@@ -127,7 +128,7 @@ export async function readSize(path: string): Promise<[height: number, width: nu
   }
   try {
     const { size } = await file.stat();
-    if (size === 0) throw dataError(path, "image", "an image", "an empty file");
+    if (size === 0) throw emptyError(path, "image");
     const read = async (at: number, length: number) => {
       const { bytesRead, buffer } = await file.read(Buffer.alloc(length), 0, length, at);
       return buffer.subarray(0, bytesRead);
@@ -151,6 +152,7 @@ export async function decodeExtent(
   bytes: Buffer,
   path: string,
 ): Promise<{ size: [height: number, width: number]; bytes: number }> {
+  if (bytes.length === 0) throw emptyError(path, "image");
   return extentOf(sourceOf(bytes), path, bytes);
 }
 
@@ -261,6 +263,10 @@ export function dataError(path: string, what: string, expected: string, received
   return new LayerEnsemblesError("ERR_LE_DATA", message, cause === undefined ? undefined : { cause });
 }
 
+function emptyError(path: string, what: string) {
+  return dataError(path, what, "an image", "an empty file");
+}
+
 /** A file that must not be empty. @throws ERR_LE_DATA */
 export async function readBytes(path: string, what: string): Promise<Buffer> {
   let bytes: Buffer;
@@ -269,7 +275,7 @@ export async function readBytes(path: string, what: string): Promise<Buffer> {
   } catch (error) {
     throw unreadable(path, what, error);
   }
-  if (bytes.length === 0) throw dataError(path, what, "an image", "an empty file");
+  if (bytes.length === 0) throw emptyError(path, what);
   return bytes;
 }
 

@@ -130,6 +130,17 @@ export function decideLabels(
   return { ignore: 255, scale: "index" };
 }
 
+/**
+ * A mask of 0 and 255 alone, where no other shows by a further label beside 255 that this is none: what a rule of class indices
+ * with 255 ignored would leave out may be the foreground.
+ */
+export function unclearMask(masks: Iterable<LabelCounts>, { ignore, scale }: LabelRule): string | undefined {
+  if (scale !== "index" || ignore !== 255) return undefined;
+  const all = [...masks].map((mask) => ({ source: mask.source, ...glance(mask.counts, null) }));
+  if (all.some((mask) => mask.full && mask.class !== undefined)) return undefined;
+  return all.find((mask) => mask.full && mask.zero)?.source;
+}
+
 /** What decides how a mask can be read: whether it has 0, whether 255, and some other label. */
 function glance(counts: LabelCounts["counts"], ignore: number | null | undefined) {
   const labels = [...counts.keys()].filter((label) => label !== ignore);

@@ -2,6 +2,7 @@
 import { Dataset } from "../data/dataset.js";
 import { bothNames } from "../data/names.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { UNSAID_CURE, UnsaidLabels } from "../metrics/ignored.js";
 import type { FitOptions, TrainingSample } from "./training.js";
 
 /** What a sample of a dataset has beside image and mask. */
@@ -23,8 +24,8 @@ export class SampleGuard {
   readonly ignoreIndex: number | undefined;
   readonly #allowDuplicates: boolean;
   /** Whether only the caller knows what 255 means. */
-  readonly #unsaid: boolean;
-  readonly #labels = { zero: false, full: -1, other: false };
+  readonly #unsaid: Readonly<Record<string, boolean>>;
+  readonly #labels = new UnsaidLabels();
   /** Whether some pixel counts. */
   #counted = false;
   readonly #groups = new Set<string>();
@@ -48,7 +49,10 @@ export class SampleGuard {
         `Expected one ignored label for training and validation but received ${trained} and ${held}: say it by option 'ignoreIndex'.`,
       );
     this.ignoreIndex = ignoreIndex ?? trained ?? held;
-    this.#unsaid = ignoreIndex === undefined && !(training instanceof Dataset);
+    this.#unsaid = {
+      training: ignoreIndex === undefined && !(training instanceof Dataset),
+      validation: ignoreIndex === undefined && trained === undefined && !(validation instanceof Dataset),
+    };
     // Who gives one and the same for both wants it so.
     this.#allowDuplicates = allowDuplicates || training === validation;
   }
@@ -61,7 +65,7 @@ export class SampleGuard {
     if (index === 0) this.#counted = false;
     const ignored = this.ignoreIndex ?? 255;
     this.#counted ||= labels.some((label) => label !== ignored);
-    if (what === "training" && this.#unsaid) this.#look(index, labels);
+    if (this.#unsaid[what]) this.#labels.see(`${what}[${index}].mask`, labels);
     const name = typeof id === "string" ? id : `${what}[${index}]`;
     if (what === "training") {
       if (typeof group === "string") this.#groups.add(group);
@@ -82,17 +86,9 @@ export class SampleGuard {
       );
   }
 
-  #look(index: number, labels: Uint8Array): void {
-    const seen = this.#labels;
-    if (seen.other) return;
-    seen.zero ||= labels.includes(0);
-    if (seen.full < 0 && labels.includes(255)) seen.full = index;
-    seen.other = labels.some((label) => label !== 0 && label !== 255);
-  }
-
   /**
    * Once all samples of training, or of validation, are seen.
-   * @throws ERR_LE_DATA where no pixel counts; for masks of 0 and 255 alone, of which nobody has said what 255 means
+   * @throws ERR_LE_DATA where no pixel counts; for masks in which 255 may mean either: see {@link UnsaidLabels}
    */
   check(what: string): void {
     if (!this.#counted)
@@ -100,11 +96,11 @@ export class SampleGuard {
         "ERR_LE_DATA",
         `Expected a pixel that counts in the masks of ${what} but received the ignored label ${this.ignoreIndex ?? 255} alone.`,
       );
-    const { zero, full, other } = this.#labels;
-    if (other || !zero || full < 0) return;
+    const { unclear } = this.#labels;
+    if (unclear === undefined) return;
     throw new LayerEnsemblesError(
       "ERR_LE_DATA",
-      `Expected class indices for the masks of training but received 0 and 255 alone, as in training[${full}].mask: give 1 in the place of 255 where that is the foreground, or option 'ignoreIndex': 255 where it does not count.`,
+      `Expected class indices for the masks of ${what} but received 0 and 255 alone, as in ${unclear}: ${UNSAID_CURE}.`,
     );
   }
 }

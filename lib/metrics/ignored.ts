@@ -1,4 +1,5 @@
 // The label of a truth that is left out: one meaning for every metric.
+import { fail } from "../fusion/input.js";
 import { option } from "../options.js";
 
 /** Specification of an option `ignoreIndex`. */
@@ -12,3 +13,61 @@ export function leftOut(given: number | null | undefined, classes: number): numb
   if (given !== undefined) return given ?? NOTHING;
   return classes > 255 ? NOTHING : 255;
 }
+
+/**
+ * Masks of which nobody has said what 255 means: one rule for all of them. Where all hold 0 and 255 alone, 255 may be the
+ * foreground as well as what is left out; and where some hold 0 and 255 alone, and others labels but no 255, both may be meant.
+ */
+export class UnsaidLabels {
+  #zero = false;
+  #other = false;
+  /** The first mask with 255; and the first with 0 and 255 alone. */
+  #full: string | undefined;
+  #apart: string | undefined;
+  /** A mask has 255 beside other labels, which shows that it is none. */
+  #clear = false;
+
+  /** @param source names the mask */
+  see(source: string, labels: Uint8Array): void {
+    if (this.#clear) return;
+    const [zero, full] = [labels.includes(0), labels.includes(255)];
+    const other = labels.some((label) => label !== 0 && label !== 255);
+    if (full && other) this.#clear = true;
+    this.#zero ||= zero;
+    this.#other ||= other;
+    if (full) this.#full ??= source;
+    if (full && zero && !other) this.#apart ??= source;
+  }
+
+  /** A mask of which 255 may mean either; undefined where all are clear. */
+  get unclear(): string | undefined {
+    if (this.#clear) return undefined;
+    if (this.#other) return this.#apart;
+    return this.#zero ? this.#full : undefined;
+  }
+
+  /** @throws ERR_LE_VALUE for one that is unclear */
+  check(): void {
+    const { unclear } = this;
+    if (unclear !== undefined) fail("ERR_LE_VALUE", unclear, "class indices", `0 and 255 alone: ${UNSAID_CURE}`);
+  }
+}
+
+/**
+ * Refuses truths in which 255 may mean either, unless it is said which label is left out: see {@link UnsaidLabels}.
+ * @throws ERR_LE_VALUE
+ */
+export function checkSaid(
+  given: number | null | undefined,
+  classes: number,
+  truths: Iterable<readonly [source: string, labels: Uint8Array]>,
+): void {
+  if (given !== undefined || classes > 255) return;
+  const unsaid = new UnsaidLabels();
+  for (const [source, labels] of truths) unsaid.see(source, labels);
+  unsaid.check();
+}
+
+/** What to do about an {@link UnsaidLabels.unclear} truth. */
+export const UNSAID_CURE =
+  "give 1 in the place of 255 where that is the foreground, or option 'ignoreIndex': 255 where it does not count";

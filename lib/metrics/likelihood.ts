@@ -2,7 +2,7 @@ import type { NdArray } from "../arrays.js";
 import type { ClassSums } from "../fusion/head-sums.js";
 import { checkLabels, checkProbabilities, checkSameShape, type FloatArray, singleView } from "../fusion/input.js";
 import { checkOptions, option } from "../options.js";
-import { IGNORE_INDEX, leftOut } from "./ignored.js";
+import { checkSaid, IGNORE_INDEX, leftOut } from "./ignored.js";
 
 /** Options of {@link nll} and {@link brier}. */
 export interface LikelihoodOptions {
@@ -86,6 +86,7 @@ export function checkCounted(
   const ignoreIndex = leftOut(given, classes);
   const { data, shape } = checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
   checkSameShape("truth", shape, input.spatial);
+  checkSaid(given, classes, [["truth", data]]);
   return countPixels(input.view, data, input.classes, ignoreIndex, foreground);
 }
 

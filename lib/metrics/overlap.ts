@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { checkClasses, checkLabels, checkSameShape } from "../fusion/input.js";
 import { checkOptions, option } from "../options.js";
-import { IGNORE_INDEX, leftOut } from "./ignored.js";
+import { checkSaid, IGNORE_INDEX, leftOut } from "./ignored.js";
 
 /** Options of {@link dice} and {@link iou}. */
 export interface OverlapOptions {
@@ -59,6 +59,7 @@ function overlap(
   const ignoreIndex = leftOut(given, classes);
   const right = checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
   checkSameShape("truth", right.shape, found.shape);
+  checkSaid(given, classes, [["truth", right.data]]);
   const predicted = new Uint32Array(classes);
   const real = new Uint32Array(classes);
   const both = new Uint32Array(classes);

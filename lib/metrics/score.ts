@@ -27,7 +27,7 @@ import {
   summaryFromSums,
 } from "../uncertainty/summary.js";
 import { type Calibration, calibrationOf } from "./calibration.js";
-import { IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
+import { checkSaid, IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
 import { countPixels } from "./likelihood.js";
 import { type Quality, quality } from "./surface.js";
 
@@ -139,6 +139,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     ignoreIndex = leftOut(more.ignoreIndex, classes);
     truth = checkLabels("option 'truth'", more.truth, { classes, rank: 1, axes: "S", ignoreIndex });
     checkSameShape("option 'truth'", truth.shape, spatial);
+    checkSaid(more.ignoreIndex, classes, [["option 'truth'", truth.data]]);
   }
   let sums: HeadSums;
   if (values === "logits") {

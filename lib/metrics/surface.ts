@@ -3,7 +3,7 @@ import type { NdArray } from "../arrays.js";
 import { checkClasses, checkLabels, checkSameShape, fail } from "../fusion/input.js";
 import { checkOptions, describe, option } from "../options.js";
 import { squaredDistances } from "./distance-transform.js";
-import { IGNORE_INDEX, leftOut } from "./ignored.js";
+import { checkSaid, IGNORE_INDEX, leftOut } from "./ignored.js";
 
 /** Options of the distances between masks. */
 export interface SurfaceOptions {
@@ -314,6 +314,7 @@ function checkInput(
   const ignoreIndex = leftOut(given, classes);
   const real = checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
   checkSameShape("truth", real.shape, shape);
+  checkSaid(given, classes, [["truth", real.data]]);
   if (spacing && spacing.length !== shape.length) {
     fail("ERR_LE_OPTION", `option 'spacing' of ${name}`, `${shape.length} numbers, one per axis`, describe(spacing));
   }

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import type { NdArray } from "../arrays.js";
-import type { Dataset } from "../data/dataset.js";
+import type { Dataset, FolderOptions } from "../data/dataset.js";
 import type { LabelOptions } from "../data/labels.js";
 import { bothNames, nameOf } from "../data/names.js";
 import type { Orientation } from "../data/orientation.js";
@@ -66,6 +66,28 @@ export interface FolderItemsOptions {
 }
 
 /**
+ * Opens a folder as a run's training did.
+ * @param labels how its masks are stored, where that is not as the training's were
+ * @throws ERR_LE_DATA as `Dataset.fromFolder`, and where the run's rule leaves 255 out of masks that look as if it were the foreground
+ */
+export async function openFolder(
+  folder: string,
+  notes: RunNotes,
+  labels: LabelOptions = {},
+  options: Pick<FolderOptions, "masks" | "only"> = {},
+): Promise<Dataset> {
+  const { Dataset } = await import("../data/dataset.js");
+  const dataset = await Dataset.fromFolder(folder, { ...datasetOptions(notes, labels), ...options });
+  const said = labels.scale !== undefined || labels.ignore !== undefined;
+  const { unclearMask } = dataset;
+  if (said || unclearMask === undefined || path.resolve(folder) === notes.data.folder) return dataset;
+  throw new LayerEnsemblesError(
+    "ERR_LE_DATA",
+    `Expected masks of class indices, in which 255 does not count (the run's rule), for the mask ${unclearMask} but received 0 and 255 alone: say --labels 0/255 where 255 is class 1, or --labels index where it does not count.`,
+  );
+}
+
+/**
  * The images of a folder's split; `all` takes every image. An image that the run was trained on or chosen by is an error when
  * it is read, unless the split is that of the training or validation itself.
  * @throws ERR_LE_DATA
@@ -76,8 +98,7 @@ export async function folderItems(
   notes: RunNotes,
   { masks, labels, allowDuplicates = false, onSeen }: FolderItemsOptions,
 ): Promise<Item[]> {
-  const { Dataset } = await import("../data/dataset.js");
-  const dataset = await Dataset.fromFolder(folder, { ...datasetOptions(notes, labels), masks });
+  const dataset = await openFolder(folder, notes, labels, { masks });
   const seen = seenBy(notes);
   const tolerated = allowDuplicates || isSeenSplit(split, folder, notes);
   return datasetItems(chooseSplit(dataset, split, dataOf(notes, folder)), notes.ignoreIndex, (id, content) => {
@@ -97,15 +118,22 @@ export function datasetItems(
   onContent?: (id: string, content: string | undefined) => void,
 ): Item[] {
   const own = dataset.ignoreIndex;
-  const relabel = ({ data, shape }: NdArray<Uint8Array>) =>
-    own === ignoreIndex ? { data, shape } : { data: data.map((label) => (label === own ? ignoreIndex : label)), shape };
+  const relabel = ({ data, shape }: NdArray<Uint8Array>, id: string) => {
+    if (own === ignoreIndex) return { data, shape };
+    if (data.includes(ignoreIndex))
+      throw new LayerEnsemblesError(
+        "ERR_LE_DATA",
+        `Expected a mask without the label ${ignoreIndex}, which did not count when the run was trained, for ${id} but received it as a class: leave out --ignore and --labels.`,
+      );
+    return { data: data.map((label) => (label === own ? ignoreIndex : label)), shape };
+  };
   return dataset.samples.map(({ id, group }, i) => ({
     id,
     ...(group !== undefined && { group }),
     load: async () => {
       const { input, placement, image, mask, content } = await dataset.loadBoth(i);
       onContent?.(id, content);
-      return { input, placement, image, ...(mask && { truth: relabel(mask) }) };
+      return { input, placement, image, ...(mask && { truth: relabel(mask, id) }) };
     },
   }));
 }
