@@ -15,11 +15,12 @@ import { isPng } from "./png.js";
 export async function readMask(path: string, options: ReadOptions = {}): Promise<NdArray<Uint8Array | Uint16Array>> {
   const bytes = await readBytes(path, "mask");
   if (!isPng(bytes)) throw dataError(path, "mask", "a PNG", `a file of another kind${kindOf(bytes)}`);
-  const { width, height, channels, palette, bitDepth, data, orientation } = await readPng(
+  const { width, height, channels, palette, bitDepth, data, orientation, frames } = await readPng(
     path,
     bytes,
     options.maxPixels,
   );
+  if (frames > 1) throw dataError(path, "mask", "one frame", `an animated PNG of ${frames} frames`);
   const shape = [height, width];
   if (palette || channels === 1) return orient({ data, shape }, orientation);
   const opaque = (1 << bitDepth) - 1;

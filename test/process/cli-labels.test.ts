@@ -79,9 +79,20 @@ describe("the rule of a run", () => {
     expect(JSON.parse(said.stdout).ignored.pixels).toBe(0);
   });
 
-  it("reads 255 as ignored in masks of 0 and 255 alone, where the training did", async () => {
+  it("asks what 255 means in another folder's masks of 0 and 255 alone, where the training ignored it", async () => {
     await data("controls", (mask) => mask.fill(0).fill(255, 0, 20));
-    const { code, stdout, stderr } = await evaluate("of-ignored", "controls");
+    const [refused, tuned, full] = await Promise.all([
+      evaluate("of-ignored", "controls"),
+      cli(["tune", inside("of-ignored"), "--data", inside("full"), "--dry-run"]),
+      evaluate("of-ignored", "full", "--labels", "0/255"),
+    ]);
+    for (const ended of [refused, tuned]) {
+      expect(ended).toMatchObject({ code: 1, stdout: "" });
+      expect(ended.stderr).toMatch(/ERR_LE_DATA.*masks.c0\.png but received 0 and 255 alone: say --labels 0\/255/);
+    }
+    expect(full.code, full.stderr).toBe(0);
+    expect(JSON.parse(full.stdout).ignored.pixels).toBe(0);
+    const { code, stdout, stderr } = await evaluate("of-ignored", "controls", "--labels", "index");
     expect(code, stderr).toBe(0);
     expect(stderr).toContain("ignored: 60 pixels of 3 of 3 images\n");
     for (const { quality } of JSON.parse(stdout).scores) expect(quality.perClass[1].sensitivity).toBeNull();

@@ -26,7 +26,7 @@ import {
   softmax,
   temper,
 } from "../../lib/metrics/index.js";
-import { bytes, expectError, floats, logitHeads } from "./support/heads.js";
+import { bytes, expectError, floats, isUnclear, logitHeads } from "./support/heads.js";
 
 /** Two classes: by pixel, the probability of class 1. */
 function binary(ones: number[]): NdArray<Float64Array> {
@@ -39,6 +39,7 @@ const withTruth = logitHeads({ minClasses: 2 }).chain(({ heads, classes, pixels 
       minLength: pixels,
       maxLength: pixels,
     })
+    .filter((truth) => !isUnclear(truth))
     .map((truth) => ({ heads, classes, pixels, truth: bytes(truth, heads[0]?.shape.slice(1)) })),
 );
 
@@ -270,6 +271,7 @@ function sampleOf({ k, classes }: { k: number; classes: number }) {
           minLength: pixels,
           maxLength: pixels,
         })
+        .filter((labels) => !isUnclear(labels))
         .map((labels) => bytes(labels)),
     }),
   );

@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { Dataset, type DatasetOptions } from "../../lib/data/dataset.js";
 import { applyLabels, checkMasks, countLabels, decideLabels, describeIgnored } from "../../lib/data/labels.js";
 import { SampleGuard } from "../../lib/ensemble/sample-guard.js";
+import * as metrics from "../../lib/metrics/index.js";
 
 const masks = (...of: readonly (readonly number[])[]) =>
   of.map((mask, i) => countLabels(`m${i}`, Uint8Array.from(mask)));
@@ -187,17 +188,63 @@ describe("raw samples for a training", () => {
         [0, 255],
       ]),
     ).toThrow(/0 and 255 alone, as in training\[1\]\.mask/);
+    expect(guard([[0, 255]], { ignoreIndex: 255 })).not.toThrow();
+  });
+
+  it("are of one kind: where 255 stands beside other labels it is none, where it stands with 0 alone it may be", () => {
+    const mixed = [
+      [0, 1],
+      [0, 255],
+    ];
+    expect(guard(mixed)).toThrow(/0 and 255 alone, as in training\[1\]\.mask/);
+    expect(guard([...mixed, [1, 255]])).not.toThrow();
     expect(
       guard([
-        [0, 255],
         [0, 1],
+        [255, 255],
       ]),
     ).not.toThrow();
-    expect(guard([[0, 255]], { ignoreIndex: 255 })).not.toThrow();
+    expect(guard(mixed, { ignoreIndex: 255 })).not.toThrow();
+  });
+
+  it("are those of the validation, too", () => {
+    const known = { id: undefined, group: undefined, content: undefined };
+    const seen = new SampleGuard([], { validation: [] });
+    seen.see("training", 0, known, Uint8Array.of(0, 1));
+    expect(() => seen.check("training")).not.toThrow();
+    seen.see("validation", 0, known, Uint8Array.of(0, 255));
+    expect(() => seen.check("validation")).toThrow(/masks of validation .*as in validation\[0\]\.mask/);
   });
 
   it("have a pixel that counts", () => {
     expect(guard([[255, 255]])).toThrow(/a pixel that counts in the masks of training/);
     expect(guard([[7]], { ignoreIndex: 7 })).toThrow(/ignored label 7 alone/);
+  });
+});
+
+describe("truths of the metrics", () => {
+  const p = { data: Float64Array.of(0.9, 0.2, 0.1, 0.8), shape: [2, 2] };
+  const found = { data: Uint8Array.of(0, 1), shape: [2] };
+  const full = { data: Uint8Array.of(0, 255), shape: [2] };
+  const heads = { data: Float64Array.of(1, 0, 0, 1, 2, 0, 0, 3, 1, 0, 0, 3), shape: [3, 2, 2] };
+  const doors: Record<string, (truth: typeof full, options: { ignoreIndex?: number | null }) => unknown> = {
+    dice: (truth, options) => metrics.dice(found, truth, { classes: 2, ...options }),
+    iou: (truth, options) => metrics.iou(found, truth, { classes: 2, ...options }),
+    quality: (truth, options) => metrics.quality(found, truth, { classes: 2, ...options }),
+    hausdorff: (truth, options) => metrics.hausdorff(found, truth, { classes: 2, ...options }),
+    nll: (truth, options) => metrics.nll(p, truth, options),
+    brier: (truth, options) => metrics.brier(p, truth, options),
+    calibration: (truth, options) => metrics.calibration(p, truth, options),
+    scoreHeads: (truth, options) => metrics.scoreHeads(heads, { truth, ...options }),
+    skipCurve: (truth, options) => metrics.skipCurve([{ heads, truth }], options),
+    fitTemperature: (truth, options) => metrics.fitTemperature([p], [truth], options),
+    fitHeadWeights: (truth, options) => metrics.fitHeadWeights([[p, p]], [truth], options),
+  };
+
+  it.each(Object.keys(doors))("of 0 and 255 alone are refused by %s, unless 255 is said not to count", (name) => {
+    const door = doors[name] as (typeof doors)[string];
+    expect(() => door(full, {})).toThrow(/class indices for .* but received 0 and 255 alone.*'ignoreIndex': 255/);
+    expect(() => door(full, { ignoreIndex: 255 })).not.toThrow();
+    expect(() => door({ data: Uint8Array.of(1, 255), shape: [2] }, {})).not.toThrow();
   });
 });

@@ -4,7 +4,7 @@ import { Random } from "../../lib/data/random.js";
 import { expOfNegative, lnOfPositive } from "../../lib/fusion/elementary.js";
 import type { Heads, NdArray } from "../../lib/metrics/index.js";
 import * as metrics from "../../lib/metrics/index.js";
-import { bytes, expectError, floats, type HeadsCase, logitHeads, stack } from "./support/heads.js";
+import { bytes, expectError, floats, type HeadsCase, isUnclear, logitHeads, stack } from "./support/heads.js";
 
 const withTruth = logitHeads({ minClasses: 2 }).chain((of) =>
   fc
@@ -12,6 +12,7 @@ const withTruth = logitHeads({ minClasses: 2 }).chain((of) =>
       minLength: of.pixels,
       maxLength: of.pixels,
     })
+    .filter((labels) => !isUnclear(labels))
     .map((truth) => ({ ...of, truth: bytes(truth, of.heads[0]?.shape.slice(1)) })),
 );
 

@@ -72,3 +72,9 @@ export function expectError(run: () => unknown, code: ErrorCode, ...words: strin
   expect(message).toMatch(/^Expected .+ for .+ but received .+\./);
   for (const word of words) expect(message).toContain(word);
 }
+
+/** Whether nobody can tell what 255 means in a truth: it holds 0 and 255 alone. */
+export function isUnclear(labels: ArrayLike<number>): boolean {
+  const all = new Set(Array.from(labels));
+  return all.size === 2 && all.has(0) && all.has(255);
+}
