@@ -33,7 +33,7 @@ export {
   type LoadReport,
   type ModelOptions,
 } from "./ensemble/backbone.js";
-export { type BaselineOptions, lastFeatures, McDropout, MultiHead, Plain } from "./ensemble/baselines.js";
+export { type BaselineOptions, McDropout, MultiHead, Plain } from "./ensemble/baselines.js";
 export { DeepEnsemble, type DeepFitOptions, type MemberEvent } from "./ensemble/deep-ensemble.js";
 export { type EnsembleOptions, LayerEnsemble } from "./ensemble/layer-ensemble.js";
 export { loadModel } from "./ensemble/load.js";

@@ -41,6 +41,11 @@ export interface BackboneOptions {
    */
   encoderWeights?: string;
   /**
+   * What stands before the encoder's names in the file of `encoderWeights`, such as `"model.encoder."`; needed only where a
+   * file has several encoders that fit. @default found
+   */
+  encoderPrefix?: string;
+  /**
    * unet: channels of the five decoder blocks. deeplabv3plus: channels of its decoder, one number.
    * @default [256, 128, 64, 32, 16], 256
    */
@@ -96,8 +101,15 @@ export interface LayerInfo {
   shape?: number[];
 }
 
-/** What a non-strict load left undone. */
+/** What a load of weights did, and left undone. */
 export interface LoadReport {
+  /** How many weights were taken. */
+  loaded: number;
+  /**
+   * What stood before the network's names in the file, and was dropped: keys of the file and parts of names, such as
+   * `"state_dict.model."`; empty where nothing did. Where names differ in it: what most of them had.
+   */
+  prefix: string;
   /** Names that the network has and the file has not. */
   missing: string[];
   /** Names that the file has and the network has not. */
@@ -197,6 +209,7 @@ export class Backbone {
   readonly #raw: RawLayer[];
   #layers: LayerInfo[];
   #disposed: Promise<void> | undefined;
+  #encoderReport: LoadReport | undefined;
   /** Channels of the image. */
   readonly inChannels: number;
   /** Spatial axes of the image: 2 for C×H×W, 3 for C×D×H×W. */
@@ -225,8 +238,20 @@ export class Backbone {
   static async create(kind: BackboneKind, options: BackboneOptions = {}): Promise<Backbone> {
     const specs = Object.hasOwn(KINDS, kind) ? KINDS[kind] : undefined;
     if (!specs) checkOptions("backbone", { kind }, { kind: option.oneOf(Object.keys(KINDS)) });
-    const withEncoder = specs && "encoder" in specs ? { ...specs, encoderWeights: option.string() } : specs;
-    const { encoderWeights, ...rest } = checkOptions(`backbone ${kind}`, options, withEncoder as OptionSpecs);
+    const withEncoder =
+      specs && "encoder" in specs
+        ? { ...specs, encoderWeights: option.string(), encoderPrefix: option.string() }
+        : specs;
+    const { encoderWeights, encoderPrefix, ...rest } = checkOptions(
+      `backbone ${kind}`,
+      options,
+      withEncoder as OptionSpecs,
+    );
+    if (encoderPrefix !== undefined && encoderWeights === undefined)
+      throw new LayerEnsemblesError(
+        "ERR_LE_OPTION",
+        "Expected option 'encoderWeights' beside 'encoderPrefix' but received none.",
+      );
     const defaults = kind.startsWith("resnet") ? {} : { inChannels: 1, classes: 2 };
     const backbone = await Backbone.#make({ ...defaults, ...rest, kind });
     if (encoderWeights === undefined) return backbone;
@@ -234,7 +259,9 @@ export class Backbone {
       const { imagenetWeights } = await import("./pretrained.js");
       const file =
         encoderWeights === "imagenet" ? await imagenetWeights(backbone.config.encoder as string) : encoderWeights;
-      await backbone.#run(() => backbone.#addon.loadEncoder(backbone.handle(), file));
+      backbone.#encoderReport = await backbone.#run(() =>
+        backbone.#addon.loadEncoder(backbone.handle(), file, encoderPrefix ?? null),
+      );
       return backbone;
     } catch (error) {
       await backbone.dispose();
@@ -339,20 +366,62 @@ export class Backbone {
 
   /**
    * Loads weights from a file, which is known by its content: safetensors, or a state dict that Python wrote with
-   * `torch.save` (also under "state_dict", "model_state_dict" or "model", and with DataParallel's "module."). Of such a
-   * file only tensors and plain containers are read; nothing in it is executed.
+   * `torch.save`, also inside of a checkpoint. What wrappers, trainers and keys put before the names (`module.`,
+   * `_orig_mod.`, `model.`, `state_dict`, …) is found by comparing names and shapes with the network's, and reported. Of
+   * such a file only tensors and plain containers are read; nothing in it is executed.
    * @param options.strict whether a missing or unexpected name is an error that lists them. Default true
    * @param options.part load only what lies below this name, with the file's names relative to it: `"encoder"` takes a
    *   ResNet's own state dict
-   * @throws ERR_LE_CHECKPOINT, and then nothing was changed; ERR_LE_IO
+   * @param options.prefix take only the names of the file that begin so, keys of the file included: `"ema."`. Needed where
+   *   a file has several sets of weights that fit, which is refused otherwise
+   * @throws ERR_LE_CHECKPOINT, and then nothing was changed: where no name fits, strict or not, or a weight has another
+   *   shape, or is NaN or infinite; ERR_LE_IO
    */
-  async loadWeights(path: string, options: { strict?: boolean; part?: string } = {}): Promise<LoadReport> {
-    const { strict = true, part } = checkOptions("loadWeights", options, {
+  async loadWeights(
+    path: string,
+    options: { strict?: boolean; part?: string; prefix?: string } = {},
+  ): Promise<LoadReport> {
+    const { strict = true, part, prefix } = checkOptions("loadWeights", options, {
       strict: option.boolean(),
       part: option.string(),
+      prefix: option.string(),
     });
-    const prefix = part ? `${part}.` : "";
-    return this.#run(() => this.#addon.loadBackbone(this.handle(), path, strict, prefix));
+    const how = { strict, part: part ? `${part}.` : "", ...(prefix !== undefined && { prefix }) };
+    return this.#run(() => this.#addon.loadBackbone(this.handle(), path, how));
+  }
+
+  /**
+   * The feature map that the network's own output is made of: the name of the layer that gives it. It is found by data flow,
+   * from what forward returns back to its classifier; a branch beside it, such as an auxiliary classifier, is never taken.
+   * @param inputSize the image's spatial size. Default: {@link probeSize}
+   * @throws ERR_LE_OPTION where data flow cannot say, with why: name the layer then
+   */
+  async features(inputSize: readonly number[] = this.probeSize): Promise<string> {
+    const { features, reason } = await this.#traceOutput(inputSize, true);
+    if (features) return features;
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected a network whose own output one classifier makes of one feature map but received another: ${reason}. Name the layer for the heads by option 'tap'.`,
+    );
+  }
+
+  /**
+   * The shape of the network's own output: N×C×H×W (N×C×D×H×W) of an image of that size, or empty where it is no map of the
+   * image.
+   * @param inputSize the image's spatial size. Default: {@link probeSize}
+   */
+  async outputShape(inputSize: readonly number[] = this.probeSize): Promise<readonly number[]> {
+    return (await this.#traceOutput(inputSize, false)).shape ?? [];
+  }
+
+  #traceOutput(inputSize: readonly number[], features: boolean) {
+    const shape = [1, this.inChannels, ...checkSize(inputSize, this.spatialAxes)];
+    return this.#run(() => this.#addon.traceOutput(this.handle(), shape, features));
+  }
+
+  /** What the load of `encoderWeights` did; undefined without. */
+  get encoderReport(): LoadReport | undefined {
+    return this.#encoderReport;
   }
 
   /**

@@ -1,7 +1,7 @@
 // The methods that Layer Ensembles are compared with and that are one network (SPEC §3).
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
-import type { Backbone, LayerInfo } from "./backbone.js";
+import type { Backbone } from "./backbone.js";
 import { MOST_PASSES, PLACEMENT, type PlacementOptions } from "./model.js";
 import {
   checkInputSize,
@@ -18,7 +18,8 @@ export interface BaselineOptions extends PlacementOptions {
   classes?: number;
   /**
    * The layer that the heads are on. @default Plain and Monte Carlo dropout: the network's own output is the head where it
-   * has as many channels as classes; else, and for multi-head always, the last feature map: see {@link lastFeatures}
+   * is a map of as many channels as classes; else, and for multi-head always, the feature map that the network's own output
+   * is made of: see {@link Backbone.features}
    */
   tap?: string;
   /** Dropout before a head's convolution, 0 to below 1, in training and for Monte Carlo dropout. @default 0 */
@@ -60,7 +61,7 @@ export class Plain extends Network {
   }
 }
 
-/** Several heads of different first weights on one feature map, the last one. */
+/** Several heads of different first weights on one feature map, the one that the network's own output is made of. */
 export class MultiHead extends Network {
   /** Which of the compared methods it is. */
   readonly method = "mh";
@@ -73,7 +74,7 @@ export class MultiHead extends Network {
     const specs = { ...BASELINE, heads: option.integer({ min: 2, max: 1000 }) };
     const { heads = 10, ...rest } = checkOptions("MultiHead.create", options, specs);
     const settings = withDefaults(backbone, rest);
-    const tap = rest.tap ?? lastFeatures(await backbone.probe(settings.inputSize));
+    const tap = rest.tap ?? (await backbone.features(settings.inputSize));
     const parts = await makeNetwork(backbone, { ...settings, taps: [tap], final: false, headsPerTap: heads }, null);
     return new MultiHead(parts);
   }
@@ -120,26 +121,6 @@ export class McDropout extends Network {
   }
 }
 
-/**
- * The layer before a network's output: the last one, in execution order, whose feature map has other channels than the
- * output. What comes after only makes the output of it.
- * @param layers what `Backbone.probe()` returned
- * @throws ERR_LE_OPTION where there is none
- */
-export function lastFeatures(layers: readonly LayerInfo[]): string {
-  // What is pooled to a single place has nothing to segment by.
-  const isMap = ({ shape }: LayerInfo) => (shape?.slice(2) ?? []).some((side) => side > 1);
-  const maps = layers.filter((layer) => layer.tappable && isMap(layer));
-  const last = layers.findLast(({ shape }) => shape);
-  const output = last && isMap(last) ? last.shape?.[1] : undefined;
-  const found = maps.findLast(({ shape }) => shape?.[1] !== output) ?? maps.at(-1);
-  if (found) return found.name;
-  throw new LayerEnsemblesError(
-    "ERR_LE_OPTION",
-    "Expected a network with a feature map to put a head on but received none.",
-  );
-}
-
 function withDefaults(backbone: Backbone, { tap: _tap, ...options }: BaselineOptions) {
   const { classes = 2, dropout = 0, freezeBackbone = false, inputSize = backbone.probeSize, seed = 0 } = options;
   checkInputSize(backbone, inputSize);
@@ -147,14 +128,12 @@ function withDefaults(backbone: Backbone, { tap: _tap, ...options }: BaselineOpt
   return { ...options, ...given, order: "given" as const, headsPerTap: 1, skip: 0, passes: 0 };
 }
 
-/** One head: the network's own output where that will do, else one on the last feature map. */
+/** One head: the network's own output where that will do, else one on the feature map that it is made of. */
 async function oneHead(backbone: Backbone, options: BaselineOptions, passes: number): Promise<NetworkParts> {
   const settings = { ...withDefaults(backbone, options), passes };
   const on = (tap: string): NetworkOptions => ({ ...settings, taps: [tap], final: false });
   if (options.tap !== undefined) return makeNetwork(backbone, on(options.tap), null);
-  const layers = await backbone.probe(settings.inputSize);
-  const output = layers.findLast(({ shape }) => shape)?.shape;
-  if (output && output.length >= 4 && output[1] === settings.classes)
-    return makeNetwork(backbone, { ...settings, taps: [], final: true }, null);
-  return makeNetwork(backbone, on(lastFeatures(layers)), null);
+  const shape = await backbone.outputShape(settings.inputSize);
+  if (shape[1] === settings.classes) return makeNetwork(backbone, { ...settings, taps: [], final: true }, null);
+  return makeNetwork(backbone, on(await backbone.features(settings.inputSize)), null);
 }

@@ -44,6 +44,14 @@ export interface RawBackbone {
   config: Record<string, unknown>;
 }
 
+/** What a load of weights did. */
+export interface RawLoadReport {
+  missing: string[];
+  unexpected: string[];
+  prefix: string;
+  loaded: number;
+}
+
 /** What a file is, by its content. */
 export type FileKind = "torchscript" | "exported" | "state-dict" | "safetensors" | "unknown";
 
@@ -56,14 +64,19 @@ export interface Addon {
   fileKind(path: string): Promise<FileKind>;
   disposeBackbone(backbone: Handle): Promise<void>;
   traceBackbone(backbone: Handle, shape: readonly number[]): Promise<{ name: string; shape: number[] }[]>;
+  /** Of what forward returns: its shape, empty where it is no map; or the layer that it is made of, or why none is known. */
+  traceOutput(
+    backbone: Handle,
+    shape: readonly number[],
+    features: boolean,
+  ): Promise<{ shape?: number[]; features?: string; reason?: string }>;
   loadBackbone(
     backbone: Handle,
     path: string,
-    strict: boolean,
-    prefix: string,
-  ): Promise<{ missing: string[]; unexpected: string[] }>;
+    options: { strict: boolean; part: string; prefix?: string },
+  ): Promise<RawLoadReport>;
   /** A classifier's weights, fitted to the network's encoder. */
-  loadEncoder(backbone: Handle, path: string): Promise<void>;
+  loadEncoder(backbone: Handle, path: string, prefix: string | null): Promise<RawLoadReport>;
   saveBackbone(backbone: Handle, path: string, prefix: string): Promise<void>;
   /** In the format that the network came from. */
   saveModel(backbone: Handle, path: string): Promise<void>;

@@ -1,5 +1,8 @@
 #include "models.h"
 
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -9,12 +12,14 @@
 #include "backbones/backbone.h"
 #include "backbones/encoder_weights.h"
 #include "backbones/imported.h"
+#include "backbones/output_flow.h"
 #include "convert.h"
 #include "device.h"
 #include "ensemble.h"
 #include "errors.h"
 #include "handles.h"
 #include "jobs.h"
+#include "numbers.h"
 #include "predict.h"
 #include "train.h"
 #include "weights_file.h"
@@ -258,6 +263,29 @@ Napi::Value trace_backbone(const Napi::CallbackInfo& info) {
   });
 }
 
+// traceOutput(backbone, shape, findFeatures) → Promise<{shape, features?, reason?}>: of what forward returns
+Napi::Value trace_output(const Napi::CallbackInfo& info) {
+  auto handle = backbone_of(info);
+  std::vector<int64_t> shape;
+  const Json given = to_json(info[1]);
+  for (const Json& axis : given.array("input shape")) shape.push_back(axis.integer("input shape"));
+  return read_on(info.Env(), handle, [handle, shape, find = info[2].ToBoolean().Value()]() -> Finish {
+                  Backbone& backbone = handle->get();
+                  const at::Tensor image = at::randn(shape, at::detail::createCPUGenerator(0));
+                  Json::Object result;
+                  if (find) {
+                    const Features features = find_features(backbone, image);
+                    result = {{"features", features.layer}, {"reason", features.reason}};
+                  } else {
+                    const at::NoGradGuard no_grad;
+                    backbone.train(false);
+                    const at::Tensor output = backbone.forward(image, nullptr).output;
+                    result = {{"shape", integers(is_map(output, image) ? output.sizes().vec() : std::vector<int64_t>())}};
+                  }
+                  return finish_json(std::move(result));
+                });
+}
+
 // Adds the file's name to an error that does not know it.
 template <class Work>
 auto of_file(const std::string& path, Work work) {
@@ -269,28 +297,46 @@ auto of_file(const std::string& path, Work work) {
   }
 }
 
-// loadEncoder(backbone, path) → Promise<void>
+Json described(const LoadReport& report) {
+  return Json::Object{{"missing", Json::Array(report.missing.begin(), report.missing.end())},
+                      {"unexpected", Json::Array(report.unexpected.begin(), report.unexpected.end())},
+                      {"prefix", report.prefix},
+                      {"loaded", static_cast<int64_t>(report.loaded)}};
+}
+
+// A string, or none where JavaScript gave null.
+std::optional<std::string> optional_string(const Napi::Value& value, const char* name) {
+  if (value.IsNull() || value.IsUndefined()) return std::nullopt;
+  return to_string(value, name);
+}
+
+// loadEncoder(backbone, path, prefix | null) → Promise<{missing, unexpected, prefix, loaded}>
 Napi::Value load_encoder_weights(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
   return run_on(info.Env(), handle, std::make_shared<JobControl>(),
-                [handle, path = to_string(info[1], "path")]() -> Finish {
-                  of_file(path, [&] { load_encoder(handle->get(), read_weights(path)); });
-                  return {};
+                [handle, path = to_string(info[1], "path"),
+                 prefix = optional_string(info[2], "prefix")]() -> Finish {
+                  return finish_json(described(
+                      of_file(path, [&] { return load_encoder(handle->get(), read_state_dicts(path), prefix); })));
                 });
 }
 
-// loadBackbone(backbone, path, strict, prefix) → Promise<{missing, unexpected}>
+// loadBackbone(backbone, path, {strict, part, prefix}) → Promise<{missing, unexpected, prefix, loaded}>
 Napi::Value load_backbone(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
+  const Json given = to_json(info[2]);
+  LoadOptions options{given.boolean_or("strict", true), given.string_or("part", ""), {}};
+  if (given.has("prefix")) options.prefix = given.at("prefix").string("prefix");
   return run_on(info.Env(), handle, std::make_shared<JobControl>(),
-                [handle, path = to_string(info[1], "path"), strict = info[2].ToBoolean().Value(),
-                 prefix = to_string(info[3], "prefix")]() -> Finish {
-                  const LoadReport report =
-                      of_file(path, [&] { return load_weights(handle->get(), read_weights(path), strict, prefix); });
-                  return finish_json(
-                      Json::Object{{"missing", Json::Array(report.missing.begin(), report.missing.end())},
-                                   {"unexpected", Json::Array(report.unexpected.begin(), report.unexpected.end())}});
+                [handle, path = to_string(info[1], "path"), options]() -> Finish {
+                  return finish_json(described(
+                      of_file(path, [&] { return load_weights(handle->get(), read_state_dicts(path), options); })));
                 });
+}
+
+// What is written is read back by others, who would not look.
+void check_saved(const NamedTensors& parameters, const NamedTensors& buffers) {
+  check_numbers(parameters, buffers, code::kDiverged, "a network to save", "its training diverged: load it anew");
 }
 
 // saveBackbone(backbone, path, prefix) → Promise<void>
@@ -299,6 +345,7 @@ Napi::Value save_backbone(const Napi::CallbackInfo& info) {
   return run_on(info.Env(), handle, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path"), prefix = to_string(info[2], "prefix")]() -> Finish {
                   const NamedTensors state = backbone_state(handle->get(), prefix);
+                  check_saved(handle->get().parameters(), handle->get().buffers());
                   if (state.empty())
                     fail(code::kOption, "Expected the prefix of some parameter but received '", prefix, "'.");
                   write_safetensors(path, state, {{"format", "pt"}});
@@ -311,6 +358,7 @@ Napi::Value save_model(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
   return run_on(info.Env(), handle, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path")]() -> Finish {
+                  check_saved(handle->get().parameters(), handle->get().buffers());
                   handle->get().save(path);
                   return {};
                 });
@@ -535,6 +583,7 @@ Napi::Value save_ensemble(const Napi::CallbackInfo& info) {
   auto handle = ensemble_of(info);
   return run_on(info.Env(), handle->owner, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path")]() -> Finish {
+                  check_saved(handle->get().parameters(), handle->get().backbone().buffers());
                   write_safetensors(path, handle->get().state(), handle->get().metadata());
                   return {};
                 });
@@ -588,6 +637,7 @@ void export_models(Napi::Env env, Napi::Object exports) {
   add.operator()<create_backbone>("createBackbone");
   add.operator()<dispose_backbone>("disposeBackbone");
   add.operator()<trace_backbone>("traceBackbone");
+  add.operator()<trace_output>("traceOutput");
   add.operator()<load_backbone>("loadBackbone");
   add.operator()<load_encoder_weights>("loadEncoder");
   add.operator()<save_backbone>("saveBackbone");

@@ -3,13 +3,16 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <set>
 
+#include "backbones/output_flow.h"
 #include "error.h"
 #include "kernels/guard.h"
+#include "numbers.h"
 #include "version.h"
 
 namespace le {
@@ -103,19 +106,24 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
   for (const auto& head : heads_)
     segmentation_.emplace_back(head.channels, options_.classes, axes, options_.dropout, generator);
 
+  const at::Tensor image = at::randn(shape, generator);
   at::Tensor output;
   {
     at::NoGradGuard no_grad;
     backbone_->train(false);
-    output = backbone_->forward(at::zeros(shape), nullptr).output;
+    output = backbone_->forward(image, nullptr).output;
   }
-  const bool fits = output.defined() && output.is_floating_point() && output.size(0) == 1 && output.dim() == axes + 2 &&
-                    output.size(1) == options_.classes;
+  const bool fits = is_map(output, image) && output.size(1) == options_.classes;
   if (options_.final == EnsembleOptions::Final::kYes && !fits)
-    fail(code::kOption, "Expected a backbone whose output has ", options_.classes,
-         " channels for option 'final' but received one with ",
-         output.defined() && output.dim() > 1 ? output.size(1) : 0, ".");
+    fail(code::kOption, "Expected a backbone whose output is a map of ", options_.classes,
+         " channels for option 'final' but received one of shape ",
+         output.defined() ? output.sizes() : at::IntArrayRef(), ".");
   has_final_ = fits && options_.final != EnsembleOptions::Final::kNo;
+  if (has_final_ && gives_probabilities(*backbone_, image, output))
+    fail(code::kOption,
+         "Expected logits from the network for its head 'final' but received probabilities (numbers from 0 to 1 behind a ",
+         "softmax or sigmoid), of which a softmax would be taken once more: export the network without it, or leave its ",
+         "output out by option 'final': false (of Plain and Monte Carlo dropout: 'tap').");
   // Numbers of heads are told apart by name, and a tapped layer may have this one.
   std::string name = kFinalHead;
   while (std::any_of(heads_.begin(), heads_.end(), [&](const HeadInfo& head) { return head.name == name; }))
@@ -147,9 +155,8 @@ std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator*
   return all;
 }
 
-NamedTensors Ensemble::trainable() const {
+NamedTensors Ensemble::heads_parameters() const {
   NamedTensors all;
-  if (!options_.freeze_backbone) all = backbone_->parameters();
   for (size_t k = 0; k < segmentation_.size(); ++k) {
     all.emplace_back(head_prefix(k) + "weight", segmentation_[k].weight);
     all.emplace_back(head_prefix(k) + "bias", segmentation_[k].bias);
@@ -157,12 +164,17 @@ NamedTensors Ensemble::trainable() const {
   return all;
 }
 
+NamedTensors Ensemble::parameters() const {
+  NamedTensors all = backbone_->parameters();
+  for (auto& head : heads_parameters()) all.push_back(std::move(head));
+  return all;
+}
+
+NamedTensors Ensemble::trainable() const { return options_.freeze_backbone ? heads_parameters() : parameters(); }
+
 NamedTensors Ensemble::state() const {
   NamedTensors all = state_of(*backbone_);
-  for (size_t k = 0; k < segmentation_.size(); ++k) {
-    all.emplace_back(head_prefix(k) + "weight", segmentation_[k].weight);
-    all.emplace_back(head_prefix(k) + "bias", segmentation_[k].bias);
-  }
+  for (auto& head : heads_parameters()) all.push_back(std::move(head));
   return all;
 }
 
@@ -194,6 +206,11 @@ void Ensemble::load_state(const std::map<std::string, at::Tensor>& tensors) {
       }
   if (!wrong.empty()) fail(code::kCheckpoint, "Expected the weights of this architecture but received others:", wrong);
   at::NoGradGuard no_grad;
+  const auto in_file = [&](NamedTensors live) {
+    for (auto& [name, tensor] : live) tensor = tensors.at(name).to(tensor.scalar_type());
+    return live;
+  };
+  check_numbers(in_file(parameters()), in_file(backbone_->buffers()), code::kCheckpoint, "a trained network", kDamagedWeights);
   backbone_->end_inference();
   for (const auto& [name, tensor] : mine)
     if (const auto found = tensors.find(name); found != tensors.end()) tensor.copy_(found->second);

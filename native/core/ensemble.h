@@ -57,6 +57,8 @@ class Ensemble {
 
   // Backbone and heads: "heads.<i>.weight", "heads.<i>.bias". What `freezeBackbone` leaves out is left out here too.
   NamedTensors trainable() const;
+  // All parameters of backbone and heads.
+  NamedTensors parameters() const;
   // Every parameter and buffer, as saved.
   NamedTensors state() const;
   // State by name; strict as load_weights. Nothing is changed where anything is wrong.
@@ -75,6 +77,8 @@ class Ensemble {
   at::MemoryFormat memory_format() const;
 
  private:
+  NamedTensors heads_parameters() const;
+
   friend class InferenceMode;
   std::shared_ptr<Backbone> backbone_;
   EnsembleOptions options_;

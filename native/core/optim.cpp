@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "error.h"
+#include "numbers.h"
 
 namespace le {
 
@@ -38,6 +39,9 @@ void load(const std::map<std::string, at::Tensor>& state, const NamedTensors& in
       fail(code::kCheckpoint, "Expected shape ", tensor.sizes(), " for '", name,
            "' in the optimizer's state but received ", found->second.sizes(), ".");
   }
+  NamedTensors saved;
+  for (const auto& [name, tensor] : into) saved.emplace_back(name, state.at(name).to(tensor.scalar_type()));
+  check_numbers(saved, {}, code::kCheckpoint, "the optimizer's state", kDamagedWeights);
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : into) tensor.copy_(state.at(name));
 }

@@ -106,6 +106,11 @@ int64_t checked_heads(const Members& members, int64_t passes) {
   return heads;
 }
 
+void check_finite(const at::Tensor& image, size_t index) {
+  if (!at::isfinite(image).all().item<bool>())
+    fail(code::kValue, "Expected finite numbers for image ", index, " but received NaN or infinity.");
+}
+
 // Indices of the kept heads.
 std::vector<int64_t> kept_heads(const PredictOptions& options, int64_t heads) {
   std::vector<int64_t> kept = options.heads;
@@ -186,8 +191,7 @@ std::vector<Reduced> predict(const Members& members, const std::vector<at::Tenso
       fail(code::kShape, "Expected ", ensemble.backbone().in_channels(), " channels × ", axes == 3 ? "depth × " : "",
            "height × width for image ", i, " but received shape ", image.sizes(), ".");
     if (image.numel() == 0) fail(code::kShape, "Expected an image but received shape ", image.sizes(), ".");
-    if (!at::isfinite(image).all().item<bool>())
-      fail(code::kValue, "Expected finite numbers for image ", i, " but received NaN or infinity.");
+    check_finite(image, i);
     by_shape[image.sizes().vec()].push_back(i);
   }
 
@@ -244,23 +248,17 @@ at::Tensor interpolate(const at::Tensor& logits, at::IntArrayRef size) {
 std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images, at::ScalarType dtype, int64_t passes,
                                 uint64_t seed) {
   checked_heads(members, passes);
+  for (int64_t i = 0; images.dim() > 0 && i < images.size(0); ++i) check_finite(images[i], static_cast<size_t>(i));
+  // As predict() does: the same logits, whatever ran before.
   const Autocast autocast(members.front()->device(), dtype);
-  const at::NoGradGuard no_grad;
-  struct Sampling {
-    const Members& members;
-    ~Sampling() {  // a stop, or lack of memory, may leave by an exception
-      for (Ensemble* member : members) member->backbone().sample(false);
-    }
-  };
-  for (Ensemble* member : members) member->train(false);
-  std::optional<Sampling> sampling;
-  if (passes > 0) {
-    sampling.emplace(members);
-    for (Ensemble* member : members) member->backbone().sample(true);
+  const c10::InferenceMode inference_mode;
+  std::deque<InferenceMode> evaluation;
+  for (Ensemble* member : members) evaluation.emplace_back(*member, dtype, passes > 0);
+  auto logits = all_logits(members, images, dtype, passes, seed);
+  for (size_t k = 0; k < logits.size(); ++k) {
+    logits[k] = interpolate(logits[k], images.sizes().slice(2)).cpu();
+    if (!at::isfinite(logits[k]).all().item<bool>()) fail_not_finite(static_cast<int64_t>(k));
   }
-  auto logits = all_logits(members, images, at::kFloat, passes, seed);
-  sampling.reset();
-  for (auto& head : logits) head = interpolate(head, images.sizes().slice(2)).cpu();
   return logits;
 }
 

@@ -40,7 +40,8 @@ inline std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Te
 }
 
 // The logits of every head, at the image's own size: for each head a tensor N×C×s, float, on the CPU.
-// images: one tensor N×C×s. passes, seed: as in PredictOptions.
+// images: one tensor N×C×s. passes, seed: as in PredictOptions. ERR_LE_VALUE for an image that is not finite, as for
+// logits that are not; else as predict().
 std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images, at::ScalarType dtype,
                                 int64_t passes = 0, uint64_t seed = 0);
 

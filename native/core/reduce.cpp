@@ -29,9 +29,13 @@ static_assert(kMaps == kMapCount && kEntropy == 1u << 0 && kExpectedEntropy == 1
               kMutualInformation == 1u << 2 && kVariance == 1u << 3 && kDisagreement == 1u << 4 &&
               kVariationRatio == 1u << 5);
 
-[[noreturn]] void fail_not_finite(size_t head) {
+}  // namespace
+
+void fail_not_finite(size_t head) {
   fail(code::kValue, "Expected finite numbers for the logits of head ", head, " but received NaN or infinity.");
 }
+
+namespace {
 
 // Scratch memory of one thread, in one allocation.
 class Workspace {

@@ -55,4 +55,7 @@ Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef 
 // Throws what reduce() says about arguments, all but the finiteness of the logits.
 void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
 
+// ERR_LE_VALUE for the logits of a head.
+[[noreturn]] void fail_not_finite(size_t head);
+
 }  // namespace le

@@ -15,6 +15,7 @@
 
 #include "checkpoint.h"
 #include "default_generator.h"
+#include "numbers.h"
 #include "optim.h"
 #include "predict.h"
 #include "reduce.h"
@@ -193,6 +194,7 @@ class Trainer {
   void run_epoch() {
     const auto epoch_start = std::chrono::steady_clock::now();
     const Json losses = train_epoch();
+    check_weights();
     Json::Object event{{"type", "epoch"},     {"epoch", epoch_},  {"epochs", options_.epochs},
                        {"loss", epoch_loss_}, {"losses", losses}, {"learningRate", learning_rate_}};
     const double training_seconds = seconds_since(epoch_start);
@@ -406,6 +408,15 @@ class Trainer {
     double sum = 0;
     for (size_t k = 0; k < losses.size(); ++k) sum += weights_[k] * losses[k];
     return sum;
+  }
+
+  // Before anything is measured with them or written over what is good. A loss can stay finite without: no gradient need
+  // reach what a step has spoilt, and batch norm takes its statistics from each batch.
+  void check_weights() const {
+    static constexpr const char* kAdvice = "lower the learning rate, clip gradients (clipNorm), or use fp32";
+    const std::string when = " after epoch " + std::to_string(epoch_);
+    check_numbers(ensemble_.parameters(), ensemble_.backbone().buffers(), code::kDiverged, "the network" + when, kAdvice);
+    check_numbers(optimizer_->state(), {}, code::kDiverged, "the optimizer" + when, kAdvice);
   }
 
   void keep_best() {

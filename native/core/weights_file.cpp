@@ -11,6 +11,7 @@
 #include <cstring>
 #include <functional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "archive.h"
 #include "backbones/imported.h"
@@ -22,8 +23,7 @@ namespace le {
 
 namespace {
 
-constexpr const char* kWrappers[] = {"state_dict", "model_state_dict", "model"};
-constexpr size_t kMaxWrappers = 4;  // one inside another
+constexpr size_t kMaxDepth = 8;  // dictionaries one inside another
 // torch.save's first value before PyTorch 1.6, little-endian, and the version that follows it.
 constexpr std::string_view kMagic("\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 10);
 constexpr int64_t kLegacyVersion = 1001;
@@ -51,18 +51,21 @@ std::string contents(const PickleValue& value) {
   return "a dictionary" + (names.empty() ? " without names" : names);
 }
 
-const PickleValue& find_state_dict(const PickleValue& root, const std::string& path) {
-  const PickleValue* at = &root;
-  for (size_t depth = 0; depth < kMaxWrappers; ++depth) {
-    const PickleValue* inner = nullptr;
-    for (const char* name : kWrappers)
-      if (const PickleValue* value = at->get(name); !inner && value && value->kind == PickleValue::kDict) inner = value;
-    if (!inner) break;
-    at = inner;
-  }
-  if (at->kind != PickleValue::kDict || !has_tensors(*at))
-    damaged(path, "a state dict, or one under 'state_dict', 'model_state_dict' or 'model',", contents(root));
-  return *at;
+// Every dictionary that has tensors, outermost first, with the keys that lead to it.
+std::vector<std::pair<std::string, const PickleValue*>> find_state_dicts(const PickleValue& root,
+                                                                         const std::string& path) {
+  std::vector<std::pair<std::string, const PickleValue*>> found;
+  std::unordered_set<const PickleValue*> seen;  // one may be there twice, or inside of itself
+  const auto visit = [&](const auto& self, const PickleValue& value, const std::string& keys, size_t depth) -> void {
+    if (value.kind != PickleValue::kDict || depth > kMaxDepth || !seen.insert(&value).second) return;
+    if (has_tensors(value)) found.emplace_back(keys, &value);
+    for (size_t i = 0; i + 1 < value.items.size(); i += 2)
+      if (value.items[i]->kind == PickleValue::kString)
+        self(self, *value.items[i + 1], keys + value.items[i]->text + ".", depth + 1);
+  };
+  visit(visit, root, "", 0);
+  if (found.empty()) damaged(path, "a dictionary of tensors, or one inside of another,", contents(root));
+  return found;
 }
 
 struct StorageBytes {
@@ -86,32 +89,28 @@ at::Tensor make_tensor(const PickledTensor& described, StorageBytes& storage) {
 
 using ReadStorage = std::function<at::Tensor(const PickledTensor&)>;
 
-std::map<std::string, at::Tensor> collect(const Pickle& pickle, const std::string& path,
-                                          const ReadStorage& read_storage) {
-  const PickleValue& dict = find_state_dict(pickle.value(), path);
+std::vector<StateDict> collect(const Pickle& pickle, const std::string& path, const ReadStorage& read_storage) {
   std::unordered_map<std::string, StorageBytes> storages;
-  std::map<std::string, at::Tensor> result;
-  for (size_t i = 0; i < dict.items.size(); i += 2) {
-    const PickleValue &name = *dict.items[i], &value = *dict.items[i + 1];
-    if (name.kind != PickleValue::kString || value.kind != PickleValue::kTensor) continue;
-    const PickledTensor& described = pickle.tensors()[static_cast<size_t>(value.integer)];
-    StorageBytes& storage = storages[described.storage];
-    if (!storage.bytes.defined()) storage.bytes = read_storage(described);
-    // Two descriptions of one storage may differ.
-    if (static_cast<uint64_t>(storage.bytes.numel()) != described.storage_bytes)
-      damaged(path, std::to_string(described.storage_bytes) + " bytes for weight '" + name.text + "'",
-              std::to_string(storage.bytes.numel()));
-    result.insert_or_assign(name.text, make_tensor(described, storage));
+  std::vector<StateDict> result;
+  for (const auto& [keys, dict] : find_state_dicts(pickle.value(), path)) {
+    StateDict& made = result.emplace_back(StateDict{keys, {}});
+    for (size_t i = 0; i < dict->items.size(); i += 2) {
+      const PickleValue &name = *dict->items[i], &value = *dict->items[i + 1];
+      if (name.kind != PickleValue::kString || value.kind != PickleValue::kTensor) continue;
+      const PickledTensor& described = pickle.tensors()[static_cast<size_t>(value.integer)];
+      StorageBytes& storage = storages[described.storage];
+      if (!storage.bytes.defined()) storage.bytes = read_storage(described);
+      // Two descriptions of one storage may differ.
+      if (static_cast<uint64_t>(storage.bytes.numel()) != described.storage_bytes)
+        damaged(path, std::to_string(described.storage_bytes) + " bytes for weight '" + name.text + "'",
+                std::to_string(storage.bytes.numel()));
+      made.tensors.insert_or_assign(name.text, make_tensor(described, storage));
+    }
   }
-  const std::string prefix = "module.";
-  if (!std::all_of(result.begin(), result.end(), [&](const auto& item) { return item.first.starts_with(prefix); }))
-    return result;
-  std::map<std::string, at::Tensor> renamed;
-  for (auto& [name, tensor] : result) renamed.emplace(name.substr(prefix.size()), std::move(tensor));
-  return renamed;
+  return result;
 }
 
-std::map<std::string, at::Tensor> read_zip(const std::string& path) {
+std::vector<StateDict> read_zip(const std::string& path) {
   const Archive archive(path);
   if (archive.find("byteorder") && archive.text("byteorder", 16) != "little")
     damaged(path, "little-endian numbers", "big-endian ones: save it on another machine");
@@ -130,7 +129,7 @@ std::map<std::string, at::Tensor> read_zip(const std::string& path) {
 
 // The magic number, the version, what the machine was like, the value itself and the keys of its storages, each a
 // pickle; then, for each key, a count of elements and their bytes.
-std::map<std::string, at::Tensor> read_legacy(const std::string& path) {
+std::vector<StateDict> read_legacy(const std::string& path) {
   const InputFile file(path);
   std::string text(std::min(file.size(), Pickle::kMaxBytes), '\0');
   if (!file.read(text.data(), text.size(), 0)) damaged(path, "the whole file", "one that became shorter");
@@ -200,10 +199,10 @@ bool is_tar(const std::string& path) {
 
 }  // namespace
 
-std::map<std::string, at::Tensor> read_weights(const std::string& path) {
+std::vector<StateDict> read_state_dicts(const std::string& path) {
   switch (file_kind(path)) {
     case FileKind::kSafetensors:
-      return read_safetensors(path).tensors;
+      return {{"", read_safetensors(path).tensors}};
     case FileKind::kStateDict:
       return Archive::is_archive(path) ? read_zip(path) : read_legacy(path);
     case FileKind::kScript:

@@ -22,7 +22,7 @@ constexpr double kTolerance = 1e-5;
 
 std::unique_ptr<Backbone> backbone_of(const Fixture& fixture) {
   auto result = make_backbone(Json::parse(fixture.metadata("config"), code::kCheckpoint));
-  load_weights(*result, fixture.under("state/"), true);
+  load_weights(*result, {{"", fixture.under("state/")}});
   return result;
 }
 

@@ -7,6 +7,7 @@
 #include "folder.h"
 #include "pickle.h"
 #include "random.h"
+#include "safetensors.h"
 // After libtorch, which has a CHECK of its own.
 #include "check.h"
 
@@ -16,6 +17,9 @@ using test::read_bytes;
 using test::write_bytes;
 
 namespace {
+
+// Of a file with one dictionary of tensors, or its outermost one.
+std::map<std::string, at::Tensor> read_weights(const std::string& path) { return read_state_dicts(path).front().tensors; }
 
 // Made by scripts/models/make_weight_fixtures.py.
 std::string fixture(const std::string& name) { return std::string(LE_FIXTURES) + "/weights/" + name; }
@@ -104,14 +108,16 @@ TEST("weights: state dicts of torch.save, in every format and protocol") {
   CHECK(same(read_weights(fixture("uint16.pth")).at("wide"), at::arange(3).to(at::kUInt16)));
 }
 
-TEST("weights: a state dict inside a checkpoint, under its wrappers' names and without DataParallel's prefix") {
-  for (const char* name : {"checkpoint.pth", "model.pth"}) {
-    const auto read = read_weights(fixture(name));
-    CHECK(read.size() == 2);
-    CHECK(same(read.at("weight"), at::full({3, 2}, 0.5)) && same(read.at("bias"), at::full({3}, 0.25)));
+TEST("weights: every state dict inside of a checkpoint, with the keys that lead to it, names as they are") {
+  for (const auto& [name, keys] : {std::pair("checkpoint.pth", "state_dict."), std::pair("model.pth", "model.")}) {
+    const auto dicts = read_state_dicts(fixture(name));
+    const auto found = std::find_if(dicts.begin(), dicts.end(), [&](const StateDict& dict) { return dict.path == keys; });
+    CHECK(found != dicts.end() && found->tensors.size() == 2);
+    const Match match = match_names(dicts, {{"weight", at::zeros({3, 2})}, {"bias", at::zeros({3})}}, {});
+    CHECK(match.prefix.starts_with(keys) && match.unexpected.empty());
+    CHECK(same(match.tensors.at("weight"), at::full({3, 2}, 0.5)) && same(match.tensors.at("bias"), at::full({3}, 0.25)));
   }
   const Folder folder;
-  // One name without the prefix keeps it for all.
   const std::string one = tensor(storage("0", 10), 0, {2}, {1});
   const auto mixed = read(folder, pickle("}(" + text("module.a") + one + text("b") + one + text("epoch") + "K\x03u"));
   CHECK(mixed.size() == 2 && mixed.contains("module.a") && mixed.contains("b"));

@@ -14,6 +14,15 @@ using namespace le;
 
 namespace {
 
+LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors, bool strict,
+                        const std::string& part = "") {
+  return le::load_weights(backbone, {{"", tensors}}, {strict, part, {}});
+}
+LoadReport load_encoder(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors) {
+  return le::load_encoder(backbone, {{"", tensors}});
+}
+
+
 Json config(const std::string& text) { return Json::parse(text, code::kOption); }
 std::unique_ptr<Backbone> make(const std::string& text) { return make_backbone(config(text)); }
 
@@ -380,7 +389,7 @@ TEST("zoo: a classifier becomes an encoder, whatever the number of its input cha
   wrong.erase("layer1.0.conv1.weight");
   CHECK(contains(message_of([&] { load_encoder(*unet, wrong); }, code::kCheckpoint), "layer1.0.conv1.weight"));
   CHECK_THROWS(load_encoder(*unet, state(*make(R"({"kind":"resnet34"})"))), code::kCheckpoint);
-  CHECK_THROWS(load_encoder(*unet, {}), code::kCheckpoint);
+  CHECK_THROWS(load_encoder(*unet, std::map<std::string, at::Tensor>()), code::kCheckpoint);
   CHECK(same(before, state(*unet)));
   CHECK_THROWS(load_encoder(*make(kSmall), donor), code::kOption);
 }

@@ -4,11 +4,13 @@
 #include <c10/core/Device.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "json.h"
 #include "safetensors.h"
+#include "state_dict.h"
 
 namespace le {
 
@@ -96,13 +98,25 @@ std::unique_ptr<Backbone> make_backbone(const Json& config);
 // Parameters, buffers, and both again under their other names: Python's state dict.
 NamedTensors state_of(const Backbone& backbone);
 
+struct LoadOptions {
+  bool strict = true;
+  // Load only what lies below this name of the network's, such as "encoder.", by names relative to it.
+  std::string part;
+  std::optional<std::string> prefix;  // as in MatchOptions
+};
+
 struct LoadReport {
   std::vector<std::string> missing, unexpected;
+  std::string prefix;  // what stood before the names in the file
+  size_t loaded = 0;   // weights that were taken
 };
-// Copies tensors into parameters and buffers by name. With `prefix`, only names below it are addressed ("encoder."
-// loads an encoder alone). Strict: any missing or unexpected name is ERR_LE_CHECKPOINT listing them, and nothing is
-// changed. A tensor of another shape is ERR_LE_CHECKPOINT always. num_batches_tracked may be missing.
-LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors, bool strict,
-                        const std::string& prefix = "");
+// Copies tensors into parameters and buffers by name, as match_names() finds them. ERR_LE_CHECKPOINT, and then nothing
+// is changed: where no name fits at all; for a tensor of another shape or kind of numbers, or with NaN or infinity; and,
+// when strict, for any missing or unexpected name. num_batches_tracked may be missing.
+LoadReport load_weights(Backbone& backbone, const std::vector<StateDict>& file, const LoadOptions& options = {});
+// Copies `match` of `file` as load_weights() does, which is this after match_names().
+LoadReport load_match(Backbone& backbone, Match match, const LoadOptions& options);
+// The weights below `part`, by names relative to it.
+std::map<std::string, at::Tensor> weights_below(const Backbone& backbone, const std::string& part);
 
 }  // namespace le

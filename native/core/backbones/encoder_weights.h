@@ -1,7 +1,8 @@
 #pragma once
 // Pretrained classifiers as encoders of segmentation networks.
-#include <map>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "backbones/backbone.h"
 
@@ -11,8 +12,9 @@ namespace le {
 // part of `backbone` below "encoder.". The classifier's own last layer (fc.*) is left out. Where the number of input
 // channels differs, each of the first convolution's filters becomes its mean over its input channels, repeated for each
 // new channel and scaled by old/new channels: a grey image in every channel gives the response that it gave before, and
-// one channel takes the sum over red, green and blue. ERR_LE_CHECKPOINT for weights of another architecture, and then
-// nothing was changed; ERR_LE_OPTION for a network without an encoder.
-void load_encoder(Backbone& backbone, std::map<std::string, at::Tensor> tensors);
+// one channel takes the sum over red, green and blue. `prefix`: as in MatchOptions. ERR_LE_CHECKPOINT as load_weights()
+// when strict; ERR_LE_OPTION for a network without an encoder.
+LoadReport load_encoder(Backbone& backbone, const std::vector<StateDict>& file,
+                        const std::optional<std::string>& prefix = {});
 
 }  // namespace le

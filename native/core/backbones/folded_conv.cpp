@@ -5,6 +5,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/convolution.h>
+#include <ATen/ops/relu.h>
 #include <ATen/ops/rsqrt.h>
 
 #include "kernels/guard.h"
@@ -101,16 +102,24 @@ at::Tensor FoldedConv::operator()(const at::Tensor& x) const {
 
 at::Tensor FoldedConv::then(const at::Tensor& x, std::string_view activation) const {
   static const auto run = operation("mkldnn::_convolution_pointwise", "").typed<Pointwise>();
+  c10::List<std::optional<at::Scalar>> scalars;
+  // oneDNN's ReLU makes 0 of NaN, so that an overflow would look like an answer. Its leaky ReLU keeps NaN, and a slope
+  // so small is lost in rounding.
+  if (activation == "relu") {
+    activation = "leaky_relu";
+    scalars.push_back(at::Scalar(1e-20));
+  }
   return run.call(x, packed_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation, geometry_.groups,
-                  activation, c10::List<std::optional<at::Scalar>>(), std::nullopt);
+                  activation, scalars, std::nullopt);
 }
 
 at::Tensor FoldedConv::then_add(const at::Tensor& x, const at::Tensor& shortcut, std::string_view activation) const {
   static const auto run = operation("mkldnn::_convolution_pointwise", "binary").typed<PointwiseBinary>();
-  const auto after = activation == "none" ? std::optional<std::string_view>() : activation;
-  return run.call(x, shortcut, packed_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation,
-                  geometry_.groups, "add", at::Scalar(1.0), after, c10::List<std::optional<at::Scalar>>(),
-                  std::nullopt);
+  at::Tensor y = run.call(x, shortcut, packed_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation,
+                          geometry_.groups, "add", at::Scalar(1.0), std::nullopt,
+                          c10::List<std::optional<at::Scalar>>(), std::nullopt);
+  // Not in the same operation, whose only activation is the ReLU that makes 0 of NaN.
+  return activation == "none" ? y : at::relu_(y);
 }
 
 }  // namespace le

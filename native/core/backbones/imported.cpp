@@ -6,6 +6,7 @@
 #include "archive.h"
 #include "error.h"
 #include "file.h"
+#include "numbers.h"
 
 namespace le {
 
@@ -86,8 +87,9 @@ FileKind file_kind(const std::string& path) {
                                                                                 : FileKind::kUnknown;
 }
 
-std::unique_ptr<Backbone> load_imported(const Json& config) {
-  const ImportOptions options = ImportOptions::from(config);
+namespace {
+
+std::unique_ptr<Backbone> load_any(const Json& config, const ImportOptions& options) {
   const std::string& kind = config.at("kind").string("kind");
   if (kind == "torchscript") return load_script(options);
   if (kind == "exported") return load_exported(options);
@@ -106,6 +108,15 @@ std::unique_ptr<Backbone> load_imported(const Json& config) {
   }
   fail(code::kCheckpoint, "Expected a TorchScript or torch.export file at ", options.file,
        " but received another kind of file.");
+}
+
+}  // namespace
+
+std::unique_ptr<Backbone> load_imported(const Json& config) {
+  const ImportOptions options = ImportOptions::from(config);
+  auto backbone = load_any(config, options);
+  check_numbers(*backbone, options.file);
+  return backbone;
 }
 
 }  // namespace le

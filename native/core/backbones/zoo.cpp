@@ -51,15 +51,6 @@ std::string one_of(const std::string& name, std::string value, const std::vector
   return value;
 }
 
-// The first names of a list, and how many more there are.
-std::string shortened(const std::vector<std::string>& names) {
-  if (names.empty()) return "none";
-  constexpr size_t kShown = 8;
-  std::string all = listed({names.begin(), names.begin() + std::min(kShown, names.size())});
-  if (names.size() > kShown) all += " and " + std::to_string(names.size() - kShown) + " more";
-  return all;
-}
-
 constexpr int64_t kMaxChannels = 4096;
 
 std::unique_ptr<Backbone> make_resnet(const std::string& kind, const Json& config, int64_t seed,
@@ -243,52 +234,6 @@ NamedTensors state_of(const Backbone& backbone) {
   const std::map<std::string, at::Tensor> listed(all.begin(), all.end());
   for (const auto& [other, name] : others) all.emplace_back(other, listed.at(name));
   return all;
-}
-
-LoadReport load_weights(Backbone& backbone, const std::map<std::string, at::Tensor>& tensors, bool strict,
-                        const std::string& prefix) {
-  const NamedTensors mine = state_of(backbone);
-  // A file of the whole network has the prefix in its names, one of that part alone has not.
-  const bool whole =
-      std::any_of(tensors.begin(), tensors.end(), [&](const auto& t) { return t.first.starts_with(prefix); });
-  const auto name_here = [&](const std::string& name) { return whole ? name : prefix + name; };
-
-  LoadReport report;
-  std::map<std::string, at::Tensor> targets;
-  for (const auto& [name, tensor] : mine)
-    if (name.starts_with(prefix)) targets.emplace(name, tensor);
-  std::vector<std::pair<at::Tensor, at::Tensor>> copies;
-  for (const auto& [name, tensor] : tensors) {
-    const auto target = targets.find(name_here(name));
-    if (target == targets.end()) {
-      if (name_here(name).starts_with(prefix)) report.unexpected.push_back(name);
-      continue;
-    }
-    if (target->second.sizes() != tensor.sizes())
-      fail(code::kCheckpoint, "Expected shape ", target->second.sizes(), " for weight '", target->first,
-           "' but received ", tensor.sizes(), ".");
-    if (target->second.is_floating_point() != tensor.is_floating_point())
-      fail(code::kCheckpoint, "Expected ", c10::toString(target->second.scalar_type()), " for weight '", target->first,
-           "' but received ", c10::toString(tensor.scalar_type()), ".");
-    for (const auto& [to, from] : copies)
-      if (to.is_same(target->second) && !at::equal(from, tensor))
-        fail(code::kCheckpoint, "Expected one value for weight '", target->first,
-             "', which the network shares with another of its names, but received two.");
-    copies.emplace_back(target->second, tensor);
-    targets.erase(target);
-  }
-  for (const auto& [name, tensor] : targets)
-    if (!name.ends_with("num_batches_tracked") &&
-        std::none_of(copies.begin(), copies.end(), [&](const auto& copy) { return copy.first.is_same(tensor); }))
-      report.missing.push_back(name);
-  if (strict && !(report.missing.empty() && report.unexpected.empty()))
-    fail(code::kCheckpoint,
-         "Expected weights of this architecture but received some with missing: ", shortened(report.missing),
-         "; unexpected: ", shortened(report.unexpected), ".");
-  const at::NoGradGuard no_grad;
-  for (const auto& [to, from] : copies) to.copy_(from);
-  backbone.end_inference();
-  return report;
 }
 
 }  // namespace le
