@@ -369,7 +369,8 @@ export class Backbone {
    * `torch.save`, also inside of a checkpoint. What wrappers, trainers and keys put before the names (`module.`,
    * `_orig_mod.`, `model.`, `state_dict`, …) is found by comparing names and shapes with the network's, and reported. Of
    * such a file only tensors and plain containers are read; nothing in it is executed.
-   * @param options.strict whether a missing or unexpected name is an error that lists them. Default true
+   * @param options.strict whether a missing or unexpected name is an error that lists them. Default true. Where not, a
+   *   process warning says so if more weights are missing than were taken
    * @param options.part load only what lies below this name, with the file's names relative to it: `"encoder"` takes a
    *   ResNet's own state dict
    * @param options.prefix take only the names of the file that begin so, keys of the file included: `"ema."`. Needed where
@@ -387,7 +388,13 @@ export class Backbone {
       prefix: option.string(),
     });
     const how = { strict, part: part ? `${part}.` : "", ...(prefix !== undefined && { prefix }) };
-    return this.#run(() => this.#addon.loadBackbone(this.handle(), path, how));
+    const report = await this.#run(() => this.#addon.loadBackbone(this.handle(), path, how));
+    if (report.loaded < report.missing.length)
+      process.emitWarning(
+        `Only ${report.loaded} weights of the network were in ${path}${report.prefix && ` (behind '${report.prefix}')`}; ${report.missing.length} keep their first values.`,
+        "LayerEnsemblesWarning",
+      );
+    return report;
   }
 
   /**

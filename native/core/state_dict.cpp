@@ -139,10 +139,15 @@ class Matcher {
         take(name, bare.substr(prefix.size()));
       else if (below && wanted_.contains(unwrapped(bare.substr(prefix.size()), own_)))
         take(name, unwrapped(bare.substr(prefix.size()), own_));
-      else if (!alone && !prefix.empty() && wanted_.contains(bare))
-        take(name, bare);
-      else if (!alone && prefix.empty())
+      else if (!alone)
         left.emplace_back(name, bare);
+    }
+    if (!prefix.empty()) {
+      // Names without the prefix belong too, but only beside more of those that have it: else it is another branch's.
+      std::erase_if(left, [&](const auto& item) { return !wanted_.contains(item.second); });
+      if (left.size() < reading.named)
+        for (const auto& [name, bare] : left) take(name, bare);
+      return reading;
     }
     // Some names with a trainer's prefix and some without: what is missing may be below it.
     for (const auto& [name, bare] : left) {
