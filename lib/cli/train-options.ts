@@ -65,6 +65,7 @@ export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags
   /** Whether the same image may be in both splits. */
   allowDuplicates?: boolean;
   encoderWeights?: string;
+  encoderPrefix?: string;
   resume?: boolean;
   /** de: members that are trained at a time, each in a process of its own. */
   jobs?: number;
@@ -181,6 +182,7 @@ export function trainOptions(): Command {
     .option("--model <file>", "the network: a TorchScript or torch.export file, instead of --backbone", text);
   withModelOptions(withBackboneOptions(command))
     .option("--encoder-weights <file>", "weights to start the encoder from: a file, or imagenet (fetched once)", text)
+    .option("--encoder-prefix <prefix>", "what their names begin with in a file of several sets, such as ema.", text)
     .option("--freeze-backbone", "train the heads only")
     .option(
       "--taps <taps>",
@@ -303,6 +305,7 @@ export async function effectiveOptions(
       "width",
       "depth",
       "encoderWeights",
+      "encoderPrefix",
     ] as const)
       if (flags[name] !== undefined)
         throw new UsageError(`--model brings its own network; it cannot go with an option of --backbone (${name})`);

@@ -405,13 +405,20 @@ async function makeBackbone(
   const { Backbone } = await import("../ensemble/backbone.js");
   if (options.model === undefined) {
     const weights = run === null ? await encoderWeights(options, session) : undefined;
-    return Backbone.create(options.backbone, {
+    const backbone = await Backbone.create(options.backbone, {
       ...backboneOptions(options),
       ...(weights !== undefined && { encoderWeights: weights }),
+      ...(weights !== undefined && options.encoderPrefix !== undefined && { encoderPrefix: options.encoderPrefix }),
       inChannels: options.channels,
       classes: options.backbone.startsWith("resnet") ? 0 : classes,
       seed: options.seed,
     });
+    const { encoderReport: report } = backbone;
+    if (report) {
+      const behind = report.prefix === "" ? "" : `, which stand behind '${report.prefix}' there`;
+      session.note(`the encoder starts with ${report.loaded} weights of ${weights}${behind}`);
+    }
+    return backbone;
   }
   if (run !== null) {
     return Backbone.fromConfig((await readRun(run)).backbone, run);

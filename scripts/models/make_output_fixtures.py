@@ -5,6 +5,7 @@
 For each NAME there is NAME.pt (traced), and for some NAME.pt2 (torch.export); expected.safetensors holds `image`, and for each
     NAME.output       what forward returns (of a dict "out", of a list the element that NETWORKS names)
     NAME.features     the feature map that this is made of, by a forward hook on the layer that NETWORKS names
+nan and infinite have one weight that is no number.
 """
 
 import json
@@ -181,6 +182,12 @@ def main(folder):
         torch.jit.save(torch.jit.trace(network, image, strict=False), os.path.join(folder, f"{name}.pt"))
         if name in EXPORTED:
             torch.export.save(torch.export.export(network, (image,)), os.path.join(folder, f"{name}.pt2"))
+    # A weight that is no number, behind a ReLU that may take it away.
+    for name, value in (("nan", float("nan")), ("infinite", float("inf"))):
+        network = nn.Sequential(block(2, 2), nn.Conv2d(2, 3, 1)).eval()
+        network[0][0].weight.data[0, 0, 0, 0] = value
+        torch.jit.save(torch.jit.script(network), os.path.join(folder, f"{name}.pt"))
+        torch.export.save(torch.export.export(network, (image,)), os.path.join(folder, f"{name}.pt2"))
     save_file(expected, os.path.join(folder, "expected.safetensors"))
     with open(os.path.join(folder, "networks.json"), "w") as file:
         json.dump(described, file, indent=1)
