@@ -382,7 +382,11 @@ export class Backbone {
     path: string,
     options: { strict?: boolean; part?: string; prefix?: string } = {},
   ): Promise<LoadReport> {
-    const { strict = true, part, prefix } = checkOptions("loadWeights", options, {
+    const {
+      strict = true,
+      part,
+      prefix,
+    } = checkOptions("loadWeights", options, {
       strict: option.boolean(),
       part: option.string(),
       prefix: option.string(),

@@ -270,20 +270,20 @@ Napi::Value trace_output(const Napi::CallbackInfo& info) {
   const Json given = to_json(info[1]);
   for (const Json& axis : given.array("input shape")) shape.push_back(axis.integer("input shape"));
   return read_on(info.Env(), handle, [handle, shape, find = info[2].ToBoolean().Value()]() -> Finish {
-                  Backbone& backbone = handle->get();
-                  const at::Tensor image = at::randn(shape, at::detail::createCPUGenerator(0));
-                  Json::Object result;
-                  if (find) {
-                    const Features features = find_features(backbone, image);
-                    result = {{"features", features.layer}, {"reason", features.reason}};
-                  } else {
-                    const at::NoGradGuard no_grad;
-                    backbone.train(false);
-                    const at::Tensor output = backbone.forward(image, nullptr).output;
-                    result = {{"shape", integers(is_map(output, image) ? output.sizes().vec() : std::vector<int64_t>())}};
-                  }
-                  return finish_json(std::move(result));
-                });
+    Backbone& backbone = handle->get();
+    const at::Tensor image = at::randn(shape, at::detail::createCPUGenerator(0));
+    Json::Object result;
+    if (find) {
+      const Features features = find_features(backbone, image);
+      result = {{"features", features.layer}, {"reason", features.reason}};
+    } else {
+      const at::NoGradGuard no_grad;
+      backbone.train(false);
+      const at::Tensor output = backbone.forward(image, nullptr).output;
+      result = {{"shape", integers(is_map(output, image) ? output.sizes().vec() : std::vector<int64_t>())}};
+    }
+    return finish_json(std::move(result));
+  });
 }
 
 // Adds the file's name to an error that does not know it.
@@ -314,8 +314,7 @@ std::optional<std::string> optional_string(const Napi::Value& value, const char*
 Napi::Value load_encoder_weights(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
   return run_on(info.Env(), handle, std::make_shared<JobControl>(),
-                [handle, path = to_string(info[1], "path"),
-                 prefix = optional_string(info[2], "prefix")]() -> Finish {
+                [handle, path = to_string(info[1], "path"), prefix = optional_string(info[2], "prefix")]() -> Finish {
                   return finish_json(described(
                       of_file(path, [&] { return load_encoder(handle->get(), read_state_dicts(path), prefix); })));
                 });

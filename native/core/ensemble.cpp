@@ -121,8 +121,10 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
   has_final_ = fits && options_.final != EnsembleOptions::Final::kNo;
   if (has_final_ && gives_probabilities(*backbone_, image, output))
     fail(code::kOption,
-         "Expected logits from the network for its head 'final' but received probabilities (numbers from 0 to 1 behind a ",
-         "softmax or sigmoid), of which a softmax would be taken once more: export the network without it, or leave its ",
+         "Expected logits from the network for its head 'final' but received probabilities (numbers from 0 to 1 behind "
+         "a ",
+         "softmax or sigmoid), of which a softmax would be taken once more: export the network without it, or leave "
+         "its ",
          "output out by option 'final': false (of Plain and Monte Carlo dropout: 'tap').");
   // Numbers of heads are told apart by name, and a tapped layer may have this one.
   std::string name = kFinalHead;
@@ -210,7 +212,8 @@ void Ensemble::load_state(const std::map<std::string, at::Tensor>& tensors) {
     for (auto& [name, tensor] : live) tensor = tensors.at(name).to(tensor.scalar_type());
     return live;
   };
-  check_numbers(in_file(parameters()), in_file(backbone_->buffers()), code::kCheckpoint, "a trained network", kDamagedWeights);
+  check_numbers(in_file(parameters()), in_file(backbone_->buffers()), code::kCheckpoint, "a trained network",
+                kDamagedWeights);
   backbone_->end_inference();
   for (const auto& [name, tensor] : mine)
     if (const auto found = tensors.find(name); found != tensors.end()) tensor.copy_(found->second);

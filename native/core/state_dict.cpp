@@ -15,7 +15,8 @@ namespace {
 
 using Wanted = std::map<std::string, at::Tensor>;
 
-// Modules that wrap another one, by the name under which they hold it: DataParallel, torch.compile, FSDP, checkpointing.
+// Modules that wrap another one, by the name under which they hold it: DataParallel, torch.compile, FSDP,
+// checkpointing.
 constexpr std::array<std::string_view, 4> kWrappers = {"module", "_orig_mod", "_fsdp_wrapped_module",
                                                        "_checkpoint_wrapped_module"};
 // Where a trainer keeps the network. Only at the beginning of a name.
@@ -74,7 +75,7 @@ class Matcher {
 
   Match match() const {
     for (const Reading& other : readings_)
-      if (&other != best_ && !best_->better_than(other) && !same(*best_, other)) ambiguous();
+      if (&other != best_ && rivals(other)) ambiguous();
     if (!best_->twice.empty())
       fail(code::kCheckpoint, "Expected each weight once but received '", best_->twice[0], "' and '", best_->twice[1],
            "', which are one weight with different numbers: choose by option 'prefix'.");
@@ -164,6 +165,15 @@ class Matcher {
     return reading;
   }
 
+  // Whether a reading is as good as the best one, of other numbers. Names that are the network's as they stand are not
+  // read as something else's behind a prefix.
+  bool rivals(const Reading& other) const {
+    const bool as_it_stands = best_->dict == other.dict && best_->prefix.empty() &&
+                              std::all_of(other.targets.begin(), other.targets.end(),
+                                          [&](const auto& item) { return best_->targets.contains(item.first); });
+    return !best_->better_than(other) && !as_it_stands && !same(*best_, other);
+  }
+
   static bool same(const Reading& a, const Reading& b) {
     std::map<std::string, at::Tensor> first;
     for (const auto& [name, target] : a.targets) first.insert_or_assign(target, a.dict->tensors.at(name));
@@ -184,8 +194,8 @@ class Matcher {
     std::map<std::string, size_t> counts;
     for (const auto& [name, target] : reading.targets)
       if (name.ends_with(target)) ++counts[name.substr(0, name.size() - target.size())];
-    const auto most =
-        std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    const auto most = std::max_element(counts.begin(), counts.end(),
+                                       [](const auto& a, const auto& b) { return a.second < b.second; });
     return reading.dict->path + (most == counts.end() ? reading.prefix : most->first);
   }
 
@@ -207,7 +217,7 @@ class Matcher {
   [[noreturn]] void ambiguous() const {
     std::vector<std::string> prefixes;
     for (const Reading& reading : readings_)
-      if (!best_->better_than(reading)) prefixes.push_back("'" + written_prefix(reading) + "'");
+      if (&reading == best_ || rivals(reading)) prefixes.push_back("'" + written_prefix(reading) + "'");
     fail(code::kCheckpoint, "Expected one set of weights of this network but received several, which begin with ",
          shortened(prefixes), ": choose one by option 'prefix'.");
   }

@@ -410,12 +410,13 @@ class Trainer {
     return sum;
   }
 
-  // Before anything is measured with them or written over what is good. A loss can stay finite without: no gradient need
-  // reach what a step has spoilt, and batch norm takes its statistics from each batch.
+  // Before anything is measured with them or written over what is good. A loss can stay finite without: no gradient
+  // need reach what a step has spoilt, and batch norm takes its statistics from each batch.
   void check_weights() const {
     static constexpr const char* kAdvice = "lower the learning rate, clip gradients (clipNorm), or use fp32";
     const std::string when = " after epoch " + std::to_string(epoch_);
-    check_numbers(ensemble_.parameters(), ensemble_.backbone().buffers(), code::kDiverged, "the network" + when, kAdvice);
+    check_numbers(ensemble_.parameters(), ensemble_.backbone().buffers(), code::kDiverged, "the network" + when,
+                  kAdvice);
     check_numbers(optimizer_->state(), {}, code::kDiverged, "the optimizer" + when, kAdvice);
   }
 

@@ -65,7 +65,8 @@ std::function<void(const std::string&)> reader_of(std::string_view kind) {
     return result;
   };
   if (kind == "safetensors") return [](const std::string& path) { touch(read_safetensors(path).tensors); };
-  if (kind == "weights") return [](const std::string& path) {
+  if (kind == "weights")
+    return [](const std::string& path) {
       for (const StateDict& dict : read_state_dicts(path)) touch(dict.tensors);
     };
   if (kind == "exported") return [=](const std::string& path) { load_exported(options(path)); };

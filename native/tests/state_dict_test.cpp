@@ -14,7 +14,8 @@ using Tensors = std::map<std::string, at::Tensor>;
 
 // Of a network a.weight, a.bias, b.weight; each number tells which set it is of.
 Tensors numbers(double value) {
-  return {{"a.weight", at::full({2, 3}, value)}, {"a.bias", at::full({2}, value)}, {"b.weight", at::full({4, 2}, value)}};
+  return {
+      {"a.weight", at::full({2, 3}, value)}, {"a.bias", at::full({2}, value)}, {"b.weight", at::full({4, 2}, value)}};
 }
 Tensors named(const std::string& prefix, const Tensors& tensors) {
   Tensors result;
@@ -44,8 +45,9 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 }  // namespace
 
 TEST("names: any prefix that all names share is found and said") {
-  for (const char* prefix : {"", "module.", "model.", "_orig_mod.", "net.", "network.", "state_dict.", "model_ema.", "foo.",
-                             "module.model.", "_orig_mod.module.", "model.net.", "model_ema.module.", "a.b.c."}) {
+  for (const char* prefix :
+       {"", "module.", "model.", "_orig_mod.", "net.", "network.", "state_dict.", "model_ema.", "foo.", "module.model.",
+        "_orig_mod.module.", "model.net.", "model_ema.module.", "a.b.c."}) {
     const Match match = match_names({{"", named(prefix, numbers(1))}}, numbers(0), {});
     CHECK(are(match, 1) && match.prefix == prefix && match.unexpected.empty());
     const Match inside = match_names({{"ckpt.", named(prefix, numbers(2))}}, numbers(0), {});
@@ -106,7 +108,8 @@ TEST("names: nothing that fits is an error with a few names of both") {
   Tensors foreign;
   for (int i = 0; i < 50; ++i) foreign.emplace("layer" + std::to_string(i) + ".kernel", at::zeros({1}));
   const std::string said = refusal({{"", foreign}}, numbers(0));
-  CHECK(contains(said, "none fits") && contains(said, "layer0.kernel") && contains(said, "46 more") && said.size() < 400);
+  CHECK(contains(said, "none fits") && contains(said, "layer0.kernel") && contains(said, "46 more") &&
+        said.size() < 400);
   MatchOptions options;
   options.prefix = "ema.";
   CHECK(contains(refusal({{"model.", numbers(1)}}, numbers(0), options), "'ema.'"));

@@ -19,7 +19,9 @@ using test::write_bytes;
 namespace {
 
 // Of a file with one dictionary of tensors, or its outermost one.
-std::map<std::string, at::Tensor> read_weights(const std::string& path) { return read_state_dicts(path).front().tensors; }
+std::map<std::string, at::Tensor> read_weights(const std::string& path) {
+  return read_state_dicts(path).front().tensors;
+}
 
 // Made by scripts/models/make_weight_fixtures.py.
 std::string fixture(const std::string& name) { return std::string(LE_FIXTURES) + "/weights/" + name; }
@@ -111,11 +113,13 @@ TEST("weights: state dicts of torch.save, in every format and protocol") {
 TEST("weights: every state dict inside of a checkpoint, with the keys that lead to it, names as they are") {
   for (const auto& [name, keys] : {std::pair("checkpoint.pth", "state_dict."), std::pair("model.pth", "model.")}) {
     const auto dicts = read_state_dicts(fixture(name));
-    const auto found = std::find_if(dicts.begin(), dicts.end(), [&](const StateDict& dict) { return dict.path == keys; });
+    const auto found =
+        std::find_if(dicts.begin(), dicts.end(), [&](const StateDict& dict) { return dict.path == keys; });
     CHECK(found != dicts.end() && found->tensors.size() == 2);
     const Match match = match_names(dicts, {{"weight", at::zeros({3, 2})}, {"bias", at::zeros({3})}}, {});
     CHECK(match.prefix.starts_with(keys) && match.unexpected.empty());
-    CHECK(same(match.tensors.at("weight"), at::full({3, 2}, 0.5)) && same(match.tensors.at("bias"), at::full({3}, 0.25)));
+    CHECK(same(match.tensors.at("weight"), at::full({3, 2}, 0.5)) &&
+          same(match.tensors.at("bias"), at::full({3}, 0.25)));
   }
   const Folder folder;
   const std::string one = tensor(storage("0", 10), 0, {2}, {1});

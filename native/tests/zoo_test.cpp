@@ -22,7 +22,6 @@ LoadReport load_encoder(Backbone& backbone, const std::map<std::string, at::Tens
   return le::load_encoder(backbone, {{"", tensors}});
 }
 
-
 Json config(const std::string& text) { return Json::parse(text, code::kOption); }
 std::unique_ptr<Backbone> make(const std::string& text) { return make_backbone(config(text)); }
 

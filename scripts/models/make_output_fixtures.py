@@ -139,13 +139,15 @@ class Scaled(nn.Module):
         return (y if self.end is None else self.end(y)), side
 
 
+torch.manual_seed(11)
+
 # The network, where its output is, and the layer that gives the map which that is made of (None: data flow cannot say).
 NETWORKS = {
     "deeplab": (DeepLab(), ["out"], "project"),
     "lraspp": (Lraspp(), [], None),
     "supervised": (Supervised(), [0], "last"),
     "supervised-mean": (Supervised(True), [], None),
-    "pyramid": (Pyramid(), [], "smooth"),
+    "pyramid": (Pyramid(), [], "dropout"),
     "encoder": (Encoder(), [], "features"),
     "wide": (Wide(), [], "narrow"),
     "scaled": (Scaled(), [0], "body"),
@@ -158,7 +160,6 @@ EXPORTED = {"deeplab", "supervised", "encoder", "scaled", "softmax"}
 
 def main(folder):
     os.makedirs(folder, exist_ok=True)
-    torch.manual_seed(11)
     image = torch.randn(1, 2, 16, 16)
     expected, described = {"image": image}, {}
     for name, (network, where, features) in NETWORKS.items():

@@ -1,5 +1,5 @@
 // Weights that are no numbers: refused at every door, and never an answer.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -48,10 +48,19 @@ function spoil(file: string, name: string, value: number): void {
   writeFileSync(file, bytes);
 }
 
+/** The weights of a network of its own, which an imported one saves within its program. */
+async function saveWeights(backbone: Backbone, file: string): Promise<void> {
+  if (!["torchscript", "exported"].includes(String(backbone.config.kind))) return backbone.save(file);
+  const model = await LayerEnsemble.create(backbone, { device: "cpu", taps: "auto", final: false });
+  await model.save(`${file}-run`);
+  copyFileSync(path.join(`${file}-run`, "weights.safetensors"), file);
+  await model.dispose();
+}
+
 const NETWORKS = {
   "plain-unet": () => Backbone.create("plain-unet", { width: 2, depth: 2 }),
   unet3d: () => Backbone.create("unet3d", { width: 2, depth: 2 }),
-  unet: () => Backbone.create("unet", { attention: "scse", decoderChannels: [8, 8, 8, 8, 8] }),
+  unet: () => Backbone.create("unet", { attention: "scse", decoderChannels: [16, 16, 16, 16, 16] }),
   resnet18: () => Backbone.create("resnet18", { classes: 2 }),
   scripted: () => Backbone.load(fixture("script/block-scripted.pt"), { trust: true }),
   exported: () => Backbone.load(fixture("exported/dynamic.pt2")),
@@ -61,8 +70,10 @@ describe.each(Object.entries(NETWORKS))("a state dict for a network that is %s",
   it("is refused by name for NaN or infinity in any one weight, strict or not, and changes nothing", async () => {
     const backbone = await make();
     const [file, after] = [path.join(folder, kind), path.join(folder, `${kind}-after`)];
-    await backbone.save(file);
-    const names = Object.entries(tensorsOf(file).header).filter(([, { dtype }]) => dtype === "F32");
+    await saveWeights(backbone, file);
+    const names = Object.entries(tensorsOf(file).header).filter(
+      ([name, { dtype }]) => dtype === "F32" && !name.startsWith("heads."),
+    );
     expect(names.length).toBeGreaterThan(5);
     let values = 0;
     for (const [name] of names) {
@@ -76,7 +87,7 @@ describe.each(Object.entries(NETWORKS))("a state dict for a network that is %s",
       await expect(backbone.loadWeights(spoiled(file, variance, -1), { strict: false })).rejects.toEqual(
         refused("ERR_LE_CHECKPOINT", variance),
       );
-    await backbone.save(after);
+    await saveWeights(backbone, after);
     expect(readFileSync(after).equals(readFileSync(file))).toBe(true);
     await backbone.dispose();
   });
@@ -124,7 +135,7 @@ describe("a weight that is NaN", () => {
     const run = path.join(folder, "de");
     await ensemble.save(run);
     await ensemble.dispose();
-    const weights = path.join(run, "member-2", "weights.safetensors");
+    const weights = path.join(run, "members", "2", "weights.safetensors");
     const name = Object.keys(tensorsOf(weights).header)[0]!;
     spoil(weights, name, Number.POSITIVE_INFINITY);
     await expect(DeepEnsemble.load(run)).rejects.toEqual(refused("ERR_LE_CHECKPOINT", name));

@@ -26,13 +26,19 @@ function expectClose(actual: ArrayLike<number>, expected: ArrayLike<number>, tol
   expect(worst).toBeLessThan(tolerance);
 }
 
-/** A head's logits: a convolution of 1×1 on N×C×H×W. */
+/** A head's logits of N×C×H×W: a convolution of 3×3 with a border of zeros. */
 function head({ shape, data }: { shape: number[]; data: Float32Array }, weight: Tensor["data"], bias: Tensor["data"]) {
   const [, channels = 0, height = 0, width = 0] = shape;
+  const at = (k: number, y: number, x: number) =>
+    y < 0 || x < 0 || y >= height || x >= width ? 0 : data[(k * height + y) * width + x]!;
   return Array.from(bias, (offset, c) =>
     Float32Array.from({ length: height * width }, (_, i) => {
       let sum = Number(offset);
-      for (let k = 0; k < channels; k++) sum += Number(weight[c * channels + k]) * data[k * height * width + i]!;
+      for (let k = 0; k < channels; k++)
+        for (let tap = 0; tap < 9; tap++)
+          sum +=
+            Number(weight[(c * channels + k) * 9 + tap]) *
+            at(k, Math.floor(i / width) + Math.floor(tap / 3) - 1, (i % width) + (tap % 3) - 1);
       return sum;
     }),
   );

@@ -111,8 +111,8 @@ struct LoadReport {
   size_t loaded = 0;   // weights that were taken
 };
 // Copies tensors into parameters and buffers by name, as match_names() finds them. ERR_LE_CHECKPOINT, and then nothing
-// is changed: where no name fits at all; for a tensor of another shape or kind of numbers, or with NaN or infinity; and,
-// when strict, for any missing or unexpected name. num_batches_tracked may be missing.
+// is changed: where no name fits at all; for a tensor of another shape or kind of numbers, or with NaN or infinity;
+// and, when strict, for any missing or unexpected name. num_batches_tracked may be missing.
 LoadReport load_weights(Backbone& backbone, const std::vector<StateDict>& file, const LoadOptions& options = {});
 // Copies `match` of `file` as load_weights() does, which is this after match_names().
 LoadReport load_match(Backbone& backbone, Match match, const LoadOptions& options);

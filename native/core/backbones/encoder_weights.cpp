@@ -27,9 +27,8 @@ LoadReport load_encoder(Backbone& backbone, const std::vector<StateDict>& file,
   };
   Match match = match_names(file, wanted, how);
   // The classifier of the network that it was.
-  std::erase_if(match.unexpected, [](const std::string& name) {
-    return name.ends_with("fc.weight") || name.ends_with("fc.bias");
-  });
+  std::erase_if(match.unexpected,
+                [](const std::string& name) { return name.ends_with("fc.weight") || name.ends_with("fc.bias"); });
 
   const auto from = match.tensors.find(first);
   if (from != match.tensors.end() && from->second.dim() == 4 && to->second.dim() == 4) {

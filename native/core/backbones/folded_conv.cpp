@@ -115,9 +115,9 @@ at::Tensor FoldedConv::then(const at::Tensor& x, std::string_view activation) co
 
 at::Tensor FoldedConv::then_add(const at::Tensor& x, const at::Tensor& shortcut, std::string_view activation) const {
   static const auto run = operation("mkldnn::_convolution_pointwise", "binary").typed<PointwiseBinary>();
-  at::Tensor y = run.call(x, shortcut, packed_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation,
-                          geometry_.groups, "add", at::Scalar(1.0), std::nullopt,
-                          c10::List<std::optional<at::Scalar>>(), std::nullopt);
+  at::Tensor y =
+      run.call(x, shortcut, packed_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation, geometry_.groups,
+               "add", at::Scalar(1.0), std::nullopt, c10::List<std::optional<at::Scalar>>(), std::nullopt);
   // Not in the same operation, whose only activation is the ReLU that makes 0 of NaN.
   return activation == "none" ? y : at::relu_(y);
 }

@@ -42,8 +42,8 @@ class FoldedConv {
 
   // norm(conv(x)). x has the type given to the constructor.
   at::Tensor operator()(const at::Tensor& x) const;
-  // activation(norm(conv(x))); activation: "relu", or another that oneDNN fuses ("hardswish", "swish", "sigmoid", …) and
-  // that keeps NaN, as each of these does.
+  // activation(norm(conv(x))); activation: "relu", or another that oneDNN fuses ("hardswish", "swish", "sigmoid", …)
+  // and that keeps NaN, as each of these does.
   at::Tensor then(const at::Tensor& x, std::string_view activation) const;
   // activation(norm(conv(x)) + shortcut); activation: "relu", or "none".
   at::Tensor then_add(const at::Tensor& x, const at::Tensor& shortcut, std::string_view activation) const;

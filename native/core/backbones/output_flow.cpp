@@ -51,10 +51,10 @@ bool is_opaque(const Node& node) {
 
 // Neither mixes channels nor bends values.
 bool only_moves(const Node& node) {
-  return contains_any(node.name(),
-                      {"Upsample", "View", "Reshape", "Slice", "Select", "Split", "Unbind", "Narrow", "Clone", "Copy",
-                       "Pad", "AvgPool", "Permute", "Transpose", "TBackward", "Squeeze", "Unsqueeze", "Expand", "Alias",
-                       "AsStrided", "PixelShuffle", "GridSampler", "Index"});
+  return contains_any(node.name(), {"Upsample", "View",      "Reshape",      "Slice",       "Select",    "Split",
+                                    "Unbind",   "Narrow",    "Clone",        "Copy",        "Pad",       "AvgPool",
+                                    "Permute",  "Transpose", "TBackward",    "Squeeze",     "Unsqueeze", "Expand",
+                                    "Alias",    "AsStrided", "PixelShuffle", "GridSampler", "Index"});
 }
 
 // A convolution of each channel by itself.
@@ -131,7 +131,8 @@ class Flow {
         open.pop_back();
         if (!seen.insert(value).second) continue;
         if (is_source(value)) return {"", "the image itself is a part of it"};
-        if (is_opaque(*value.first)) return {"", "it comes out of one operation that is many layers (" + name(value) + ")"};
+        if (is_opaque(*value.first))
+          return {"", "it comes out of one operation that is many layers (" + name(value) + ")"};
         const std::vector<Value> from = inputs(value);
         if (!is_linear(*value.first) || is_depthwise(*value.first)) {
           open.insert(open.end(), from.begin(), from.end());
@@ -152,7 +153,8 @@ class Flow {
     for (;;) {
       const bool place = has_places(shape_of(map));
       const bool pooled = contains_any(map.first->name(), {"Pool"});
-      if (const auto found = layer_of_.find(map); found != layer_of_.end() && !pooled) return {layers_[found->second], ""};
+      if (const auto found = layer_of_.find(map); found != layer_of_.end() && !pooled)
+        return {layers_[found->second], ""};
       const std::vector<Value> from = inputs(map);
       const bool mixes = is_opaque(*map.first) || (place && is_linear(*map.first) && !is_depthwise(*map.first));
       if (is_source(map) || from.size() != 1 || mixes)
@@ -209,8 +211,8 @@ class Flow {
     return name.substr(0, name.find("Backward"));
   }
 
-  // Whether a convolution has as many channels before as after it, and a linear layer gave it those: as one that learns to
-  // enlarge. The two together are one classifier.
+  // Whether a convolution has as many channels before as after it, and a linear layer gave it those: as one that learns
+  // to enlarge. The two together are one classifier.
   bool follows_classifier(const Value& convolution, Value from) const {
     const auto before = shape_of(from), after = shape_of(convolution);
     if (!is_convolution(*convolution.first) || before.size() < 2 || before[1] != after[1]) return false;
