@@ -5,7 +5,7 @@ import path from "node:path";
 import { describe, expect, it } from "vitest";
 import { Backbone, LayerEnsemble, McDropout, MultiHead, type NdArray, Plain } from "../../lib/index.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
-import { readSafetensors, type Tensor } from "../support/safetensors.js";
+import { readSafetensors } from "../support/safetensors.js";
 
 const FOLDER = path.join(PACKAGE_ROOT, "test/fixtures/output");
 const EXPECTED = readSafetensors(path.join(FOLDER, "expected.safetensors"));
@@ -27,17 +27,17 @@ function expectClose(actual: ArrayLike<number>, expected: ArrayLike<number>, tol
 }
 
 /** A head's logits of N×C×H×W: a convolution of 3×3 with a border of zeros. */
-function head({ shape, data }: { shape: number[]; data: Float32Array }, weight: Tensor["data"], bias: Tensor["data"]) {
+function head({ shape, data }: ReturnType<typeof array>, weight: Float32Array, bias: Float32Array) {
   const [, channels = 0, height = 0, width = 0] = shape;
   const at = (k: number, y: number, x: number) =>
     y < 0 || x < 0 || y >= height || x >= width ? 0 : data[(k * height + y) * width + x]!;
   return Array.from(bias, (offset, c) =>
     Float32Array.from({ length: height * width }, (_, i) => {
-      let sum = Number(offset);
+      let sum = offset;
       for (let k = 0; k < channels; k++)
         for (let tap = 0; tap < 9; tap++)
           sum +=
-            Number(weight[(c * channels + k) * 9 + tap]) *
+            weight[(c * channels + k) * 9 + tap]! *
             at(k, Math.floor(i / width) + Math.floor(tap / 3) - 1, (i % width) + (tap % 3) - 1);
       return sum;
     }),
@@ -77,8 +77,8 @@ describe.each(FILES)("the output of $file", ({ name, file }) => {
       const weights = readSafetensors(path.join(run, "weights.safetensors"));
       rmSync(run, { recursive: true });
       [...(await model.forward(IMAGE)).values()].forEach((logits, k) => {
-        const [weight, bias] = [weights[`heads.${k}.weight`]!, weights[`heads.${k}.bias`]!];
-        expectClose(logits.data, resized(head(array(`${name}.features`), weight.data, bias.data), 16));
+        const [weight, bias] = ["weight", "bias"].map((name) => weights[`heads.${k}.${name}`]!.data as Float32Array);
+        expectClose(logits.data, resized(head(array(`${name}.features`), weight!, bias!), 16));
       });
       await model.dispose();
     } else {
