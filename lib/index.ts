@@ -37,6 +37,7 @@ export { type BaselineOptions, McDropout, MultiHead, Plain } from "./ensemble/ba
 export { DeepEnsemble, type DeepFitOptions, type MemberEvent } from "./ensemble/deep-ensemble.js";
 export { type EnsembleOptions, LayerEnsemble } from "./ensemble/layer-ensemble.js";
 export { loadModel } from "./ensemble/load.js";
+export type { LossName } from "./ensemble/losses.js";
 export { METHOD_TITLES, METHODS, type MethodName } from "./ensemble/methods.js";
 export type {
   ForwardOptions,
@@ -56,7 +57,6 @@ export type {
   EpochEvent,
   FitOptions,
   History,
-  LossName,
   LossOptions,
   OptimizerOptions,
   SampleSource,

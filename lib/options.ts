@@ -144,6 +144,23 @@ export function checkOptions<T>(context: string, options: T, specs: OptionSpecs)
   return checked as T;
 }
 
+/**
+ * Checks fields of an object that may have others, which are kept: what a file says that a later version may have written.
+ * @param context as {@link checkOptions}
+ * @returns a copy with the fields checked
+ * @throws LayerEnsemblesError `ERR_LE_OPTION`
+ */
+export function checkFields<T>(context: string, value: T, specs: OptionSpecs): T {
+  if (!isPlainObject(value)) throw invalid(`Expected an object for ${context} but received ${describe(value)}.`);
+  const known = Object.fromEntries(Object.keys(specs).map((name) => [name, fieldOf(value, name)]));
+  return { ...value, ...checkOptions(context, known, specs) } as T;
+}
+
+/** An object's own field: a file has no prototype. */
+function fieldOf(value: Record<string, unknown>, name: string): unknown {
+  return Object.hasOwn(value, name) ? value[name] : undefined;
+}
+
 function copyList(where: string, value: unknown): unknown {
   if (!Array.isArray(value)) return value;
   const { length } = value;

@@ -2,6 +2,7 @@ import { accessSync, constants, existsSync, statSync } from "node:fs";
 import { lstat, mkdir, readdir, rename, rm, rmdir } from "node:fs/promises";
 import path from "node:path";
 import { ioError, isMissing, makeFolders, readText, temporaryName, writeAtomic } from "../data/files.js";
+import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
 
@@ -116,7 +117,7 @@ async function earlierFiles(target: string): Promise<string[]> {
   });
   if (text === null) return [];
   try {
-    const { files } = JSON.parse(text) as { files: unknown[] };
+    const { files } = parseJson(text) as { files: unknown[] };
     const plain = (name: unknown) =>
       typeof name === "string" && !path.isAbsolute(name) && !name.split("/").includes("..") && name !== "";
     if (files.every(plain)) return files as string[];

@@ -1,6 +1,7 @@
 import path from "node:path";
 import type { Command } from "commander";
 import { readText } from "../data/files.js";
+import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Comparison } from "../study/results.js";
 import { newCommand, runSession, type Session } from "./command.js";
@@ -26,7 +27,7 @@ async function report(folder: string, session: Session): Promise<void> {
 async function readResults(file: string): Promise<Comparison> {
   let received: string;
   try {
-    const comparison = JSON.parse(await readText(file, 2 ** 30)) as Partial<Comparison> | null;
+    const comparison = parseJson(await readText(file, 2 ** 29)) as Partial<Comparison> | null;
     if (comparison?.format === 2 && Array.isArray(comparison.methods)) return comparison as Comparison;
     const format = comparison?.format as unknown;
     received = format === 1 ? "those of an earlier version: run compare again" : "other JSON";

@@ -3,6 +3,7 @@ import { cp, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import { readText, writeAtomic } from "../data/files.js";
+import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
 import { checkOptions, option } from "../options.js";
@@ -142,7 +143,7 @@ class Ledger {
     const file = path.join(out, "study.json");
     if (!existsSync(file)) return new Ledger(file, { trained: {}, flags: {} });
     try {
-      const { trained, flags = {} } = checkOptions("its runs", JSON.parse(await readText(file)) as Trained, {
+      const { trained, flags = {} } = checkOptions("its runs", parseJson(await readText(file)) as Trained, {
         trained: option.required(option.record(option.number({ min: 0 }))),
         flags: option.record(option.array(option.string({ empty: true }))),
       });

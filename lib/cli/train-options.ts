@@ -1,9 +1,11 @@
 import { existsSync, statSync } from "node:fs";
 import path from "node:path";
 import { type Command, Option } from "commander";
+import { LOSSES, type LossName } from "../ensemble/losses.js";
 import { METHODS, type MethodName } from "../ensemble/methods.js";
-import type { LossName, OptimizerOptions, ScheduleOptions } from "../ensemble/training.js";
+import type { OptimizerOptions, ScheduleOptions } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { checkFields, type OptionSpecs, option } from "../options.js";
 import type { DeviceFlags } from "../runs/device.js";
 import { type RunNotes, runNotes } from "../runs/notes.js";
 import { integer, list, number, oneOf, size, text } from "./arguments.js";
@@ -108,6 +110,47 @@ const DEFAULTS: Settings = {
   valSplit: "val",
 };
 
+const COUNT = option.required(option.integer({ min: 1, max: 1_000_000 }));
+const SIDE = option.integer({ min: 1, max: 65536 });
+const NAMES = option.array(option.string());
+const TEXT = option.required(option.string());
+/** What a run records of its options, as far as going on with it relies on what they are. */
+const RECORDED: OptionSpecs = {
+  method: option.required(option.oneOf(METHODS)),
+  data: TEXT,
+  members: COUNT,
+  heads: COUNT,
+  passes: COUNT,
+  size: option.required(option.anyOf(option.array(SIDE, { length: 2 }), option.array(SIDE, { length: 3 }))),
+  backbone: TEXT,
+  taps: option.required(
+    option.custom("taps", (value) => {
+      const { kind, names, count } = (value ?? {}) as { kind?: unknown; names?: unknown; count?: unknown };
+      if (kind === "names") return NAMES.accepts(names);
+      return kind === "auto" && (count === undefined || COUNT.accepts(count));
+    }),
+  ),
+  final: option.required(option.boolean()),
+  dropout: option.required(option.number({ min: 0, below: 1 })),
+  freezeBackbone: option.required(option.boolean()),
+  epochs: COUNT,
+  batchSize: COUNT,
+  accumulate: COUNT,
+  learningRate: option.required(option.number({ above: 0 })),
+  loss: TEXT,
+  optimizer: TEXT,
+  schedule: TEXT,
+  clipNorm: option.required(option.number({ min: 0 })),
+  seed: option.required(option.integer({ min: 0 })),
+  channels: COUNT,
+  bands: NAMES,
+  classNames: NAMES,
+  classes: option.integer({ min: 2, max: 255 }),
+  model: option.string(),
+  trainSplit: TEXT,
+  valSplit: TEXT,
+};
+
 /** The training of Kushibar et al. (2022); `skip` is 3 for two classes and 5 for more. */
 const PAPER: Partial<Settings> = {
   learningRate: 1e-4,
@@ -196,11 +239,7 @@ export function trainOptions(): Command {
     .option("--batch-size <n>", "(default: 8; unet3d: 2)", positive)
     .option("--accumulate <n>", "batches per step of the optimiser (default: 1)", positive)
     .option("--learning-rate <rate>", "highest rate (default: 0.001)", number({ min: 0 }))
-    .option(
-      "--loss <name>",
-      "softDice, crossEntropy, diceCrossEntropy, focal, tversky, jaccard (default: diceCrossEntropy)",
-      oneOf(["softDice", "crossEntropy", "diceCrossEntropy", "focal", "tversky", "jaccard"]),
-    )
+    .option("--loss <name>", `${LOSSES.join(", ")} (default: diceCrossEntropy)`, oneOf(LOSSES))
     .option("--optimizer <name>", "adam, adamw, sgd (default: adamw)", oneOf(["adam", "adamw", "sgd"]))
     .option("--weight-decay <x>", "(default: the optimiser's own)", number({ min: 0 }))
     .option(
@@ -282,9 +321,11 @@ export async function effectiveOptions(
       `Expected a new folder for --run but received ${flags.run}, which holds a run: add --resume to go on with it, or choose another.`,
     );
   if (flags.resume && hasState) {
-    const { readRun } = await import("../ensemble/run.js");
+    const { described, readRun, RUN_FILES } = await import("../ensemble/run.js");
     const resumed = runNotes(await readRun(run), flags.run);
-    const recorded = resumed.options as unknown as TrainOptions;
+    const recorded = described(path.join(run, RUN_FILES.run), () =>
+      checkFields("'options' of 'notes'", resumed.options as unknown as TrainOptions, RECORDED),
+    );
     for (const name of named) {
       const [now, before] = [flags, recorded].map((all) => JSON.stringify(all[name as keyof TrainFlags]));
       if (CHANGEABLE.has(name) || now === before) continue;

@@ -12,7 +12,7 @@ import { memberFolder } from "../ensemble/deep-ensemble.js";
 import { METHOD_TITLES, type MethodName } from "../ensemble/methods.js";
 import type { Head } from "../ensemble/model.js";
 import type { Network } from "../ensemble/network.js";
-import { RUN_FILES, readRun, writeRun } from "../ensemble/run.js";
+import { asDamaged, RUN_FILES, readRun, writeRun } from "../ensemble/run.js";
 import type { EpochEvent, FitOptions, History } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
@@ -421,7 +421,9 @@ async function makeBackbone(
     return backbone;
   }
   if (run !== null) {
-    return Backbone.fromConfig((await readRun(run)).backbone, run);
+    return Backbone.fromConfig((await readRun(run)).backbone, run).catch((error) => {
+      throw asDamaged(path.join(run, RUN_FILES.run), error);
+    });
   }
   const { model } = options;
   // What the file does not show, the images do.

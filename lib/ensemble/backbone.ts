@@ -5,7 +5,7 @@ import type { Addon, Handle, RawBackbone, RawLayer } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
 import { disposeNative, fromNative } from "./call.js";
-import { RUN_FILES, readRun } from "./run.js";
+import { asDamaged, RUN_FILES, readRun } from "./run.js";
 
 /** Networks that this package builds itself. */
 export type BackboneKind =
@@ -287,7 +287,9 @@ export class Backbone {
         `Expected no option '${given[0]}' for the run folder ${file}, which has its own, but received one.`,
       );
     const run = await readRun(file);
-    const backbone = await Backbone.fromConfig(run.backbone, file);
+    const backbone = await Backbone.fromConfig(run.backbone, file).catch((error) => {
+      throw asDamaged(path.join(file, RUN_FILES.run), error);
+    });
     try {
       const report = await backbone.loadWeights(path.join(file, RUN_FILES.weights), { strict: false });
       const foreign = report.unexpected.find((name) => !name.startsWith("heads."));

@@ -8,7 +8,7 @@ import type { Backbone } from "./backbone.js";
 import { BASELINE, type BaselineOptions, Plain } from "./baselines.js";
 import type { Head, Model, PlacementOptions } from "./model.js";
 import { type HeadSource, Predictor } from "./predicting.js";
-import { RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { checkPrediction, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
 import { gather } from "./samples.js";
 import type { FitOptions, History, SampleSource, TrainingEvent } from "./training.js";
@@ -86,6 +86,8 @@ export class DeepEnsemble extends Predictor implements Model {
         "ERR_LE_CHECKPOINT",
         `Expected a run of a deep ensemble in ${folder} but received one of method ${run.method}: loadModel() takes any.`,
       );
+    const names = Array.from({ length: run.members as number }, (_, i) => `member ${i + 1}`);
+    checkPrediction(run, names, folder);
     for (let member = 1; member <= (run.members as number); member++)
       if (!existsSync(path.join(memberFolder(folder, member), RUN_FILES.weights)))
         throw new LayerEnsemblesError(

@@ -13,7 +13,7 @@ import { METHOD_TITLES, type MethodName } from "./methods.js";
 import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
 import { type HeadSource, Predictor } from "./predicting.js";
 import { Recorder } from "./recorder.js";
-import { MODEL_FILES, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { asDamaged, checkPrediction, MODEL_FILES, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
 import { Gathered, gather } from "./samples.js";
 import {
@@ -173,16 +173,22 @@ export async function loadNetwork(
       "ERR_LE_CHECKPOINT",
       `Expected a run of a ${METHOD_TITLES[method].long} in ${folder} but received one of a ${METHOD_TITLES[run.method].long}: loadModel() takes any.`,
     );
-  const backbone = await Backbone.fromConfig(run.backbone, folder);
+  const file = path.join(folder, RUN_FILES.run);
+  const backbone = await Backbone.fromConfig(run.backbone, folder).catch((error) => {
+    throw asDamaged(file, error);
+  });
   try {
     const { headsPerTap = 1, ...ensemble } = run.ensemble;
     const settings = { ...ensemble, headsPerTap, order: "given" as const, skip: run.skip, passes: run.passes ?? 0 };
     const parts = await makeNetwork(backbone, { ...settings, ...trainedIn(run), ...defined(placement) }, { run });
+    const names = parts.made.heads.map(({ name }) => name);
+    checkPrediction(run, run.passes === undefined ? names : passNames(names, run.passes), folder);
     await parts.addon.loadEnsemble(parts.handle, path.join(folder, RUN_FILES.weights));
     return parts;
-  } catch (error) {
+  } catch (cause) {
     await backbone.dispose();
-    throw fromNative(error);
+    const error = fromNative(cause);
+    throw /option '(?:device|precision)'/.test((error as Error).message) ? error : asDamaged(file, error);
   }
 }
 

@@ -2,6 +2,7 @@ import path from "node:path";
 import type { RankedPoint, SkipPoint } from "../calibration/skip.js";
 import type { TuningStep } from "../calibration/tune.js";
 import { readText, writeAtomic } from "../data/files.js";
+import { parseJson } from "../data/json.js";
 import { withFolder } from "../native/folder-lock.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
 
@@ -51,7 +52,7 @@ export async function writeChoice(folder: string, { skip, prediction, gate, tuni
 
 async function replaceChoice(folder: string, { skip, prediction, gate, tuning }: RunChoice): Promise<void> {
   const file = path.join(folder, RUN_FILES.run);
-  const run = JSON.parse(await readText(file)) as Record<string, unknown>;
+  const run = parseJson(await readText(file)) as Record<string, unknown>;
   run.skip = skip;
   for (const [name, value] of Object.entries({ prediction, gate, tuning })) {
     if (value === undefined || Object.keys(value).length === 0) delete run[name];

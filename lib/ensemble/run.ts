@@ -1,13 +1,19 @@
+import { stat } from "node:fs/promises";
 import path from "node:path";
 import { isMissing, readText, writeAtomic } from "../data/files.js";
+import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { checkFields, checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { METHODS, type MethodName } from "./methods.js";
-import type { PredictionFusion } from "./model.js";
+import { MOST_PASSES, PREDICTION_FUSIONS, type PredictionFusion } from "./model.js";
 
 /** Version of run.json's layout. */
 const FORMAT = 1;
 /** No run.json is as long; what is longer would take memory before it could be refused. */
 const MAX_BYTES = 2 ** 26;
+
+/** Of the dummy image that finds the heads' sizes. */
+const MOST_PIXELS = 2 ** 25;
 
 /** The files of a run folder. */
 export const RUN_FILES = {
@@ -87,7 +93,7 @@ export interface Run {
 
 /**
  * Reads a run folder's run.json.
- * @throws ERR_LE_CHECKPOINT where it is missing, cut short or of a later format
+ * @throws ERR_LE_CHECKPOINT where it is missing, cut short damaged, or of a later format
  */
 export async function readRun(folder: string): Promise<Run> {
   const file = path.join(folder, RUN_FILES.run);
@@ -104,37 +110,186 @@ export async function readRun(folder: string): Promise<Run> {
       },
     );
   }
-  let run: Run;
+  let run: unknown;
   try {
-    run = JSON.parse(text) as Run;
+    run = parseJson(text);
   } catch (cause) {
-    throw new LayerEnsemblesError("ERR_LE_CHECKPOINT", `Expected JSON in ${file} but received a damaged file.`, {
-      cause,
-    });
+    throw damagedRun(file, (cause as Error).message, cause);
   }
-  const sound =
-    typeof run === "object" &&
-    run !== null &&
-    typeof run.backbone === "object" &&
-    Array.isArray(run.ensemble?.taps) &&
-    Number.isInteger(run.ensemble?.classes);
-  if (!sound)
+  const { format } = (run ?? {}) as Partial<Run>;
+  if (typeof format === "number" && format !== FORMAT)
     throw new LayerEnsemblesError(
       "ERR_LE_CHECKPOINT",
-      `Expected a run's description in ${file} but received other JSON.`,
+      `Expected format ${FORMAT} in ${file} but received ${format}: use the version of layer-ensembles that wrote it.`,
     );
-  if (run.format !== FORMAT)
-    throw new LayerEnsemblesError(
-      "ERR_LE_CHECKPOINT",
-      `Expected format ${FORMAT} in ${file} but received ${run.format}: use the version of layer-ensembles that wrote it.`,
+  const checked = described(file, () => checkRun(run as Run));
+  await checkWeightsHold(folder, checked.backbone, file);
+  return checked;
+}
+
+/** What each field of run.json may be. Fields that are not named are kept as they are. */
+const RUN: OptionSpecs = {
+  format: option.required(option.oneOf([FORMAT])),
+  versions: option.record(option.string({ empty: true })),
+  method: option.oneOf(METHODS),
+  members: option.integer({ min: 1, max: 1000 }),
+  passes: option.integer({ min: 1, max: MOST_PASSES }),
+  backbone: option.required(option.custom("an object", isObject)),
+  ensemble: option.required(option.custom("an object", isObject)),
+  skip: option.integer({ min: 0, max: 1_000_000 }),
+  prediction: option.custom("an object", isObject),
+  gate: option.custom("an object", isObject),
+  tuning: option.custom("an object", isObject),
+  training: option.custom("an object", isObject),
+  notes: option.custom("an object", isObject),
+};
+
+const seed = option.integer({ min: 0 });
+const ENSEMBLE: OptionSpecs = {
+  taps: option.required(option.array(option.string())),
+  classes: option.required(option.integer({ min: 2, max: 255 })),
+  final: option.required(option.boolean()),
+  dropout: option.required(option.number({ min: 0, below: 1 })),
+  freezeBackbone: option.required(option.boolean()),
+  inputSize: option.required(
+    option.custom(
+      `two or three integers from 1 to 65536 of a product of at most ${MOST_PIXELS}`,
+      (value) =>
+        option.array(option.integer({ min: 1, max: 65536 })).accepts(value) &&
+        [2, 3].includes((value as number[]).length) &&
+        (value as number[]).reduce((product, side) => product * side, 1) <= MOST_PIXELS,
+    ),
+  ),
+  seed,
+  headsPerTap: option.integer({ min: 1, max: 1000 }),
+};
+
+const PREDICTION: OptionSpecs = {
+  fusion: option.oneOf(PREDICTION_FUSIONS),
+  heads: option.array(option.string(), { min: 1 }),
+  weights: option.array(option.number({ min: 0 }), { min: 1 }),
+  temperatures: option.array(option.number({ above: 0 }), { min: 1 }),
+  temperature: option.number({ above: 0 }),
+};
+
+const GATE: OptionSpecs = {
+  score: option.string(),
+  threshold: option.required(option.number()),
+};
+
+const orNull = (spec: OptionSpec) => option.anyOf(spec, option.oneOf([null]));
+const CURVE_POINT: OptionSpecs = {
+  skip: option.required(option.integer({ min: 0 })),
+  ...Object.fromEntries(["nll", "nllSd", "dice", "diceSd", "aurc"].map((name) => [name, orNull(option.number())])),
+};
+
+/** A value of a network's configuration: its own maker knows which. */
+const setting = option.anyOf(option.string({ empty: true }), option.number(), option.boolean(), option.oneOf([null]));
+const NETWORK = option.record(option.anyOf(setting, option.array(setting), option.record(setting)));
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** @throws ERR_LE_OPTION that names the field */
+function checkRun(value: Run): Run {
+  const run = checkFields("the run", value, RUN);
+  checkOptions("the run", { backbone: run.backbone }, { backbone: NETWORK });
+  const { file } = run.backbone;
+  if (file !== undefined)
+    checkOptions(
+      "'backbone'",
+      { file },
+      {
+        file: option.custom(
+          "the name of a file in the run's folder",
+          (name) => typeof name === "string" && name !== "" && !/[/\\\0]/.test(name) && name !== "." && name !== "..",
+        ),
+      },
     );
-  const { method = "le" } = run;
-  if (!METHODS.includes(method))
-    throw new LayerEnsemblesError(
-      "ERR_LE_CHECKPOINT",
-      `Expected one of ${METHODS.join(", ")} for the method in ${file} but received ${JSON.stringify(method)}.`,
-    );
-  return { ...run, method, notes: run.notes ?? {}, skip: run.skip ?? 0 };
+  const { prediction, gate, tuning } = run;
+  const points = (tuning as { curve?: unknown } | undefined)?.curve;
+  if (points !== undefined) {
+    checkOptions("'tuning'", { curve: points }, { curve: option.array(option.custom("an object", isObject)) });
+    for (const point of points as object[]) checkFields("'curve' of 'tuning'", point, CURVE_POINT);
+  }
+  return {
+    ...run,
+    method: run.method ?? "le",
+    ensemble: checkFields("'ensemble'", run.ensemble, ENSEMBLE),
+    skip: run.skip ?? 0,
+    ...(prediction && { prediction: checkFields("'prediction'", prediction, PREDICTION) }),
+    ...(gate && { gate: checkFields("'gate'", gate, GATE) }),
+    notes: run.notes ?? {},
+  };
+}
+
+/**
+ * Refuses sizes of a network that its weights cannot have, before memory is taken for them: layers of c channels have at
+ * least c² weights.
+ */
+async function checkWeightsHold(folder: string, backbone: Record<string, unknown>, file: string): Promise<void> {
+  const weights = path.join(folder, RUN_FILES.weights);
+  const info = await stat(weights).catch(() => null);
+  const { width = 0, depth = 4, decoderChannels = [], segmentationChannels = 0, inChannels = 1 } = backbone;
+  const channels = [(width as number) * 2 ** ((depth as number) - 1), decoderChannels, segmentationChannels].flat();
+  const widest = Math.max(...(channels as number[]), Math.sqrt(inChannels as number));
+  const most = info ? info.size / 4 : 2 ** 32;
+  if (widest ** 2 <= most) return;
+  const size = info ? `the ${info.size} bytes of ${weights}` : "any weights";
+  throw damagedRun(file, `a network of ${widest} channels, which ${size} cannot hold`);
+}
+
+/**
+ * Checks that the heads, weights and temperatures that tuning chose are those of the model.
+ * @param names of all heads
+ * @throws ERR_LE_CHECKPOINT
+ */
+export function checkPrediction({ prediction = {}, skip }: Run, names: readonly string[], folder: string): void {
+  const { heads = names.slice(skip), ...lists } = prediction;
+  described(path.join(folder, RUN_FILES.run), () =>
+    checkOptions(
+      "'prediction'",
+      { heads, weights: lists.weights, temperatures: lists.temperatures },
+      {
+        heads: option.custom(
+          `different heads of ${names.slice(0, 20).join(", ")}`,
+          (value) => new Set(value as string[]).size === heads.length && heads.every((name) => names.includes(name)),
+        ),
+        weights: option.custom(
+          `${heads.length} numbers that are not all 0`,
+          (value) => (value as number[]).length === heads.length && (value as number[]).some((weight) => weight > 0),
+        ),
+        temperatures: option.array(option.number({ above: 0 }), { length: heads.length }),
+      },
+    ),
+  );
+}
+
+/**
+ * Work that takes values of a run's files for what they should be.
+ * @throws ERR_LE_CHECKPOINT that names the file, for ERR_LE_OPTION of the work
+ */
+export function described<T>(file: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw asDamaged(file, error);
+  }
+}
+
+/** ERR_LE_OPTION, ERR_LE_TAP and ERR_LE_SHAPE of what a file says, as ERR_LE_CHECKPOINT of that file. */
+export function asDamaged(file: string, error: unknown): unknown {
+  const { code, message } = error as LayerEnsemblesError;
+  return ["ERR_LE_OPTION", "ERR_LE_TAP", "ERR_LE_SHAPE"].includes(code) ? damagedRun(file, message, error) : error;
+}
+
+function damagedRun(file: string, received: string, cause?: unknown): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_CHECKPOINT",
+    `Expected a run's description in ${file} but received one that is damaged: ${received.replace(/\.$/, "")}.`,
+    { cause },
+  );
 }
 
 /** Writes run.json, atomically; the folder is made. @throws ERR_LE_IO */

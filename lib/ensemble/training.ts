@@ -1,5 +1,6 @@
 import type { NdArray } from "../arrays.js";
 import { type OptionSpecs, option } from "../options.js";
+import { LOSSES, type LossName } from "./losses.js";
 
 /** What training needs of a sample: an image of C×H×W (C×D×H×W), normalised, and its mask of H×W (D×H×W) class indices. */
 export interface TrainingSample {
@@ -26,14 +27,11 @@ export type CustomLoss = (
   gradient: Float32Array;
 };
 
-/** Losses of SPEC section 12: each a mean over the batch. */
-export type LossName = "softDice" | "crossEntropy" | "diceCrossEntropy" | "focal" | "tversky" | "jaccard";
-
 /** A loss with its options. */
 export interface LossOptions {
   /** Which loss. */
   name: LossName;
-  /** softDice, diceCrossEntropy, tversky, jaccard: average over class 0 too. @default false */
+  /** softDice, diceCrossEntropy, tversky, jaccard, boundary: average over class 0 too. @default false */
   includeBackground?: boolean;
   /** softDice and kin: added to numerator and denominator. @default 1e-5 */
   smooth?: number;
@@ -89,6 +87,15 @@ export interface ScheduleOptions {
   divFactor?: number;
   /** onecycle: first rate / last rate. @default 1e4 */
   finalDivFactor?: number;
+  /**
+   * onecycle: whether the momentum (SGD's, Adam's first beta) falls from `maxMomentum` to `baseMomentum` while the rate rises, and comes
+   * back: PyTorch's default. It takes the place of the optimiser's own. @default true
+   */
+  cycleMomentum?: boolean;
+  /** onecycle: lowest momentum, 0 to below 1. @default 0.85 */
+  baseMomentum?: number;
+  /** onecycle: highest momentum, `baseMomentum` to below 1. @default 0.95 */
+  maxMomentum?: number;
 }
 
 /** Random changes of each training sample, drawn anew each epoch; the mask moves along. 0 switches a part off. */
@@ -271,10 +278,9 @@ export interface History {
 }
 
 const nonNegative = option.number({ min: 0 });
-const NAMED_LOSSES = ["softDice", "crossEntropy", "diceCrossEntropy", "focal", "tversky", "jaccard"] as const;
 
 export const LOSS_OPTIONS: OptionSpecs = {
-  name: option.oneOf(NAMED_LOSSES),
+  name: option.oneOf(LOSSES),
   includeBackground: option.boolean(),
   smooth: nonNegative,
   classWeights: option.array(nonNegative),
@@ -303,6 +309,9 @@ export const SCHEDULE_OPTIONS: OptionSpecs = {
   pctStart: option.number({ min: 0, max: 1 }),
   divFactor: nonNegative,
   finalDivFactor: nonNegative,
+  cycleMomentum: option.boolean(),
+  baseMomentum: option.number({ min: 0, below: 1 }),
+  maxMomentum: option.number({ min: 0, below: 1 }),
 };
 export const AUGMENT_OPTIONS: OptionSpecs = {
   flipHorizontal: option.number({ min: 0, max: 1 }),

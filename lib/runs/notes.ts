@@ -1,11 +1,12 @@
 import path from "node:path";
 import type { Dataset, DatasetOptions } from "../data/dataset.js";
-import type { LabelOptions, LabelRule } from "../data/labels.js";
+import { LABEL_OPTIONS, type LabelOptions, type LabelRule } from "../data/labels.js";
 import { checkGroups, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import type { Preprocessing } from "../data/preprocess.js";
-import type { Run } from "../ensemble/run.js";
+import { described, RUN_FILES, type Run } from "../ensemble/run.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { checkFields, type OptionSpec, type OptionSpecs, option } from "../options.js";
 
 /** What `train` adds to run.json, so that a run folder is all that prediction needs. */
 export interface RunNotes {
@@ -43,14 +44,76 @@ export interface RunNotes {
  * The notes of a run that `train` made.
  * @throws ERR_LE_CHECKPOINT for a run without them
  */
-export function runNotes(run: Pick<Run, "notes">, folder: string): RunNotes {
+export function runNotes(run: Pick<Run, "notes"> & Partial<Pick<Run, "ensemble">>, folder: string): RunNotes {
   const notes = run.notes as Partial<RunNotes>;
   if (!notes.preprocessing || !Array.isArray(notes.classNames) || !notes.data || typeof notes.options !== "object")
     throw new LayerEnsemblesError(
       "ERR_LE_CHECKPOINT",
       `Expected a run of "layer-ensembles train" in ${folder} but received one that does not record its preprocessing.`,
     );
-  return notes as RunNotes;
+  return described(path.join(folder, RUN_FILES.run), () => checkNotes(notes as RunNotes, run.ensemble?.classes));
+}
+
+const orNull = (spec: OptionSpec) => option.anyOf(spec, option.oneOf([null]));
+const object = option.record(option.custom("anything", () => true));
+const anObject = option.required(object);
+const side = option.integer({ min: 1, max: 65536 });
+const seen = option.required(option.array(option.array(option.string({ empty: true }), { length: 2 })));
+
+const NOTES: OptionSpecs = {
+  preprocessing: anObject,
+  classNames: option.required(option.array(option.string(), { min: 2 })),
+  ignoreIndex: option.required(option.integer({ min: 0, max: 255 })),
+  labels: object,
+  data: anObject,
+  options: anObject,
+};
+const PREPROCESSING: OptionSpecs = {
+  size: option.required(orNull(option.anyOf(option.array(side, { length: 2 }), option.array(side, { length: 3 })))),
+  resize: option.required(option.oneOf(["stretch", "pad", "none-with-pad"])),
+  normalise: anObject,
+  channels: option.required(option.integer({ min: 1, max: 4096 })),
+  bands: option.array(option.string({ empty: true })),
+};
+const percentile = option.number({ min: 0, max: 100 });
+const NORMALISE: OptionSpecs = {
+  kind: option.required(option.oneOf(["zscore", "percentile", "none"])),
+  low: percentile,
+  high: percentile,
+};
+const LABELS: OptionSpecs = {
+  ignore: option.required(LABEL_OPTIONS.ignore as OptionSpec),
+  scale: option.required(option.oneOf(["index", "0/255"])),
+};
+const DATA: OptionSpecs = {
+  folder: option.required(option.string()),
+  trainSplit: option.required(option.string()),
+  valSplit: option.required(orNull(option.string())),
+  drawn: option.required(orNull(option.record(option.array(option.string({ empty: true }))))),
+  contents: object,
+};
+
+/** @throws ERR_LE_OPTION that names the field */
+function checkNotes(given: RunNotes, classes: number | undefined): RunNotes {
+  const notes = checkFields("'notes'", given, NOTES);
+  const preprocessing = checkFields("'preprocessing'", notes.preprocessing, PREPROCESSING);
+  const normalise = checkFields("'normalise'", preprocessing.normalise, NORMALISE);
+  if (normalise.kind === "percentile") {
+    const { low } = normalise;
+    const both = { low: option.required(percentile), high: option.required(option.number({ above: low, max: 100 })) };
+    checkFields("'normalise'", normalise, both);
+  }
+  if (classes !== undefined)
+    checkFields("'notes'", notes, { classNames: option.array(option.string(), { length: classes }) });
+  const data = checkFields("'data'", notes.data, DATA);
+  const { contents } = data;
+  if (contents) checkFields("'contents'", contents, { training: seen, validation: seen });
+  return {
+    ...notes,
+    preprocessing: { ...preprocessing, normalise },
+    data,
+    ...(notes.labels && { labels: checkFields("'labels'", notes.labels, LABELS) }),
+  };
 }
 
 /**

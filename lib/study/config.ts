@@ -1,5 +1,6 @@
 import path from "node:path";
 import { readText } from "../data/files.js";
+import { parseJson } from "../data/json.js";
 import { METHODS, type MethodName } from "../ensemble/methods.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, option } from "../options.js";
@@ -46,7 +47,7 @@ export interface StudyRun {
 export async function readStudy(file: string): Promise<StudyConfig> {
   let parsed: unknown;
   try {
-    parsed = JSON.parse(await readText(file));
+    parsed = parseJson(await readText(file));
   } catch (cause) {
     const received = cause instanceof Error ? cause.message : String(cause);
     throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a study's JSON in ${file} but received: ${received}`, {

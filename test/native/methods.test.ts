@@ -211,7 +211,7 @@ describe("a run folder", () => {
     await writeFile(file, JSON.stringify(old));
     expect((await readRun(run)).method).toBe("le");
     await writeFile(file, JSON.stringify({ ...old, method: "xyz" }));
-    await expect(readRun(run)).rejects.toThrow(/plain, mh, de, mcd, le.*"xyz"/);
+    await expect(readRun(run)).rejects.toThrow(/"plain", "mh", "de", "mcd", "le".*"xyz"/);
     await model.dispose();
     await backbone.dispose();
   });

@@ -295,7 +295,8 @@ describe("tuning", () => {
 });
 
 describe("a choice in run.json", () => {
-  const old = { format: 1, backbone: { kind: "unet" }, ensemble: { taps: [], classes: 2 }, skip: 1, notes: { a: 1 } };
+  const heads = { taps: [], classes: 2, final: true, dropout: 0, freezeBackbone: false, inputSize: [8, 8], seed: 0 };
+  const old = { format: 1, backbone: { kind: "unet" }, ensemble: heads, skip: 1, notes: { a: 1 } };
   const choice = (skip: number, more: Partial<RunChoice> = {}): RunChoice => ({
     skip,
     prediction: {},

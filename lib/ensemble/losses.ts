@@ -1,0 +1,14 @@
+/** The losses, by name. Those of regression (mse, mae, huber) come with its heads in a later version. */
+export const LOSSES = [
+  "softDice",
+  "crossEntropy",
+  "diceCrossEntropy",
+  "focal",
+  "tversky",
+  "jaccard",
+  "lovaszSoftmax",
+  "boundary",
+] as const;
+
+/** A loss: each a mean over the batch. See docs/metrics.md. */
+export type LossName = (typeof LOSSES)[number];
