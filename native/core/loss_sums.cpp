@@ -203,6 +203,17 @@ class FusedSums : public torch::autograd::Function<FusedSums> {
 
 }  // namespace
 
+Pixels probabilities(const at::Tensor& logits, const at::Tensor& target, int64_t ignore_index) {
+  check_shapes(logits, target);
+  const at::Tensor y = target.to(at::kLong);
+  const at::Tensor wrong = y.ne(ignore_index).logical_and(y.lt(0).logical_or(y.ge(logits.size(1))));
+  if (const auto others = wrong.sum().item<int64_t>())
+    fail(code::kValue, "Expected labels from 0 to ", logits.size(1) - 1, " or ", ignore_index,
+         " for the target but received ", others, " others in the batch.");
+  const at::Tensor z = interpolated(logits, target.sizes().slice(1)).flatten(2);
+  return {(z.scalar_type() == at::kBFloat16 ? z.to(at::kFloat) : z).softmax(1), y};
+}
+
 PixelSums sum_pixels_reference(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& class_weights,
                                const PixelSumsOptions& options) {
   check_shapes(logits, target);

@@ -30,7 +30,14 @@ struct PixelSumsOptions {
 PixelSums sum_pixels(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& class_weights,
                      const PixelSumsOptions& options);
 
-// The same by library operations, on any device.
+// The softmax of logits at the target's size, N×C×S with S flat, in at least single precision; and the target as int64.
+// Checked as sum_pixels checks them.
+struct Pixels {
+  at::Tensor p, target;
+};
+Pixels probabilities(const at::Tensor& logits, const at::Tensor& target, int64_t ignore_index);
+
+// sum_pixels by library operations, on any device.
 PixelSums sum_pixels_reference(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& class_weights,
                                const PixelSumsOptions& options);
 

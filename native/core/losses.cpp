@@ -4,10 +4,12 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 
+#include <memory>
 #include <vector>
 
 #include "error.h"
 #include "loss_sums.h"
+#include "region_losses.h"
 
 namespace le {
 
@@ -59,6 +61,29 @@ at::Tensor cross_entropy(const LossSettings& settings, const PixelSums& s, const
 // Lin et al. 2017: the mean over the counted pixels of the batch of -w_y (1 - p_y)^γ ln p_y.
 at::Tensor focal(const PixelSums& s) { return s.focal.sum() / s.counted.sum().clamp_min(1); }
 
+// Kervadec et al. 2019: the mean over the counted pixels, the classes and the images of φ_c p_c, negative where the
+// network is right. φ, which takes longer than the rest, is made once for the heads of a batch.
+class Boundary {
+ public:
+  Boundary(bool include_background, int64_t ignore_index)
+      : first_(include_background ? 0 : 1), ignore_index_(ignore_index) {}
+  at::Tensor operator()(const at::Tensor& p, const at::Tensor& target) {
+    if (!target_.is_same(target) || classes_ != p.size(1) || distance_.scalar_type() != p.scalar_type()) {
+      distance_ = signed_distance(target, p.size(1), ignore_index_).flatten(2).to(p.device(), p.scalar_type());
+      counted_ = target.ne(ignore_index_).flatten(1).sum(1).clamp_min(1).to(p.scalar_type());
+      target_ = target;
+      classes_ = p.size(1);
+    }
+    const int64_t classes = classes_ - first_;
+    const at::Tensor sums = (p * distance_).narrow(1, first_, classes).flatten(1).sum(1);
+    return (sums / counted_).mean() / static_cast<double>(classes);
+  }
+
+ private:
+  int64_t first_, ignore_index_, classes_ = 0;
+  at::Tensor target_, distance_, counted_;
+};
+
 double in_range(const Json& options, const char* name, double fallback, double low, double high) {
   const double value = options.number_or(name, fallback);
   if (!(value >= low && value <= high))
@@ -93,10 +118,20 @@ Loss make_loss(const Json& options, int64_t ignore_index) {
   wanted.all_nll = wanted.nll && settings.label_smoothing > 0;
   wanted.focal = name == "focal";
   wanted.gamma = in_range(options, "gamma", 2, 0, 100);
+  if (name == "lovaszSoftmax")
+    return [ignore_index](const at::Tensor& logits, const at::Tensor& target) {
+      const Pixels pixels = probabilities(logits, target, ignore_index);
+      return lovasz_softmax(pixels.p, pixels.target.flatten(1), ignore_index);
+    };
+  if (name == "boundary")
+    return [loss = std::make_shared<Boundary>(settings.include_background, ignore_index), ignore_index](
+               const at::Tensor& logits, const at::Tensor& target) {
+      return (*loss)(probabilities(logits, target, ignore_index).p, target);
+    };
   if (!region && !wanted.nll && !wanted.focal)
     fail(code::kOption,
-         "Expected softDice, crossEntropy, diceCrossEntropy, focal, tversky or jaccard for the name of the loss but "
-         "received '",
+         "Expected softDice, crossEntropy, diceCrossEntropy, focal, tversky, jaccard, lovaszSoftmax or boundary for "
+         "the name of the loss (those of regression, such as mse, come later) but received '",
          name, "'.");
   return [settings, region, wanted](const at::Tensor& logits, const at::Tensor& target) {
     const at::Tensor weights = settings.weights(logits.size(1));

@@ -14,8 +14,8 @@ namespace le {
 
 using Loss = std::function<at::Tensor(const at::Tensor& logits, const at::Tensor& target)>;
 
-// {"name": "softDice" | "crossEntropy" | "diceCrossEntropy" | "focal" | "tversky" | "jaccard", plus that loss's
-// options:
+// {"name": "softDice" | "crossEntropy" | "diceCrossEntropy" | "focal" | "tversky" | "jaccard" | "lovaszSoftmax" |
+// "boundary", plus that loss's options:
 //  includeBackground (false), smooth (1e-5), classWeights (C numbers), labelSmoothing (0), gamma (2), alpha (0.5), of
 //  false positives, beta (0.5), of false negatives}
 // Unknown names and values out of range: ERR_LE_OPTION. An image whose pixels are all ignored contributes 0.

@@ -92,6 +92,8 @@ class Adam final : public Optimizer {
     }
   }
 
+  void set_momentum(double momentum) override { beta1_ = momentum; }
+
   NamedTensors state() const override {
     NamedTensors all;
     for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -134,9 +136,12 @@ class Sgd final : public Optimizer {
         momentum_(in_range(options, "momentum", 0, 0, 1)) {
     if (nesterov_ && momentum_ == 0)
       fail(code::kOption, "Expected a positive 'momentum' with 'nesterov' but received 0.");
-    if (momentum_ == 0) return;
-    for (const auto& [name, parameter] : parameters_)
-      velocity_.push_back(at::zeros_like(parameter, parameter.options().requires_grad(false)));
+    if (momentum_ != 0) make_velocity();
+  }
+
+  void set_momentum(double momentum) override {
+    momentum_ = momentum;
+    make_velocity();
   }
 
   void step(double rate) override {
@@ -147,7 +152,7 @@ class Sgd final : public Optimizer {
       if (!gradient.defined()) continue;
       values.push_back(parameters_[i].second);
       gradients.push_back(gradient);
-      if (momentum_ != 0) velocities.push_back(velocity_[i]);
+      if (!velocity_.empty()) velocities.push_back(velocity_[i]);
     }
     if (values.empty()) return;
     if (fused_) {
@@ -157,7 +162,7 @@ class Sgd final : public Optimizer {
     }
     for (size_t i = 0; i < values.size(); ++i) {
       at::Tensor g = decay_ != 0 ? gradients[i] + values[i] * decay_ : gradients[i];
-      if (momentum_ != 0) {
+      if (!velocity_.empty()) {
         velocities[i].mul_(momentum_).add_(g);
         g = nesterov_ ? g + velocities[i] * momentum_ : velocities[i];
       }
@@ -174,8 +179,15 @@ class Sgd final : public Optimizer {
   void load_state(const std::map<std::string, at::Tensor>& saved) override { load(saved, state()); }
 
  private:
+  void make_velocity() {
+    if (!velocity_.empty()) return;
+    for (const auto& [name, parameter] : parameters_)
+      velocity_.push_back(at::zeros_like(parameter, parameter.options().requires_grad(false)));
+  }
+
   const bool fused_, nesterov_;
-  const double decay_, momentum_;
+  const double decay_;
+  double momentum_;
   std::vector<at::Tensor> velocity_;
 };
 

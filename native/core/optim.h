@@ -17,6 +17,8 @@ class Optimizer {
   // One update from the parameters' gradients; a parameter without a gradient is left alone.
   virtual void step(double learning_rate) = 0;
   void zero_grad();  // drops the gradients
+  // For the steps from now on: Adam's first beta, or SGD's momentum, from 0 to below 1.
+  virtual void set_momentum(double momentum) = 0;
   // Moments and step counts under "<parameter>.exp_avg" and so on; and the reverse, ERR_LE_CHECKPOINT on a mismatch.
   virtual NamedTensors state() const = 0;
   virtual void load_state(const std::map<std::string, at::Tensor>& state) = 0;

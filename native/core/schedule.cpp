@@ -108,19 +108,35 @@ class OneCycle final : public Schedule {
   explicit OneCycle(const Json& options)
       : rise_(in_range(options, "pctStart", 0.3, 0, 1)),
         first_(1 / in_range(options, "divFactor", 25, 1, 1e12)),
-        last_(first_ / in_range(options, "finalDivFactor", 1e4, 1, 1e12)) {}
-  double factor(int64_t step, int64_t total) const override {
-    const double top = rise_ * static_cast<double>(total) - 1, end = static_cast<double>(total) - 1;
-    const auto at = static_cast<double>(step);
-    if (at <= top) return between(first_, 1, top > 0 ? at / top : 1);
-    return between(1, last_, end > top ? std::min(1.0, (at - top) / (end - top)) : 1);
+        last_(first_ / in_range(options, "finalDivFactor", 1e4, 1, 1e12)),
+        least_(in_range(options, "baseMomentum", 0.85, 0, 0.9999999)),
+        most_(in_range(options, "maxMomentum", 0.95, 0, 0.9999999)),
+        cycles_(options.boolean_or("cycleMomentum", true)) {
+    if (least_ > most_)
+      fail(code::kOption, "Expected at most 'maxMomentum', ", most_,
+           ", for option 'baseMomentum' of the schedule but received ", least_, ".");
   }
+  double factor(int64_t step, int64_t total) const override { return at(step, total, first_, 1, last_); }
+  std::optional<double> momentum(int64_t step, int64_t total) const override {
+    if (!cycles_) return std::nullopt;
+    return at(step, total, most_, least_, most_);
+  }
+  Json state() const override { return Json::Object{{"cycleMomentum", cycles_}}; }
+  // Earlier versions had no cycle of the momentum: what was begun so goes on so.
+  void load_state(const Json& state) override { cycles_ = state.boolean_or("cycleMomentum", false); }
 
  private:
+  double at(int64_t step, int64_t total, double from, double top_value, double to) const {
+    const double top = rise_ * static_cast<double>(total) - 1, end = static_cast<double>(total) - 1;
+    const auto now = static_cast<double>(step);
+    if (now <= top) return between(from, top_value, top > 0 ? now / top : 1);
+    return between(top_value, to, end > top ? std::min(1.0, (now - top) / (end - top)) : 1);
+  }
   static double between(double from, double to, double done) {
     return to + (from - to) / 2 * (1 + std::cos(kPi * done));
   }
-  const double rise_, first_, last_;
+  const double rise_, first_, last_, least_, most_;
+  bool cycles_;
 };
 
 }  // namespace

@@ -135,6 +135,7 @@ class Trainer {
         dropout_(make_generator()) {
     const auto channels = ensemble.backbone().in_channels();
     const auto axes = ensemble.backbone().spatial_axes();
+    if (const auto momentum = schedule_->momentum(0, 1)) optimizer_->set_momentum(*momentum);
     training_.validate("training", channels, axes, ensemble.classes(), options.ignore_index);
     if (validation_) validation_->validate("validation", channels, axes, ensemble.classes(), options.ignore_index);
     draws_ = !ensemble.options().freeze_backbone && ensemble.backbone().draws_in_training();
@@ -278,6 +279,7 @@ class Trainer {
       if (b + 1 == group_begin + group) {
         if (options_.clip_norm > 0) clip_gradients(ensemble_.trainable(), options_.clip_norm);
         learning_rate_ = options_.learning_rate * schedule_->factor(step_, total_steps);
+        if (const auto momentum = schedule_->momentum(step_, total_steps)) optimizer_->set_momentum(*momentum);
         optimizer_->step(learning_rate_);
         optimizer_->zero_grad();
         ++step_;
@@ -453,13 +455,18 @@ class Trainer {
       fail(code::kCheckpoint, "Expected the options with which ", options_.run, " was begun, ", before,
            ", but received ", fingerprint_, ": resume with the same options, or start a new run.");
     ensemble_.load_state(state.model);
-    optimizer_->load_state(state.optimizer);
     schedule_->load_state(state.progress.at("schedule"));
+    if (!schedule_->momentum(0, 1)) optimizer_ = make_optimizer(options_.optimizer, ensemble_.trainable());
+    optimizer_->load_state(state.optimizer);
     epoch_ = state.progress.at("epoch").integer("epoch");
     step_ = state.progress.at("step").integer("step");
     best_epoch_ = state.progress.at("bestEpoch").integer("bestEpoch");
     best_loss_ = state.progress.at("bestLoss").number("bestLoss");
     history_ = state.progress.at("history").array("history");
+    if (epoch_ < 0 || step_ != epoch_ * steps_per_epoch_ || best_epoch_ < 0 || best_epoch_ >= epoch_ ||
+        static_cast<int64_t>(history_.size()) != epoch_)
+      fail(code::kCheckpoint, "Expected the state of a training in ", state_path(),
+           " but received one whose epochs, steps and history do not fit each other.");
   }
 
   at::Generator make_generator() const {
@@ -482,7 +489,7 @@ class Trainer {
   const TrainOptions options_;
   const Control& control_;
   const Loss loss_;
-  const std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Optimizer> optimizer_;
   const std::unique_ptr<Schedule> schedule_;
   std::vector<double> weights_;
   at::Generator dropout_;    // of the heads

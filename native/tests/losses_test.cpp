@@ -7,10 +7,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/max.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/upsample_bilinear2d.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -23,6 +25,7 @@
 #include "error.h"
 #include "isa.h"
 #include "loss_sums.h"
+#include "region_losses.h"
 #include "training_fixtures.h"
 
 using namespace le;
@@ -79,6 +82,13 @@ const std::vector<const char*> kLosses = {
     R"({"name": "focal", "gamma": 0})",
     R"({"name": "focal", "gamma": 0.5})",
     R"({"name": "focal", "gamma": 3.5})",
+};
+
+// Those that no kernel computes: they look at more than a pixel at a time.
+const std::vector<const char*> kWholeLosses = {
+    R"({"name": "lovaszSoftmax"})",
+    R"({"name": "boundary"})",
+    R"({"name": "boundary", "includeBackground": true})",
 };
 
 // The kernel's value and gradient against those of library operations in double precision.
@@ -152,6 +162,75 @@ TEST("losses: gradients agree with finite differences") {
       less.view(-1)[i] -= step;
       const double slope = (loss(more, target).item<double>() - loss(less, target).item<double>()) / (2 * step);
       CHECK_NEAR(gradient[i].item<double>(), slope, 1e-7);
+    }
+  }
+}
+
+TEST("losses: those of whole images have gradients that agree with finite differences, in float and bfloat16 too") {
+  for (const std::vector<int64_t>& size : {std::vector<int64_t>{2, 5, 7}, std::vector<int64_t>{2, 3, 4, 5}}) {
+    std::vector<int64_t> shape = size;
+    shape.insert(shape.begin() + 1, 3);
+    const at::Tensor logits = random_logits(shape, 31).to(at::kDouble), target = random_target(3, size, 32);
+    for (const char* options : kWholeLosses) {
+      const Loss loss = loss_of(options);
+      const Result exact = differentiate(loss, logits, target);
+      const at::Tensor gradient = exact.gradient.flatten();
+      for (int64_t i = 0; i < logits.numel(); i += 3) {
+        const double step = 1e-6;
+        at::Tensor more = logits.clone(), less = logits.clone();
+        more.view(-1)[i] += step;
+        less.view(-1)[i] -= step;
+        const double slope = (loss(more, target).item<double>() - loss(less, target).item<double>()) / (2 * step);
+        CHECK_NEAR(gradient[i].item<double>(), slope, 1e-6);
+      }
+      CHECK_NEAR(differentiate(loss, logits.to(at::kFloat), target).value, exact.value, 1e-5);
+      CHECK_NEAR(differentiate(loss, logits.to(at::kBFloat16), target).value, exact.value, 3e-2);
+      CHECK(differentiate(loss, logits, target.to(at::kByte)).value == exact.value);
+    }
+  }
+}
+
+TEST("losses: those of whole images leave ignored pixels out, and images that have no other") {
+  const at::Tensor logits = random_logits({2, 3, 6, 8}, 33).to(at::kDouble), target = random_target(3, {2, 6, 8}, 34);
+  for (const char* options : kWholeLosses) {
+    const Loss loss = loss_of(options);
+    const at::Tensor changed = at::where(target.eq(kIgnore).unsqueeze(1), logits + 5, logits);
+    CHECK_NEAR(differentiate(loss, changed, target).value, differentiate(loss, logits, target).value, 1e-12);
+    at::Tensor half = target.clone();
+    half[1].fill_(kIgnore);
+    const Result one = differentiate(loss, logits.narrow(0, 0, 1), target.narrow(0, 0, 1));
+    const Result both = differentiate(loss, logits, half);
+    CHECK_NEAR(both.value, one.value / 2, 1e-12);
+    CHECK(both.gradient[1].abs().max().item<double>() == 0);
+    const Result none = differentiate(loss, logits, at::full({2, 6, 8}, kIgnore, at::kLong));
+    CHECK(none.value == 0 && none.gradient.abs().max().item<double>() == 0);
+    CHECK_THROWS(loss(logits, target.clamp_max(2) + 1), "ERR_LE_VALUE");
+    CHECK_THROWS(loss(logits, target.narrow(0, 0, 1)), "ERR_LE_SHAPE");
+  }
+  // One class everywhere has no boundary; a truth that is met exactly has no Lovász loss.
+  const at::Tensor flat = at::zeros({2, 6, 8}, at::kLong);
+  CHECK(differentiate(loss_of(kWholeLosses[2]), logits, flat).value == 0);
+  at::Tensor sure = at::zeros({2, 3, 6, 8}, at::kDouble);
+  sure.select(1, 0).fill_(100);
+  CHECK_NEAR(differentiate(loss_of(kWholeLosses[0]), sure, flat).value, 0, 1e-12);
+}
+
+TEST("losses: the signed distance is that of the nearest pixel of the other side") {
+  for (const std::vector<int64_t>& size : {std::vector<int64_t>{1, 9, 13}, std::vector<int64_t>{1, 5, 4, 7}}) {
+    const at::Tensor target = random_target(2, size, 35).mul_(random_target(2, size, 36).clamp_max(1));
+    target.masked_fill_(target.gt(1), kIgnore);
+    const at::Tensor distance = signed_distance(target, 2, kIgnore).flatten(2)[0][1];
+    const at::Tensor place = at::ones(at::IntArrayRef(size).slice(1)).nonzero().to(at::kDouble),
+                     label = target.flatten();
+    for (int64_t i = 0; i < label.numel(); ++i) {
+      const int64_t own = label[i].item<int64_t>();
+      double nearest = own == kIgnore ? 0 : 1e9;
+      for (int64_t j = 0; own != kIgnore && j < label.numel(); ++j) {
+        const int64_t other = label[j].item<int64_t>();
+        if (other == kIgnore || other == own) continue;
+        nearest = std::min(nearest, (place[i] - place[j]).square().sum().sqrt().item<double>());
+      }
+      CHECK_NEAR(distance[i].item<double>(), own == kIgnore ? 0 : own == 1 ? 1 - nearest : nearest, 1e-9);
     }
   }
 }

@@ -61,21 +61,24 @@ std::map<std::string, at::Tensor> copy_of(const NamedTensors& state) {
 TEST("optim: every step equals PyTorch's, fused and by operations") {
   const Json fixture = Json::parse(test::kOptimizerFixtures, code::kCheckpoint);
   const auto rates = fixture.numbers_or("rates", {});
+  const auto momenta = fixture.numbers_or("momenta", {});
   const auto& gradients = fixture.at("gradients").array("gradients");
   for (const Json& example : fixture.at("cases").array("cases")) {
-    for (const bool fused : {true, false}) {
+    for (const auto& [fused, after] :
+         {std::pair{true, "after"}, {false, "after"}, {true, "afterCycled"}, {false, "afterCycled"}}) {
       Json::Object options = example.at("options").object("options");
       options["fused"] = fused;
       Parameters parameters(numbers(fixture.at("start")));
       const auto optimizer = make_optimizer(options, parameters.named);
       for (size_t step = 0; step < rates.size(); ++step) {
         parameters.set_gradients(numbers(gradients[step]));
+        if (after == std::string_view("afterCycled")) optimizer->set_momentum(momenta[step]);
         optimizer->step(rates[step]);
-        const at::Tensor expected = numbers(example.at("after").array("after")[step]);
+        const at::Tensor expected = numbers(example.at(after).array(after)[step]);
         const double error =
             ((parameters.values() - expected).abs() / expected.abs().clamp_min(0.1)).max().item<double>();
         if (!(error <= 1e-6))
-          test::failed(__FILE__, __LINE__, Json(options).dump(), " differs by ", error, " after step ", step);
+          test::failed(__FILE__, __LINE__, Json(options).dump(), " differs by ", error, " ", after, " step ", step);
         optimizer->zero_grad();
         CHECK(!parameters.a.grad().defined());
       }

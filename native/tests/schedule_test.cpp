@@ -25,6 +25,12 @@ TEST("schedule: cosine and one-cycle equal PyTorch's at every step") {
         test::failed(__FILE__, __LINE__, example.dump(), " gives ", factor, " at step ", step, ", expected ",
                      expected[step]);
     }
+    const auto momenta = example.numbers_or("momenta", {});
+    for (int64_t step = 0; step < total; ++step) {
+      const auto momentum = schedule->momentum(step, total);
+      CHECK(momentum.has_value() == !momenta.empty());
+      if (momentum) CHECK_NEAR(*momentum, momenta[step], 1e-9);
+    }
   }
 }
 
@@ -71,6 +77,16 @@ TEST("schedule: factors are finite and in range for any number of steps") {
   }
 }
 
+TEST("schedule: one-cycle leaves the momentum alone where it is told to, and in what an earlier version began") {
+  CHECK(!make_schedule(schedule_options(R"({"name": "onecycle", "cycleMomentum": false})"))->momentum(3, 10));
+  const auto schedule = make_schedule(schedule_options(R"({"name": "onecycle"})"));
+  CHECK(schedule->momentum(0, 10).value() == 0.95);
+  schedule->load_state(Json::parse(schedule->state().dump(), code::kCheckpoint));
+  CHECK(schedule->momentum(0, 10).has_value());
+  schedule->load_state(Json::Object{});
+  CHECK(!schedule->momentum(0, 10));
+}
+
 TEST("schedule: a monitored value that is not a number counts as no improvement") {
   const auto schedule = make_schedule(schedule_options(R"({"name": "plateau", "patience": 1})"));
   schedule->epoch_end(1);
@@ -93,7 +109,8 @@ TEST("schedule: options and states that do not fit") {
                           R"({"name": "plateau", "patience": 1.5})", R"({"name": "plateau", "minFactor": 2})",
                           R"({"name": "cosine", "minFactor": 1.5})", R"({"name": "cosine", "warmupSteps": -1})",
                           R"({"name": "onecycle", "pctStart": 1.1})", R"({"name": "onecycle", "divFactor": 0.5})",
-                          R"({"name": "onecycle", "finalDivFactor": 0})"})
+                          R"({"name": "onecycle", "finalDivFactor": 0})", R"({"name": "onecycle", "baseMomentum": 1})",
+                          R"({"name": "onecycle", "baseMomentum": 0.9, "maxMomentum": 0.8})"})
     CHECK_THROWS(make_schedule(schedule_options(bad)), "ERR_LE_OPTION");
   const auto plateau = make_schedule(schedule_options(R"({"name": "plateau"})"));
   plateau->epoch_end(2);

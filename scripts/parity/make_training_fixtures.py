@@ -61,6 +61,49 @@ def focal(gamma, weight=(1.0, 1.0, 1.0)):
     return loss
 
 
+def lovasz_softmax(logits, target):
+    """Per image, over the classes that it has: the sum over k of the k-th largest error times what it adds to the Jaccard loss
+    of the k - 1 before it, counted pixel by pixel."""
+    p, images = logits.softmax(1), []
+    for image in range(len(p)):
+        kept = target[image] != IGNORE
+        values = []
+        for c in range(p.shape[1]):
+            truth = (target[image][kept] == c).double()
+            if not truth.any():
+                continue
+            error = (truth - p[image, c][kept]).abs()
+            value, wrong, before = 0, set(), 0.0
+            inside = set(torch.nonzero(truth).flatten().tolist())
+            for i in torch.argsort(error, descending=True, stable=True).tolist():
+                wrong.add(i)
+                now = len(wrong) / len(inside | wrong)  # 1 - Jaccard index where these pixels are wrong and no others
+                value, before = value + error[i] * (now - before), now
+            values.append(value)
+        images.append(sum(values) / len(values) if values else 0 * p.sum())
+    return sum(images) / len(images)
+
+
+def boundary(first):
+    """Distances by looking at every pair of pixels."""
+
+    def loss(logits, target):
+        p, images = logits.softmax(1), []
+        for image in range(len(p)):
+            kept = target[image] != IGNORE
+            place = torch.nonzero(kept).double()
+            total, distance = 0, torch.cdist(place, place) if len(place) else None
+            for c in range(first, p.shape[1]):
+                truth = target[image][kept] == c
+                if truth.any() and not truth.all():
+                    phi = torch.where(truth, 1 - distance[:, ~truth].amin(1), distance[:, truth].amin(1))
+                    total = total + (phi * p[image, c][kept]).sum()
+            images.append(total / max(1, int(kept.sum())) / (p.shape[1] - first) + 0 * p.sum())
+        return sum(images) / len(images)
+
+    return loss
+
+
 def both(a, b):
     return lambda logits, target: a(logits, target) + b(logits, target)
 
@@ -82,6 +125,9 @@ LOSSES = [
     ({"name": "focal"}, focal(2)),
     ({"name": "focal", "gamma": 0.5, "classWeights": WEIGHTS}, focal(0.5, WEIGHTS)),
     ({"name": "focal", "gamma": 0}, cross_entropy()),
+    ({"name": "lovaszSoftmax"}, lovasz_softmax),
+    ({"name": "boundary"}, boundary(1)),
+    ({"name": "boundary", "includeBackground": True}, boundary(0)),
 ]
 
 
@@ -120,27 +166,34 @@ OPTIMISERS = [
 
 
 def optimisers():
-    """Five steps, at a rate that changes; the gradient of step s is fixed. `after`: the parameter after every step."""
+    """Five steps, at a rate that changes; the gradient of step s is fixed. `after`: the parameter after every step;
+    `afterCycled`: the same where the momentum (Adam's first beta) changes with the rate, as one-cycle sets it."""
     torch.manual_seed(2)
     start = torch.randn(6).float().double()
     gradients = torch.randn(5, 6).float().double()
     rates = [0.1, 0.1, 0.05, 0.02, 0.02]
+    momenta = [0.95, 0.9, 0.85, 0.9, 0.95]
     cases = []
     for options, kind, settings in OPTIMISERS:
-        parameter = start.clone().requires_grad_()
-        optimiser = kind([parameter], lr=1.0, foreach=False, **settings)
-        after = []
-        for rate, gradient in zip(rates, gradients):
-            optimiser.param_groups[0]["lr"] = rate
-            parameter.grad = gradient.clone()
-            optimiser.step()
-            after.append(rounded(parameter, 10))
-        cases.append({"options": options, "after": after})
+        case = {"options": options}
+        for name in ["afterCycled", "after"]:
+            parameter = start.clone().requires_grad_()
+            optimiser = kind([parameter], lr=1.0, foreach=False, **settings)
+            group, case[name] = optimiser.param_groups[0], []
+            for rate, momentum, gradient in zip(rates, momenta, gradients):
+                group["lr"] = rate
+                if name == "afterCycled":
+                    group.update({"betas": (momentum, group["betas"][1])} if "betas" in group else {"momentum": momentum})
+                parameter.grad = gradient.clone()
+                optimiser.step()
+                case[name].append(rounded(parameter, 10))
+        cases.append(case)
     norm = torch.nn.utils.clip_grad_norm_([parameter], 0.5)
     return {
         "start": rounded(start),
         "gradients": [rounded(g) for g in gradients],
         "rates": rates,
+        "momenta": momenta,
         "cases": cases,
         "clip": {"norm": norm.item(), "clipped": rounded(parameter.grad)},
     }
@@ -169,6 +222,21 @@ def schedules():
             factors.append(optimiser.param_groups[0]["lr"])
         return factors
 
+    def momenta(steps, **settings):
+        """The momentum at every step: Adam's first beta, and SGD's."""
+        both = []
+        for kind, named in [(torch.optim.AdamW, {}), (torch.optim.SGD, {"momentum": 0.9})]:
+            optimiser = kind([torch.zeros(1, requires_grad=True)], lr=1.0, **named)
+            schedule, values = module.OneCycleLR(optimiser, 1.0, steps, **settings), []
+            for _ in range(steps):
+                group = optimiser.param_groups[0]
+                values.append(group["betas"][0] if "betas" in group else group["momentum"])
+                optimiser.step()
+                schedule.step()
+            both.append(values)
+        assert both[0] == both[1]
+        return both[0]
+
     return {
         "monitored": monitored,
         "plateau": [
@@ -182,10 +250,20 @@ def schedules():
         "steps": [
             {"options": {"name": "cosine"}, "factors": run(lambda o: module.CosineAnnealingLR(o, 17), 17)},
             {"options": {"name": "cosine", "minFactor": 0.1}, "factors": run(lambda o: module.CosineAnnealingLR(o, 12, 0.1), 12)},
-            {"options": {"name": "onecycle"}, "factors": run(lambda o: module.OneCycleLR(o, 1.0, 20), 20)},
+            {
+                "options": {"name": "onecycle"},
+                "factors": run(lambda o: module.OneCycleLR(o, 1.0, 20), 20),
+                "momenta": momenta(20),
+            },
             {
                 "options": {"name": "onecycle", "pctStart": 0.5, "divFactor": 10, "finalDivFactor": 100},
                 "factors": run(lambda o: module.OneCycleLR(o, 1.0, 13, pct_start=0.5, div_factor=10, final_div_factor=100), 13),
+                "momenta": momenta(13, pct_start=0.5),
+            },
+            {
+                "options": {"name": "onecycle", "pctStart": 0.1, "baseMomentum": 0.5, "maxMomentum": 0.9},
+                "factors": run(lambda o: module.OneCycleLR(o, 1.0, 30, pct_start=0.1), 30),
+                "momenta": momenta(30, pct_start=0.1, base_momentum=0.5, max_momentum=0.9),
             },
             {"options": {"name": "constant"}, "factors": [1.0, 1.0, 1.0]},
         ],

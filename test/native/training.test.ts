@@ -49,16 +49,22 @@ describe("fit", () => {
     await backbone.dispose();
   });
 
-  it.each<LossName>(["softDice", "crossEntropy", "diceCrossEntropy", "focal", "tversky", "jaccard"])(
-    "lowers %s",
-    async (loss) => {
-      const { backbone, model } = await smallModel({ classes: 3 });
-      const history = await model.fit(discs(16, 24, 5, 3), { epochs: 6, batchSize: 4, learningRate: 5e-3, loss });
-      expect(history.epochs.at(-1)?.loss).toBeLessThan(history.epochs[0]?.loss as number);
-      await model.dispose();
-      await backbone.dispose();
-    },
-  );
+  it.each<LossName>([
+    "softDice",
+    "crossEntropy",
+    "diceCrossEntropy",
+    "focal",
+    "tversky",
+    "jaccard",
+    "lovaszSoftmax",
+    "boundary",
+  ])("lowers %s", async (loss) => {
+    const { backbone, model } = await smallModel({ classes: 3 });
+    const history = await model.fit(discs(16, 24, 5, 3), { epochs: 6, batchSize: 4, learningRate: 5e-3, loss });
+    expect(history.epochs.at(-1)?.loss).toBeLessThan(history.epochs[0]?.loss as number);
+    await model.dispose();
+    await backbone.dispose();
+  });
 
   it("gives the same weights for the same seed, and others for another", async () => {
     const weights = async (seed: number) => {
