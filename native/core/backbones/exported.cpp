@@ -100,6 +100,7 @@ class ExportedBackbone final : public Backbone {
     choose_output();
     find_aliases();
     follow_image();
+    layout_differs_ = program_->addresses_memory;
     plain_ =
         std::make_shared<ExportedTapSet>(std::vector<std::string>(), std::vector<ExportedCapture>(), program_.get());
   }
@@ -151,6 +152,7 @@ class ExportedBackbone final : public Backbone {
   NamedTensors named(Role role) const;
   std::vector<std::pair<const void*, int64_t>> versions() const;
   at::Tensor prepared(const at::Tensor& input, bool channels_last) const;
+  void lay_out(bool channels_last);
   std::vector<IValue> bind(const at::Tensor& image) const;
   // One that the program allows.
   Pass pass(const at::Tensor& input, const ExportedTapSet& set);
@@ -169,7 +171,7 @@ class ExportedBackbone final : public Backbone {
   bool training_ = false, sampling_ = false;
   bool channels_last_ = false;   // asked for
   bool images_mix_ = false;      // in a batch of a fixed size: found out by trace()
-  bool layout_differs_ = false;  // the program means another thing by strides: found out by trace()
+  bool layout_differs_ = false;  // channels_last would mean another thing: found out by trace()
 
   std::shared_ptr<DerivedWeights> derived_;
   std::vector<std::pair<const void*, int64_t>> versions_;  // that derived_ was made from
@@ -567,6 +569,7 @@ std::vector<Call> ExportedBackbone::trace(const at::Tensor& input) {
   });
   for (const int call : order) captures.push_back(capture_of(call));
   const ExportedPlan plan(program_, ExportedPhase::kEvaluation, captures, {output_});
+  if (channels_last_) lay_out(false);
   for (size_t i = 1; i < image().extents.size(); ++i)
     if (input.dim() != static_cast<int64_t>(image().extents.size()) ||
         !allows(image().extents[i], input.size(static_cast<int64_t>(i))))
@@ -587,9 +590,9 @@ std::vector<Call> ExportedBackbone::trace(const at::Tensor& input) {
     images_mix_ = !at::allclose(first(result.results[0]), first(other.results[0]), 1e-3, 1e-4, /*equal_nan=*/true);
   }
 
-  layout_differs_ = false;
-  if (channels_last_) {
-    // A program may have strides written into it, and then means another thing in another layout.
+  layout_differs_ = program_->addresses_memory;
+  if (channels_last_ && !layout_differs_) {
+    lay_out(true);
     const auto agrees = [](const at::Tensor& a, const at::Tensor& b) {
       if (!a.defined() || !b.defined()) return a.defined() == b.defined();
       if (a.sizes() != b.sizes()) return false;
@@ -605,6 +608,7 @@ std::vector<Call> ExportedBackbone::trace(const at::Tensor& input) {
     } catch (const Error&) {
       layout_differs_ = true;
     }
+    if (layout_differs_) lay_out(false);
   }
   std::vector<Call> calls;
   for (size_t i = 0; i < order.size(); ++i)
@@ -715,13 +719,17 @@ bool ExportedBackbone::sample(bool on) {
 }
 
 void ExportedBackbone::to(c10::Device device, bool channels_last) {
-  end_inference();
-  const at::NoGradGuard no_grad;
   device_ = device;
   channels_last_ = channels_last;
+  lay_out(channels_last && !layout_differs_);
+}
+
+void ExportedBackbone::lay_out(bool channels_last) {
+  end_inference();
+  const at::NoGradGuard no_grad;
   // set_data keeps each tensor's identity: an optimiser may already hold it.
   for (size_t i = 0; i < weights_.size(); ++i) {
-    at::Tensor moved = weights_[i].detach().to(device);
+    at::Tensor moved = weights_[i].detach().to(device_);
     if (program_->weights[i].role == Role::kParameter && (moved.dim() == 4 || moved.dim() == 5))
       moved = channels_last ? moved.contiguous(moved.dim() == 4 ? at::MemoryFormat::ChannelsLast
                                                                 : at::MemoryFormat::ChannelsLast3d)
@@ -737,6 +745,7 @@ std::vector<std::pair<const void*, int64_t>> ExportedBackbone::versions() const 
 }
 
 void ExportedBackbone::begin_inference(at::ScalarType dtype) {
+  if (program_->addresses_memory) return;  // derived weights bring a layout of their own
   auto now = versions();
   if (derived_ && derived_->dtype == dtype && versions_ == now) return;
   derived_ = std::make_shared<DerivedWeights>();

@@ -1070,7 +1070,10 @@ class Reader {
     std::vector<Flag> flags;
     bool norm_trains = false, any_norm = false, any_trains = false;
     for (ExportedNode& node : program_->nodes) {
+      program_->addresses_memory |= node.target.find("stride") != std::string::npos;
       if (!node.op) continue;
+      if (const int chance = node.position("dropout_p"); chance >= 0 && node.arguments[chance].isDouble())
+        any_trains = any_trains || node.arguments[chance].toDouble() > 0;
       if (node.target == "torch.ops.aten._native_batch_norm_legit_no_training.default")
         program_->cannot_train =
             "its batch norm was fixed to evaluation by run_decompositions(); export it without, or in training mode";

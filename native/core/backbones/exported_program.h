@@ -149,6 +149,8 @@ struct ExportedProgram {
   // Weights that nodes write to, of which evaluation gives them a copy; and inputs, which are their caller's always.
   std::vector<int> written, written_inputs;
   std::string cannot_train;  // why; empty where it can
+  // It addresses memory by strides, which were recorded of contiguous tensors: another layout means another thing.
+  bool addresses_memory = false;
 
   const std::string& file() const { return archive->path(); }
 };

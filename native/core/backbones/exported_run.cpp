@@ -340,7 +340,13 @@ void ExportedPlan::run_node(size_t index, std::vector<IValue>& values, torch::ji
     const at::NoGradGuard no_grad;
     weights[node.counter].add_(1);
   }
-  call(index, stack, reduced);
+  // An export ends with buffers that are copied to themselves: what autograd has kept of them would be out of date.
+  const bool to_itself =
+      node.target == "torch.ops.aten.copy_.default" && stack[0].toTensor().is_same(stack[1].toTensor());
+  if (to_itself)
+    stack.resize(1);
+  else
+    call(index, stack, reduced);
   if (node.list_output) {
     if (stack.empty() || !stack[0].isTensorList() || stack[0].toTensorList().size() != node.outputs.size())
       wrong("the recorded number of tensors");

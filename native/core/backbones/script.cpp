@@ -1,5 +1,6 @@
 // TorchScript files as backbones.
 #include <ATen/TensorOperators.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/allclose.h>
@@ -395,6 +396,7 @@ class ScriptBackbone final : public Backbone {
         inlined_(script::inlined_forward(module_, modules_)),
         fates_(modules_.size(), Fate::kUnknown) {
     script::widen_constants(*inlined_, widened_.types, module_);
+    writes_ = script::possible_writes(*inlined_, module_, modules_.size(), arguments_.image);
     if (follows_.empty()) note_frozen();
     find_aliases();
     note_power_iterations();
@@ -429,9 +431,10 @@ class ScriptBackbone final : public Backbone {
   void note_frozen();
   void find_aliases();
   void note_power_iterations();
-  // Finds out what one pass may take, and whether evaluation would change the network or its image.
+  // Finds out what one pass may take, and whether evaluation would change the network.
   void examine(const at::Tensor& image);
   Pass pass(const at::Tensor& input, const ScriptTapSet& set);
+  void refuse_reduced(const at::Tensor& input, const Error& error) const;
   void resolve_shape();
   NamedTensors named_tensors(bool parameters) const;
   torch::jit::Module copied() const;
@@ -458,10 +461,12 @@ class ScriptBackbone final : public Backbone {
   Widened widened_;
   const bool traced_;
   std::vector<std::pair<std::string, size_t>> aliases_;  // other names of modules
-  // Found out by trace(). Evaluation changes nothing: a network that keeps a state of its own gets a copy of itself for
-  // each pass, and one that works in place on its image a copy of that.
+  // Found out by the first pass in evaluation, which changes nothing: a network that keeps a state of its own gets a
+  // copy of itself for each pass.
+  bool examined_ = false;
   int64_t batch_ = 0;  // that a trace is fixed to; 0: any
-  bool images_mix_ = false, keeps_state_ = false, writes_image_ = false;
+  bool images_mix_ = false, keeps_state_ = false;
+  script::Writes writes_;
   Arguments arguments_;
   const std::shared_ptr<Graph> inlined_;
   std::vector<Fate> fates_;
@@ -635,11 +640,9 @@ void ScriptBackbone::examine(const at::Tensor& input) {
     return all;
   };
   const auto before = state();
-  const at::Tensor image = laid_out(repeated(std::max<int64_t>(batch_, 1))).clone();
-  const auto version = image._version();
-  run(image);
-  writes_image_ = image._version() != version;
+  run(laid_out(repeated(std::max<int64_t>(batch_, 1))).clone());
   const auto after = state();
+  examined_ = true;
   keeps_state_ = after.size() != before.size();
   for (size_t i = 0; i < before.size() && !keeps_state_; ++i) {
     const c10::IValue &a = before[i], &b = after[i];
@@ -676,11 +679,6 @@ at::Tensor ScriptBackbone::result_of(Stack stack, const Run& program) const {
                   cause);
     if (cause.find("Expected more than one value per") != cause.npos)
       throw Error(code::kShape, cause.substr(cause.find("Expected more than one value per")));
-    if (cause.find("BFloat16") != cause.npos)
-      throw Error(code::kOption,
-                  "Expected operations that libtorch has in bfloat16 but the network of " + options_.file +
-                      " has one that it has not: use precision 'fp32'.",
-                  cause);
     std::ostringstream message;
     message << "Expected the network of " << options_.file << " to take an input of " << at::IntArrayRef(shape)
             << " but it refused. It may need another size, or option 'inChannels' or 'inputs' other values.";
@@ -760,6 +758,8 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
       if (of == module) calls.push_back({alias, shape});
     calls.push_back({modules_[module].name, std::move(shape)});
   }
+  for (size_t i = 0; i < fates.size(); ++i)
+    if (writes_.returned[i]) fates[i] = Fate::kUnknown;
   fates_ = std::move(fates);
   programs_.clear();
 
@@ -793,6 +793,12 @@ std::shared_ptr<TapSet> ScriptBackbone::tap(std::vector<std::string> names) {
 Pass ScriptBackbone::forward(const at::Tensor& input, const TapSet* taps) {
   const auto* set = taps ? dynamic_cast<const ScriptTapSet*>(taps) : no_taps_.get();
   if (!set || set->owner != this) fail(code::kInternal, "Expected taps made by this backbone but received another's.");
+  if (!examined_ && !training_ && input.defined() && input.dim() > 0 && input.size(0) > 0) {
+    // Normal tensors are needed for their version counters.
+    const c10::InferenceMode normal(false);
+    const at::NoGradGuard no_grad;
+    examine(input.narrow(0, 0, 1).clone());
+  }
   if (batch_ == 0 || !input.defined() || input.dim() == 0 || input.size(0) == batch_ || input.size(0) == 0)
     return pass(input, *set);
   if (training_ || images_mix_)
@@ -806,22 +812,26 @@ Pass ScriptBackbone::pass(const at::Tensor& input, const ScriptTapSet& set) {
   const c10::impl::GenericList list = tap_list(set.names.size());
   const Program program = this->program(set.slots, deriving());
   at::Tensor image = laid_out(input);
-  // Dropout in place on the image writes to it in sampling alone.
-  if (writes_image_ || sampling_) image = image.clone();
+  if (writes_.image && image.is_alias_of(input)) image = image.clone();
   std::optional<torch::jit::Module> copy;
   if (keeps_state_ && !training_) copy = copied();
   Pass pass;
-  if (deriving() && program.derived) {
-    // What has its type already is not autocast's to look at: it would do some operations in float.
-    std::optional<c10::impl::ExcludeDispatchKeyGuard> no_autocast;
-    if (program.derived->whole) {
-      no_autocast.emplace(c10::autocast_dispatch_keyset);
-      image = image.to(source_->dtype);
+  try {
+    if (deriving() && program.derived) {
+      // What has its type already is not autocast's to look at: it would do some operations in float.
+      std::optional<c10::impl::ExcludeDispatchKeyGuard> no_autocast;
+      if (program.derived->whole) no_autocast.emplace(c10::autocast_dispatch_keyset);
+      pass.output = result_of(stack_of(program.derived->whole ? image.to(source_->dtype) : image, {list}),
+                              [&](Stack& stack) { program.derived->run(stack); });
+    } else {
+      pass.output = result_of(stack_of(image, {list}, copy ? &*copy : nullptr),
+                              [&](Stack& stack) { torch::jit::InterpreterState(program.plain).run(stack); });
     }
-    pass.output = result_of(stack_of(image, {list}), [&](Stack& stack) { program.derived->run(stack); });
-  } else {
-    pass.output = result_of(stack_of(image, {list}, copy ? &*copy : nullptr),
-                            [&](Stack& stack) { torch::jit::InterpreterState(program.plain).run(stack); });
+  } catch (const Error& error) {
+    const bool reduced = (source_ && source_->dtype != at::kFloat) || image.scalar_type() != at::kFloat ||
+                         at::autocast::is_autocast_enabled(device_.type());
+    if (error.code() == code::kShape && reduced) refuse_reduced(input, error);
+    throw;
   }
   pass.output = as_feature(std::move(pass.output));
   for (size_t i = 0; i < set.names.size(); ++i) {
@@ -829,6 +839,28 @@ Pass ScriptBackbone::pass(const at::Tensor& input, const ScriptTapSet& set) {
     pass.taps.push_back(value.isTensor() ? as_feature(value.toTensor()) : at::Tensor());
   }
   return pass;
+}
+
+// Where the same pass works in float, what was refused is the number type and not the image.
+void ScriptBackbone::refuse_reduced(const at::Tensor& input, const Error& error) const {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const at::NoGradGuard no_grad;
+  const torch::jit::Module self = copied();
+  const Code plain(script::with_taps(*inlined_, no_taps_->slots, fates_), "forward");
+  try {
+    result_of(stack_of(laid_out(input).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true), {tap_list(0)}, &self),
+              [&](Stack& stack) { torch::jit::InterpreterState(plain).run(stack); });
+  } catch (const Error&) {
+    return;
+  }
+  const std::string& cause = error.cause();
+  constexpr std::string_view kReason = "RuntimeError: ";
+  const size_t at = cause.rfind(kReason), begin = at == cause.npos ? 0 : at + kReason.size();
+  throw Error(code::kOption,
+              "Expected operations that libtorch has in bfloat16 but the network of " + options_.file +
+                  " has one that it has not (" + cause.substr(begin, cause.find('\n', begin) - begin) +
+                  "): use precision 'fp32'.",
+              cause);
 }
 
 NamedTensors ScriptBackbone::named_tensors(bool parameters) const {
@@ -992,7 +1024,7 @@ std::unique_ptr<Backbone> ScriptBackbone::clone() const {
   copy->batch_ = batch_;
   copy->images_mix_ = images_mix_;
   copy->keeps_state_ = keeps_state_;
-  copy->writes_image_ = writes_image_;
+  copy->examined_ = examined_;
   return copy;
 }
 

@@ -2,6 +2,7 @@
 
 #include <torch/csrc/jit/api/compilation_unit.h>
 #include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
@@ -81,6 +82,20 @@ void add_nodes(size_t& count, Block* block) {
   each_node(block, [&](Node*) { ++count; });
   if (count > kMostNodes)
     fail(code::kCheckpoint, "Expected a network of at most ", kMostNodes, " operations but received more.");
+}
+
+// Where an operator takes one of the arguments named.
+std::optional<size_t> argument_of(const Node& node, std::initializer_list<const char*> names) {
+  const auto* schema = node.maybeSchema();
+  for (size_t i = 0; schema && node.kind().is_aten() && i < schema->arguments().size() && i < node.inputs().size(); ++i)
+    for (const char* name : names)
+      if (schema->arguments()[i].name() == name) return i;
+  return std::nullopt;
+}
+
+// The argument that says whether this is training: of norms, dropout, recurrent layers.
+std::optional<size_t> mode_argument(const Node& node) {
+  return argument_of(node, {"training", "train", "use_input_stats"});
 }
 
 class Inliner {
@@ -207,18 +222,6 @@ class Inliner {
   // left out altogether, such as stochastic depth traced in evaluation, cannot be brought back.)
   void use_live_mode(Graph& method, torch::jit::graph_node_list_iterator begin,
                      torch::jit::graph_node_list_iterator end, Value* owner) {
-    // By operator: the argument that says whether this is training.
-    static const std::map<Symbol, size_t> flags{{aten::batch_norm, 5},
-                                                {aten::instance_norm, 5},
-                                                {aten::dropout, 2},
-                                                {Symbol::aten("dropout_"), 2},
-                                                {Symbol::aten("feature_dropout"), 2},
-                                                {Symbol::aten("feature_dropout_"), 2},
-                                                {Symbol::aten("alpha_dropout"), 2},
-                                                {Symbol::aten("alpha_dropout_"), 2},
-                                                {Symbol::aten("feature_alpha_dropout"), 2},
-                                                {Symbol::aten("rrelu"), 3},
-                                                {Symbol::aten("rrelu_"), 3}};
     const auto cls = owner->type()->cast<c10::ClassType>();
     const auto training = cls ? cls->findAttribute("training") : nullptr;
     if (!training || training->kind() != c10::TypeKind::BoolType || !is_traced(method)) return;
@@ -230,20 +233,22 @@ class Inliner {
         node->destroy();
         continue;
       }
-      const auto flag = flags.find(node->kind());
-      if (flag == flags.end() || node->inputs().size() <= flag->second ||
-          node->input(flag->second)->node()->kind() != prim::Constant)
+      if (const auto chance = argument_of(*node, {"dropout_p"})) {
+        drop_in_training(node, *chance, owner);
         continue;
-      const bool norm = flag->second == 5;
+      }
+      const auto flag = mode_argument(*node);
+      if (!flag || node->input(*flag)->node()->kind() != prim::Constant) continue;
       // Norms without running statistics take those of the batch in either mode.
-      if (norm && node->input(3)->mustBeNone()) continue;
+      if (const auto mean = argument_of(*node, {"running_mean"}); mean && node->input(*mean)->mustBeNone()) continue;
       const WithInsertPoint here(node);
-      if (const auto object = known_value(owner, *graph_, root_); norm && object && object->isObject()) {
-        const auto baked = torch::jit::toIValue(node->input(flag->second));
+      if (const auto object = known_value(owner, *graph_, root_);
+          node->kind() == aten::batch_norm && object && object->isObject()) {
+        const auto baked = torch::jit::toIValue(node->input(*flag));
         note_momentum(node, *object, baked && baked->isBool() && baked->toBool());
       }
       Value* const live = graph_->insertGetAttr(owner, "training");
-      node->replaceInput(flag->second, live);
+      node->replaceInput(*flag, live);
       // Instance norm has the counter too, and never counts.
       if (node->kind() == aten::batch_norm && cls->findAttribute("num_batches_tracked") &&
           cls->getAttribute("num_batches_tracked")->isSubtypeOf(*c10::TensorType::get())) {
@@ -254,6 +259,21 @@ class Inliner {
         graph_->insert(aten::add_, {graph_->insertGetAttr(owner, "num_batches_tracked"), int64_t{1}});
       }
     }
+  }
+
+  // Attention has no mode: it was traced with a probability that is 0 in evaluation.
+  void drop_in_training(Node* node, size_t chance, Value* owner) {
+    const auto baked = torch::jit::toIValue(node->input(chance));
+    if (!baked || !baked->isDouble() || baked->toDouble() == 0) return;
+    const WithInsertPoint here(node);
+    Node* const choice = graph_->insertNode(graph_->create(prim::If, {graph_->insertGetAttr(owner, "training")}, 1));
+    for (const double value : {baked->toDouble(), 0.0}) {
+      Block* const block = choice->addBlock();
+      const WithInsertPoint inside(block);
+      block->registerOutput(graph_->insertConstant(value));
+    }
+    choice->output()->setType(c10::FloatType::get());
+    node->replaceInput(chance, choice->output());
   }
 
   // Norms of a single value are refused in the pass, as PyTorch's functions do: a trace has none of their checks.
@@ -464,6 +484,59 @@ std::shared_ptr<Graph> with_trace(const Graph& inlined) {
   });
   graph->lint();
   return graph;
+}
+
+Writes possible_writes(const Graph& inlined, const torch::jit::Module& root, size_t modules, size_t image) {
+  static const Symbol seen_mark = Symbol::fromQualString("layer_ensembles::seen");
+  static const torch::jit::RegisterOperators registered({torch::jit::Operator(
+      "layer_ensembles::seen(Tensor x) -> ()", [](torch::jit::Stack& stack) { torch::jit::pop(stack); },
+      c10::AliasAnalysisKind::FROM_SCHEMA)});
+  const auto graph = const_cast<Graph&>(inlined).copy();
+  std::vector<std::pair<Node*, size_t>> marks;
+  replace_marks(*graph, [&](Value* output, size_t module) {
+    if (is_tensor(output)) marks.emplace_back(graph->insertNode(graph->create(seen_mark, {output}, 0)), module);
+  });
+  // Of which nothing is known to libtorch, so that it would take all tensors for one.
+  each_node(graph->block(), [](Node* node) {
+    if (node->kind() == Symbol::fromQualString("layer_ensembles::check_norm")) node->destroy();
+  });
+  const torch::jit::AliasDb aliases(graph);
+  Writes writes{std::vector<bool>(modules), aliases.hasWriters(graph->inputs()[image + 1])};
+
+  std::vector<Node*> undecided;  // that write to a tensor, or do not, as the mode or the image decides
+  const auto collect = [&](const auto& self, Block* block, bool branch) -> void {
+    for (Node* node : block->nodes()) {
+      if (node->kind() == prim::If) {
+        auto condition = torch::jit::toIValue(node->input(0));
+        const Node* source = node->input(0)->node();
+        if (!condition && !(source->kind() == prim::GetAttr && source->s(attr::name) == "training"))
+          condition = known_value(node->input(0), *graph, root);
+        for (const bool taken : {true, false})
+          if (!condition || !condition->isBool() || condition->toBool() == taken)
+            self(self, node->blocks()[taken ? 0 : 1], branch || !condition || !condition->isBool());
+        continue;
+      }
+      for (Block* inner : node->blocks()) self(self, inner, true);
+      const auto* schema = node->maybeSchema();
+      const bool unknown = node->kind() == prim::CallMethod || node->kind() == prim::CallFunction;
+      if (unknown || (schema && schema->is_mutable() && (branch || mode_argument(*node)))) undecided.push_back(node);
+    }
+  };
+  collect(collect, graph->block(), false);
+  const auto in_one_loop = [](const Node* a, const Node* b) {
+    for (const Node* x = a; x; x = x->owningBlock()->owningNode())
+      if (x->kind() == prim::Loop)
+        for (const Node* y = b; y; y = y->owningBlock()->owningNode())
+          if (x == y) return true;
+    return false;
+  };
+  for (const auto& [mark, module] : marks)
+    for (Node* node : undecided) {
+      if (writes.returned[module]) break;
+      writes.returned[module] =
+          (node->isAfter(mark) || in_one_loop(node, mark)) && aliases.writesToAlias(node, {mark->input(0)});
+    }
+  return writes;
 }
 
 bool is_traced(const torch::jit::Module& root) {

@@ -50,6 +50,15 @@ std::shared_ptr<Graph> with_taps(const Graph& inlined, const std::vector<int>& s
 // returned (None unless one tensor), and the version counter of that.
 std::shared_ptr<Graph> with_trace(const Graph& inlined);
 
+// What one traced pass cannot tell, because the mode or what the image shows may decide it: whether what module m
+// returned may be written to in place after that (by dropout, or in a branch), and the image at all.
+struct Writes {
+  std::vector<bool> returned;
+  bool image = false;
+};
+// `image`: index among forward's arguments, self not counted.
+Writes possible_writes(const Graph& inlined, const torch::jit::Module& root, size_t modules, size_t image);
+
 // What `value` is in every pass, where it is self or read from it by way of attributes that are modules.
 std::optional<c10::IValue> known_value(const Value* value, const Graph& graph, const torch::jit::Module& root);
 
