@@ -1,6 +1,7 @@
 // What the numbers in masks mean: one rule for a whole set of masks, decided once, then held against every mask.
 import type { NumericArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { notShown } from "../metrics/ignored.js";
 import { type OptionSpecs, option } from "../options.js";
 
 /** How masks say which class a pixel has. */
@@ -120,9 +121,8 @@ export function decideLabels(
     return { ignore: ignore ?? null, scale: "0/255" };
   }
   if (ignore !== undefined) return { ignore, scale: "index" };
-  // Only where a mask holds both is it seen that 255 is no class beside the others.
-  const apart = all.find((mask) => mask.full && mask.zero && mask.class === undefined);
-  if (apart && !all.some((mask) => mask.full && mask.class !== undefined)) {
+  const apart = unshown(all);
+  if (apart) {
     const received = `${other.class} there but 0 and 255 in ${apart.source}, as if both class indices and 0/255 were meant: ${RULE_OPTIONS}`;
     throw refusal("masks of one kind", other.source, received);
   }
@@ -131,14 +131,25 @@ export function decideLabels(
 }
 
 /**
- * A mask of 0 and 255 alone, where no other shows by a further label beside 255 that this is none: what a rule of class indices
- * with 255 ignored would leave out may be the foreground.
+ * A mask of 0 and 255 alone, of which the others do not show that 255 is no class there: what a rule of class indices with 255
+ * ignored would leave out may be the foreground. See {@link notShown}.
  */
 export function unclearMask(masks: Iterable<LabelCounts>, { ignore, scale }: LabelRule): string | undefined {
   if (scale !== "index" || ignore !== 255) return undefined;
-  const all = [...masks].map((mask) => ({ source: mask.source, ...glance(mask.counts, null) }));
-  if (all.some((mask) => mask.full && mask.class !== undefined)) return undefined;
-  return all.find((mask) => mask.full && mask.zero)?.source;
+  return unshown([...masks].map((mask) => ({ source: mask.source, ...glance(mask.counts, null) })))?.source;
+}
+
+/** The first mask of 0 and 255 alone, unless the others show what its 255 means. */
+function unshown<T extends ReturnType<typeof glance>>(masks: readonly T[]): T | undefined {
+  const apart = masks.filter((mask) => mask.full && mask.zero && mask.class === undefined);
+  const indices = masks.filter((mask) => mask.class !== undefined);
+  return notShown(
+    apart.length,
+    indices.length,
+    indices.some((mask) => mask.full),
+  )
+    ? apart[0]
+    : undefined;
 }
 
 /** What decides how a mask can be read: whether it has 0, whether 255, and some other label. */

@@ -3,30 +3,45 @@ import { createHash } from "node:crypto";
 import type { NdArray, NumericArray } from "../arrays.js";
 import { dataError } from "./image.js";
 
+/** Values of an image that may have been 8-bit once; and to how many steps of its range they are rounded then. */
+const [FEW, STEPS] = [256, 4096];
+
 /**
- * A hash of an image's stored numbers, whatever file and type they were in; undefined for an image of one value, which says
- * nothing. Grey that was saved as RGB is grey.
+ * A hash of what an image shows, whatever file and type its numbers were in, and whatever scale and offset they have: 8 bits that
+ * became 16, or 0 to 1 in single precision, are the same image. Undefined for an image of one value, which says nothing. Grey that
+ * was saved as RGB is grey.
  */
 export function contentOf({ data, shape }: NdArray<NumericArray>): string | undefined {
   const planes = shape.length > 2 ? (shape[0] as number) : 1;
   const size = data.length / planes;
   const grey = planes === 3 && sameAs(data, size, size) && sameAs(data, 2 * size, size);
   const values = grey ? data.subarray(0, size) : data;
-  const first = values[0] as number;
-  let constant = true;
-  let bytes = true;
-  for (let i = 0; i < values.length && (constant || bytes); i++) {
+  let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  for (let i = 0; i < values.length; i++) {
     const value = values[i] as number;
-    if (value !== first) constant = false;
-    if (value !== (value & 255)) bytes = false;
+    if (value < low) low = value;
+    if (value > high) high = value;
   }
-  if (constant) return undefined;
-  const stored = values instanceof Uint8Array ? values : bytes ? Uint8Array.from(values) : Float32Array.from(values);
+  const range = high - low;
+  if (!(range > 0)) return undefined;
+  // Ratios of differences are the same, to the last bit, on any scale of whole numbers; single precision rounds before.
+  const shown = new Float32Array(values.length);
+  if (isFew(values))
+    for (let i = 0; i < shown.length; i++) shown[i] = Math.round((STEPS * ((values[i] as number) - low)) / range);
+  else for (let i = 0; i < shown.length; i++) shown[i] = ((values[i] as number) - low) / range;
   return createHash("sha256")
-    .update(`${bytes ? "u1" : "f4"} ${grey ? 1 : planes}×${shape.slice(shape.length > 2 ? 1 : 0).join("×")}\n`)
-    .update(new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength))
+    .update(`${grey ? 1 : planes}×${shape.slice(shape.length > 2 ? 1 : 0).join("×")}\n`)
+    .update(new Uint8Array(shown.buffer))
     .digest("base64url")
     .slice(0, 22);
+}
+
+/** Whether there are at most {@link FEW} different values. */
+function isFew(values: NumericArray): boolean {
+  if (values instanceof Uint8Array) return true;
+  const distinct = new Set<number>();
+  for (let i = 0; i < values.length; i++) if (distinct.add(values[i] as number).size > FEW) return false;
+  return true;
 }
 
 function sameAs(data: NumericArray, offset: number, length: number): boolean {

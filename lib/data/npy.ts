@@ -73,7 +73,7 @@ export function parseNpyHeader(bytes: Uint8Array, name: string, size: number = b
     refuse(name, `a header of ${length} bytes`, "one that is cut short");
   const text = Buffer.from(bytes.subarray(start, start + length)).toString("latin1");
   const { descr, fortran, shape } = parseDictionary(text, name);
-  const [, order = "", type = ""] = /^([<>|=]?)([a-zA-Z]\d*)/.exec(descr) ?? [];
+  const [, order = "", type = ""] = /^([<>|=]?)([a-zA-Z]\d*)$/.exec(descr) ?? [];
   const known = Object.hasOwn(types, type) ? types[type] : undefined;
   if (!known) {
     const received = otherTypes[type[0] ?? ""] ?? "another type";

@@ -1,5 +1,5 @@
 import { promisify } from "node:util";
-import { inflate } from "node:zlib";
+import { inflate, inflateSync } from "node:zlib";
 import { crc32 } from "./crc.js";
 import { exifOrientation, type Orientation } from "./orientation.js";
 import type { ByteSource } from "./tiff.js";
@@ -77,7 +77,8 @@ export async function decodePng(bytes: Buffer): Promise<PngImage> {
   const compressed: Buffer[] = [];
   let palette: Uint8Array | undefined;
   let transparency: Buffer | undefined;
-  let orientation: Orientation = 1;
+  let exif: Orientation | undefined;
+  let profile: Orientation | undefined;
   let frames = 1;
   let ended = false;
   for (let at = 33; !ended; ) {
@@ -90,7 +91,8 @@ export async function decodePng(bytes: Buffer): Promise<PngImage> {
     if (type === "IDAT") compressed.push(body);
     else if (type === "PLTE") palette = new Uint8Array(body);
     else if (type === "tRNS") transparency = body;
-    else if (type === "eXIf") orientation = exifOrientation(body);
+    else if (type === "eXIf") exif = exifOrientation(body);
+    else if (textChunks.has(type)) profile ??= profileOrientation(type, body);
     else if (type === "acTL" && length >= 4) frames = body.readUInt32BE(0);
     ended = type === "IEND";
     at += 12 + length;
@@ -124,6 +126,7 @@ export async function decodePng(bytes: Buffer): Promise<PngImage> {
     offset += pass.height * (rowBytes + 1);
   }
   const transparent = transparency !== undefined && showsThrough(transparency, header, data);
+  const orientation = exif ?? profile ?? 1;
   const image: PngImage = { width, height, channels, bitDepth, data, transparent, orientation, frames };
   if (header.indexed) {
     if (!palette || palette.length === 0 || palette.length % 3 !== 0) throw new Error("a PNG with a missing palette");
@@ -145,15 +148,46 @@ export async function readPngOrientation(source: ByteSource): Promise<Orientatio
     }
     return window.subarray(at - start, at - start + length);
   };
+  let profile: Orientation | undefined;
   for (let at = 33; at + 12 <= source.size; ) {
     const head = await read(at, 8);
     const length = head.readUInt32BE(0);
     const type = head.toString("latin1", 4, 8);
     if (type === "IEND") break;
-    if (type === "eXIf" && at + 12 + length <= source.size) return exifOrientation(await read(at + 8, length));
+    const whole = at + 12 + length <= source.size;
+    if (whole && type === "eXIf") return exifOrientation(await read(at + 8, length));
+    if (whole && textChunks.has(type)) profile ??= profileOrientation(type, await read(at + 8, length));
     at += 12 + length;
   }
-  return 1;
+  return profile ?? 1;
+}
+
+const textChunks = new Set(["tEXt", "zTXt", "iTXt"]);
+const maxProfile = 1 << 20;
+
+/**
+ * The orientation of EXIF that stands in a text chunk, as it was written before PNG had a chunk for it.
+ * @returns undefined where the text is another, or damaged
+ */
+function profileOrientation(type: string, body: Buffer): Orientation | undefined {
+  const end = body.indexOf(0);
+  if (!/^Raw profile type (exif|APP1)$/i.test(body.toString("latin1", 0, Math.max(0, end)))) return undefined;
+  let packed = type === "zTXt";
+  let from = end + (packed ? 2 : 1);
+  if (type === "iTXt") {
+    packed = body[end + 1] === 1;
+    // A language and a translated keyword stand before the text.
+    from = body.indexOf(0, body.indexOf(0, end + 3) + 1) + 1;
+  }
+  let text: string;
+  try {
+    const bytes = body.subarray(from);
+    text = (packed ? inflateSync(bytes, { maxOutputLength: maxProfile }) : bytes).toString("latin1");
+  } catch {
+    return undefined;
+  }
+  const [, digits] = /^\s*\w+\s+\d+\s+([0-9a-fA-F\s]+)$/.exec(text) ?? [];
+  return digits === undefined ? undefined : exifOrientation(Buffer.from(digits.replace(/\s/g, ""), "hex"));
 }
 
 /** The PNG with its orientation in EXIF, for pixels in the order of a file that has one. */

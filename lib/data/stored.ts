@@ -5,6 +5,7 @@ import { isNpy } from "./mask.js";
 import { readNpy, readNpyHeader } from "./npy-file.js";
 import type { Orientation } from "./orientation.js";
 import type { Preprocessing } from "./preprocess.js";
+import { Rounding } from "./rounding.js";
 
 /** Stored values, C×H×W, or C×D×H×W for a volume; shown upright. */
 export interface StoredImage extends NdArray<Float32Array | Uint8Array | Uint16Array> {
@@ -46,7 +47,12 @@ export async function readStoredSize(path: string, wanted: Wanted, options: Read
 export function toStored({ data, shape }: NdArray<NumericArray>, name: string, wanted: Wanted): StoredImage {
   const stored = storedShape(shape, name, wanted);
   const kept = data instanceof Float32Array || data instanceof Uint8Array || data instanceof Uint16Array;
-  return { data: kept ? data : Float32Array.from(data), shape: stored };
+  if (kept) return { data, shape: stored };
+  const rounding = new Rounding();
+  const rounded = rounding.round(data);
+  const { lost } = rounding;
+  if (lost) throw dataError(name, "image", lost.expected, lost.received);
+  return { data: rounded, shape: stored };
 }
 
 function storedShape(shape: readonly number[], name: string, wanted: Wanted): number[] {

@@ -5,6 +5,7 @@ import { promisify } from "node:util";
 import { inflate, inflateSync } from "node:zlib";
 import { halfToFloat } from "./npy.js";
 import { type Orientation, toOrientation } from "./orientation.js";
+import { Rounding } from "./rounding.js";
 
 /** Where bytes come from: a buffer, or a file of which little is needed. */
 export interface ByteSource {
@@ -242,11 +243,12 @@ export async function decodeTiff(
   const across = Math.ceil(width / block.width);
   const down = Math.ceil(height / block.height);
   const together = planar ? 1 : samples;
+  const rounding = new Rounding();
   for (let index = 0; index < layout.offsets.length; index++) {
     const place = index % (across * down);
     const [left, top] = [(place % across) * block.width, Math.floor(place / across) * block.height];
     const rows = block.tiled ? block.height : Math.min(block.height, height - top);
-    const values = await readBlock(bytes, header, index, rows, together);
+    const values = await readBlock(bytes, header, { index, rows, together, rounding });
     const [shownRows, shownColumns] = [Math.min(rows, height - top), Math.min(block.width, width - left)];
     for (let sample = 0; sample < together; sample++) {
       const base = (planar ? Math.floor(index / (across * down)) : sample) * plane;
@@ -258,6 +260,8 @@ export async function decodeTiff(
       }
     }
   }
+  const { lost } = rounding;
+  if (lost) throw new TiffError(lost.expected, `${lost.received}, ${header.description}`);
   if (header.colour !== "palette") return { data, samples };
   return { data: colours(data as Uint8Array | Uint16Array, layout.palette as number[]), samples: 3 };
 }
@@ -458,7 +462,12 @@ function layoutOf(
 const inflateAsync = promisify(inflate) as (data: Uint8Array, options: { maxOutputLength: number }) => Promise<Buffer>;
 
 /** The samples of one tile or strip, row by row, `together` of a pixel side by side. */
-async function readBlock(bytes: Buffer, header: TiffHeader, index: number, rows: number, together: number) {
+async function readBlock(
+  bytes: Buffer,
+  header: TiffHeader,
+  of: { index: number; rows: number; together: number; rounding: Rounding },
+) {
+  const { index, rows, together, rounding } = of;
   const { bits, format, layout } = header;
   const columns = layout.block.width * together;
   const rowBytes = Math.ceil((columns * bits) / 8);
@@ -475,7 +484,7 @@ async function readBlock(bytes: Buffer, header: TiffHeader, index: number, rows:
   if (layout.predictor === 3) joinBytes(own, rows, rowBytes, together, bits / 8);
   else if (!layout.little) swap(own, bits);
   if (layout.predictor === 2) addUp(own, bits, rows, columns, together);
-  return toNumbers(own.buffer, format, bits);
+  return toNumbers(own.buffer, format, bits, rounding);
 }
 
 async function unpack(packed: Buffer | Uint8Array, { compression }: Layout, size: number): Promise<Uint8Array> {
@@ -619,18 +628,20 @@ function joinBytes(bytes: Uint8Array, rows: number, rowBytes: number, together: 
   }
 }
 
-function toNumbers(buffer: ArrayBuffer, format: TiffHeader["format"], bits: number) {
+function toNumbers(buffer: ArrayBuffer, format: TiffHeader["format"], bits: number, rounding: Rounding) {
   if (format === "float") {
     if (bits === 16) return Float32Array.from(new Uint16Array(buffer), halfToFloat);
-    return bits === 32 ? new Float32Array(buffer) : Float32Array.from(new Float64Array(buffer));
+    return bits === 32 ? new Float32Array(buffer) : rounding.round(new Float64Array(buffer));
   }
   const signed = format === "signed";
   if (bits === 8) return signed ? Float32Array.from(new Int8Array(buffer)) : new Uint8Array(buffer);
   if (bits === 16) return signed ? Float32Array.from(new Int16Array(buffer)) : new Uint16Array(buffer);
-  if (bits === 32) return Float32Array.from(signed ? new Int32Array(buffer) : new Uint32Array(buffer));
-  return signed
-    ? Float32Array.from(new BigInt64Array(buffer), Number)
-    : Float32Array.from(new BigUint64Array(buffer), Number);
+  if (bits === 32) return rounding.round(signed ? new Int32Array(buffer) : new Uint32Array(buffer));
+  return rounding.round(
+    signed
+      ? Float64Array.from(new BigInt64Array(buffer), Number)
+      : Float64Array.from(new BigUint64Array(buffer), Number),
+  );
 }
 
 /** Three planes of a palette's 16-bit colours; of 8 bits where no more are used (written as v·257 or v·256). */

@@ -15,34 +15,44 @@ export function leftOut(given: number | null | undefined, classes: number): numb
 }
 
 /**
- * Masks of which nobody has said what 255 means: one rule for all of them. Where all hold 0 and 255 alone, 255 may be the
- * foreground as well as what is left out; and where some hold 0 and 255 alone, and others labels but no 255, both may be meant.
+ * Whether masks leave open what 255 means in those that hold 0 and 255 alone. A mask that has it beside a further label shows that
+ * it is no class; but a stray pixel of 1 in one mask of 0 and 255 does not show it for all the others, so that those which hold 0
+ * and 255 alone must not be more than those with a further label.
+ * @param apart masks of 0 and 255 alone
+ * @param indices masks with a further label
+ * @param both whether one of these has 255 as well
  */
+export function notShown(apart: number, indices: number, both: boolean): boolean {
+  return apart > 0 && (!both || apart > indices);
+}
+
+/** Masks of which nobody has said what 255 means: one rule for all of them. See {@link notShown}. */
 export class UnsaidLabels {
   #zero = false;
-  #other = false;
   /** The first mask with 255; and the first with 0 and 255 alone. */
   #full: string | undefined;
-  #apart: string | undefined;
-  /** A mask has 255 beside other labels, which shows that it is none. */
-  #clear = false;
+  #first: string | undefined;
+  #apart = 0;
+  #indices = 0;
+  #both = false;
 
   /** @param source names the mask */
   see(source: string, labels: Uint8Array): void {
-    if (this.#clear) return;
     const [zero, full] = [labels.includes(0), labels.includes(255)];
     const other = labels.some((label) => label !== 0 && label !== 255);
-    if (full && other) this.#clear = true;
     this.#zero ||= zero;
-    this.#other ||= other;
+    this.#both ||= full && other;
+    if (other) this.#indices++;
     if (full) this.#full ??= source;
-    if (full && zero && !other) this.#apart ??= source;
+    if (full && zero && !other) {
+      this.#first ??= source;
+      this.#apart++;
+    }
   }
 
   /** A mask of which 255 may mean either; undefined where all are clear. */
   get unclear(): string | undefined {
-    if (this.#clear) return undefined;
-    if (this.#other) return this.#apart;
+    if (this.#indices > 0) return notShown(this.#apart, this.#indices, this.#both) ? this.#first : undefined;
     return this.#zero ? this.#full : undefined;
   }
 

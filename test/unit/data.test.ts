@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Dataset } from "../../lib/data/dataset.js";
 import { readImage, readSize, toDisplay } from "../../lib/data/image.js";
 import { readMask } from "../../lib/data/mask.js";
+import { readStored } from "../../lib/data/stored.js";
 import { encodePng, writePng } from "../../lib/report/png.js";
 import { encodeTiff } from "./support/tiff.js";
 
@@ -147,6 +148,33 @@ describe("readImage", () => {
     await expect(readImage(path, { maxPixels: 399 })).rejects.toThrow(/at most 399 pixels .* 20×20/);
     expect((await readImage(path, { maxPixels: 400 })).shape).toEqual(
       [1, 20, 20].map((n, i) => (i ? n : expect.any(Number))),
+    );
+  });
+
+  test("refuses numbers of which single precision tells too few apart", async () => {
+    const kept = (path: string) => readStored(path, { channels: 1, spatialAxes: 2 });
+    const npy = (name: string, descr: string, values: Float64Array | Uint32Array) => {
+      const text = `{'descr': '${descr}', 'fortran_order': False, 'shape': (2, 3), }`;
+      const head = Buffer.concat([Buffer.from("\x93NUMPY\x01\0", "latin1"), Buffer.from([text.length, 0])]);
+      return file(name, Buffer.concat([head, Buffer.from(text), Buffer.from(values.buffer)]));
+    };
+    const counts = [0, 1, 2, 3, 100, 255];
+    const far = counts.map((value) => 2 ** 31 + value);
+    const near = counts.map((value) => 2 ** 23 + value);
+    for (const [descr, Type] of [
+      ["<f8", Float64Array],
+      ["<u4", Uint32Array],
+    ] as const) {
+      await expect(kept(await npy("far.npy", descr, Type.from(far)))).rejects.toThrow(
+        /single precision tells apart .*far\.npy but received numbers from 2147483648 to 2147483903/,
+      );
+      expect([...(await kept(await npy("near.npy", descr, Type.from(near)))).data]).toEqual(near);
+    }
+    expect((await kept(await npy("tenth.npy", "<f8", new Float64Array(6).fill(0.1)))).data[0]).toBe(Math.fround(0.1));
+    const tiff = await file("far.tif", encodeTiff(Uint32Array.from(far), [2, 3, 1]));
+    await expect(readImage(tiff)).rejects.toThrow(/single precision tells apart .*far\.tif .*32-bit unsigned/);
+    expect([...(await readImage(await file("near.tif", encodeTiff(Uint32Array.from(near), [2, 3, 1])))).data]).toEqual(
+      near,
     );
   });
 

@@ -216,6 +216,17 @@ describe("raw samples for a training", () => {
     expect(() => seen.check("validation")).toThrow(/masks of validation .*as in validation\[0\]\.mask/);
   });
 
+  it("have a stray label in no mask that would decide for the many others", () => {
+    const full = [0, 255, 255];
+    expect(guard([full, [0, 1, 255], full])).toThrow(/0 and 255 alone, as in training\[0\]\.mask/);
+    expect(() => decideLabels(masks(full, full, [0, 1, 255]), {})).toThrow(/masks of one kind for the mask m2 .*m0/);
+    expect(decideLabels(masks(full, full, [0, 1, 255], [0, 1]), {})).toEqual({ ignore: 255, scale: "index" });
+    expect(decideLabels(masks(full, full, [0, 1, 255]), { scale: "0/255", ignore: 1 })).toEqual({
+      ignore: 1,
+      scale: "0/255",
+    });
+  });
+
   it("have a pixel that counts", () => {
     expect(guard([[255, 255]])).toThrow(/a pixel that counts in the masks of training/);
     expect(guard([[7]], { ignoreIndex: 7 })).toThrow(/ignored label 7 alone/);

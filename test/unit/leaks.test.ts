@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { NumericArray } from "../../lib/arrays.js";
 import { Dataset } from "../../lib/data/dataset.js";
 import { contentOf, SeenImages } from "../../lib/data/leaks.js";
 import { SampleGuard } from "../../lib/ensemble/sample-guard.js";
@@ -37,12 +38,24 @@ describe("the content of an image", () => {
     expect(contentOf({ data: Uint8Array.from([...plane, ...plane, ...plane]), shape: [3, 2, 2] })).toBe(grey);
   });
 
+  it("is that of what they show, on whatever scale 8 or 16 bits were stored again", () => {
+    const bytes = Uint8Array.from({ length: 400 }, (_, i) => (i * 97 + (i >> 3)) % 251);
+    const of = (data: NumericArray) => contentOf({ data, shape: [1, 20, 20] });
+    expect(of(Uint16Array.from(bytes, (value) => value * 257))).toBe(of(bytes));
+    expect(of(Uint16Array.from(bytes, (value) => value * 256))).toBe(of(bytes));
+    expect(of(Float32Array.from(bytes, (value) => value / 255))).toBe(of(bytes));
+    expect(of(Float32Array.from(bytes, (value) => (value / 255 - 0.5) / 0.25))).toBe(of(bytes));
+    const words = Uint16Array.from({ length: 400 }, (_, i) => (i * 40503) % 21001);
+    expect(of(Float32Array.from(words, (value) => 3 * value - 1000))).toBe(of(words));
+    expect(of(words.map((value, i) => (i === 7 ? value + 1 : value)))).not.toBe(of(words));
+  });
+
   it("differs with the numbers and with the shape, and is none for a single value", () => {
     const all = [
       { data: Uint8Array.from(plane), shape: [1, 2, 2] },
       { data: Uint8Array.from(plane), shape: [1, 1, 4] },
-      { data: Uint8Array.from([1, 2, 3, 251]), shape: [1, 2, 2] },
-      { data: Float32Array.from([1, 2, 3, 250.5]), shape: [1, 2, 2] },
+      { data: Uint8Array.from([1, 2, 4, 250]), shape: [1, 2, 2] },
+      { data: Float32Array.from([1, 2, 3.5, 250]), shape: [1, 2, 2] },
       { data: Uint8Array.from([...plane, ...plane, 1, 2, 3, 4]), shape: [3, 2, 2] },
     ].map(contentOf);
     expect(new Set(all).size).toBe(5);

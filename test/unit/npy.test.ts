@@ -77,6 +77,7 @@ describe("parseNpy", () => {
     refused(npy("|u1", "2,", [1, 2], { version: 9 }), "version 9");
     refused(npy("|O", "1,", [0]), "Python objects");
     refused(npy("<c8", "1,", [0, 0, 0, 0, 0, 0, 0, 0]), "complex numbers ('<c8')");
+    refused(npy("<f4x", "1,", [0, 0, 0, 0]), "'<f4x'");
     refused(npy("<f4", "3,", [0, 0, 0, 0]), "12 of them data", "4 of them data");
     refused(npy("<f4", "1,", new Array(9).fill(0)), "4 of them data", "9 of them data");
     refused(npy("<f8", "99999999999, 99999999999", []), "of them data");

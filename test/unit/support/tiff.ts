@@ -1,6 +1,6 @@
 /** A minimal uncompressed little-endian TIFF (one strip), for samples that image libraries do not write. */
 export function encodeTiff(
-  data: Uint8Array | Uint16Array | Int16Array | Float32Array,
+  data: Uint8Array | Uint16Array | Uint32Array | Int16Array | Float32Array,
   [height, width, channels]: readonly [number, number, number],
 ): Buffer {
   const format = data instanceof Float32Array ? 3 : data instanceof Int16Array ? 2 : 1;
