@@ -2,8 +2,11 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_convolution.h>
+#include <ATen/ops/conv1d.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/conv3d.h>
+#include <ATen/ops/conv_transpose2d.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
@@ -173,6 +176,37 @@ TEST("kernels: what a check found is remembered and overrides what is known") {
   CHECK(detour_of(call) == known_detour(call));
   remember_detour(call, Detour::kPlain);
   CHECK(detour_of(call) == Detour::kPlain);
+}
+
+TEST("kernels: every front end of a convolution is guarded, one that traced networks call too") {
+  guard_convolutions();
+  const at::Tensor x = at::randn({1, 3, 9}), w = at::randn({4, 3, 3}), y = at::randn({1, 3, 6, 6}),
+                   v = at::randn({3, 4, 2, 2}), u = at::randn({4, 3, 3, 3}), z = at::randn({1, 3, 4, 4, 4}),
+                   t = at::randn({4, 3, 1, 1, 1});
+  const auto seen = [](auto call) {
+    const Recording recording;
+    call();
+    return recording.calls().size();
+  };
+  CHECK(seen([&] { at::conv1d(x, w); }) == 1);
+  CHECK(seen([&] { at::conv2d(y, u, {}, 1, "same"); }) == 1);
+  CHECK(seen([&] { at::conv3d(z, t); }) == 1);
+  CHECK(seen([&] { at::conv_transpose2d(y, v); }) == 1);
+  CHECK(seen([&] { at::convolution(y, u, {}, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1); }) == 1);
+  CHECK(seen([&] {
+          at::_convolution(y, u, {}, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1, false, false, true, true);
+        }) == 1);
+  CHECK(seen([&] { at::_convolution(y, u, {}, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1, false, false, true); }) == 1);
+}
+
+TEST("kernels: detours that are forced nest") {
+  const ConvolutionCall call = call_of(2, 3, 4, 5);
+  const ForcedDetour outer(Detour::kFloat);
+  {
+    const ForcedDetour inner(Detour::kPlain);
+    CHECK(detour_of(call) == Detour::kPlain);
+  }
+  CHECK(detour_of(call) == Detour::kFloat);
 }
 
 }  // namespace

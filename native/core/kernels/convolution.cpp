@@ -156,7 +156,8 @@ ConvolutionCall ConvolutionCall::from(const Json& json) {
 }
 
 bool is_channels_last(const at::Tensor& tensor) {
-  const at::MemoryFormat format = tensor.suggest_memory_format();
+  // libtorch computes a convolution of one axis as one of two.
+  const at::MemoryFormat format = (tensor.dim() == 3 ? tensor.unsqueeze(2) : tensor).suggest_memory_format();
   return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;
 }
 

@@ -1,7 +1,7 @@
 #include "kernels/guard.h"
 
+#include <ATen/ops/_convolution_native.h>
 #include <ATen/ops/convolution_backward_native.h>
-#include <ATen/ops/convolution_native.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -9,6 +9,7 @@
 #include <atomic>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include "kernels/plain.h"
 
@@ -20,7 +21,7 @@ std::mutex found_lock;
 std::map<ConvolutionCall, Detour> found;
 std::atomic<bool> any_found{false};
 
-thread_local const Detour* forced = nullptr;
+thread_local std::optional<Detour> forced;
 thread_local Recording* recording = nullptr;
 
 at::Tensor laid_out(const at::Tensor& tensor, bool last, int64_t axes) {
@@ -38,9 +39,11 @@ at::Tensor led(const at::Tensor& tensor, Detour detour) {
 
 at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,
-                       at::IntArrayRef output_padding, int64_t groups) {
+                       at::IntArrayRef output_padding, int64_t groups, bool benchmark, bool deterministic,
+                       bool cudnn_enabled, bool allow_tf32) {
   const auto run = [&](const at::Tensor& x, const at::Tensor& w, const std::optional<at::Tensor>& b) {
-    return at::native::convolution(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
+    return at::native::_convolution(x, w, b, stride, padding, dilation, transposed, output_padding, groups, benchmark,
+                                    deterministic, cudnn_enabled, allow_tf32);
   };
   const bool has_bias = bias && bias->defined();
   const auto call =
@@ -100,10 +103,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
 }  // namespace
 
 void guard_convolutions() {
-  // Below autograd and autocast, where all front ends meet; libtorch itself has no kernel of the CPU's own there.
+  // Below autograd and autocast, where all front ends meet: aten::convolution calls aten::_convolution, which traced
+  // networks call themselves. libtorch has no kernel of the CPU's own for either.
   static const torch::Library library = [] {
     torch::Library guarded(torch::Library::IMPL, "aten", c10::DispatchKey::CPU, __FILE__, __LINE__);
-    guarded.impl("convolution", TORCH_FN(convolution));
+    guarded.impl("_convolution", TORCH_FN(convolution));
     guarded.impl("convolution_backward", TORCH_FN(convolution_backward));
     return guarded;
   }();
@@ -126,17 +130,13 @@ void remember_detour(const ConvolutionCall& call, Detour detour) {
   any_found.store(true, std::memory_order_release);
 }
 
-ForcedDetour::ForcedDetour(Detour detour) {
-  static thread_local Detour value;
-  value = detour;
-  forced = &value;
-}
+ForcedDetour::ForcedDetour(Detour detour) : before_(forced) { forced = detour; }
 
-ForcedDetour::~ForcedDetour() { forced = nullptr; }
+ForcedDetour::~ForcedDetour() { forced = before_; }
 
-Recording::Recording() { recording = this; }
+Recording::Recording() : before_(recording) { recording = this; }
 
-Recording::~Recording() { recording = nullptr; }
+Recording::~Recording() { recording = before_; }
 
 void Recording::add(const ConvolutionCall& call) {
   if (std::find(calls_.begin(), calls_.end(), call) == calls_.end()) calls_.push_back(call);

@@ -4,6 +4,7 @@
 // a detour.
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,13 +22,16 @@ Detour detour_of(const ConvolutionCall& call);
 // Remembers for the whole process what a check found. kNone: the kernel is right, whatever is known of its kind.
 void remember_detour(const ConvolutionCall& call, Detour detour);
 
-// While it lives, this thread's calls take this detour: for checks.
+// While it lives, this thread's calls take this detour, whatever an outer one says: for checks.
 class ForcedDetour {
  public:
   explicit ForcedDetour(Detour detour);
   ~ForcedDetour();
   ForcedDetour(const ForcedDetour&) = delete;
   ForcedDetour& operator=(const ForcedDetour&) = delete;
+
+ private:
+  const std::optional<Detour> before_;
 };
 
 // While it lives, this thread's convolutions and their gradients are written down, each kind once, instead of computed:
@@ -45,6 +49,7 @@ class Recording {
   static bool active();
 
  private:
+  Recording* const before_;
   std::vector<ConvolutionCall> calls_;
 };
 

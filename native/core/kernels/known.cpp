@@ -35,7 +35,7 @@ bool padded_point(const ConvolutionCall& call) {
 }
 
 bool narrow_strided_1x1(const ConvolutionCall& call) {
-  return call.backward && !call.bf16 && call.axes == 2 && (call.input_last || call.weight_last) &&
+  return call.backward && !call.bf16 && call.axes <= 2 && (call.input_last || call.weight_last) &&
          call.kernel == ConvolutionCall::Axes{1, 1, 1} && std::min(call.in_channels, call.out_channels) < 16 &&
          any_axis([&](int axis) { return call.stride[axis] > 1; });
 }
