@@ -91,8 +91,13 @@ export function jobs(): number {
   return asked > 0 ? asked : Math.max(1, Math.min(os.availableParallelism(), Math.floor(os.totalmem() / 2e9)));
 }
 
-/** Configures where the settings changed, then compiles what changed. */
-export async function cmake(folder: string, settings: Record<string, string>, progress: Progress): Promise<void> {
+/** Configures where the settings changed, then compiles what changed: all, or one target. */
+export async function cmake(
+  folder: string,
+  settings: Record<string, string>,
+  progress: Progress,
+  target = "all",
+): Promise<void> {
   const version = readVersion(settings.LIBTORCH ?? "");
   const wanted = JSON.stringify({ settings, version, compiler: findTools().compiler.path, root });
   const stamp = path.join(folder, "configured.json");
@@ -105,7 +110,7 @@ export async function cmake(folder: string, settings: Record<string, string>, pr
     await run("cmake", ["-S", root, "-B", folder, ...defines], () => {});
     writeFileSync(stamp, wanted);
   }
-  await run("cmake", ["--build", folder, "--parallel", String(jobs())], (line) => {
+  await run("cmake", ["--build", folder, "--target", target, "--parallel", String(jobs())], (line) => {
     const match = /^\[\s*(?:(\d+)%|(\d+)\/(\d+))\] (.*)/.exec(line);
     if (!match) return;
     const percent = match[1] ? Number(match[1]) : Math.floor((100 * Number(match[2])) / Number(match[3]));

@@ -2,15 +2,13 @@
 // Work off the JavaScript thread. Each model has a thread of its own that runs its jobs in order; results, events and
 // questions come back through one thread-safe function per environment. What a thread uses it owns, with others or
 // alone: nothing here waits without a limit for another thread, or reads what another may have left.
-#include <chrono>
-#include <condition_variable>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <vector>
 
+#include "answer.h"
 #include "control.h"
 #include "napi_setup.h"
 #include "threads.h"
@@ -85,40 +83,20 @@ using Finish = Worker::Finish;
 // own what it uses. A JavaScript exception of the task is rethrown here as ERR_LE_OPTION.
 template <class T>
 T ask_js(Channel& channel, const std::shared_ptr<const Control>& control, std::function<T(Napi::Env)> task) {
-  // Not a std::future, which asks for a newer libstdc++ than libtorch does.
-  struct Answer {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::optional<T> value;
-    std::exception_ptr failure;
-
-    void settle(std::optional<T> with, std::exception_ptr otherwise) {
-      const std::lock_guard lock(mutex);
-      value = std::move(with);
-      failure = std::move(otherwise);
-      changed.notify_all();
-    }
-  };
-  const auto answer = std::make_shared<Answer>();
+  const auto answer = std::make_shared<Answer<T>>();
   channel.post([answer, control, task = std::move(task)](Napi::Env env) {
     if (control->stop) return;  // nobody waits
     try {
-      answer->settle(task(env), nullptr);
+      answer->give(task(env));
     } catch (const Napi::Error& thrown) {
       const std::string message = thrown.Message().empty() ? "an exception" : thrown.Message();
-      answer->settle({}, std::make_exception_ptr(Error(code::kOption, "A callback threw: " + message, message)));
+      answer->fail(std::make_exception_ptr(Error(code::kOption, "A callback threw: " + message, message)));
     } catch (...) {
-      answer->settle({}, std::current_exception());
+      answer->fail(std::current_exception());
     }
   });
-  std::unique_lock lock(answer->mutex);
   // A task that is dropped never answers: then the environment goes away, which stops every job.
-  while (!answer->value && !answer->failure) {
-    control->check();
-    answer->changed.wait_for(lock, std::chrono::milliseconds(50));
-  }
-  if (answer->failure) std::rethrow_exception(answer->failure);
-  return std::move(*answer->value);
+  return answer->wait(*control);
 }
 
 }  // namespace le::binding

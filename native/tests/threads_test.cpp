@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "answer.h"
 #include "check.h"
 
 using namespace le;
@@ -107,4 +108,42 @@ TEST("threads: made, used, stopped, dropped and ended on several threads at a ti
   for (auto& user : users) user.join();
   for (const int& owner : owners) CHECK(end_threads(&owner));
   CHECK(ran == 400);
+}
+
+TEST("answer: given, failed, or given up, whichever side is gone first") {
+  for (int i = 0; i < 200; ++i) {
+    auto answer = std::make_shared<Answer<std::vector<int>>>();
+    std::thread other([answer, i] {
+      if (i % 2) return answer->give({i, i + 1});
+      answer->fail(std::make_exception_ptr(Error(code::kOption, "no", "")));
+    });
+    try {
+      const std::vector<int> value = answer->wait(*control());
+      CHECK(i % 2 == 1 && value == std::vector<int>({i, i + 1}));
+    } catch (const Error& error) {
+      CHECK(i % 2 == 0 && error.code() == code::kOption);
+    }
+    answer.reset();
+    other.join();
+  }
+}
+
+TEST("answer: one that never comes is not waited for after a stop; one that comes later has nobody to hurt") {
+  const auto job = control();
+  auto answer = std::make_shared<Answer<int>>();
+  std::thread late([answer, job] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    job->stop = true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    answer->give(1);
+  });
+  std::string thrown;
+  try {
+    (void)answer->wait(*job);
+  } catch (const Error& error) {
+    thrown = error.code();
+  }
+  answer.reset();
+  CHECK(thrown == code::kAborted);
+  late.join();
 }
