@@ -15,7 +15,7 @@ import { csvLine } from "../data/csv.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
 import type { LabelOptions } from "../data/labels.js";
-import { SeenImages } from "../data/leaks.js";
+import { type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import type { RunChoice } from "../ensemble/run-tuning.js";
@@ -144,7 +144,10 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     line.clear();
     const { ignored } = dataset;
     noteIgnored(session, ignored, dataset.length, dataset.labels.ignore);
-    const choice = choiceOf(tuning, options, heads, { data: path.resolve(data), split });
+    const choice = choiceOf(tuning, options, heads, {
+      ...{ data: path.resolve(data), split },
+      contents: source.contents,
+    });
     const written: string[] = [];
     if (!flags.dryRun) {
       if (tuning.curve.length > 0) {
@@ -158,7 +161,16 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     }
     await session.print(
       session.json
-        ? toJson({ run: path.resolve(folder), written, ignored, ...choice }, 2)
+        ? toJson(
+            {
+              run: path.resolve(folder),
+              written,
+              ignored,
+              ...choice,
+              tuning: { ...choice.tuning, contents: undefined },
+            },
+            2,
+          )
         : describe(tuning, choice, options, heads) +
             (ordered || tuning.curve.length === 0 ? "" : `\n${NO_ORDER}\n`) +
             (flags.dryRun ? "\nNothing is written (--dry-run).\n" : `\nWritten to ${folder}: ${written.join(", ")}\n`),
@@ -212,6 +224,7 @@ class ValidationHeads {
   readonly #cache: TuneImage[] = [];
   #free = CACHE;
   #readings = 0;
+  readonly #contents = new Map<string, string>();
 
   constructor(
     readonly model: Model,
@@ -221,6 +234,11 @@ class ValidationHeads {
     readonly line: StatusLine,
     readonly signal: AbortSignal,
   ) {}
+
+  /** Those of the images that have been read. */
+  get contents(): SeenImage[] {
+    return [...this.#contents];
+  }
 
   async *read(): AsyncGenerator<TuneImage> {
     const { length } = this.dataset;
@@ -246,6 +264,7 @@ class ValidationHeads {
     const { preprocessMask } = await import("../data/preprocess.js");
     const { id, content, image, mask, placement } = await this.dataset.load(i);
     this.check(id, content);
+    if (content !== undefined) this.#contents.set(id, content);
     const { ignoreIndex } = this.dataset;
     if (!mask) throw new Error("unreachable: this dataset requires masks");
     const stored = new Uint8Array(placement.original.reduce((product, side) => product * side, 1)).fill(1);
@@ -267,7 +286,7 @@ function choiceOf(
   tuning: Tuning,
   { rule = "nll", margin = 0, fusion = "mean" }: TuneOptions,
   heads: readonly string[],
-  facts: { data: string; split: string },
+  facts: Pick<RunChoice["tuning"], "data" | "split" | "contents">,
 ): RunChoice {
   const { kept, weights, temperatures, temperature, gate } = tuning;
   const name = (k: number) => heads[k] as string;

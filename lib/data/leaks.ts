@@ -1,6 +1,7 @@
 // What must not be in two splits: groups, and the same image under two names.
 import { createHash } from "node:crypto";
 import type { NdArray, NumericArray } from "../arrays.js";
+import { type OptionSpec, option } from "../options.js";
 import { dataError } from "./image.js";
 
 /** Values of an image that may have been 8-bit once; and to how many steps of its range they are rounded then. */
@@ -74,6 +75,9 @@ export function checkGroups(
 /** An image of a split that is trained on or chosen by: its name, and a hash of its stored numbers. */
 export type SeenImage = readonly [id: string, content: string];
 
+/** Specification of what is recorded of such images. */
+export const SEEN_IMAGES: OptionSpec = option.array(option.array(option.string({ empty: true }), { length: 2 }));
+
 /** Which images a network has seen, so that none is among those that it is judged by. */
 export class SeenImages {
   readonly #by = new Map<string, { split: string; id: string }>();
@@ -102,5 +106,5 @@ export class SeenImages {
 
 /** One sentence for people. */
 export function describeSeen(seen: number, of: number): string {
-  return `${seen} of the ${of} images ${seen === 1 ? "is one" : "are among those"} that the training or the validation saw: results look too good`;
+  return `${seen} of the ${of} images ${seen === 1 ? "is one" : "are among those"} that the training, the validation or tune saw: results look too good`;
 }

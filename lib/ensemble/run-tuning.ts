@@ -3,6 +3,7 @@ import type { RankedPoint, SkipPoint } from "../calibration/skip.js";
 import type { TuningStep } from "../calibration/tune.js";
 import { readText, writeAtomic } from "../data/files.js";
 import { parseJson } from "../data/json.js";
+import type { SeenImage } from "../data/leaks.js";
 import { withFolder } from "../native/folder-lock.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
 
@@ -14,6 +15,8 @@ export interface RunTuning {
   data: string;
   split: string;
   images: number;
+  /** By id, hashes of the images, so that none of them is among those that the choice is judged by. */
+  contents: SeenImage[];
   /** Pixels that count, and of these those that the fits have seen. */
   pixels: { counted: number; fitted: number };
   measuredAt: string;

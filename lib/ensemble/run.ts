@@ -2,6 +2,7 @@ import { stat } from "node:fs/promises";
 import path from "node:path";
 import { isMissing, readText, writeAtomic } from "../data/files.js";
 import { parseJson } from "../data/json.js";
+import { SEEN_IMAGES } from "../data/leaks.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkFields, checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { METHODS, type MethodName } from "./methods.js";
@@ -208,7 +209,8 @@ function checkRun(value: Run): Run {
       },
     );
   const { prediction, gate, tuning } = run;
-  const points = (tuning as { curve?: unknown } | undefined)?.curve;
+  const { curve: points, contents } = (tuning ?? {}) as { curve?: unknown; contents?: unknown };
+  checkOptions("'tuning'", { contents }, { contents: SEEN_IMAGES });
   if (points !== undefined) {
     checkOptions("'tuning'", { curve: points }, { curve: option.array(option.custom("an object", isObject)) });
     for (const point of points as object[]) checkFields("'curve' of 'tuning'", point, CURVE_POINT);

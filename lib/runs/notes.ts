@@ -1,10 +1,11 @@
 import path from "node:path";
 import type { Dataset, DatasetOptions } from "../data/dataset.js";
 import { LABEL_OPTIONS, type LabelOptions, type LabelRule } from "../data/labels.js";
-import { checkGroups, type SeenImage, SeenImages } from "../data/leaks.js";
+import { checkGroups, SEEN_IMAGES, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import type { Preprocessing } from "../data/preprocess.js";
 import { described, RUN_FILES, type Run } from "../ensemble/run.js";
+import type { RunTuning } from "../ensemble/run-tuning.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkFields, type OptionSpec, type OptionSpecs, option } from "../options.js";
 
@@ -35,6 +36,15 @@ export interface RunNotes {
       /** By id, of the validation split; empty without one. */
       validation: SeenImage[];
     };
+    /** The images by which `tune` chose, if it did; of run.json's `tuning`. */
+    tuned?: {
+      /** Absolute path of their folder. */
+      folder: string;
+      /** Their split. */
+      split: string;
+      /** By id. */
+      contents: SeenImage[];
+    };
   };
   /** The command's options as they took effect, for `--resume`. */
   options: Record<string, unknown>;
@@ -58,7 +68,6 @@ const orNull = (spec: OptionSpec) => option.anyOf(spec, option.oneOf([null]));
 const object = option.record(option.custom("anything", () => true));
 const anObject = option.required(object);
 const side = option.integer({ min: 1, max: 65536 });
-const seen = option.required(option.array(option.array(option.string({ empty: true }), { length: 2 })));
 
 const NOTES: OptionSpecs = {
   preprocessing: anObject,
@@ -107,7 +116,11 @@ function checkNotes(given: RunNotes, classes: number | undefined): RunNotes {
     checkFields("'notes'", notes, { classNames: option.array(option.string(), { length: classes }) });
   const data = checkFields("'data'", notes.data, DATA);
   const { contents } = data;
-  if (contents) checkFields("'contents'", contents, { training: seen, validation: seen });
+  if (contents)
+    checkFields("'contents'", contents, {
+      training: option.required(SEEN_IMAGES),
+      validation: option.required(SEEN_IMAGES),
+    });
   return {
     ...notes,
     preprocessing: { ...preprocessing, normalise },
@@ -122,14 +135,19 @@ function checkNotes(given: RunNotes, classes: number | undefined): RunNotes {
  */
 export async function readNotes(run: Run, folder: string): Promise<RunNotes> {
   const notes = runNotes(run, folder);
-  if (run.method !== "de" || notes.data.contents) return notes;
+  const { data: tunedOn, split, contents: chosenBy } = (run.tuning ?? {}) as Partial<RunTuning>;
+  const tuned = tunedOn && split && chosenBy && { folder: tunedOn, split, contents: chosenBy };
+  const contents = notes.data.contents ?? (run.method === "de" ? await memberContents(folder) : undefined);
+  return { ...notes, data: { ...notes.data, ...(contents && { contents }), ...(tuned && { tuned }) } };
+}
+
+async function memberContents(folder: string): Promise<RunNotes["data"]["contents"]> {
   const { readRun } = await import("../ensemble/run.js");
   const member = path.join(folder, "members", "1");
-  const contents = await readRun(member).then(
+  return readRun(member).then(
     (first) => runNotes(first, member).data.contents,
     () => undefined,
   );
-  return contents ? { ...notes, data: { ...notes.data, contents } } : notes;
 }
 
 /**
@@ -168,20 +186,22 @@ export function chooseSplit(dataset: Dataset, split: string, data: RunNotes["dat
   );
 }
 
-/** The images that a run was trained on and chosen by, as far as it records them. */
+/** The images that a run was trained on, chosen by and tuned on, as far as it records them. */
 export function seenBy({ data }: RunNotes): SeenImages {
-  const { trainSplit, valSplit, contents } = data;
-  if (!contents) return new SeenImages();
+  const { trainSplit, valSplit, contents, tuned } = data;
   return new SeenImages([
-    [trainSplit, contents.training],
-    [valSplit ?? "val", contents.validation],
+    [trainSplit, contents?.training ?? []],
+    [valSplit ?? "val", contents?.validation ?? []],
+    ...(tuned ? [[`${tuned.split} of ${tuned.folder}`, tuned.contents] as const] : []),
   ]);
 }
 
-/** Whether a run has seen the images of a split by what they are called: those of its own training and validation, or all. */
+/** Whether a run has seen the images of a split by what they are called: those of its own training, validation and tuning, or all. */
 export function isSeenSplit(split: string, folder: string, { data }: RunNotes): boolean {
   if (split === "all") return path.resolve(folder) === data.folder;
-  return [data.trainSplit, data.valSplit].some((name) => name !== null && nameOf(name) === nameOf(split));
+  const { trainSplit, valSplit, tuned } = data;
+  const tunedHere = tuned?.folder === path.resolve(folder) ? tuned.split : null;
+  return [trainSplit, valSplit, tunedHere].some((name) => name !== null && nameOf(name) === nameOf(split));
 }
 
 /** What the run says of the data, for a folder that may be another one: then its own table holds. */

@@ -14,9 +14,11 @@ let folder: string;
 const inside = (...parts: string[]) => path.join(folder, ...parts);
 
 /** A folder of twelve discs, six to train on, three for validation and three for testing. */
-async function data(name: string, change: (mask: Uint8Array, i: number) => void): Promise<void> {
+async function data(name: string, change: (mask: Uint8Array, i: number) => void, from = 0): Promise<void> {
   const rows = ["id,split"];
-  for (const [i, { image, mask }] of discs(12, SIZE).entries()) {
+  for (const [i, { image, mask }] of discs(from + 12, SIZE)
+    .slice(from)
+    .entries()) {
     const labels = mask.data.slice();
     change(labels, i);
     const grey = Uint8Array.from(image.data, (value) => 80 + 60 * value);
@@ -153,7 +155,25 @@ describe("images in two splits", () => {
     expect(test.stderr).toMatch(/ERR_LE_DATA.*the same image as c7 in "val" and as c10 in "test"/);
     expect(allowed.code, allowed.stderr).toBe(0);
     expect(JSON.parse(allowed.stdout).seen).toBe(1);
-    expect(own.stderr).toContain("6 of the 6 images are among those that the training or the validation saw");
+    expect(own.stderr).toContain("6 of the 6 images are among those that the training, the validation or tune saw");
+  });
+});
+
+describe("images that tune has seen", () => {
+  it("are refused like those of the training where the choice is judged", async () => {
+    await data("elsewhere", () => {}, 12);
+    cpSync(inside("elsewhere", "images", "c6.png"), inside("elsewhere", "images", "c9.png"));
+    cpSync(inside("elsewhere", "masks", "c6.png"), inside("elsewhere", "masks", "c9.png"));
+    cpSync(inside("of-index"), inside("tuned"), { recursive: true });
+    const before = await evaluate("tuned", "elsewhere");
+    expect(before.code, before.stderr).toBe(0);
+    const tuned = await cli(["tune", inside("tuned"), "--data", inside("elsewhere"), "--json"]);
+    expect(tuned.code, tuned.stderr).toBe(0);
+    expect(JSON.parse(tuned.stdout).tuning).not.toHaveProperty("contents");
+    const [test, own] = [await evaluate("tuned", "elsewhere"), await evaluate("tuned", "elsewhere", "--split", "val")];
+    expect(test).toMatchObject({ code: 1, stdout: "" });
+    expect(test.stderr).toMatch(/ERR_LE_DATA.*the same image as c6 in "val of .*elsewhere" and as c9 in "test"/);
+    expect(own.stderr).toContain("3 of the 3 images are among those that the training, the validation or tune saw");
   });
 });
 
