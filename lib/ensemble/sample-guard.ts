@@ -22,7 +22,8 @@ export function knownOf(sample: TrainingSample): Known {
 export class SampleGuard {
   /** The label that does not count: as asked for, else as the training's dataset has it. */
   readonly ignoreIndex: number | undefined;
-  readonly #allowDuplicates: boolean;
+  /** Whether what images show matters: whether there is a validation, which must have none of the training's. */
+  readonly compares: boolean;
   /** Whether only the caller knows what 255 means. */
   readonly #unsaid: Readonly<Record<string, boolean>>;
   readonly #labels = new UnsaidLabels();
@@ -54,7 +55,7 @@ export class SampleGuard {
       validation: ignoreIndex === undefined && trained === undefined && !(validation instanceof Dataset),
     };
     // Who gives one and the same for both wants it so.
-    this.#allowDuplicates = allowDuplicates || training === validation;
+    this.compares = Boolean(validation) && !allowDuplicates && training !== validation;
   }
 
   /**
@@ -72,7 +73,7 @@ export class SampleGuard {
       if (typeof content === "string") this.#contents.set(content, name);
       return;
     }
-    if (this.#allowDuplicates) return;
+    if (!this.compares) return;
     const same = typeof content === "string" ? this.#contents.get(content) : undefined;
     if (same !== undefined)
       throw leak(

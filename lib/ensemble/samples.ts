@@ -1,5 +1,6 @@
 // From the caller's samples to a dataset of the addon.
 import { arrayType, snapshot } from "../arrays.js";
+import { contentOf } from "../data/leaks.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle } from "../native/addon.js";
 import { describe } from "../options.js";
@@ -35,6 +36,8 @@ export async function gather(
     const image = checkImage(sample.image, `${what}[${index}].image`, [spatialAxes + 1]);
     const [, ...size] = image.shape;
     const mask = checkMask(sample.mask, `${what}[${index}]`, size);
+    // Samples that are no dataset's do not say what they show.
+    if (guard.compares) known.content ??= contentOf(image);
     guard.see(what, index, known, mask);
     try {
       addon.addSample(dataset, image.data, image.shape, mask);

@@ -151,8 +151,8 @@ export interface FitOptions {
   /** Label that counts nowhere. @default as the training's `Dataset` has it, else 255 */
   ignoreIndex?: number;
   /**
-   * Whether samples of a `Dataset` may be in both training and validation: the same image, or images of one group. One and
-   * the same dataset may be both.
+   * Whether training and validation may share the same image, by what it shows, or (of a `Dataset`) images of one group. One and
+   * the same object may be both.
    * @default false
    */
   allowDuplicates?: boolean;

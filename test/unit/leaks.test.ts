@@ -6,6 +6,9 @@ import type { NumericArray } from "../../lib/arrays.js";
 import { Dataset } from "../../lib/data/dataset.js";
 import { contentOf, SeenImages } from "../../lib/data/leaks.js";
 import { SampleGuard } from "../../lib/ensemble/sample-guard.js";
+import { gather } from "../../lib/ensemble/samples.js";
+import type { TrainingSample } from "../../lib/ensemble/training.js";
+import type { Addon } from "../../lib/native/addon.js";
 import { encodePng, writePng } from "../../lib/report/png.js";
 import { chooseSplit, isSeenSplit, type RunNotes } from "../../lib/runs/notes.js";
 
@@ -133,6 +136,32 @@ describe("two splits", () => {
     expect(fit({}, image("b", "i", "q"))).not.toThrow();
     expect(fit({ allowDuplicates: true }, image("b", "h", "p"))).not.toThrow();
     expect(fit({}, image("a", "h", "p"), "same")).not.toThrow();
+  });
+
+  it("are told apart by what they show where samples are no dataset's", async () => {
+    const sample = (...data: number[]) => ({
+      image: { data: Float32Array.from(data), shape: [1, 1, data.length] },
+      mask: { data: Uint8Array.from(data, (_, i) => i % 2), shape: [1, data.length] },
+    });
+    const addon = { createDataset: () => ({}), addSample: () => {} } as unknown as Addon;
+    const fit = async (
+      training: TrainingSample[],
+      validation: TrainingSample[] | undefined,
+      allowDuplicates?: boolean,
+    ) => {
+      const guard = new SampleGuard(training, { validation, ...(allowDuplicates && { allowDuplicates }) });
+      await gather(addon, training, 2, "training", undefined, guard);
+      if (validation) await gather(addon, validation, 2, "validation", undefined, guard);
+    };
+    const training = [sample(1, 2, 4), sample(0, 2, 3)];
+    const scaled = [sample(5, 5, 6), sample(0, 20, 30)];
+    await expect(fit(training, scaled)).rejects.toThrow(
+      /the same image as training\[1\] and validation\[1\] in both \(allowDuplicates: true/,
+    );
+    await fit(training, scaled, true);
+    await fit(training, training);
+    await fit(training, [sample(5, 5, 6)]);
+    await fit([sample(0, 2, 3), sample(0, 2, 3)], undefined);
   });
 });
 
