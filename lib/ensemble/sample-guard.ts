@@ -55,7 +55,7 @@ export class SampleGuard {
       validation: ignoreIndex === undefined && trained === undefined && !(validation instanceof Dataset),
     };
     // Who gives one and the same for both wants it so.
-    this.compares = Boolean(validation) && !allowDuplicates && training !== validation;
+    this.compares = Boolean(validation) && !allowDuplicates && !isSame(training, validation);
   }
 
   /**
@@ -104,6 +104,13 @@ export class SampleGuard {
       `Expected class indices for the masks of ${what} but received 0 and 255 alone, as in ${unclear}: ${UNSAID_CURE}.`,
     );
   }
+}
+
+/** Whether both are one object, or lists of the same objects: options are copied. */
+function isSame(training: unknown, validation: unknown): boolean {
+  if (training === validation) return true;
+  if (!Array.isArray(training) || !Array.isArray(validation) || training.length !== validation.length) return false;
+  return training.length > 0 && training.every((sample, i) => sample === validation[i]);
 }
 
 function leak(expected: string, received: string): LayerEnsemblesError {

@@ -160,6 +160,8 @@ describe("two splits", () => {
     );
     await fit(training, scaled, true);
     await fit(training, training);
+    await fit(training, [...training]);
+    await expect(fit(training, training.slice(1))).rejects.toThrow(/training\[1\] and validation\[0\]/);
     await fit(training, [sample(5, 5, 6)]);
     await fit([sample(0, 2, 3), sample(0, 2, 3)], undefined);
   });
