@@ -167,4 +167,26 @@ it("takes the files of a form in their order, and refuses one that is cut, empty
   await expect(form(part("a", "1").repeat(4))).rejects.toMatchObject({ code: "ERR_LE_TOO_LARGE" });
   await expect(form(part("a", "1").slice(0, -3))).rejects.toMatchObject({ code: "ERR_LE_DATA" });
   await expect(form("--x--\r\n")).rejects.toMatchObject({ code: "ERR_LE_DATA" });
+  // A part's head that does not end would keep the parser busy.
+  const head = `--x\r\n${"a: b\r\n".repeat(5000)}`;
+  await expect(form(`${head}\r\n1\r\n--x--\r\n`)).rejects.toThrow(/at most 16384 bytes for the head of a part/);
+  await expect(form(head)).rejects.toThrow(/at most 16384 bytes for the head of a part/);
+  await expect(form(head.replaceAll("a:", "a--x:"))).rejects.toThrow(/at most 16384 bytes for the head of a part/);
+  await expect(form(`${part("a", "1")}${head}`)).rejects.toThrow(/at most 16384 bytes for the head of a part/);
+});
+
+it("takes every boundary that RFC 2046 allows, and refuses what is none", async () => {
+  const read = (boundary: string, type: string) =>
+    readForm({
+      bytes: Buffer.from(
+        `--${boundary}\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n1\r\n--${boundary}--\r\n`,
+      ),
+      contentType: `multipart/form-data${type}`,
+      maxFiles: 1,
+    });
+  for (const boundary of ["x", "----WebKitFormBoundaryAb1", "a'()+_,-./:=?b", "in words", "y".repeat(70)])
+    expect(await read(boundary, `; charset=utf-8; Boundary="${boundary}"`)).toHaveLength(1);
+  expect(await read("a_b-c", ";boundary=a_b-c ; x=1")).toHaveLength(1);
+  for (const type of ["", "; boundary=", '; boundary=""', '; boundary="x', `; boundary=${"y".repeat(71)}`])
+    await expect(read("x", type)).rejects.toMatchObject({ code: "ERR_LE_DATA" });
 });
