@@ -31,6 +31,9 @@ export class SampleGuard {
   #counted = false;
   readonly #groups = new Set<string>();
   readonly #contents = new Map<string, string>();
+  /** The same of samples that are no dataset's, and which of the validation are in the training. */
+  readonly #shown = new Map<string, string>();
+  readonly #twins: string[] = [];
 
   /** @throws ERR_LE_OPTION for a validation dataset with another ignored label */
   constructor(
@@ -60,9 +63,10 @@ export class SampleGuard {
 
   /**
    * @param what `training` before `validation`
+   * @param shown of a sample that is no dataset's, a hash of its image
    * @throws ERR_LE_DATA for an image or a group that the training has, too
    */
-  see(what: string, index: number, { id, group, content }: Known, labels: Uint8Array): void {
+  see(what: string, index: number, { id, group, content }: Known, labels: Uint8Array, shown?: string): void {
     if (index === 0) this.#counted = false;
     const ignored = this.ignoreIndex ?? 255;
     this.#counted ||= labels.some((label) => label !== ignored);
@@ -71,9 +75,12 @@ export class SampleGuard {
     if (what === "training") {
       if (typeof group === "string") this.#groups.add(group);
       if (typeof content === "string") this.#contents.set(content, name);
+      if (shown !== undefined) this.#shown.set(shown, name);
       return;
     }
     if (!this.compares) return;
+    const twin = shown === undefined ? undefined : this.#shown.get(shown);
+    if (twin !== undefined) this.#twins.push(`${name} as ${twin}`);
     const same = typeof content === "string" ? this.#contents.get(content) : undefined;
     if (same !== undefined)
       throw leak(
@@ -96,6 +103,12 @@ export class SampleGuard {
       throw new LayerEnsemblesError(
         "ERR_LE_DATA",
         `Expected a pixel that counts in the masks of ${what} but received the ignored label ${this.ignoreIndex ?? 255} alone.`,
+      );
+    // Who makes samples may mean it so: no error, as of a dataset's.
+    if (what === "validation" && this.#twins.length > 0)
+      process.emitWarning(
+        `${this.#twins.length} samples of the validation show the same image as one of the training (${this.#twins[0]}): results look too good; allowDuplicates: true says that this is meant.`,
+        "LayerEnsemblesWarning",
       );
     const { unclear } = this.#labels;
     if (unclear === undefined) return;

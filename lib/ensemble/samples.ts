@@ -37,8 +37,8 @@ export async function gather(
     const [, ...size] = image.shape;
     const mask = checkMask(sample.mask, `${what}[${index}]`, size);
     // Samples that are no dataset's do not say what they show.
-    if (guard.compares) known.content ??= contentOf(image);
-    guard.see(what, index, known, mask);
+    const shown = guard.compares && typeof known.content !== "string" ? contentOf(image) : undefined;
+    guard.see(what, index, known, mask, shown);
     try {
       addon.addSample(dataset, image.data, image.shape, mask);
     } catch (error) {

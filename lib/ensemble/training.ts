@@ -151,8 +151,8 @@ export interface FitOptions {
   /** Label that counts nowhere. @default as the training's `Dataset` has it, else 255 */
   ignoreIndex?: number;
   /**
-   * Whether training and validation may share the same image, by what it shows, or (of a `Dataset`) images of one group. One and
-   * the same object may be both.
+   * Whether training and validation may share the same image, by what it shows, or images of one group. Of a `Dataset` that
+   * is an error otherwise, of other samples a warning. One and the same object may be both.
    * @default false
    */
   allowDuplicates?: boolean;
