@@ -21,11 +21,12 @@ export async function removeTemporaries(folder: string): Promise<void> {
 /**
  * Writes a file to a temporary name beside it, flushes it and renames it, so that a reader sees the old content or the
  * new one and never a part. Missing folders are made. A link at `path` is replaced, not followed.
- * @throws ERR_LE_IO where the file system refuses (no space, no permission, read-only)
+ * @throws ERR_LE_IO where the file system refuses (no space, no permission, read-only), or `path` is a folder, device, pipe or socket
  */
 export async function writeAtomic(path: string, content: string | Uint8Array): Promise<void> {
   const temporary = temporaryName(path);
   try {
+    await checkReplaceable(path);
     await makeFolders(dirname(path));
     const file = await open(temporary, "wx");
     try {
@@ -39,6 +40,12 @@ export async function writeAtomic(path: string, content: string | Uint8Array): P
     await rm(temporary, { force: true }).catch(() => {});
     throw error instanceof LayerEnsemblesError ? error : ioError(path, "writable", error);
   }
+}
+
+/** A rename would put a file in the place of a device or a pipe. */
+async function checkReplaceable(path: string): Promise<void> {
+  const info = await stat(path).catch(() => undefined);
+  if (info && !info.isFile()) throw ioError(path, "a new or regular file", kindOf(info));
 }
 
 /**

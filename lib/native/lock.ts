@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
-import { open, readFile, rename, rm, stat, utimes } from "node:fs/promises";
+import { open, rename, rm, stat, utimes } from "node:fs/promises";
 import os from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
+import { ioError, isMissing, readText } from "../data/files.js";
 
 /** Milliseconds between two signs of life. */
 const BEAT = 5_000;
@@ -28,7 +29,10 @@ export async function lock(
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
     }
-    const held = await readFile(file, "utf8").catch(() => null);
+    const held = await readText(file).catch((error) => {
+      if (isMissing(error)) return null;
+      throw ioError(file, "a lock", error);
+    });
     if (held === null) continue;
     if (await isStale(file, held)) {
       // Only one of several waiters can rename the file away.
@@ -50,7 +54,7 @@ export async function lock(
   beat.unref();
   return async () => {
     clearInterval(beat);
-    if ((await readFile(file, "utf8").catch(() => null)) === token) await rm(file, { force: true });
+    if ((await readText(file).catch(() => null)) === token) await rm(file, { force: true });
   };
 }
 

@@ -50,6 +50,10 @@ bool InputFile::read(void* to, size_t bytes, uint64_t offset) const {
 }
 
 OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
+  // A rename would put a file in the place of a device or a pipe.
+  struct stat status {};
+  if (::stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
+    fail(code::kIo, "Expected a new or regular file for ", path_, " but received another kind.");
   // Random: in containers every process has the same number.
   std::random_device random;
   char name[17];

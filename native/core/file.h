@@ -32,7 +32,8 @@ class InputFile {
 // NAME.<16 hexadecimal digits>.tmp, as lib/data/files.ts has it.
 class OutputFile {
  public:
-  // ERR_LE_IO naming the path and the reason, as for write() and commit().
+  // ERR_LE_IO naming the path and the reason, as for write() and commit(); also where a folder, device, pipe or socket
+  // is at the path. A link to a regular file is replaced, not followed.
   explicit OutputFile(std::string path);
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;

@@ -112,6 +112,7 @@ std::vector<StateDict> collect(const Pickle& pickle, const std::string& path, co
 
 std::vector<StateDict> read_zip(const std::string& path) {
   const Archive archive(path);
+  archive.check_all();
   if (archive.find("byteorder") && archive.text("byteorder", 16) != "little")
     damaged(path, "little-endian numbers", "big-endian ones: save it on another machine");
   const std::string text = archive.text("data.pkl", Pickle::kMaxBytes);

@@ -1,6 +1,8 @@
 #pragma once
 // A temporary folder that goes with its test, and the bytes of files in it.
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -27,6 +29,27 @@ class Folder {
 
  private:
   std::filesystem::path path_;
+};
+
+// While it lives no file grows beyond 4 kB: what a full disk does to a writer.
+class SmallDisk {
+ public:
+  SmallDisk() {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    rlimit small = before_;
+    small.rlim_cur = 4096;
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::setrlimit(RLIMIT_FSIZE, &small);
+  }
+  ~SmallDisk() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, SIG_DFL);
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+
+ private:
+  rlimit before_;
 };
 
 inline void write_bytes(const std::string& path, const std::string& bytes) {

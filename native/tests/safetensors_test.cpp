@@ -1,8 +1,7 @@
 #include "safetensors.h"
 
 #include <ATen/ATen.h>
-#include <signal.h>
-#include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "error.h"
 #include "folder.h"
@@ -184,33 +183,21 @@ TEST("safetensors: the file system's refusals") {
   CHECK_THROWS(write_safetensors(folder.file("none/w.safetensors"), samples()), code::kIo);
   std::filesystem::create_directory(folder.file("taken"));
   CHECK_THROWS(write_safetensors(folder.file("taken"), samples()), code::kIo);
-  CHECK(folder.entries() == 1);  // no temporary file is left
+  CHECK(::mkfifo(folder.file("pipe").c_str(), 0600) == 0);
+  CHECK_THROWS(write_safetensors(folder.file("pipe"), samples()), code::kIo);
+  CHECK(std::filesystem::is_fifo(folder.file("pipe")));
+  CHECK(folder.entries() == 2);  // no temporary file is left
   CHECK_THROWS(write_safetensors(folder.file("w"), {{"a", at::ones({1})}, {"a", at::ones({1})}}), code::kInternal);
   CHECK_THROWS(write_safetensors(folder.file("w"), {{"__metadata__", at::ones({1})}}), code::kInternal);
-  CHECK(folder.entries() == 1);
+  CHECK(folder.entries() == 2);
 }
 
 TEST("safetensors: a full disk leaves the old file as it was") {
-  // A limit on the size of files stands for the disk.
   const Folder folder;
   const auto path = folder.file("w.safetensors");
   write_safetensors(path, {{"a", at::ones({4})}});
-  struct Limit {
-    rlimit before;
-    Limit() {
-      ::getrlimit(RLIMIT_FSIZE, &before);
-      rlimit small = before;
-      small.rlim_cur = 4096;
-      ::signal(SIGXFSZ, SIG_IGN);
-      ::setrlimit(RLIMIT_FSIZE, &small);
-    }
-    ~Limit() {
-      ::setrlimit(RLIMIT_FSIZE, &before);
-      ::signal(SIGXFSZ, SIG_DFL);
-    }
-  };
   {
-    const Limit limit;
+    const test::SmallDisk disk;
     CHECK_THROWS(write_safetensors(path, {{"a", at::zeros({100000})}}), code::kIo);
   }
   CHECK(folder.entries() == 1);

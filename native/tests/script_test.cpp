@@ -9,12 +9,14 @@
 #include <map>
 #include <set>
 
+#include "archive.h"
 #include "backbones/backbone.h"
 #include "backbones/imported.h"
 #include "backbones/script_fusion.h"
 #include "backbones/script_graph.h"
 #include "ensemble.h"
 #include "error.h"
+#include "folder.h"
 #include "safetensors.h"
 // After libtorch, which has a CHECK of its own.
 #include "check.h"
@@ -121,6 +123,21 @@ void compare_fixture(const std::string& name, const std::string& source = "") {
 }
 
 }  // namespace
+
+TEST("script: one wrong bit in any entry is refused or changes nothing, also where nothing reads it") {
+  const std::string bytes = test::read_bytes(fixture("block-scripted.pt"));
+  const test::Folder folder;
+  test::write_bytes(folder.file("whole.pt"), bytes);
+  const Archive archive(folder.file("whole.pt"));
+  for (const auto& entry : archive.entries()) {
+    if (entry.packed < 4) continue;
+    std::string flipped = bytes;
+    flipped[entry.offset + entry.packed / 2] ^= 4;  // of deflated data too
+    test::write_bytes(folder.file("flipped.pt"), flipped);
+    CHECK_THROWS(make_backbone(Json(Json::Object{{"kind", "torchscript"}, {"file", folder.file("flipped.pt")}})),
+                 code::kCheckpoint);
+  }
+}
 
 TEST("script: a network with branches, loops, repeated calls and a shared module is what Python sees") {
   compare_fixture("branches");
@@ -254,7 +271,8 @@ TEST("script: a saved network has the present weights, the frozen modules, and n
   backbone->train(false);
   const at::Tensor x = expected.tensors.at("x");
   const at::Tensor output = backbone->forward(x, set.get()).output;
-  const std::string path = (std::filesystem::temp_directory_path() / "le-script-saved.pt").string();
+  const test::Folder folder;
+  const std::string path = folder.file("saved.pt");
   backbone->save(path);
   auto again = make_backbone(Json(Json::Object{{"kind", "torchscript"}, {"file", path}}));
   again->train(false);
@@ -271,9 +289,12 @@ TEST("script: a saved network has the present weights, the frozen modules, and n
   CHECK(at::equal(mean_of(*again, "frozen.running_mean"), frozen));
   CHECK(!at::equal(mean_of(*again, "bn.running_mean"), live));
   CHECK_THROWS(backbone->save("/nowhere/at/all.pt"), code::kIo);
-  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::temp_directory_path()))
-    CHECK(entry.path().filename().string().find("le-script-saved.pt.") == std::string::npos);
-  std::filesystem::remove(path);
+  const std::string before = test::read_bytes(path);
+  {
+    const test::SmallDisk disk;
+    CHECK_THROWS(backbone->save(path), code::kIo);
+  }
+  CHECK(folder.entries() == 1 && test::read_bytes(path) == before);
 }
 
 TEST("script: a traced convolution trains in bfloat16 as a scripted one does") {

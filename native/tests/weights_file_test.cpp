@@ -110,6 +110,18 @@ TEST("weights: state dicts of torch.save, in every format and protocol") {
   CHECK(same(read_weights(fixture("uint16.pth")).at("wide"), at::arange(3).to(at::kUInt16)));
 }
 
+TEST("weights: one wrong bit in any entry is refused, also where nothing reads it") {
+  const std::string bytes = read_bytes(fixture("zip.pth"));
+  const Folder folder;
+  for (const auto& entry : Archive(fixture("zip.pth")).entries()) {
+    if (entry.size == 0) continue;
+    std::string flipped = bytes;
+    flipped[entry.offset + entry.size / 2] ^= 4;
+    write_bytes(folder.file("flipped.pth"), flipped);
+    CHECK_THROWS(read_weights(folder.file("flipped.pth")), code::kCheckpoint);
+  }
+}
+
 TEST("weights: every state dict inside of a checkpoint, with the keys that lead to it, names as they are") {
   for (const auto& [name, keys] : {std::pair("checkpoint.pth", "state_dict."), std::pair("model.pth", "model.")}) {
     const auto dicts = read_state_dicts(fixture(name));

@@ -1,7 +1,8 @@
 // Folders that one writer has at a time, and files that appear whole or not at all.
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -15,7 +16,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { makeFolders, temporaryName, writeAtomic } from "../../lib/data/files.js";
 import { writeChoice } from "../../lib/ensemble/run-tuning.js";
-import { LayerEnsemble } from "../../lib/index.js";
+import { Backbone, LayerEnsemble } from "../../lib/index.js";
 import { withFolder } from "../../lib/native/folder-lock.js";
 import { findAddon } from "../../lib/native/load.js";
 import { discs, smallModel } from "../support/model.js";
@@ -60,14 +61,19 @@ describe("a folder's lock", () => {
 
   it("is had by one call of a process, which may ask again", async () => {
     let release = () => {};
-    const first = withFolder(inside("calls"), async (made) => {
-      expect(made).toBe(true);
-      await withFolder(inside("calls"), async (again) => expect(again).toBe(false));
-      await new Promise<void>((resolve) => {
-        release = resolve;
-      });
+    const released = new Promise<void>((resolve) => {
+      release = resolve;
     });
-    while (!existsSync(inside("calls"))) await new Promise((resolve) => setTimeout(resolve, 1));
+    let first: Promise<void> = Promise.resolve();
+    await new Promise<void>((locked, reject) => {
+      first = withFolder(inside("calls"), async (made) => {
+        expect(made).toBe(true);
+        await withFolder(inside("calls"), async (again) => expect(again).toBe(false));
+        locked();
+        await released;
+      });
+      first.catch(reject);
+    });
     await expect(withFolder(inside("calls"), async () => {})).rejects.toMatchObject(busy);
     release();
     await first;
@@ -129,6 +135,23 @@ describe("a file", () => {
     expect(readFileSync(inside("linked.json"), "utf8")).toBe("new");
     const names = new Set(Array.from({ length: 100 }, () => temporaryName("file")));
     expect(names.size).toBe(100);
+  });
+
+  it("never takes the place of a pipe, a device or a folder, also behind a link", async () => {
+    spawnSync("mkfifo", [inside("pipe")]);
+    symlinkSync(inside("pipe"), inside("link-to-pipe"));
+    symlinkSync("/dev/null", inside("link-to-device"));
+    mkdirSync(inside("a-folder"));
+    const network = await Backbone.load(path.join(import.meta.dirname, "../fixtures/script/block-traced.pt"));
+    const before = readdirSync(folder).sort();
+    for (const name of ["pipe", "link-to-pipe", "link-to-device", "a-folder"]) {
+      await expect(writeAtomic(inside(name), "text")).rejects.toMatchObject({ code: "ERR_LE_IO" });
+      await expect(network.save(inside(name))).rejects.toMatchObject({ code: "ERR_LE_IO" });
+    }
+    expect(readdirSync(folder).sort()).toEqual(before);
+    expect(lstatSync(inside("pipe")).isFIFO()).toBe(true);
+    expect(lstatSync(inside("link-to-pipe")).isSymbolicLink()).toBe(true);
+    await network.dispose();
   });
 
   it.each([

@@ -238,6 +238,7 @@ class Reader {
              other.empty() ? "a file of PyTorch 2.7 or older: export it again with 2.8 or newer" : other, ".");
       fail(code::kCheckpoint, "Expected ", kModel, " in a torch.export file but received an archive without it.");
     }
+    archive.check_all();
     if (const auto* order = archive.find("byteorder"); order && archive.text("byteorder", 64) != "little")
       fail(code::kCheckpoint, "Expected little-endian weights but received another byte order.");
     const Json model = Json::parse(archive.text(kModel, kMaxJson), code::kCheckpoint);

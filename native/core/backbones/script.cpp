@@ -11,18 +11,16 @@
 #include <ATen/ops/stack.h>
 #include <c10/core/InferenceMode.h>
 #include <caffe2/serialize/inline_container.h>
-#include <fcntl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
+#include <torch/csrc/jit/serialization/export.h>
 #include <torch/csrc/jit/serialization/import.h>
-#include <unistd.h>
 
-#include <atomic>
-#include <cerrno>
 #include <cstring>
-#include <filesystem>
+#include <exception>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
@@ -36,6 +34,7 @@
 #include "backbones/script_fusion.h"
 #include "backbones/script_graph.h"
 #include "error.h"
+#include "file.h"
 
 namespace le {
 
@@ -65,12 +64,14 @@ void check_file(const std::string& path) {
   caffe2::serialize::PyTorchStreamReader reader(path);
   for (const Archive::Entry& entry : archive.entries()) {
     const bool source = entry.name.starts_with("code/") && entry.name.ends_with(".py");
-    if (!source && entry.name != "data.pkl" && entry.name != "constants.pkl") continue;
+    const bool text_of_it = source || entry.name == "data.pkl" || entry.name == "constants.pkl";
+    if (!text_of_it && !entry.compressed) continue;
     if (entry.size > kMostText)
       fail(code::kCheckpoint, "Expected at most ", kMostText, " bytes for ", entry.name, " in ", path, " but received ",
            entry.size, ".");
     const auto [data, size] = reader.getRecord(entry.name);
     archive.check(entry, data.get(), size);  // libtorch's reader is built without
+    if (!text_of_it) continue;
     const std::string_view text(static_cast<const char*>(data.get()), size);
     const auto refuse = [&](const char* what) {
       fail(code::kCheckpoint, "Expected a network of torch.nn modules in ", path, " but received one with ", what,
@@ -986,33 +987,25 @@ void ScriptBackbone::save(const std::string& path) const {
   if (!device_.is_cpu()) copy.to(c10::kCPU);
   widened_.undo(copy);
 
-  static std::atomic<unsigned> serial{0};
-  const std::string temporary = path + "." + std::to_string(::getpid()) + "-" + std::to_string(serial++) + ".tmp";
-  const auto refused = [&](const std::string& reason) {
-    ::unlink(temporary.c_str());
-    fail(code::kIo, "Expected to write ", path, " but received: ", reason, ".");
+  OutputFile file(path);
+  // libtorch's writer finishes the archive in its destructor, where an exception would end the process: what the system
+  // refuses is kept until the writer is gone.
+  std::exception_ptr refused;
+  const std::function<size_t(const void*, size_t)> write = [&](const void* from, size_t bytes) {
+    try {
+      if (!refused) file.write(from, bytes);
+    } catch (...) {
+      refused = std::current_exception();
+    }
+    return bytes;
   };
-  errno = 0;
-  std::ofstream stream(temporary, std::ios::binary | std::ios::trunc);
-  if (!stream) refused(std::strerror(errno));
   try {
-    copy.save(stream);
+    torch::jit::ExportModule(copy, write);
   } catch (const std::exception& error) {
-    refused(message_of(error));
+    fail(code::kIo, "Expected to write ", path, " but received: ", message_of(error), ".");
   }
-  stream.close();
-  if (!stream) refused(std::strerror(errno));
-  const auto flush = [](const std::string& name, int flags) {
-    const int descriptor = ::open(name.c_str(), flags | O_CLOEXEC);
-    const bool flushed = descriptor >= 0 && ::fsync(descriptor) == 0;
-    if (descriptor >= 0) ::close(descriptor);
-    return flushed;
-  };
-  if (!flush(temporary, O_RDWR)) refused(std::strerror(errno));
-  if (::rename(temporary.c_str(), path.c_str()) != 0) refused(std::strerror(errno));
-  // The rename itself reaches the disk with the folder. Some file systems cannot flush one: the file is whole anyway.
-  const auto folder = std::filesystem::path(path).parent_path();
-  flush(folder.empty() ? "." : folder.string(), O_RDONLY | O_DIRECTORY);
+  if (refused) std::rethrow_exception(refused);
+  file.commit();
 }
 
 std::unique_ptr<Backbone> ScriptBackbone::clone() const {
