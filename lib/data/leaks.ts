@@ -26,10 +26,13 @@ export function contentOf({ data, shape }: NdArray<NumericArray>): string | unde
   const range = high - low;
   if (!(range > 0)) return undefined;
   // Ratios of differences are the same, to the last bit, on any scale of whole numbers; single precision rounds before.
-  const shown = new Float32Array(values.length);
-  if (isFew(values))
-    for (let i = 0; i < shown.length; i++) shown[i] = Math.round((STEPS * ((values[i] as number) - low)) / range);
-  else for (let i = 0; i < shown.length; i++) shown[i] = ((values[i] as number) - low) / range;
+  const few = isFew(values);
+  const shown = new (few ? Uint16Array : Float32Array)(values.length);
+  const show = (value: number) => (few ? Math.round((STEPS * (value - low)) / range) : (value - low) / range);
+  if (values instanceof Uint8Array || values instanceof Uint16Array) {
+    const table = Float32Array.from({ length: range + 1 }, (_, i) => show(low + i));
+    for (let i = 0; i < shown.length; i++) shown[i] = table[(values[i] as number) - low] as number;
+  } else for (let i = 0; i < shown.length; i++) shown[i] = show(values[i] as number);
   return createHash("sha256")
     .update(`${grey ? 1 : planes}×${shape.slice(shape.length > 2 ? 1 : 0).join("×")}\n`)
     .update(new Uint8Array(shown.buffer))
@@ -40,8 +43,18 @@ export function contentOf({ data, shape }: NdArray<NumericArray>): string | unde
 /** Whether there are at most {@link FEW} different values. */
 function isFew(values: NumericArray): boolean {
   if (values instanceof Uint8Array) return true;
+  if (values instanceof Uint16Array) {
+    const seen = new Uint8Array(1 << 16);
+    for (let i = 0; i < values.length; i++) seen[values[i] as number] = 1;
+    return seen.reduce((sum, one) => sum + one, 0) <= FEW;
+  }
   const distinct = new Set<number>();
-  for (let i = 0; i < values.length; i++) if (distinct.add(values[i] as number).size > FEW) return false;
+  let last: number | undefined;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] as number;
+    if (value !== last && distinct.add(value).size > FEW) return false;
+    last = value;
+  }
   return true;
 }
 
