@@ -18,8 +18,17 @@ export function fromNative(error: unknown): unknown {
 /** Who follows a signal, and the one listener for all of them: Node.js warns of a leak where a signal has more than ten. */
 const followed = new WeakMap<AbortSignal, { stops: Set<() => void>; listener: () => void }>();
 
+/** Why a signal was aborted. For its listeners: what one throws ends the process, and a signal's own property may throw. */
+export function reasonOf(signal: AbortSignal | undefined): unknown {
+  try {
+    return signal?.reason;
+  } catch (error) {
+    return error;
+  }
+}
+
 /**
- * Calls `stop` once when the signal aborts.
+ * Calls `stop`, which does not throw, once when the signal aborts.
  * @returns what ends that
  */
 export function onAbort(signal: AbortSignal | undefined, stop: () => void): () => void {
@@ -64,7 +73,7 @@ export async function callNative<T>(
   try {
     return await work(control);
   } catch (error) {
-    if (signal?.aborted && (error as { code?: unknown }).code === "ERR_LE_ABORTED") throw signal.reason;
+    if (signal?.aborted && (error as { code?: unknown }).code === "ERR_LE_ABORTED") throw reasonOf(signal);
     throw fromNative(error);
   } finally {
     ignore();

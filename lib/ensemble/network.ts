@@ -8,7 +8,7 @@ import { loadAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { Backbone } from "./backbone.js";
-import { callNative, disposeNative, fromNative, onAbort } from "./call.js";
+import { callNative, disposeNative, fromNative, onAbort, reasonOf } from "./call.js";
 import { METHOD_TITLES, type MethodName } from "./methods.js";
 import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
 import { type HeadSource, Predictor } from "./predicting.js";
@@ -361,7 +361,7 @@ export abstract class Network extends Predictor implements Model {
         abort.abort(error);
       }
     };
-    const ignore = onAbort(signal, () => abort.abort(signal?.reason));
+    const ignore = onAbort(signal, () => abort.abort(reasonOf(signal)));
     try {
       signal?.throwIfAborted();
       const history = await callNative(this.#addon, abort.signal, (control) =>
@@ -380,8 +380,8 @@ export abstract class Network extends Predictor implements Model {
       this.#trained = recorded;
       return history as History;
     } finally {
-      ignore();
       await recorder?.close();
+      ignore();
     }
   }
 

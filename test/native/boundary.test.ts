@@ -113,6 +113,20 @@ describe("bad input", () => {
 });
 
 describe("abort", () => {
+  it("rejects with what a signal's own reason throws, and does not end the process", async () => {
+    const { backbone, model } = await smallModel();
+    const [abort, own] = [new AbortController(), new Error("own")];
+    Object.defineProperty(abort.signal, "reason", {
+      get() {
+        throw own;
+      },
+    });
+    const onProgress = () => abort.abort();
+    await expect(model.fit(discs(8, 32), { epochs: 1000, signal: abort.signal, onProgress })).rejects.toBe(own);
+    await model.dispose();
+    await backbone.dispose();
+  });
+
   it("rejects with the signal's reason, before and during work", async () => {
     const { backbone, model } = await smallModel();
     const reason = new Error("enough");
