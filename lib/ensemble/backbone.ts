@@ -124,7 +124,8 @@ export interface ModelOptions {
   inputs?: Readonly<Record<string, unknown>>;
   /**
    * Where the network's own output (the head "final") is in what `forward` returns: a key or index, or a path of them.
-   * @default the tensor itself; of a dict `"out"` where that exists; else the first tensor
+   * @default the tensor itself; of a dict `"out"` or `"logits"`, or the only entry that is no auxiliary's (`aux…`), and it is
+   * an error where there are several; else the first tensor
    */
   output?: string | number | readonly (string | number)[];
   /** Channels of the image. @default as the file says, or its first convolution shows */

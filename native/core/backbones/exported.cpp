@@ -400,21 +400,28 @@ void ExportedBackbone::choose_output() {
   while (!tree->is_null()) {
     const auto& items = tree->is_array() ? tree->array("result") : tree->at("items").array("result");
     if (items.empty()) refuse("a path to a tensor");
-    int64_t index = tree->is_object() ? find_key(*tree, Json("out")) : -1;
-    if (index < 0) {
-      // The first part with a tensor in it.
-      size_t leaf = first;
-      for (index = 0; index < static_cast<int64_t>(items.size()); ++index) {
-        const size_t end = leaf + leaves(leaves, items[index]);
-        if (std::any_of(program_->outputs.begin() + leaf, program_->outputs.begin() + end,
-                        [](int slot) { return slot >= 0; }))
-          break;
-        leaf = end;
-      }
-      if (index == static_cast<int64_t>(items.size())) refuse("a path to a tensor");
+    // The parts with a tensor in them.
+    std::vector<size_t> parts;
+    size_t leaf = first;
+    for (size_t i = 0; i < items.size(); ++i) {
+      const size_t end = leaf + leaves(leaves, items[i]);
+      if (std::any_of(program_->outputs.begin() + leaf, program_->outputs.begin() + end,
+                      [](int slot) { return slot >= 0; }))
+        parts.push_back(i);
+      leaf = end;
     }
-    path.push_back(tree->is_object() ? tree->at("keys").array("keys")[index] : Json(index));
-    enter(static_cast<size_t>(index));
+    if (parts.empty()) refuse("a path to a tensor");
+    size_t index = parts[0];
+    if (tree->is_object()) {
+      std::vector<std::string> keys;
+      for (const size_t part : parts) {
+        const Json& key = tree->at("keys").array("keys")[part];
+        keys.push_back(key.is_string() ? key.string("key") : key.dump());
+      }
+      index = parts[own_output(keys)];
+    }
+    path.push_back(tree->is_object() ? tree->at("keys").array("keys")[index] : Json(static_cast<int64_t>(index)));
+    enter(index);
   }
   output_ = first < program_->outputs.size() ? program_->outputs[first] : -1;
   if (output_ < 0) refuse("a path to a tensor");

@@ -62,6 +62,20 @@ const char* kind_name(FileKind kind) {
   return "unknown";
 }
 
+size_t own_output(const std::vector<std::string>& keys) {
+  for (const char* usual : {"out", "logits"})
+    if (const auto found = std::find(keys.begin(), keys.end(), usual); found != keys.end())
+      return static_cast<size_t>(found - keys.begin());
+  std::vector<size_t> own;
+  for (size_t i = 0; i < keys.size(); ++i)
+    if (!keys[i].starts_with("aux")) own.push_back(i);
+  if (own.size() == 1) return own[0];
+  std::string all;
+  for (const std::string& key : keys) all += (all.empty() ? "" : ", ") + key;
+  fail(code::kOption, "Expected option 'output' to say which of its results is the network's own (", all,
+       ") but received none.");
+}
+
 FileKind file_kind(const std::string& path) {
   if (Archive::is_archive(path)) {
     const Archive archive(path);

@@ -22,7 +22,7 @@ struct ImportOptions {
   // that has neither a value here nor a default is an error that names it.
   Json::Object inputs;
   // Where the network's own output ("final") is in what forward returns: a path of keys and indices, such as ["out"] or
-  // [0, 1]. Empty: the tensor itself; of a dict, "out" where that exists, of anything else the first tensor.
+  // [0, 1]. Empty: the tensor itself; of a dictionary what own_output() says, of anything else the first tensor.
   Json::Array output;
   // Channels and spatial axes of the image; 0: as the file says or its first convolution shows, and an error that asks
   // for the option where neither does.
@@ -33,6 +33,10 @@ struct ImportOptions {
   // All but "kind", as given to from().
   Json::Object json() const;
 };
+
+// Which of the keys of a dictionary that forward returns is the network's own output: "out" or "logits", or the only one
+// that is no auxiliary classifier's ("aux…"). ERR_LE_OPTION where there are several.
+size_t own_output(const std::vector<std::string>& keys);
 
 enum class FileKind { kScript, kExported, kStateDict, kSafetensors, kUnknown };
 // "torchscript", "exported", "state-dict", "safetensors" or "unknown".

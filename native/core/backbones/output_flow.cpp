@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/generated/Functions.h>
@@ -169,7 +170,7 @@ class Flow {
     for (Value value = output();;) {
       const std::string name = value.first->name();
       if (name.find("LogSoftmax") != name.npos || name.find("LogSigmoid") != name.npos) return false;
-      if (contains_any(name, {"Softmax", "Sigmoid"})) return true;
+      if (contains_any(name, {"Softmax", "Sigmoid", "Hardsigmoid"})) return true;
       const std::vector<Value> from = inputs(value);
       if (from.size() != 1 || !(only_moves(*value.first) || contains_any(name, {"Clamp"}))) return false;
       value = from[0];
@@ -257,11 +258,19 @@ Features find_features(Backbone& backbone, const at::Tensor& image) {
 
 bool gives_probabilities(Backbone& backbone, const at::Tensor& image, const at::Tensor& output) {
   const at::NoGradGuard no_grad;
+  const auto from_0_to_1 = [](const at::Tensor& values) {
+    return values.min().item<double>() >= 0 && values.max().item<double>() <= 1;
+  };
   if (output.dim() < 2 || output.numel() == 0) return false;
   const at::Tensor values = output.detach().to(at::kDouble);
-  if (values.min().item<double>() < 0 || values.max().item<double>() > 1) return false;
+  if (!from_0_to_1(values)) return false;
   if ((values.sum(1) - 1).abs().max().item<double>() <= 1e-3) return true;
-  return Flow(backbone, image, {}).ends_in_probabilities();
+  if (Flow(backbone, image, {}).ends_in_probabilities()) return true;
+  // Squashed in another way: what is there for an image stays between 0 and 1 for the same image with far larger numbers.
+  const at::Tensor places = values.flatten(2);
+  if (at::equal(places, places.narrow(2, 0, 1).expand_as(places))) return false;  // such as a classifier of zeros
+  backbone.train(false);
+  return from_0_to_1(backbone.forward(image * 1e3, nullptr).output.detach().to(at::kDouble));
 }
 
 }  // namespace le

@@ -234,21 +234,44 @@ Arguments resolve_arguments(const c10::FunctionSchema& schema, const ImportOptio
   return result;
 }
 
-// The first tensor in `value`, depth first; undefined where there is none.
-at::Tensor first_tensor(const c10::IValue& value) {
+std::vector<std::pair<std::string, c10::IValue>> entries(const c10::IValue& dictionary) {
+  std::vector<std::pair<std::string, c10::IValue>> all;
+  for (const auto& entry : dictionary.toGenericDict()) {
+    std::ostringstream key;
+    if (entry.key().isString())
+      key << entry.key().toStringRef();
+    else
+      key << entry.key();
+    all.emplace_back(key.str(), entry.value());
+  }
+  return all;
+}
+
+bool has_tensor(const c10::IValue& value) {
+  if (value.isTensor()) return value.toTensor().defined();
+  if (value.isTuple()) return std::ranges::any_of(value.toTupleRef().elements().vec(), has_tensor);
+  if (value.isList()) return std::ranges::any_of(value.toListRef(), has_tensor);
+  return value.isGenericDict() && std::ranges::any_of(entries(value), [](const auto& entry) { return has_tensor(entry.second); });
+}
+
+// A network's own output among what its forward returned: the first tensor, and of a dictionary what own_output() says;
+// undefined where there is none.
+at::Tensor own_tensor(const c10::IValue& value) {
   const auto first_of = [](const auto& items) {
     for (const c10::IValue& item : items)
-      if (at::Tensor found = first_tensor(item); found.defined()) return found;
+      if (has_tensor(item)) return own_tensor(item);
     return at::Tensor();
   };
   if (value.isTensor()) return value.toTensor();
   if (value.isTuple()) return first_of(value.toTupleRef().elements().vec());
   if (value.isList()) return first_of(value.toListRef());
-  if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict())
-      if (at::Tensor found = first_tensor(entry.value()); found.defined()) return found;
-  }
-  return {};
+  if (!value.isGenericDict()) return {};
+  auto all = entries(value);
+  std::erase_if(all, [](const auto& entry) { return !has_tensor(entry.second); });
+  if (all.empty()) return {};
+  std::vector<std::string> keys;
+  for (const auto& entry : all) keys.push_back(entry.first);
+  return own_tensor(all[own_output(keys)].second);
 }
 
 // What forward returned, as options.output asks for.
@@ -296,14 +319,8 @@ at::Tensor chosen_output(c10::IValue value, const Json::Array& path) {
       refuse("there is nothing below " + value.tagKind());
     }
   }
-  if (path.empty() && value.isGenericDict()) {
-    const auto dict = value.toGenericDict();
-    if (dict.keyType()->kind() == c10::TypeKind::StringType)
-      if (const auto found = dict.find("out"); found != dict.end() && found->value().isTensor())
-        return found->value().toTensor();
-  }
   if (!path.empty() && !value.isTensor()) refuse("it is " + value.tagKind());
-  at::Tensor output = first_tensor(value);
+  at::Tensor output = own_tensor(value);
   if (!output.defined())
     fail(code::kShape,
          "Expected a network that returns a tensor, or several in a tuple, list or dictionary, but received ",
