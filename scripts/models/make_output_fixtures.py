@@ -5,7 +5,7 @@
 For each NAME there is NAME.pt (traced), and for some NAME.pt2 (torch.export); expected.safetensors holds `image`, and for each
     NAME.output       what forward returns (of a dict "out", of a list the element that NETWORKS names)
     NAME.features     the feature map that this is made of, by a forward hook on the layer that NETWORKS names
-nan and infinite have one weight that is no number.
+nan and infinite have one weight that is no number; results has two results, of which either may be meant.
 """
 
 import json
@@ -139,6 +139,27 @@ class Scaled(nn.Module):
         return (y if self.end is None else self.end(y)), side
 
 
+class Results(nn.Module):
+    """Several results under names."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.names = first, second
+        self.low, self.high = block(2, 4), block(4, 5)
+        self.classifiers = nn.ModuleList([nn.Conv2d(4, 3, 1), nn.Conv2d(5, 3, 1)])
+
+    def forward(self, x):
+        low = self.low(x)
+        return {self.names[0]: self.classifiers[0](low), self.names[1]: self.classifiers[1](self.high(low))}
+
+
+class Squash(nn.Module):
+    """A sigmoid by another name."""
+
+    def forward(self, x):
+        return (torch.tanh(x) + 1) / 2
+
+
 torch.manual_seed(11)
 
 # The network, where its output is, and the layer that gives the map which that is made of (None: data flow cannot say).
@@ -153,9 +174,11 @@ NETWORKS = {
     "scaled": (Scaled(), [0], "body"),
     "softmax": (Scaled(nn.Softmax(1)), [0], "body"),
     "sigmoid": (Scaled(nn.Sigmoid()), [0], "body"),
+    "sigmoid-by-tanh": (Scaled(Squash()), [0], "body"),
+    "auxiliary": (Results("aux", "logits"), ["logits"], "high"),
 }
 
-EXPORTED = {"deeplab", "supervised", "encoder", "scaled", "softmax"}
+EXPORTED = {"auxiliary", "deeplab", "supervised", "encoder", "scaled", "softmax"}
 
 
 def main(folder):
@@ -183,6 +206,9 @@ def main(folder):
         torch.jit.save(torch.jit.trace(network, image, strict=False), os.path.join(folder, f"{name}.pt"))
         if name in EXPORTED:
             torch.export.save(torch.export.export(network, (image,)), os.path.join(folder, f"{name}.pt2"))
+    network = Results("edges", "masks").eval()
+    torch.jit.save(torch.jit.trace(network, image, strict=False), os.path.join(folder, "results.pt"))
+    torch.export.save(torch.export.export(network, (image,)), os.path.join(folder, "results.pt2"))
     # A weight that is no number, behind a ReLU that may take it away.
     for name, value in (("nan", float("nan")), ("infinite", float("inf"))):
         network = nn.Sequential(block(2, 2), nn.Conv2d(2, 3, 1)).eval()

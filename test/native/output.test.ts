@@ -60,7 +60,12 @@ function resized(maps: Float32Array[], size: number): number[] {
 }
 
 const FILES = Object.keys(FEATURES).map((name) => ({ name, file: `${name}.pt` }));
-FILES.push(...["deeplab", "supervised", "encoder", "scaled", "softmax"].map((name) => ({ name, file: `${name}.pt2` })));
+FILES.push(
+  ...["auxiliary", "deeplab", "supervised", "encoder", "scaled", "softmax"].map((name) => ({
+    name,
+    file: `${name}.pt2`,
+  })),
+);
 
 describe.each(FILES)("the output of $file", ({ name, file }) => {
   const { features } = FEATURES[name]!;
@@ -126,6 +131,24 @@ describe.each(FILES)("the output of $file", ({ name, file }) => {
       await model.dispose();
       await backbone.dispose();
     });
+});
+
+describe("a network of several results", () => {
+  it.each(["results.pt", "results.pt2"])("%s is refused by their names until one is chosen", async (file) => {
+    const own = async (output?: string) => {
+      const from = { trust: true, ...(output !== undefined && { output }) };
+      const backbone = await Backbone.load(path.join(FOLDER, file), from);
+      const tap = await backbone.features([16, 16]);
+      await backbone.dispose();
+      return tap;
+    };
+    await expect(own()).rejects.toMatchObject({
+      code: "ERR_LE_OPTION",
+      message: expect.stringMatching(/option 'output'.*edges, masks/s),
+    });
+    expect(await own("masks")).toMatch(/^high/);
+    expect(await own("edges")).toMatch(/^low/);
+  });
 });
 
 describe("the package's own networks", () => {

@@ -34,8 +34,8 @@ struct ImportOptions {
   Json::Object json() const;
 };
 
-// Which of the keys of a dictionary that forward returns is the network's own output: "out" or "logits", or the only one
-// that is no auxiliary classifier's ("aux…"). ERR_LE_OPTION where there are several.
+// Which of the keys of a dictionary that forward returns is the network's own output: "out" or "logits", or the only
+// one that is no auxiliary classifier's ("aux…"). ERR_LE_OPTION where there are several.
 size_t own_output(const std::vector<std::string>& keys);
 
 enum class FileKind { kScript, kExported, kStateDict, kSafetensors, kUnknown };

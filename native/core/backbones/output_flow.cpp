@@ -266,7 +266,8 @@ bool gives_probabilities(Backbone& backbone, const at::Tensor& image, const at::
   if (!from_0_to_1(values)) return false;
   if ((values.sum(1) - 1).abs().max().item<double>() <= 1e-3) return true;
   if (Flow(backbone, image, {}).ends_in_probabilities()) return true;
-  // Squashed in another way: what is there for an image stays between 0 and 1 for the same image with far larger numbers.
+  // Squashed in another way: what is there for an image stays between 0 and 1 for the same image with far larger
+  // numbers.
   const at::Tensor places = values.flatten(2);
   if (at::equal(places, places.narrow(2, 0, 1).expand_as(places))) return false;  // such as a classifier of zeros
   backbone.train(false);

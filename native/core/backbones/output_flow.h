@@ -22,7 +22,8 @@ struct Features {
 Features find_features(Backbone& backbone, const at::Tensor& image);
 
 // Whether an output is probabilities already: all from 0 to 1, and over the channels sums of 1 everywhere; or made by a
-// softmax or sigmoid; or from 0 to 1 also for an image a thousand times as large. `image`: random numbers, of which `output` is what forward gives.
+// softmax or sigmoid; or from 0 to 1 also for an image a thousand times as large. `image`: random numbers, of which
+// `output` is what forward gives.
 bool gives_probabilities(Backbone& backbone, const at::Tensor& image, const at::Tensor& output);
 
 // Whether `output` is a map of an image of `axes` spatial axes: N×C and so many more, with more than one place where

@@ -251,7 +251,8 @@ bool has_tensor(const c10::IValue& value) {
   if (value.isTensor()) return value.toTensor().defined();
   if (value.isTuple()) return std::ranges::any_of(value.toTupleRef().elements().vec(), has_tensor);
   if (value.isList()) return std::ranges::any_of(value.toListRef(), has_tensor);
-  return value.isGenericDict() && std::ranges::any_of(entries(value), [](const auto& entry) { return has_tensor(entry.second); });
+  return value.isGenericDict() &&
+         std::ranges::any_of(entries(value), [](const auto& entry) { return has_tensor(entry.second); });
 }
 
 // A network's own output among what its forward returned: the first tensor, and of a dictionary what own_output() says;
