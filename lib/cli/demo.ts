@@ -59,6 +59,11 @@ async function demo(flags: Flags, session: Session): Promise<void> {
   setThreads(flags);
   const { loadAddon } = await import("../native/load.js");
   await loadAddon(); // before anything is written: without it there is nothing to show
+  const { withFolder } = await import("../native/folder-lock.js");
+  await withFolder(flags.out, () => makeDemo(flags, session));
+}
+
+async function makeDemo(flags: Flags, session: Session): Promise<void> {
   const { Dataset } = await import("../data/dataset.js");
   const { writePhantoms } = await import("../data/phantoms.js");
   const { Backbone } = await import("../ensemble/backbone.js");

@@ -58,6 +58,7 @@ export async function writeTogether(
       await write(temporary);
       const files = await filesBelow(temporary);
       await refuseForeign(target, files, own ? [...listed, ...files] : listed);
+      await refuseLinks(target, [...listed, ...files]);
       await replaceFiles(target, temporary, files, listed, index);
     } catch (error) {
       throw error instanceof LayerEnsemblesError || !(error as NodeJS.ErrnoException).syscall
@@ -106,6 +107,16 @@ async function refuseForeign(folder: string, files: readonly string[], before: r
     const other = there.find((name) => !known.has(`${below}/${name}`));
     const info = other === undefined ? undefined : await lstat(path.join(folder, below, other));
     if (info && !info.isDirectory()) throw foreign(folder, `${below}/${other} of something else`);
+  }
+}
+
+/** Refuses links to folders where files are to be removed or written: both would happen where the link leads. */
+async function refuseLinks(folder: string, files: readonly string[]): Promise<void> {
+  const above = new Set<string>();
+  for (const name of files) for (let up = path.dirname(name); up !== "."; up = path.dirname(up)) above.add(up);
+  for (const below of above) {
+    const info = await lstat(path.join(folder, below)).catch(() => undefined);
+    if (info?.isSymbolicLink()) throw foreign(folder, `${below}, a link`);
   }
 }
 

@@ -1,3 +1,4 @@
+import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
@@ -150,14 +151,20 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     });
     const written: string[] = [];
     if (!flags.dryRun) {
-      if (tuning.curve.length > 0) {
-        const chosen = choice.prediction.heads === undefined ? choice.skip : null;
-        await writeAtomic(path.join(folder, "tuning", "skip-curve.csv"), curveCsv(tuning.curve, chosen));
-        written.push("tuning/skip-curve.csv", ...(await drawSkipCurve(folder, tuning.curve, chosen)));
-      }
-      // Last, as it is what counts.
-      await writeChoice(folder, choice);
-      written.unshift("run.json");
+      const { withFolder } = await import("../native/folder-lock.js");
+      await withFolder(folder, async () => {
+        // What an earlier choice, or one that was killed, has left is not this one's.
+        for (const name of TUNING_FILES) await rm(path.join(folder, name), { force: true });
+        if (tuning.curve.length > 0) {
+          const chosen = choice.prediction.heads === undefined ? choice.skip : null;
+          await writeAtomic(path.join(folder, TUNING_FILES[0]), curveCsv(tuning.curve, chosen));
+          await drawSkipCurve(folder, tuning.curve, chosen);
+          written.push(...TUNING_FILES);
+        }
+        // Last, as it is what counts.
+        await writeChoice(folder, choice);
+        written.unshift("run.json");
+      });
     }
     await session.print(
       session.json
@@ -215,6 +222,9 @@ async function validationImages(
 function trainedOn({ data }: RunNotes): SeenImages {
   return new SeenImages(data.contents ? [[data.trainSplit, data.contents.training]] : []);
 }
+
+/** What `tune` writes beside run.json, below the run. */
+const TUNING_FILES = ["tuning/skip-curve.csv", "tuning/figure3.svg", "tuning/figure3.png"] as const;
 
 /** Logits that are kept in memory from one reading to the next, in bytes; those of further images are worked out again. */
 const CACHE = 512 * 2 ** 20;
@@ -327,14 +337,12 @@ function choiceOf(
 /**
  * Draws Figure 3, nll and Dice against T, into the run's tuning/ folder.
  * @param chosen T, or null where another subset was chosen
- * @returns the files' paths below the run
  */
-async function drawSkipCurve(folder: string, points: readonly SkipPoint[], chosen: number | null): Promise<string[]> {
+async function drawSkipCurve(folder: string, points: readonly SkipPoint[], chosen: number | null): Promise<void> {
   const { rasterise, skipCurveFigure } = await import("../report/figures/index.js");
   const { svg } = await skipCurveFigure(points, chosen);
-  await writeAtomic(path.join(folder, "tuning", "figure3.svg"), svg);
-  await writeAtomic(path.join(folder, "tuning", "figure3.png"), await rasterise(svg));
-  return ["tuning/figure3.svg", "tuning/figure3.png"];
+  await writeAtomic(path.join(folder, TUNING_FILES[1]), svg);
+  await writeAtomic(path.join(folder, TUNING_FILES[2]), await rasterise(svg));
 }
 
 function curveCsv(curve: Tuning["curve"], chosen: number | null): string {

@@ -7,6 +7,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import os from "node:os";
@@ -219,6 +220,20 @@ describe("writeTogether", () => {
       writeFileSync(path.join(target, ".layer-ensembles-files.json"), JSON.stringify({ files: names }));
       await expect(writeTogether(target, "b", fill)).rejects.toMatchObject({ code: "ERR_LE_IO" });
       expect(existsSync(path.join(folder, "precious"))).toBe(true);
+    }
+  });
+
+  it("neither removes nor writes files where a link to a folder leads", async () => {
+    const [target, elsewhere] = [path.join(folder, "out"), path.join(folder, "elsewhere")];
+    for (const made of [target, elsewhere]) mkdirSync(made);
+    for (const name of ["a", "z"]) writeFileSync(path.join(elsewhere, name), "precious");
+    symlinkSync(elsewhere, path.join(target, "sub"));
+    for (const listed of [["b", "sub/a", "sub/z"], ["b"]]) {
+      writeFileSync(path.join(target, "b"), "old");
+      writeFileSync(path.join(target, ".layer-ensembles-files.json"), JSON.stringify({ files: listed }));
+      await expect(writeTogether(target, "b", fill)).rejects.toMatchObject({ code: "ERR_LE_IO" });
+      for (const name of ["a", "z"]) expect(readFileSync(path.join(elsewhere, name), "utf8")).toBe("precious");
+      expect(readdirSync(elsewhere)).toHaveLength(2);
     }
   });
 
