@@ -416,6 +416,8 @@ class ScriptBackbone final : public Backbone {
         fates_(modules_.size(), Fate::kUnknown) {
     script::widen_constants(*inlined_, widened_.types, module_);
     writes_ = script::possible_writes(*inlined_, module_, modules_.size(), arguments_.image);
+    addresses_memory_ = script::addresses_memory(*inlined_);
+    if (addresses_memory_) channels_last_works_ = false;
     if (follows_.empty()) note_frozen();
     find_aliases();
     note_power_iterations();
@@ -485,6 +487,7 @@ class ScriptBackbone final : public Backbone {
   bool examined_ = false;
   int64_t batch_ = 0;  // that a trace is fixed to; 0: any
   bool images_mix_ = false, keeps_state_ = false;
+  bool addresses_memory_ = false;  // derived weights and channels_last bring another layout
   script::Writes writes_;
   Arguments arguments_;
   const std::shared_ptr<Graph> inlined_;
@@ -707,7 +710,7 @@ at::Tensor ScriptBackbone::result_of(Stack stack, const Run& program) const {
 }
 
 bool ScriptBackbone::deriving() const {
-  return source_ && !keeps_state_ && !training_ && !sampling_ && !at::GradMode::is_enabled();
+  return source_ && !keeps_state_ && !addresses_memory_ && !training_ && !sampling_ && !at::GradMode::is_enabled();
 }
 
 Program ScriptBackbone::program(const std::vector<int>& slots, bool derived) {

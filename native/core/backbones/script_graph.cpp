@@ -12,6 +12,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -542,6 +543,15 @@ Writes possible_writes(const Graph& inlined, const torch::jit::Module& root, siz
 bool is_traced(const torch::jit::Module& root) {
   const auto forward = torch::jit::tryToGraphFunction(root.get_method("forward").function());
   return forward && is_traced(*forward->graph());
+}
+
+bool addresses_memory(const Graph& inlined) {
+  bool any = false;
+  each_node(const_cast<Graph&>(inlined).block(), [&](Node* node) {
+    const std::string_view name = node->kind().toUnqualString();
+    any |= name == "stride" || name.find("strided") != name.npos;
+  });
+  return any;
 }
 
 void widen_constants(Graph& graph, const std::set<at::ScalarType>& types, const torch::jit::Module& root) {

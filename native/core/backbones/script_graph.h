@@ -65,6 +65,9 @@ std::optional<c10::IValue> known_value(const Value* value, const Graph& graph, c
 // Whether forward was traced: a list of operations in which what Python decided is fixed.
 bool is_traced(const torch::jit::Module& root);
 
+// Whether it reads or sets strides, and so means another thing where tensors lie in memory otherwise.
+bool addresses_memory(const Graph& inlined);
+
 // Makes float32 of the graph's own tensors of these types, and of these types where an operation is told one.
 void widen_constants(Graph& graph, const std::set<at::ScalarType>& types, const torch::jit::Module& root);
 
