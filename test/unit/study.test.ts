@@ -333,7 +333,7 @@ describe("runs to compare", () => {
     format: 1,
     ...(method && { method }),
     backbone: {},
-    ensemble: { taps: [], classes: 2, seed: 4 },
+    ensemble: { taps: [], classes: 2, final: true, dropout: 0, freezeBackbone: false, inputSize: [32, 32], seed: 4 },
     notes: { preprocessing: {}, classNames: ["bg", "x"], data: {}, options },
   });
 

@@ -104,10 +104,10 @@ at::Tensor FoldedConv::then(const at::Tensor& x, std::string_view activation) co
   static const auto run = operation("mkldnn::_convolution_pointwise", "").typed<Pointwise>();
   c10::List<std::optional<at::Scalar>> scalars;
   // oneDNN's ReLU makes 0 of NaN, so that an overflow would look like an answer. Its leaky ReLU keeps NaN, and a slope
-  // so small is lost in rounding.
+  // so small is lost in rounding; its square underflows to 0, not to the slow numbers below the smallest normal one.
   if (activation == "relu") {
     activation = "leaky_relu";
-    scalars.push_back(at::Scalar(1e-20));
+    scalars.push_back(at::Scalar(kAlmostZero));
   }
   return run.call(x, packed_, bias_, geometry_.padding, geometry_.stride, geometry_.dilation, geometry_.groups,
                   activation, scalars, std::nullopt);
