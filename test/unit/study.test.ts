@@ -334,7 +334,7 @@ describe("runs to compare", () => {
     ...(method && { method }),
     backbone: {},
     ensemble: { taps: [], classes: 2, final: true, dropout: 0, freezeBackbone: false, inputSize: [32, 32], seed: 4 },
-    notes: { preprocessing: {}, classNames: ["bg", "x"], data: {}, options },
+    notes: { preprocessing: {}, classNames: ["bg", "x"], ignoreIndex: 255, data: {}, options },
   });
 
   it("say their method and seed", async () => {

@@ -22,8 +22,8 @@ struct NormStatistics {
   double eps = 1e-5;
 };
 
-// The slope that FoldedConv's ReLU has below 0: what it lets through, and layers later makes of exact zeros, is far below
-// kRounding, where no answer may depend on it.
+// The slope that FoldedConv's ReLU has below 0: what it lets through, and layers later makes of exact zeros, is far
+// below kRounding, where no answer may depend on it.
 inline constexpr double kAlmostZero = 1e-30, kRounding = 1e-20;
 
 class FoldedConv {
