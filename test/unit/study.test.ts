@@ -334,7 +334,13 @@ describe("runs to compare", () => {
     ...(method && { method }),
     backbone: {},
     ensemble: { taps: [], classes: 2, final: true, dropout: 0, freezeBackbone: false, inputSize: [32, 32], seed: 4 },
-    notes: { preprocessing: {}, classNames: ["bg", "x"], ignoreIndex: 255, data: {}, options },
+    notes: {
+      preprocessing: { size: null, resize: "stretch", normalise: { kind: "none" }, channels: 1 },
+      classNames: ["bg", "x"],
+      ignoreIndex: 255,
+      data: { folder: "data", trainSplit: "train", valSplit: null, drawn: null },
+      options,
+    },
   });
 
   it("say their method and seed", async () => {
