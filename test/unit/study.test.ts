@@ -346,7 +346,7 @@ describe("runs to compare", () => {
   it("say their method and seed", async () => {
     expect(await runFacts(write("r1", run({ seed: 7 }, "de")))).toMatchObject({ method: "de", seed: 7 });
     expect(await runFacts(write("r2", run({})))).toMatchObject({ method: "le", seed: 4 });
-    await expect(runFacts(write("r3", run({}, "xx")))).rejects.toThrow(/one of plain, mh, de, mcd, le.*"xx"/);
+    await expect(runFacts(write("r3", run({}, "xx")))).rejects.toThrow(/one of "plain", "mh", "de", "mcd", "le".*"xx"/);
     await expect(runFacts(folder)).rejects.toThrow(/run\.json/);
   });
 });
