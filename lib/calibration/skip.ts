@@ -1,5 +1,5 @@
 import type { NdArray } from "../arrays.js";
-import { FUSIONS, type Fusion } from "../fusion/fuse.js";
+import { FUSIONS, type Fusion, type TrustOptions } from "../fusion/fuse.js";
 import { fail, type Heads } from "../fusion/input.js";
 import { IGNORE_INDEX, leftOut, UnsaidLabels } from "../metrics/ignored.js";
 import { checkOptions, describe, option } from "../options.js";
@@ -8,7 +8,7 @@ import { aurc } from "../statistics/failures.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
 
 /** Options of {@link skipCurve}. */
-export interface SkipCurveOptions {
+export interface SkipCurveOptions extends TrustOptions {
   /** Label of the truth that is left out; null leaves none out. @default 255 */
   ignoreIndex?: number | null;
   /** @default "mean" */
@@ -66,13 +66,18 @@ export interface ChooseSkipOptions {
  * Quality of a validation set for every number T of first heads that can be left out, 0..K-3: at least three heads remain,
  * as AULA needs. All T cost one pass over the heads, from the last to the first.
  * @param images Logits of all heads (K×C×S or K arrays C×S), and the truth S; at least one image. K ≥ 3 is the same for all.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ * @throws ERR_LE_SHAPE, ERR_LE_OPTION; ERR_LE_VALUE also for what look like probabilities
  */
 export function skipCurve(
   images: Iterable<{ heads: Heads; truth: NdArray<Uint8Array> }>,
   options: SkipCurveOptions = {},
 ): SkipPoint[] {
-  const { fusion = "mean", ignoreIndex: ignored } = checkOptions("skipCurve", options, {
+  const {
+    fusion = "mean",
+    ignoreIndex: ignored,
+    trust = false,
+  } = checkOptions("skipCurve", options, {
+    trust: option.boolean(),
     ignoreIndex: IGNORE_INDEX,
     fusion: option.oneOf(FUSIONS),
   });
@@ -81,7 +86,7 @@ export function skipCurve(
   const unsaid = new UnsaidLabels();
   for (const { heads, truth } of images) {
     const argument = `images[${scores.length}].heads`;
-    const scorer = new SubsetScorer(argument, heads, truth, { fusion, ignoreIndex });
+    const scorer = new SubsetScorer(argument, heads, truth, { fusion, ignoreIndex, trust });
     const before = scores[0] && scores[0].length + 2;
     if (before === undefined) {
       if (scorer.heads < 3) fail("ERR_LE_SHAPE", argument, "at least 3 heads", `K = ${scorer.heads}`);

@@ -5,7 +5,7 @@ import { aulaFromCounts } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
 import { expOfNegative, lnOfPositive } from "../fusion/elementary.js";
 import { type Fusion, labelMaps } from "../fusion/fuse.js";
-import { type FloatArray, type Heads, headViews } from "../fusion/input.js";
+import { checkLogits, type FloatArray, type Heads, headViews, LOGARITHMS } from "../fusion/input.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
 import { checkTruth } from "./samples.js";
 
@@ -43,9 +43,10 @@ export class SubsetScorer {
     argument: string,
     heads: Heads,
     truth: NdArray<Uint8Array>,
-    { fusion, ignoreIndex }: { fusion: Fusion; ignoreIndex: number },
+    { fusion, ignoreIndex, trust }: { fusion: Fusion; ignoreIndex: number; trust: boolean },
   ) {
     const input = headViews(argument, heads);
+    checkLogits(argument, input, trust ? null : LOGARITHMS);
     const own = input.views.map((data) => ({ data, shape: [input.classes, input.pixels] }));
     const labels = labelMaps(own);
     const checked = checkTruth("truth", truth, input, ignoreIndex);

@@ -1,5 +1,6 @@
 import type { NdArray } from "../arrays.js";
 import { expOfNegative, lnOfPositive } from "../fusion/elementary.js";
+import type { TrustOptions } from "../fusion/fuse.js";
 import { checkLogits, checkProbabilities, type FloatArray, fail, singleView } from "../fusion/input.js";
 import { checkSaid, IGNORE_INDEX, leftOut } from "../metrics/ignored.js";
 import { NLL_EPSILON } from "../metrics/likelihood.js";
@@ -7,7 +8,7 @@ import { checkOptions, describe, option } from "../options.js";
 import { checkTruth } from "./samples.js";
 
 /** Options of {@link fitTemperature} and {@link fitProbabilityTemperature}. */
-export interface TemperatureOptions {
+export interface TemperatureOptions extends TrustOptions {
   /** Label of the truth that is left out; null leaves none out. @default 255 */
   ignoreIndex?: number | null;
   /** Lowest and highest temperature considered, positive. @default [0.05, 20] */
@@ -32,7 +33,7 @@ const PRECISION = 1e-7;
  * The temperature τ for which softmax(z/τ) has the lowest nll, over all pixels of all images that are not left out.
  * @param logits Of one head, or fused by `"logit-mean"`: one map C×S per image, finite.
  * @param truths One S per image, labels 0..C-1 or `ignoreIndex`.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
+ * @throws ERR_LE_SHAPE, ERR_LE_OPTION; ERR_LE_VALUE also for what look like probabilities
  */
 export function fitTemperature(
   logits: readonly NdArray<FloatArray>[],
@@ -94,14 +95,19 @@ function fit(
   truths: readonly NdArray<Uint8Array>[],
   options: TemperatureOptions,
 ): FittedTemperature {
-  const { ignoreIndex: ignored, range: [low, high] = [0.05, 20] } = checkOptions(name, options, {
+  const {
+    ignoreIndex: ignored,
+    range: [low, high] = [0.05, 20],
+    trust = false,
+  } = checkOptions(name, options, {
+    trust: option.boolean(),
     ignoreIndex: IGNORE_INDEX,
     range: option.array(option.number({ above: 0 }), { length: 2 }),
   });
   const ignoreIndex = leftOut(ignored, 2);
   if (!(low <= high))
     fail("ERR_LE_OPTION", `option 'range' of ${name}`, "the lower bound first", describe([low, high]));
-  const pixels = gather(argument, maps, truths, ignoreIndex, ignored);
+  const pixels = gather(argument, maps, truths, { ignoreIndex, said: ignored, trust });
   if (pixels.own.length === 0) return { temperature: 1, nll: Number.NaN };
   const of = (logarithm: number) => nllAt(pixels, 1 / Math.exp(logarithm));
   const [start, end] = [Math.log(low), Math.log(high)];
@@ -146,14 +152,14 @@ function gather(
   argument: "logits" | "probabilities",
   maps: readonly NdArray<FloatArray>[],
   truths: readonly NdArray<Uint8Array>[],
-  ignoreIndex: number,
-  said: number | null | undefined,
+  { ignoreIndex, said, trust }: { ignoreIndex: number; said: number | null | undefined; trust: boolean },
 ): Pixels {
   if (maps.length !== truths.length) fail("ERR_LE_SHAPE", "truths", `${maps.length} maps`, `${truths.length}`);
   const inputs = maps.map((map, n) => {
     const name = `${argument}[${n}]`;
     const input = singleView(name, map);
-    if (argument === "logits") checkLogits(name, input);
+    if (argument === "logits")
+      checkLogits(name, input, trust ? null : "they are probabilities: see fitProbabilityTemperature");
     else checkProbabilities(name, input);
     const truth = truths[n] as NdArray<Uint8Array>;
     return { ...input, ...checkTruth(`truths[${n}]`, truth, input, ignoreIndex) };

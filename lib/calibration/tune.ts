@@ -3,7 +3,7 @@
 import { aula, pairwiseAgreement } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
 import { Random } from "../data/random.js";
-import { argmax, FUSIONS, type Fusion, fuse, labelMaps, softmax } from "../fusion/fuse.js";
+import { argmax, FUSIONS, type Fusion, fuse, labelMaps } from "../fusion/fuse.js";
 import { type FloatArray, fail } from "../fusion/input.js";
 import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
 import { nll } from "../metrics/likelihood.js";
@@ -42,6 +42,9 @@ export const FITS = ["temperatures", "weights", "temperature"] as const;
 
 /** One of {@link FITS}: a temperature of each head, a weight of each head, one temperature of the fused probabilities. */
 export type Fit = (typeof FITS)[number];
+
+/** The logits are a model's own, which has been asked whether they are. */
+const MODELS = { trust: true } as const;
 
 const MAPS = ["entropy", "expectedEntropy", "mutualInformation", "variance", "disagreement", "variationRatio"] as const;
 const SUMMARIES = ["sum", "mean", "foreground"] as const;
@@ -227,7 +230,7 @@ export async function tune(
     const chosen = kept.map((k) => logits[k] as NdArray<FloatArray>);
     let last: NdArray<FloatArray> | undefined;
     for (const [step, of] of results) {
-      last = forms.get(step)?.(chosen) ?? fuse(logits, { fusion, precision: "double" });
+      last = forms.get(step)?.(chosen) ?? fuse(logits, { fusion, ...MODELS, precision: "double" });
       of.push(qualityOfOne(last, truth, ignoreIndex));
     }
     if (gate) confidence.push(confidenceOf(gate.score, chosen, last as NdArray<FloatArray>, fitted.temperatures));
@@ -249,7 +252,7 @@ export async function tune(
   };
 
   function scorerOf(logits: TuneImage["heads"], truth: TuneImage["truth"], image: number): SubsetScorer {
-    return new SubsetScorer(`images[${image}].heads`, logits, truth, { fusion, ignoreIndex });
+    return new SubsetScorer(`images[${image}].heads`, logits, truth, { fusion, ignoreIndex, ...MODELS });
   }
 
   /** The best removal from the heads that are left. */
@@ -340,7 +343,7 @@ function fitTo(
   if (fit.includes("temperatures")) {
     fitted.temperatures = heads.map((_, k) => {
       const logits = samples.map((sample) => sample.heads[k] as NdArray<FloatArray>);
-      return fitTemperature(logits, truths, { ignoreIndex: optional(ignoreIndex) }).temperature;
+      return fitTemperature(logits, truths, { ...MODELS, ignoreIndex: optional(ignoreIndex) }).temperature;
     });
   }
   if (fit.includes("weights") && samples.length > 0) {
@@ -350,7 +353,7 @@ function fitTo(
   if (fit.includes("temperature")) {
     const { temperatures, weights } = fitted;
     const before = { fusion, ...(temperatures && { temperatures }), ...(weights && { weights }) };
-    const fused = samples.map((sample) => fuse(sample.heads, { ...before, precision: "double" }));
+    const fused = samples.map((sample) => fuse(sample.heads, { ...MODELS, ...before, precision: "double" }));
     fitted.temperature = fitProbabilityTemperature(fused, truths, { ignoreIndex: optional(ignoreIndex) }).temperature;
   }
   return fitted;
@@ -363,7 +366,7 @@ function formsOf({ temperatures, weights, temperature }: Fitted, fusion: Fusion)
   let options: { temperatures?: number[]; weights?: number[] } = {};
   const add = (step: string) => {
     const fixed = options;
-    forms.set(step, (heads) => fuse(heads, { fusion, ...fixed, precision: "double" }));
+    forms.set(step, (heads) => fuse(heads, { fusion, ...MODELS, ...fixed, precision: "double" }));
   };
   add("chosen heads");
   if (temperatures) {
@@ -376,7 +379,9 @@ function formsOf({ temperatures, weights, temperature }: Fitted, fusion: Fusion)
   }
   if (temperature !== undefined) {
     const fixed = options;
-    forms.set("temperature", (heads) => temper(fuse(heads, { fusion, ...fixed, precision: "double" }), temperature));
+    forms.set("temperature", (heads) =>
+      temper(fuse(heads, { fusion, ...MODELS, ...fixed, precision: "double" }), temperature),
+    );
   }
   return forms;
 }
@@ -395,7 +400,7 @@ function qualityOfOne(fused: NdArray<FloatArray>, truth: NdArray<Uint8Array>, ig
 
 function probabilitiesOf(heads: readonly NdArray<FloatArray>[], temperatures?: readonly number[]): NdArray[] {
   return heads.map((head, k) =>
-    temperatures ? fuse([head], { temperatures: [temperatures[k] as number] }) : softmax(head),
+    fuse([head], { ...MODELS, ...(temperatures && { temperatures: [temperatures[k] as number] }) }),
   );
 }
 

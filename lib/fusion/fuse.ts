@@ -3,6 +3,8 @@ import { checkOptions, describe, option } from "../options.js";
 import {
   checkFinite,
   checkLogits,
+  checkNoShares,
+  checkProbabilities,
   type FloatArray,
   fail,
   type Heads,
@@ -23,8 +25,20 @@ export type Fusion = (typeof FUSIONS)[number];
 /** Every {@link Fusion}. */
 export const FUSIONS = ["mean", "logit-mean", "vote", "last"] as const;
 
+/** What makes logits of values that look like something else. */
+export interface TrustOptions {
+  /**
+   * Takes the values for logits also where they are none negative and sum to 1, 100 or 255 over the classes (or the heads) at
+   * every pixel, as probabilities do, which are refused otherwise.
+   * @default false
+   */
+  trust?: boolean;
+}
+
 /** Options of {@link fuse}. */
-export interface FuseOptions {
+export interface FuseOptions extends TrustOptions {
+  /** What the heads are. Probabilities have neither `"logit-mean"` nor `temperatures`. @default "logits" */
+  values?: "logits" | "probabilities";
   /** @default "mean" */
   fusion?: Fusion;
   /** One per head, at least 0, not all 0. Used by `"mean"` and `"logit-mean"`. @default 1 each */
@@ -39,6 +53,8 @@ export interface FuseOptions {
 }
 
 const FUSE_OPTIONS = {
+  trust: option.boolean(),
+  values: option.oneOf(["logits", "probabilities"]),
   fusion: option.oneOf(FUSIONS),
   weights: option.array(option.number({ min: 0 })),
   temperatures: option.array(option.number({ above: 0 })),
@@ -49,11 +65,18 @@ const FUSE_OPTIONS = {
  * Probabilities of one map of logits.
  * @param logits C×S, finite.
  * @returns C×S, in [0, 1], summing to 1 over the classes.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE
+ * @throws ERR_LE_SHAPE; ERR_LE_VALUE also for what are probabilities already
  */
 export function softmax(logits: NdArray<FloatArray>): NdArray {
   const heads = singleView("logits", logits);
-  checkLogits("logits", heads);
+  checkLogits("logits", heads, null);
+  // No option says otherwise: `map(softmax)` gives it an index.
+  checkNoShares(
+    "logits",
+    heads,
+    "they are probabilities already",
+    "subtract 1 of all, which leaves the softmax as it is",
+  );
   const out = new Float32Array(logits.data.length);
   softmaxInto(heads.view, heads, out);
   return { data: out, shape: [...logits.shape] };
@@ -61,17 +84,30 @@ export function softmax(logits: NdArray<FloatArray>): NdArray {
 
 /**
  * Fuses the heads of one image; computed in double precision.
- * @param heads Logits, K×C×S or K arrays C×S, finite.
+ * @param heads Logits, or as `values` says, K×C×S or K arrays C×S, finite.
  * @returns p̄, C×S, in [0, 1], summing to 1 over the classes.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE; ERR_LE_OPTION for an unknown fusion, or weights that do not fit the heads
+ * @throws ERR_LE_SHAPE; ERR_LE_VALUE also for what look like probabilities and are not said to be; ERR_LE_OPTION for an unknown
+ * fusion, or options that do not fit the heads
  */
 export function fuse(heads: Heads, options?: FuseOptions & { precision?: "single" }): NdArray;
 export function fuse(heads: Heads, options: FuseOptions & { precision: "double" }): NdArray<Float64Array>;
 export function fuse(heads: Heads, options: FuseOptions): NdArray<FloatArray>;
 export function fuse(heads: Heads, options: FuseOptions = {}): NdArray<FloatArray> {
-  const { fusion = "mean", precision = "single", ...more } = checkOptions("fuse", options, FUSE_OPTIONS);
+  const {
+    values = "logits",
+    fusion = "mean",
+    precision = "single",
+    ...more
+  } = checkOptions("fuse", options, FUSE_OPTIONS);
+  const logits = values === "logits";
+  if (!logits && fusion === "logit-mean")
+    fail("ERR_LE_OPTION", "option 'fusion' of fuse", "another fusion, as the heads are probabilities,", fusion);
+  if (!logits && more.temperatures)
+    fail("ERR_LE_OPTION", "option 'temperatures' of fuse", "none, as the heads are probabilities,", "some: see temper");
   const input = headViews("heads", heads);
-  checkLogits("heads", input);
+  if (logits) checkLogits("heads", input, more.trust ? null : PROBABILITIES);
+  else checkProbabilities("heads", input);
+  const toShares = logits ? softmaxInto : copyInto;
   const weights = scaledWeights(more.weights, input.views.length);
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   const { classes, pixels, spatial } = input;
@@ -82,7 +118,7 @@ export function fuse(heads: Heads, options: FuseOptions = {}): NdArray<FloatArra
       const p = new Float64Array(data.length);
       const sum = new Float64Array(data.length);
       views.forEach((view, k) => {
-        softmaxInto(view, input, p);
+        toShares(view, input, p);
         addScaled(sum, p, weights[k] as number);
       });
       // Divided last: where heads of weight 1 are sure, their shares are then exact.
@@ -111,7 +147,7 @@ export function fuse(heads: Heads, options: FuseOptions = {}): NdArray<FloatArra
       break;
     }
     case "last":
-      softmaxInto(views[views.length - 1] as FloatArray, input, data);
+      toShares(views[views.length - 1] as FloatArray, input, data);
   }
   return { data, shape: [classes, ...spatial] };
 }
@@ -156,7 +192,7 @@ export function argmax(map: NdArray<FloatArray>): NdArray<Uint8Array> {
  */
 export function labelMaps(heads: Heads): NdArray<Uint8Array> {
   const input = headViews("heads", heads);
-  checkLogits("heads", input);
+  checkLogits("heads", input, null);
   const { views, pixels, spatial } = input;
   const data = new Uint8Array(views.length * pixels);
   views.forEach((view, k) => {
@@ -165,7 +201,14 @@ export function labelMaps(heads: Heads): NdArray<Uint8Array> {
   return { data, shape: [views.length, ...spatial] };
 }
 
+/** What to do with probabilities where both may be given. */
+export const PROBABILITIES = 'they are probabilities: say so by values: "probabilities" (--probabilities)';
+
 type Layout = Pick<HeadViews, "classes" | "pixels">;
+
+function copyInto(shares: FloatArray, _: Layout, out: FloatArray): void {
+  out.set(shares);
+}
 
 function softmaxInto(logits: FloatArray, { classes, pixels }: Layout, out: FloatArray): void {
   const exponentials = new Float64Array(classes);

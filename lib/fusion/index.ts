@@ -1,3 +1,13 @@
-export { argmax, FUSIONS, type FuseOptions, type Fusion, fuse, labelMaps, skipHeads, softmax } from "./fuse.js";
+export {
+  argmax,
+  FUSIONS,
+  type FuseOptions,
+  type Fusion,
+  fuse,
+  labelMaps,
+  skipHeads,
+  softmax,
+  type TrustOptions,
+} from "./fuse.js";
 export type { FloatArray, Heads } from "./input.js";
 export { type Staple, type StapleOptions, staple } from "./staple.js";

@@ -83,9 +83,35 @@ export function checkFinite(argument: string, values: ArrayLike<number>): void {
   }
 }
 
-/** Finite logits in every head. */
-export function checkLogits(argument: string, { views }: HeadViews): void {
-  for (const view of views) checkFinite(argument, view);
+/**
+ * Finite logits in every head, that do not look like shares of a whole.
+ * @param cure what to do with probabilities; null where the values are logits for certain
+ */
+export function checkLogits(argument: string, heads: HeadViews, cure: string | null): void {
+  for (const view of heads.views) checkFinite(argument, view);
+  if (cure !== null) checkNoShares(argument, heads, cure);
+}
+
+/** Where a function has no option for probabilities. */
+export const LOGARITHMS = "they are probabilities: give their natural logarithms, which are logits";
+
+/** The softmax of probabilities is another distribution, near to uniform: every number made of it is wrong. */
+export function checkNoShares(argument: string, heads: HeadViews, cure: string, trust = "trust: true (--trust)"): void {
+  const found = lookLikeShares(heads);
+  if (!found) return;
+  const { whole, axis } = found;
+  const likely =
+    axis === "heads"
+      ? "the axes of heads and classes are the other way round (K×C×S is expected), and they are probabilities"
+      : whole === 1
+        ? cure
+        : `divide by ${whole}; then ${cure}`;
+  fail(
+    "ERR_LE_VALUE",
+    argument,
+    "logits",
+    `values that sum to ${whole} over the ${axis} at every pixel. Likely ${likely}. If they are logits: ${trust}`,
+  );
 }
 
 /** In every head, probabilities in [0, 1] that sum to 1 over the classes, to 1e-3. */
@@ -120,14 +146,15 @@ const FEWEST_PIXELS = 4;
 
 /**
  * What heads that are said to be logits look like instead: of some head the values of every pixel are none negative and sum to
- * 1 (or 100, or 255) along an axis. Undefined where they do not. Of logits this takes a look at a few pixels.
+ * 1 (or 100, or 255) along an axis. Undefined where they do not, and for a single class, whose only share is 1. Of logits this
+ * takes a look at a few pixels.
  */
-export function lookLikeShares({
+function lookLikeShares({
   views,
   classes,
   pixels,
 }: HeadViews): { whole: number; axis: "classes" | "heads" } | undefined {
-  if (pixels < FEWEST_PIXELS) return undefined;
+  if (pixels < FEWEST_PIXELS || classes < 2) return undefined;
   const whole = (terms: number, at: (term: number, i: number) => number) =>
     WHOLES.find((sum) => addUpTo(sum, terms, pixels, at));
   for (const view of views) {

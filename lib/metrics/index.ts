@@ -44,6 +44,7 @@ export {
   skipHeads,
   softmax,
   staple,
+  type TrustOptions,
 } from "../fusion/index.js";
 export {
   augrc,

@@ -2,19 +2,18 @@ import { countPatterns } from "../agreement/counts.js";
 import { type Aula, aulaFromCounts, type PairwiseAgreement, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
-import { FUSIONS, type Fusion, fuse, scaledWeights, skipHeads } from "../fusion/fuse.js";
+import { FUSIONS, type Fusion, fuse, PROBABILITIES, skipHeads } from "../fusion/fuse.js";
 import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads, sumOfProbabilities } from "../fusion/head-sums.js";
 import {
   checkLabels,
   checkLogits,
+  checkNoShares,
   checkProbabilities,
   checkSameShape,
   type FloatArray,
   fail,
   type Heads,
-  type HeadViews,
   headViews,
-  lookLikeShares,
 } from "../fusion/input.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { expand, type Staple, stapleOf } from "../fusion/staple.js";
@@ -143,9 +142,9 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
   }
   let sums: HeadSums;
   if (values === "logits") {
-    if (!more.trust) checkNoShares(input);
+    if (!more.trust) checkNoShares("heads", input, PROBABILITIES);
     sums = sumOfHeads(views, classes, pixels);
-    if (!sums.finite) checkLogits("heads", input);
+    if (!sums.finite) checkLogits("heads", input, null);
   } else {
     checkProbabilities("heads", input);
     sums = sumOfProbabilities(views, classes, pixels);
@@ -157,11 +156,8 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
 
   let fused = sums.probabilities;
   if (fusion === "staple") fused = Float64Array.from(staple.probabilities.data);
-  else if (values === "logits" && (fusion !== "mean" || weights)) {
-    fused = fuse(kept, { fusion, ...(weights && { weights }), precision: "double" }).data;
-  } else if (fusion !== "mean" || weights) {
-    fused = fuseProbabilities(kept, fusion as "mean" | "vote" | "last", weights);
-  }
+  else if (fusion !== "mean" || weights)
+    fused = fuse(kept, { values, trust: true, fusion, ...(weights && { weights }), precision: "double" }).data;
   const ofFused = fused === sums.probabilities ? sums.mean : sumOfClasses(fused, classes, pixels);
   const mask = ofFused.labels;
   const { expectedEntropy, mutualInformation, variance } = sums;
@@ -194,43 +190,6 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
       calibration: calibrationOf(countPixels(fused, truth.data, classes, ignoreIndex, false, ofFused)),
     }),
   };
-}
-
-/** The softmax of probabilities is another distribution, near to uniform: every number made of it is wrong. */
-function checkNoShares(input: HeadViews): void {
-  const found = lookLikeShares(input);
-  if (!found) return;
-  const { whole, axis } = found;
-  const cure =
-    axis === "heads"
-      ? "the axes of heads and classes are the other way round (K×C×S is expected), and they are probabilities"
-      : whole === 1
-        ? 'they are probabilities: say so by values: "probabilities" (--probabilities)'
-        : `divide by ${whole}, and say that they are probabilities by values: "probabilities" (--probabilities)`;
-  fail(
-    "ERR_LE_VALUE",
-    "heads",
-    "logits",
-    `values that sum to ${whole} over the ${axis} at every pixel. Likely ${cure}. If they are logits: trust: true (--trust)`,
-  );
-}
-
-/** {@link fuse} of probabilities. */
-function fuseProbabilities(
-  heads: readonly NdArray<FloatArray>[],
-  fusion: "mean" | "vote" | "last",
-  weights?: readonly number[],
-): Float64Array {
-  if (fusion === "vote") return fuse(heads, { fusion, precision: "double" }).data;
-  if (fusion === "last") return Float64Array.from((heads.at(-1) as NdArray<FloatArray>).data);
-  const scaled = scaledWeights(weights, heads.length);
-  const total = scaled.reduce((sum, weight) => sum + weight, 0);
-  const fused = new Float64Array((heads[0] as NdArray<FloatArray>).data.length);
-  heads.forEach(({ data }, k) => {
-    for (let i = 0; i < fused.length; i++)
-      fused[i] = (fused[i] as number) + (scaled[k] as number) * (data[i] as number);
-  });
-  return fused.map((sum) => sum / total);
 }
 
 /** The maps that need no more than the labels. */

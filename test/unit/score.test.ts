@@ -204,6 +204,39 @@ describe("scoreHeads", () => {
       expectError(() => metrics.scoreHeads(given as Heads), "ERR_LE_VALUE", "logits", says, "--trust");
       expectError(() => metrics.scoreHeads(given as Heads, { values: "logits" }), "ERR_LE_VALUE", says);
       expect(metrics.scoreHeads(given as Heads, { trust: true }).mask.data).toHaveLength(H * W);
+      // So does every function that takes logits.
+      expectError(() => metrics.fuse(given as Heads), "ERR_LE_VALUE", "logits", says, "trust: true");
+      expect(metrics.fuse(given as Heads, { trust: true }).data.length).toBeGreaterThan(0);
+      const truth = { data: new Uint8Array(H * W).fill(1), shape: [H, W] };
+      const images = [{ heads: given as Heads, truth }];
+      expectError(() => metrics.skipCurve(images), "ERR_LE_VALUE", "images[0].heads", "trust: true");
+      expect(metrics.skipCurve(images, { trust: true }).length).toBeGreaterThan(0);
+    });
+
+    it("is asked of a single map, too", () => {
+      const [p] = probabilities as [NdArray<Float64Array>];
+      const truth = [{ data: new Uint8Array(H * W).fill(1), shape: [H, W] }];
+      expectError(() => metrics.softmax(p), "ERR_LE_VALUE", "probabilities already", "subtract 1");
+      expect(probabilities.map((_, k) => heads[k] as NdArray).map(metrics.softmax)).toHaveLength(K);
+      const less = { ...p, data: p.data.map((z) => z - 1) };
+      expect(metrics.softmax(less).data[0]).toBeCloseTo(metrics.fuse([p], { trust: true }).data[0] as number, 6);
+      expectError(() => metrics.fitTemperature([p], truth), "ERR_LE_VALUE", "see fitProbabilityTemperature");
+      expect(metrics.fitTemperature([p], truth, { trust: true }).temperature).toBeGreaterThan(0);
+      expect(metrics.labelMaps([p]).data).toEqual(metrics.argmax(p).data);
+    });
+
+    it("lets probabilities be fused as such", () => {
+      for (const fusion of ["mean", "vote", "last"] as const)
+        metrics.fuse(probabilities, { values: "probabilities", fusion, precision: "double" }).data.forEach((p, i) => {
+          expect(p).toBeCloseTo(metrics.fuse(heads, { fusion, precision: "double" }).data[i] as number, 12);
+        });
+      const weights = [1, 0, 0];
+      expect(metrics.fuse(stacked, { values: "probabilities", weights }).data).toEqual(
+        stacked.data.slice(0, C * H * W),
+      );
+      for (const option of [{ fusion: "logit-mean" }, { temperatures: [1, 1, 1] }] as const)
+        expectError(() => metrics.fuse(stacked, { values: "probabilities", ...option }), "ERR_LE_OPTION");
+      expectError(() => metrics.fuse(heads, { values: "probabilities" }), "ERR_LE_VALUE", "from 0 to 1");
     });
 
     it("takes logits, log-probabilities among them, with the same answer", () => {
