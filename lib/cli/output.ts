@@ -1,8 +1,8 @@
 import { accessSync, constants, existsSync, statSync } from "node:fs";
 import { lstat, mkdir, readdir, rename, rm, rmdir } from "node:fs/promises";
 import path from "node:path";
-import { ioError, isMissing, makeFolders, readText, temporaryName, writeAtomic } from "../data/files.js";
-import { parseJson } from "../data/json.js";
+import { ioError, isMissing, makeFolders, temporaryName } from "../data/files.js";
+import { readOutputList, writeOutputList } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
 
@@ -24,8 +24,6 @@ export function checkOutput(folder: string, option: string): void {
   }
 }
 
-/** Lists the files that a command wrote into its folder, so that the next time none of an earlier, larger output stays. */
-const LIST = ".layer-ensembles-files.json";
 /** Folders in which commands write, to refuse those of others before the work instead of after it. */
 const OUTPUT_FOLDERS = ["masks", "probabilities", "overlays", "tables", "figures"];
 
@@ -43,7 +41,7 @@ export async function writeTogether(
 ): Promise<void> {
   const target = path.resolve(folder);
   await withFolder(target, async () => {
-    const listed = await earlierFiles(target);
+    const { files: listed = [] } = (await readOutputList(target)) ?? {};
     // Where the index is, files of the names to be written are of an earlier output, listed or not.
     const own = existsSync(path.join(target, index));
     if (!own)
@@ -70,7 +68,7 @@ export async function writeTogether(
   });
 }
 
-/** Below a folder that a killed process may have left half-changed, {@link LIST} names all files of both outputs. */
+/** Below a folder that a killed process may have left half-changed, the list names all files of both outputs. */
 async function replaceFiles(
   target: string,
   temporary: string,
@@ -78,8 +76,7 @@ async function replaceFiles(
   before: readonly string[],
   index: string,
 ): Promise<void> {
-  const list = (names: Iterable<string>) =>
-    writeAtomic(path.join(target, LIST), `${JSON.stringify({ files: [...names].sort() })}\n`);
+  const list = (names: Iterable<string>) => writeOutputList(target, { index, files: [...names] });
   await list(new Set([...files, ...before]));
   await rm(path.join(target, index), { force: true });
   for (const name of before.filter((one) => !files.includes(one))) {
@@ -118,22 +115,6 @@ async function refuseLinks(folder: string, files: readonly string[]): Promise<vo
     const info = await lstat(path.join(folder, below)).catch(() => undefined);
     if (info?.isSymbolicLink()) throw foreign(folder, `${below}, a link`);
   }
-}
-
-/** What {@link LIST} says; names that lead out of the folder are no names. */
-async function earlierFiles(target: string): Promise<string[]> {
-  const text = await readText(path.join(target, LIST)).catch((error) => {
-    if (isMissing(error)) return null;
-    throw ioError(path.join(target, LIST), "readable", error);
-  });
-  if (text === null) return [];
-  try {
-    const { files } = parseJson(text) as { files: unknown[] };
-    const plain = (name: unknown) =>
-      typeof name === "string" && !path.isAbsolute(name) && !name.split("/").includes("..") && name !== "";
-    if (files.every(plain)) return files as string[];
-  } catch {}
-  throw foreign(target, `a ${LIST} that is damaged`);
 }
 
 function foreign(folder: string, holds: string): LayerEnsemblesError {

@@ -14,6 +14,7 @@ import {
   type LabelCounts,
   type LabelRule,
 } from "../data/labels.js";
+import { checkWhole } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreHeads } from "../metrics/index.js";
 import { fixed, formatTable } from "../report/table.js";
@@ -93,6 +94,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
   const ignored: Ignored = { pixels: 0, images: 0, unlabelled: 0 };
   let rule: LabelRule;
   try {
+    for (const file of files) await checkWhole(file);
     rule = await labelRule(files, flags, session);
     const tell = counter(line, "scoring", files.length);
     for (const file of files) {

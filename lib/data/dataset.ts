@@ -23,6 +23,7 @@ import {
 import { checkGroups, contentOf } from "./leaks.js";
 import { readStoredMask } from "./mask.js";
 import { bothNames, nameOf } from "./names.js";
+import { checkWhole } from "./output-list.js";
 import { defaultPreprocessing, type Placement, type Preprocessing, preprocess, preprocessMask } from "./preprocess.js";
 import { fractionSplit, type SplitFractions } from "./splits.js";
 import { readStored, readStoredSize, type StoredImage, type Wanted, wantedOf } from "./stored.js";
@@ -243,13 +244,15 @@ export class Dataset implements AsyncIterable<Sample> {
    * groups together. Fractions, when given, replace the table's own splits. A group of "train", "val" or "test" may be in
    * no other split. Images that the table does not name belong
    * to the dataset but to no split. Every mask is read once here, so that bad ones are found before work begins.
-   * @throws ERR_LE_DATA that names the file, what was expected and what was found; ERR_LE_OPTION for an option
+   * @throws ERR_LE_DATA that names the file, what was expected and what was found, also where the folder is what a command that
+   * was killed left; ERR_LE_OPTION for an option
    */
   static async fromFolder(folder: string, given: FolderOptions = {}): Promise<Dataset> {
     const options = checkOptions("Dataset.fromFolder", given, folderSpecs);
     const { masks = "required", maxPixels, only } = options;
     const shared = sharedOptions(folder, options);
     const network = wantedOf(shared.preprocessing);
+    for (const name of ["images", "masks"]) await checkWhole(join(folder, name));
     const imageFiles = await listImages(join(folder, "images"));
     const maskFiles = await listMasks(join(folder, "masks"), masks === "required");
     const table = await readSplits(folder, options, imageFiles);

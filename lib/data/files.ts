@@ -12,6 +12,11 @@ export function temporaryName(path: string): string {
   return `${path}.${randomBytes(8).toString("hex")}.tmp`;
 }
 
+/** Whether a file or folder has a {@link temporaryName}: it is not finished. */
+export function isTemporary(path: string): boolean {
+  return /\.[0-9a-f]{16}\.tmp$/.test(path);
+}
+
 /** Removes what killed processes left in a folder. The caller holds the folder's lock. */
 export async function removeTemporaries(folder: string): Promise<void> {
   for (const name of await readdir(folder))

@@ -18,6 +18,7 @@ import { inputShape, integer, list, number, oneOf, size } from "../../lib/cli/ar
 import { toJson } from "../../lib/cli/command.js";
 import { checkOutput, writeTogether } from "../../lib/cli/output.js";
 import { bar, StatusLine, trainingProgress } from "../../lib/cli/progress.js";
+import { checkWhole } from "../../lib/data/output-list.js";
 import type { TrainingEvent } from "../../lib/ensemble/training.js";
 import { duration, fixed, formatTable } from "../../lib/report/table.js";
 
@@ -210,6 +211,23 @@ describe("writeTogether", () => {
     await writeTogether(target, "b", fill);
     expect(files(target)).toEqual(["b", "sub/a"]);
     expect(readFileSync(path.join(target, "sub", "a"), "utf8")).toBe("new");
+  });
+
+  it("is known for what it is where its writer was killed, by who reads it", async () => {
+    const target = path.join(folder, "out");
+    const inside = (name: string) => checkWhole(path.join(target, name));
+    await writeTogether(target, "b", fill);
+    await expect(inside("sub/a")).resolves.toBeUndefined();
+    rmSync(path.join(target, "b"));
+    symlinkSync(path.join(target, "sub"), path.join(folder, "link"));
+    const partial = { code: "ERR_LE_DATA", message: expect.stringContaining("which has no b") };
+    for (const name of ["sub/a", "sub", "none", "../link/a"]) await expect(inside(name)).rejects.toMatchObject(partial);
+    const unfinished = { code: "ERR_LE_DATA", message: expect.stringContaining("had not finished") };
+    await expect(checkWhole(path.join(folder, ".0123456789abcdef.tmp", "a"))).rejects.toMatchObject(unfinished);
+    await expect(checkWhole(path.join(folder, "x.1.tmp"))).resolves.toBeUndefined();
+    // The next run mends it.
+    await writeTogether(target, "b", fill);
+    await expect(inside("sub/a")).resolves.toBeUndefined();
   });
 
   it("takes no name from its list that leads out of the folder", async () => {

@@ -1,5 +1,14 @@
 // The command line as a user has it: real processes, their exit codes, what they say and what they leave behind.
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  type Dirent,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { cp } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
@@ -367,6 +376,53 @@ describe("a run from beginning to end", () => {
       "predictions.jsonl",
       "probabilities",
     ]);
+  });
+
+  it("never mixes what a killed predict left with the next one's", async () => {
+    const [out, fresh] = [inside("killed"), inside("never-killed")];
+    // Ends the process at its nth file that is made, or moved into the folder.
+    const hook = inside("kill.cjs");
+    writeFileSync(
+      hook,
+      `const fs = require("node:fs/promises"), { rename } = fs;
+       const [stage, at] = process.env.KILL_AT.split(" ");
+       const count = { make: 0, move: 0 };
+       fs.rename = (from, to) => {
+         const now = /[.]tmp[/]/.test(to) ? "make" : /[.]tmp[/]/.test(from) ? "move" : "";
+         if (now === stage && count[now]++ === Number(at)) process.kill(process.pid, "SIGKILL");
+         return rename(from, to);
+       };`,
+    );
+    const predict = (split: string, folder: string, killAt?: string) =>
+      cli(["predict", "--run", run, "--data", data, "--split", split, "--out", folder], {
+        env: killAt === undefined ? {} : { NODE_OPTIONS: `--require ${hook}`, KILL_AT: killAt },
+      });
+    const files = (of: string) =>
+      Object.fromEntries(
+        (readdirSync(of, { recursive: true, withFileTypes: true }) as Dirent[])
+          .filter((entry) => entry.isFile())
+          .map(({ parentPath, name }) => path.join(parentPath, name))
+          .map((file) => [path.relative(of, file), readFileSync(file).toString("base64")]),
+      );
+    expect((await predict("test", fresh)).code).toBe(0);
+    expect((await predict("train", out)).code).toBe(0);
+    // While it works, the earlier output is what there is.
+    const before = files(out);
+    expect(await predict("test", out, "make 5")).toMatchObject({ signal: "SIGKILL" });
+    const left = Object.keys(files(out)).filter((name) => !(name in before));
+    expect(left.length).toBeGreaterThan(4);
+    for (const name of left) expect(name).toMatch(/^\.[0-9a-f]{16}\.tmp\//);
+    expect(files(out)).toMatchObject(before);
+    expect((await cli(["score", path.join(out, left[0] as string)])).stderr).toContain("had not finished");
+    for (const killAt of ["move 0", "move 3"]) {
+      expect(await predict("test", out, killAt)).toMatchObject({ signal: "SIGKILL" });
+      expect(existsSync(path.join(out, "predictions.jsonl"))).toBe(false);
+      const scored = await cli(["score", path.join(out, "probabilities", "any.npy")]);
+      expect(scored).toMatchObject({ code: 1, stdout: "" });
+      expect(scored.stderr).toMatch(/ERR_LE_DATA.*whole output .* which has no predictions.jsonl/);
+    }
+    expect((await predict("test", out)).code).toBe(0);
+    expect(files(out)).toEqual(files(fresh));
   });
 
   it("evaluates a split: what is printed, images.csv and summary.json agree", async () => {
