@@ -2,7 +2,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { csvText, distinctNames } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
-import { describeSeen } from "../data/leaks.js";
+import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
 import { fixed, formatTable } from "../report/table.js";
@@ -65,6 +65,7 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
   const { scoredClasses } = await import("../study/records.js");
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");
+  const { seenBy } = await import("../runs/notes.js");
   const out = flags.out ?? path.join(flags.run, `evaluation-${flags.split}`);
   checkOutput(out, "--out");
   const { model, notes } = await openRun(flags.run, flags);
@@ -109,6 +110,8 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
     });
     noteIgnored(session, summary.ignored, summary.images);
     if (seen.size > 0) session.note(describeSeen(seen.size, summary.images));
+    const { unknown } = seenBy(notes);
+    if (unknown.length > 0) session.note(`warning: ${describeUnknown(flags.run, unknown)}`);
     const facts = {
       run: path.resolve(flags.run),
       data: path.resolve(folder),
@@ -120,6 +123,7 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       spacing: flags.spacing ?? null,
       measuredAt: "stored size",
       ...(seen.size > 0 && { seen: seen.size }),
+      ...(unknown.length > 0 && { unknown }),
     };
     const tables = evaluationTables(scores, summary, { classNames, scored, heads });
     const written = Object.entries({ ...tables, "summary.json": toJson({ ...facts, ...summary }, 2) });

@@ -16,7 +16,7 @@ import { csvLine } from "../data/csv.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
 import type { LabelOptions } from "../data/labels.js";
-import { type SeenImage, SeenImages } from "../data/leaks.js";
+import { describeUnknown, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import type { RunChoice } from "../ensemble/run-tuning.js";
@@ -122,6 +122,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const { ignoreIndex } = dataset;
     const allow = flags.allowDuplicates ?? notes.options.allowDuplicates === true;
     const trained = trainedOn(notes);
+    if (trained.unknown.length > 0) session.note(`warning: ${describeUnknown(folder, trained.unknown)}`);
     const check = (id: string, content: string | undefined) => allow || trained.check(id, content, split, data);
     const source = new ValidationHeads(model, dataset, check, line, session.signal);
     const heads = model.headNames;
@@ -220,7 +221,7 @@ async function validationImages(
 
 /** The images that the run was trained on, as far as it records them. */
 function trainedOn({ data }: RunNotes): SeenImages {
-  return new SeenImages(data.contents ? [[data.trainSplit, data.contents.training]] : []);
+  return new SeenImages([[data.trainSplit, data.contents?.training]]);
 }
 
 /** What `tune` writes beside run.json, below the run. */

@@ -4,6 +4,9 @@ import type { NdArray, NumericArray } from "../arrays.js";
 import { type OptionSpec, option } from "../options.js";
 import { dataError } from "./image.js";
 
+/** Before each hash: the version of how it is made, to be raised with it. Those of another version say nothing. */
+const HASHED = "2:";
+
 /** Values of an image that may have been 8-bit once; and to how many steps of its range they are rounded then. */
 const [FEW, STEPS] = [256, 4096];
 
@@ -33,11 +36,11 @@ export function contentOf({ data, shape }: NdArray<NumericArray>): string | unde
     const table = Float32Array.from({ length: range + 1 }, (_, i) => show(low + i));
     for (let i = 0; i < shown.length; i++) shown[i] = table[(values[i] as number) - low] as number;
   } else for (let i = 0; i < shown.length; i++) shown[i] = show(values[i] as number);
-  return createHash("sha256")
+  const hash = createHash("sha256")
     .update(`${grey ? 1 : planes}×${shape.slice(shape.length > 2 ? 1 : 0).join("×")}\n`)
     .update(new Uint8Array(shown.buffer))
-    .digest("base64url")
-    .slice(0, 22);
+    .digest("base64url");
+  return HASHED + hash.slice(0, 22);
 }
 
 /** Whether there are at most {@link FEW} different values. */
@@ -94,11 +97,22 @@ export const SEEN_IMAGES: OptionSpec = option.array(option.array(option.string({
 /** Which images a network has seen, so that none is among those that it is judged by. */
 export class SeenImages {
   readonly #by = new Map<string, { split: string; id: string }>();
+  readonly #unknown = new Set<string>();
 
-  /** @param splits by name what was seen */
-  constructor(splits: Iterable<readonly [split: string, images: Iterable<SeenImage>]> = []) {
-    for (const [split, images] of splits)
-      for (const [id, content] of images) if (!this.#by.has(content)) this.#by.set(content, { split, id });
+  /** @param splits by name what was seen; undefined where that is not recorded */
+  constructor(splits: Iterable<readonly [split: string, images: Iterable<SeenImage> | undefined]> = []) {
+    for (const [split, images] of splits) {
+      if (!images) this.#unknown.add(split);
+      for (const [id, content] of images ?? []) {
+        if (!content.startsWith(HASHED)) this.#unknown.add(split);
+        if (!this.#by.has(content)) this.#by.set(content, { split, id });
+      }
+    }
+  }
+
+  /** Splits of which other versions recorded what was seen, if anything: whether an image is among it is not known. */
+  get unknown(): string[] {
+    return [...this.#unknown];
   }
 
   /** Where an image was seen; undefined for one that was not. */
@@ -115,6 +129,12 @@ export class SeenImages {
     const received = `the same image as ${other.id} in "${other.split}" and as ${id} in "${split}" (results look too good; --allow-duplicates, or allowDuplicates, takes them all the same)`;
     throw dataError(folder, "splits of", "different images", received);
   }
+}
+
+/** One sentence for people. @param run a run's folder @param splits as {@link SeenImages.unknown} */
+export function describeUnknown(run: string, splits: readonly string[]): string {
+  const named = splits.map((split) => `"${split}"`).join(" and ");
+  return `${run} does not record what its images of ${named} show as this version compares it: whether the images are among them is not known. Train or tune it again to have that checked`;
 }
 
 /** One sentence for people. */

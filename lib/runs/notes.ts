@@ -190,8 +190,8 @@ export function chooseSplit(dataset: Dataset, split: string, data: RunNotes["dat
 export function seenBy({ data }: RunNotes): SeenImages {
   const { trainSplit, valSplit, contents, tuned } = data;
   return new SeenImages([
-    [trainSplit, contents?.training ?? []],
-    [valSplit ?? "val", contents?.validation ?? []],
+    [trainSplit, contents?.training],
+    ...(valSplit === null ? [] : [[valSplit, contents?.validation] as const]),
     ...(tuned ? [[`${tuned.split} of ${tuned.folder}`, tuned.contents] as const] : []),
   ]);
 }

@@ -10,7 +10,7 @@ import { loadedAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import type { DeviceFlags } from "../runs/device.js";
 import { folderItems, type Item, infer, type OpenRun, openRun, type Result } from "../runs/inference.js";
-import { datasetOptions } from "../runs/notes.js";
+import { datasetOptions, seenBy } from "../runs/notes.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
@@ -127,6 +127,7 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
     data: {
       ignored: ignoredIn(images),
       ...(inside.seen.size > 0 && { seen: inside.seen.size }),
+      ...unknownTo(facts),
       folder: data,
       split: options.split,
       images: images.length,
@@ -216,6 +217,15 @@ class Folder {
     this.#known.set(key, items);
     return items;
   }
+}
+
+/** The runs of which it is not known what they have seen. */
+function unknownTo(runs: readonly RunFacts[]): Pick<Comparison["data"], "unknown"> {
+  const unknown = runs.flatMap(({ folder, notes }) => {
+    const splits = seenBy(notes).unknown;
+    return splits.length > 0 ? [{ run: folder, splits }] : [];
+  });
+  return unknown.length > 0 ? { unknown } : {};
 }
 
 async function shiftOf(

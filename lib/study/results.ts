@@ -226,6 +226,8 @@ export interface Comparison {
     ignored?: Ignored;
     /** Images that a run was trained on or chosen by, where any is among them. */
     seen?: number;
+    /** Runs of other versions, of which it is not known whether images of these splits are among them. */
+    unknown?: { run: string; splits: string[] }[];
   };
   /** Background first. */
   classNames: string[];

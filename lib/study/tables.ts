@@ -2,7 +2,7 @@
 
 import { csvText, distinctNames } from "../data/csv.js";
 import { describeIgnored } from "../data/labels.js";
-import { describeSeen } from "../data/leaks.js";
+import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { METHOD_TITLES } from "../ensemble/methods.js";
 import { fixed, formatTable, grouped } from "../report/table.js";
 import {
@@ -58,6 +58,7 @@ export function describeComparison(comparison: Comparison): string {
     `${comparison.title}: ${data.images} images${data.groups < data.images ? ` of ${data.groups} groups` : ""}; ${classes}`,
     ...[data.ignored && describeIgnored(data.ignored, data.images)].filter((said) => said !== undefined),
     ...(data.seen ? [describeSeen(data.seen, data.images)] : []),
+    ...(data.unknown ?? []).map(({ run, splits }) => describeUnknown(run, splits)),
     `Brackets: 95 % intervals, ${bootstrap.resamples} resamples of ${bootstrap.unit}s. Means of images, then of seeds.`,
     "",
     "Table 1. Segmentation quality",

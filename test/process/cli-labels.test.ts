@@ -158,6 +158,29 @@ describe("images in two splits", () => {
   });
 });
 
+describe("a run of a version that compared images otherwise", () => {
+  it("is named by every command that would refuse what it has seen", async () => {
+    cpSync(inside("of-index"), inside("of-older"), { recursive: true });
+    const file = inside("of-older", "run.json");
+    const run = JSON.parse(readFileSync(file, "utf8"));
+    for (const images of Object.values<[string, string][]>(run.notes.data.contents))
+      for (const image of images) image[1] = image[1].slice(2);
+    writeFileSync(file, JSON.stringify(run));
+    const said = `${inside("of-older")} does not record what its images of "train"`;
+    const [evaluated, tuned, compared] = [
+      await evaluate("of-older", "index"),
+      await cli(["tune", inside("of-older"), "--dry-run"]),
+      await cli(["compare", inside("of-older"), "--out", inside("of-older-compared")]),
+    ];
+    expect(evaluated.stderr).toContain(said);
+    expect(JSON.parse(evaluated.stdout).unknown).toEqual(["train", "val"]);
+    expect(tuned.stderr).toContain(said);
+    expect(compared.stdout).toContain(said);
+    const { data } = JSON.parse(readFileSync(inside("of-older-compared", "results.json"), "utf8"));
+    expect(data.unknown).toEqual([{ run: inside("of-older"), splits: ["train", "val"] }]);
+  });
+});
+
 describe("images that tune has seen", () => {
   it("are refused like those of the training where the choice is judged", async () => {
     await data("elsewhere", () => {}, 12);

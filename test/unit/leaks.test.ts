@@ -10,7 +10,7 @@ import { gather } from "../../lib/ensemble/samples.js";
 import type { TrainingSample } from "../../lib/ensemble/training.js";
 import type { Addon } from "../../lib/native/addon.js";
 import { encodePng, writePng } from "../../lib/report/png.js";
-import { chooseSplit, isSeenSplit, type RunNotes } from "../../lib/runs/notes.js";
+import { chooseSplit, isSeenSplit, type RunNotes, seenBy } from "../../lib/runs/notes.js";
 
 let folder: string;
 beforeAll(async () => {
@@ -118,6 +118,23 @@ describe("two splits", () => {
       ),
     ).toEqual([true, true, true, false]);
     expect(isSeenSplit("all", "/other", { data: data() } as RunNotes)).toBe(false);
+  });
+
+  it("are not known where another version made the hashes, or none", async () => {
+    const hash = contentOf({ data: Float32Array.of(0, 1, 2, 3), shape: [1, 2, 2] }) as string;
+    const unknown = (...splits: ConstructorParameters<typeof SeenImages>) => new SeenImages(...splits).unknown;
+    expect(unknown([["train", [["a", hash]]]])).toEqual([]);
+    expect(unknown([["train", [["a", hash.slice(2)]]]])).toEqual(["train"]);
+    expect(
+      unknown([
+        ["train", [["a", hash]]],
+        ["val", undefined],
+      ]),
+    ).toEqual(["val"]);
+    const contents = { training: [["a", "older"]] as [string, string][], validation: [] };
+    expect(seenBy({ data: data({ contents }) } as RunNotes).unknown).toEqual(["training"]);
+    expect(seenBy({ data: data() } as RunNotes).unknown).toEqual(["training", "validation"]);
+    expect(seenBy({ data: data({ valSplit: null }) } as RunNotes).unknown).toEqual(["training"]);
   });
 
   it("are told apart in fit, too, unless they are one and the same or it is allowed", () => {
