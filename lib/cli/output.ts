@@ -1,7 +1,7 @@
 import { accessSync, constants, existsSync, statSync } from "node:fs";
 import { lstat, mkdir, readdir, rename, rm, rmdir } from "node:fs/promises";
 import path from "node:path";
-import { ioError, isMissing, makeFolders, temporaryName } from "../data/files.js";
+import { checkReplaceable, ioError, isMissing, makeFolders, temporaryName } from "../data/files.js";
 import { readOutputList, writeOutputList } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
@@ -56,7 +56,7 @@ export async function writeTogether(
       await write(temporary);
       const files = await filesBelow(temporary);
       await refuseForeign(target, files, own ? [...listed, ...files] : listed);
-      await refuseLinks(target, [...listed, ...files]);
+      await checkPlaces(target, [...listed, ...files]);
       await replaceFiles(target, temporary, files, listed, index);
     } catch (error) {
       throw error instanceof LayerEnsemblesError || !(error as NodeJS.ErrnoException).syscall
@@ -107,14 +107,24 @@ async function refuseForeign(folder: string, files: readonly string[], before: r
   }
 }
 
-/** Refuses links to folders where files are to be removed or written: both would happen where the link leads. */
-async function refuseLinks(folder: string, files: readonly string[]): Promise<void> {
+/**
+ * Checks where files below a folder are to be removed or written: neither happens where a link to a folder leads, nor to a
+ * pipe, a device, a socket or a folder.
+ * @throws ERR_LE_IO
+ */
+export async function checkPlaces(folder: string, files: readonly string[]): Promise<void> {
   const above = new Set<string>();
   for (const name of files) for (let up = path.dirname(name); up !== "."; up = path.dirname(up)) above.add(up);
   for (const below of above) {
     const info = await lstat(path.join(folder, below)).catch(() => undefined);
-    if (info?.isSymbolicLink()) throw foreign(folder, `${below}, a link`);
+    if (!info || info.isDirectory()) continue;
+    const received = `${path.join(folder, below)}, ${info.isSymbolicLink() ? "a link" : "which is none"}`;
+    throw new LayerEnsemblesError(
+      "ERR_LE_IO",
+      `Expected a folder to write in but received ${received}: remove it, or choose another folder.`,
+    );
   }
+  for (const name of files) await checkReplaceable(path.join(folder, name));
 }
 
 function foreign(folder: string, holds: string): LayerEnsemblesError {

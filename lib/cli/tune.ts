@@ -109,11 +109,14 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
   const gateFlag = [flags.score && "--score", flags.flag !== undefined && "--flag", flags.tau !== undefined && "--tau"];
   const named = gateFlag.find((name) => name);
   if (!flags.gate && named) throw new UsageError(`expected --no-gate or ${named}, not both`);
-  const { checkOutput } = await import("./output.js");
+  const { checkOutput, checkPlaces } = await import("./output.js");
   const { openRun } = await import("../runs/inference.js");
   const { tune } = await import("../calibration/tune.js");
   const { writeChoice } = await import("../ensemble/run-tuning.js");
-  if (!flags.dryRun) checkOutput(folder, "the run");
+  if (!flags.dryRun) {
+    checkOutput(folder, "the run");
+    await checkPlaces(folder, TUNING_FILES);
+  }
   const { model, notes } = await openRun(folder, flags);
   const line = new StatusLine(process.stderr);
   try {

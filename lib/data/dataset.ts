@@ -4,7 +4,7 @@ import { type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, describe, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { parseCsv } from "./csv.js";
-import { isMissing, readText } from "./files.js";
+import { isAbsent, isMissing, readText, readTextIfAny } from "./files.js";
 import { dataError, type ImageArray, imageExtensions, toDisplay } from "./image.js";
 import {
   addIgnored,
@@ -578,7 +578,7 @@ async function listMasks(folder: string, required: boolean): Promise<Map<string,
   try {
     return await listFolder(folder, [".png", ".npy"]);
   } catch (error) {
-    if (!required && isMissing((error as Error).cause)) return new Map();
+    if (!required && (await isAbsent(folder))) return new Map();
     throw error;
   }
 }
@@ -618,9 +618,11 @@ async function readSplits(folder: string, options: FolderOptions, images: Readon
   const found = new Map<string, { split?: string; group?: string }>();
   let text: string;
   try {
-    text = await readText(path);
+    const read = options.splitFile === undefined ? readTextIfAny : readText;
+    const table = await read(path);
+    if (table === undefined) return found;
+    text = table;
   } catch (error) {
-    if (isMissing(error) && options.splitFile === undefined) return found;
     throw dataError(path, "table of splits", "a readable file", isMissing(error) ? "none" : (error as Error).message);
   }
   const { columns, rows } = parseCsv(text, path);

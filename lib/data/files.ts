@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { constants, type Stats } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from "node:fs";
+import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 
@@ -47,8 +47,11 @@ export async function writeAtomic(path: string, content: string | Uint8Array): P
   }
 }
 
-/** A rename would put a file in the place of a device or a pipe. */
-async function checkReplaceable(path: string): Promise<void> {
+/**
+ * Checks that a file may be put at `path`: a rename would put it in the place of a device or a pipe, too.
+ * @throws ERR_LE_IO where something else than a regular file is there, or behind a link there
+ */
+export async function checkReplaceable(path: string): Promise<void> {
   const info = await stat(path).catch(() => undefined);
   if (info && !info.isFile()) throw ioError(path, "a new or regular file", kindOf(info));
 }
@@ -112,9 +115,43 @@ export async function readRegular(path: string, limit = 2 ** 31 - 1): Promise<Bu
   }
 }
 
+/** {@link openRegular} at once; the caller closes it. @returns the file descriptor */
+export function openRegularSync(path: string): number {
+  const file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  const info = fstatSync(file);
+  if (info.isFile()) return file;
+  closeSync(file);
+  throw new Error(`${kindOf(info)}, which is no regular file`);
+}
+
+/** {@link readText} at once. @throws as {@link openRegular} */
+export function readTextSync(path: string): string {
+  const file = openRegularSync(path);
+  try {
+    return readFileSync(file, "utf8");
+  } finally {
+    closeSync(file);
+  }
+}
+
 /** The text of a regular file of at most 256 MiB. @throws as {@link openRegular} */
 export async function readText(path: string, limit = 2 ** 28): Promise<string> {
   return (await readRegular(path, limit)).toString("utf8");
+}
+
+/** {@link readText} of a file that may be left out: undefined where nothing is. @throws as {@link openRegular} */
+export async function readTextIfAny(path: string): Promise<string | undefined> {
+  try {
+    return await readText(path);
+  } catch (error) {
+    if (await isAbsent(path)) return undefined;
+    throw error;
+  }
+}
+
+/** Whether nothing is at a path: a link that leads nowhere is something that somebody meant to be there. */
+export async function isAbsent(path: string): Promise<boolean> {
+  return lstat(path).then(() => false, isMissing);
 }
 
 function kindOf(info: Stats): string {

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { realpath } from "node:fs/promises";
 import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
-import { ioError, isMissing, isTemporary, readText, writeAtomic } from "./files.js";
+import { ioError, isTemporary, readTextIfAny, writeAtomic } from "./files.js";
 import { parseJson } from "./json.js";
 
 /** In the folder, so that the next time none of an earlier, larger output stays. */
@@ -28,8 +28,7 @@ export async function writeOutputList(folder: string, { index, files }: Required
  */
 export async function readOutputList(folder: string): Promise<OutputList | undefined> {
   const file = path.join(folder, LIST);
-  const text = await readText(file).catch((error) => {
-    if (isMissing(error)) return undefined;
+  const text = await readTextIfAny(file).catch((error) => {
     throw ioError(file, "readable", error);
   });
   if (text === undefined) return undefined;

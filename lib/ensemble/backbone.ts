@@ -488,5 +488,9 @@ function checkSize(size: readonly number[], axes: number): readonly number[] {
 }
 
 function isFolder(name: string): boolean {
-  return statSync(name, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  try {
+    return statSync(name).isDirectory();
+  } catch {
+    return false; // who opens it as a file says why that cannot be
+  }
 }

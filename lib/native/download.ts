@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
-import { createReadStream, createWriteStream } from "node:fs";
+import { createWriteStream } from "node:fs";
 import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
+import { openRegular } from "../data/files.js";
 
 /** What a download is doing. */
 export interface DownloadProgress {
@@ -94,10 +95,11 @@ export async function wrongChecksum(file: string, sha256: string, name = path.ba
   return `Expected ${what} for ${name} but received ${actual}`;
 }
 
-/** The SHA-256 of a file, in hexadecimal digits. */
+/** The SHA-256 of a regular file, in hexadecimal digits. */
 export async function hashFile(file: string): Promise<string> {
   const hash = createHash("sha256");
-  for await (const chunk of createReadStream(file)) hash.update(chunk);
+  const opened = await openRegular(file);
+  for await (const chunk of opened.createReadStream()) hash.update(chunk);
   return hash.digest("hex");
 }
 

@@ -150,10 +150,10 @@ async function obtain(job: Job): Promise<string> {
       return tree;
     }
     const info = await stat(from).catch(() => null);
-    if (!info) {
+    if (!info?.isFile() && !info?.isDirectory()) {
       throw new LayerEnsemblesError(
         "ERR_LE_LIBTORCH_NOT_FOUND",
-        `Expected an address, zip archive, wheel or folder for --from but received "${from}", which does not exist`,
+        `Expected an address, zip archive, wheel or folder for --from but received "${from}", which ${info ? "is none of these" : "does not exist"}`,
       );
     }
     if (info.isDirectory()) {

@@ -1,6 +1,7 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { readTextSync } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon } from "./addon.js";
 import { configuration, onConfigure } from "./configure.js";
@@ -128,7 +129,7 @@ export function findAddon(root: string = PACKAGE_ROOT): AddonFiles {
 
 function readBuildInfo(file: string): string {
   try {
-    const { libtorch } = JSON.parse(readFileSync(file, "utf8"));
+    const { libtorch } = JSON.parse(readTextSync(file));
     if (typeof libtorch === "string") return libtorch;
   } catch {}
   return LIBTORCH_VERSION;

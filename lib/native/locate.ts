@@ -1,8 +1,9 @@
 import { spawnSync } from "node:child_process";
-import { closeSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, readdirSync, readSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
+import { openRegularSync, readTextSync } from "../data/files.js";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 import { LIBTORCH_VERSION, PACKAGE_ROOT } from "./package.js";
 
@@ -244,8 +245,8 @@ export function inspectLibtorch(folder: string, source: string, options: SearchO
 export function readVersion(folder: string): string | null {
   const wheel = path.join(folder, "version.py");
   const archive = path.join(folder, "build-version");
-  if (existsSync(wheel)) return /^__version__\s*=\s*['"]([^'"]+)['"]/m.exec(readFileSync(wheel, "utf8"))?.[1] ?? null;
-  if (existsSync(archive)) return /^\d+\.\d+\S*/.exec(readFileSync(archive, "utf8").trim())?.[0] ?? null;
+  if (existsSync(wheel)) return /^__version__\s*=\s*['"]([^'"]+)['"]/m.exec(readTextSync(wheel))?.[1] ?? null;
+  if (existsSync(archive)) return /^\d+\.\d+\S*/.exec(readTextSync(archive).trim())?.[0] ?? null;
   return null;
 }
 
@@ -255,7 +256,7 @@ export function readVersion(folder: string): string | null {
  */
 function damagedLibrary(file: string): string | null {
   if (process.platform !== "linux") return null;
-  const descriptor = openSync(file, "r");
+  const descriptor = openRegularSync(file);
   try {
     const { size } = fstatSync(descriptor);
     const header = Buffer.alloc(64);

@@ -1,5 +1,5 @@
 import { csvLine, parseCsv } from "../data/csv.js";
-import { isMissing, readText, writeAtomic } from "../data/files.js";
+import { readTextIfAny, writeAtomic } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 
 /** One epoch's numbers by column name. */
@@ -66,13 +66,8 @@ export class HistoryFile {
  * @throws ERR_LE_DATA for a file that is no table of numbers with a column `epoch`
  */
 export async function readHistory(path: string): Promise<HistoryRow[]> {
-  let text: string;
-  try {
-    text = await readText(path);
-  } catch (error) {
-    if (isMissing(error)) return [];
-    throw error;
-  }
+  const text = await readTextIfAny(path);
+  if (text === undefined) return [];
   return parseCsv(text, path).rows.map((fields) => {
     const row: HistoryRow = {};
     for (const [column, field] of Object.entries(fields)) {

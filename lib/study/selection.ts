@@ -1,7 +1,7 @@
 // Which images of a data folder count, and which belong together: by the columns of its split.csv.
 import path from "node:path";
 import { parseCsv } from "../data/csv.js";
-import { isMissing, readText } from "../data/files.js";
+import { readTextIfAny } from "../data/files.js";
 import { nameOf } from "../data/names.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { nearest } from "../options.js";
@@ -69,13 +69,12 @@ export async function tableOf(folder: string): Promise<{ columns: string[]; spli
 
 async function readRows(folder: string): Promise<Rows | null> {
   const file = path.join(folder, "split.csv");
-  const text = await readText(file).catch((cause) => {
-    if (isMissing(cause)) return null;
+  const text = await readTextIfAny(file).catch((cause) => {
     throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a readable ${file} but received ${cause.message}.`, {
       cause,
     });
   });
-  if (text === null) return null;
+  if (text === undefined) return null;
   const { columns, rows } = parseCsv(text, file);
   return { columns, byId: new Map(rows.map((row) => [cellOf(row, "id") ?? "", row])) };
 }

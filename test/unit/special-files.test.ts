@@ -6,12 +6,14 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Dataset } from "../../lib/data/dataset.js";
-import { openRegular, readText } from "../../lib/data/files.js";
+import { openRegular, readText, readTextIfAny, readTextSync } from "../../lib/data/files.js";
 import { readImage } from "../../lib/data/image.js";
 import { readStoredMask } from "../../lib/data/mask.js";
 import { readNpy } from "../../lib/data/npy-file.js";
 import { readNpz } from "../../lib/data/npz.js";
 import { readRun } from "../../lib/ensemble/run.js";
+import { hashFile } from "../../lib/native/download.js";
+import { readVersion } from "../../lib/native/locate.js";
 import { readHistory } from "../../lib/report/history.js";
 import { encodePng } from "../../lib/report/png.js";
 import { readScalars } from "../../lib/report/tensorboard.js";
@@ -50,6 +52,11 @@ describe("a special file", () => {
     };
     await expect(openRegular(inside(kind))).rejects.toThrow();
     await expect(readText(inside(kind))).rejects.toThrow();
+    await expect(readTextIfAny(inside(kind))).rejects.toThrow();
+    expect(() => readTextSync(inside(kind))).toThrow();
+    await expect(hashFile(inside(kind))).rejects.toThrow();
+    put("libtorch/version.py");
+    expect(() => readVersion(inside("libtorch"))).toThrow();
     const code = (value: string) => ({ name: "LayerEnsemblesError", code: value });
     for (const ending of ["png", "jpg", "tif"]) {
       await expect(readImage(put(`x.${ending}`))).rejects.toMatchObject(code("ERR_LE_DATA"));
@@ -66,6 +73,19 @@ describe("a special file", () => {
     put(`data-${kind}/split.csv`);
     await expect(tableOf(inside(`data-${kind}`))).rejects.toMatchObject(code("ERR_LE_DATA"));
     await expect(Dataset.fromFolder(inside(`data-${kind}`))).rejects.toMatchObject(code("ERR_LE_DATA"));
+  });
+
+  it("is a link that leads nowhere, too, where a file may be left out", async () => {
+    expect(await readTextIfAny(inside("none"))).toBeUndefined();
+    symlinkSync(inside("none"), inside("leads-nowhere"));
+    await expect(readTextIfAny(inside("leads-nowhere"))).rejects.toThrow("ENOENT");
+    for (const name of ["masks", "split.csv"]) {
+      const data = inside(`dangling-${name}`);
+      cpSync(inside("data"), data, { recursive: true });
+      expect((await Dataset.fromFolder(data, { masks: "optional" })).length).toBe(1);
+      symlinkSync(inside("none"), path.join(data, name));
+      await expect(Dataset.fromFolder(data, { masks: "optional" })).rejects.toMatchObject({ code: "ERR_LE_DATA" });
+    }
   });
 
   it("may be what a link to a regular file leads to", async () => {
