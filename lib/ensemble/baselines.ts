@@ -1,4 +1,5 @@
 // The methods that Layer Ensembles are compared with and that are one network (SPEC §3).
+import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
 import type { Backbone } from "./backbone.js";
@@ -11,6 +12,7 @@ import {
   type NetworkOptions,
   type NetworkParts,
 } from "./network.js";
+import { asDamaged, RUN_FILES } from "./run.js";
 
 /** What every method makes of a backbone alike. */
 export interface BaselineOptions extends PlacementOptions {
@@ -106,10 +108,7 @@ export class McDropout extends Network {
     const parts = await oneHead(backbone, rest, passes);
     if (parts.made.hasDropout) return new McDropout(parts);
     await parts.addon.disposeEnsemble(parts.handle);
-    throw new LayerEnsemblesError(
-      "ERR_LE_OPTION",
-      "Expected a backbone with dropout for Monte Carlo dropout but received one without: give the backbone option 'dropout', or 'tap' and 'dropout' for a head with it.",
-    );
+    throw noDropout();
   }
 
   /**
@@ -117,8 +116,19 @@ export class McDropout extends Network {
    * @throws ERR_LE_CHECKPOINT for a folder that is no run of Monte Carlo dropout, or whose weights do not fit
    */
   static async load(folder: string, options: PlacementOptions = {}): Promise<McDropout> {
-    return new McDropout(await loadNetwork(folder, "mcd", options));
+    const parts = await loadNetwork(folder, "mcd", options);
+    if (parts.made.hasDropout) return new McDropout(parts);
+    await parts.addon.disposeEnsemble(parts.handle);
+    await parts.backbone.dispose();
+    throw asDamaged(path.join(folder, RUN_FILES.run), noDropout());
   }
+}
+
+function noDropout(): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_OPTION",
+    "Expected a backbone with dropout for Monte Carlo dropout but received one without: give the backbone option 'dropout', or 'tap' and 'dropout' for a head with it.",
+  );
 }
 
 function withDefaults(backbone: Backbone, { tap: _tap, ...options }: BaselineOptions) {

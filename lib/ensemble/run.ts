@@ -4,6 +4,7 @@ import { isMissing, readText, writeAtomic } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { SEEN_IMAGES } from "../data/leaks.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { GATE_SCORES } from "../gate.js";
 import { checkFields, checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { METHODS, type MethodName } from "./methods.js";
 import { MOST_PASSES, PREDICTION_FUSIONS, type PredictionFusion } from "./model.js";
@@ -174,11 +175,20 @@ const PREDICTION: OptionSpecs = {
 };
 
 const GATE: OptionSpecs = {
-  score: option.string(),
+  score: option.oneOf(GATE_SCORES),
   threshold: option.required(option.number()),
 };
 
+/** What of a training its predictions repeat. */
+const TRAINING: OptionSpecs = { precision: option.oneOf(["auto", "fp32", "bf16"]), channelsLast: option.boolean() };
+
 const orNull = (spec: OptionSpec) => option.anyOf(spec, option.oneOf([null]));
+const TUNING: OptionSpecs = {
+  data: option.string(),
+  split: option.string(),
+  contents: SEEN_IMAGES,
+  curve: option.array(option.custom("an object", isObject)),
+};
 const CURVE_POINT: OptionSpecs = {
   skip: option.required(option.integer({ min: 0 })),
   ...Object.fromEntries(["nll", "nllSd", "dice", "diceSd", "aurc"].map((name) => [name, orNull(option.number())])),
@@ -208,13 +218,12 @@ function checkRun(value: Run): Run {
         ),
       },
     );
-  const { prediction, gate, tuning } = run;
-  const { curve: points, contents } = (tuning ?? {}) as { curve?: unknown; contents?: unknown };
-  checkOptions("'tuning'", { contents }, { contents: SEEN_IMAGES });
-  if (points !== undefined) {
-    checkOptions("'tuning'", { curve: points }, { curve: option.array(option.custom("an object", isObject)) });
-    for (const point of points as object[]) checkFields("'curve' of 'tuning'", point, CURVE_POINT);
+  const { prediction, gate, tuning, training } = run;
+  if (tuning) {
+    const { curve = [] } = checkFields("'tuning'", tuning, TUNING) as { curve?: object[] };
+    for (const point of curve) checkFields("'curve' of 'tuning'", point, CURVE_POINT);
   }
+  if (training) checkFields("'training'", training, TRAINING);
   return {
     ...run,
     method: run.method ?? "le",

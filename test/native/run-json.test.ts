@@ -4,7 +4,9 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseJson } from "../../lib/data/json.js";
-import { Backbone, LayerEnsemble, loadModel } from "../../lib/index.js";
+import { METHODS, type MethodName } from "../../lib/ensemble/methods.js";
+import type { Model } from "../../lib/ensemble/model.js";
+import { Backbone, DeepEnsemble, LayerEnsemble, loadModel, McDropout, MultiHead, Plain } from "../../lib/index.js";
 import { openRun } from "../../lib/runs/inference.js";
 import { runFacts } from "../../lib/study/runs.js";
 
@@ -32,20 +34,42 @@ const NOTES = {
   options: { seed: 1 },
 };
 
-beforeAll(async () => {
-  folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-run-json-"));
-  const backbone = await Backbone.create("plain-unet", { inChannels: 1, classes: 2, width: 2, depth: 2 });
-  const model = await LayerEnsemble.create(backbone, { classes: 2, inputSize: [16, 16] });
+const network = (seed: number) =>
+  Backbone.create("plain-unet", { inChannels: 1, classes: 2, width: 2, depth: 2, dropout: 0.1, seed });
+const OPTIONS = { classes: 2, inputSize: [16, 16] } as const;
+const MAKERS: Record<MethodName, () => Promise<Model>> = {
+  le: async () => LayerEnsemble.create(await network(0), OPTIONS),
+  plain: async () => Plain.create(await network(0), OPTIONS),
+  mh: async () => MultiHead.create(await network(0), { ...OPTIONS, heads: 3 }),
+  mcd: async () => McDropout.create(await network(0), { ...OPTIONS, passes: 3 }),
+  de: () => DeepEnsemble.create(network, { ...OPTIONS, members: 2 }),
+};
+
+/** Makes `folder` a run of a method, tuned, with all that run.json may say. */
+async function makeRun(method: MethodName): Promise<void> {
+  rmSync(folder, { recursive: true, force: true });
+  const model = await MAKERS[method]();
   await model.save(folder, NOTES);
   const heads = model.headNames.slice(0, 2);
   await model.dispose();
-  await backbone.dispose();
   sound = JSON.parse(readFileSync(file(), "utf8"));
   Object.assign(sound, {
-    prediction: { fusion: "mean", heads, weights: [1, 2], temperatures: [1, 1.5], temperature: 1.1 },
+    prediction: {
+      ...{ fusion: "mean", heads, temperature: 1.1 },
+      weights: heads.map((_, k) => 1 + k),
+      temperatures: heads.map((_, k) => 1 + k / 2),
+    },
     gate: { score: "aula", threshold: 1, rule: "made up" },
-    tuning: { curve: [{ skip: 0, nll: 1, nllSd: null, dice: 0.5, diceSd: 0.1, aurc: 0.2 }] },
+    training: { precision: "fp32", channelsLast: false, epochs: 1 },
+    tuning: {
+      ...{ data: "/data", split: "val", contents: [["b", "hash2"]] },
+      curve: [{ skip: 0, nll: 1, nllSd: null, dice: 0.5, diceSd: 0.1, aurc: 0.2 }],
+    },
   });
+}
+
+beforeAll(() => {
+  folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-run-json-"));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -77,6 +101,11 @@ function* paths(value: unknown, at: Path = []): Generator<Path> {
       yield* paths((value as Record<string, unknown>)[name as string], [...at, name]);
 }
 
+/** What JSON.parse makes of numbers that are too large. */
+const INFINITY = "\u221e";
+const json = (value: unknown) =>
+  (JSON.stringify(value) ?? "").replaceAll(`"${INFINITY}"`, "1e999").replaceAll(`"-${INFINITY}"`, "-1e999");
+
 function changed(at: Path, change: (holder: Record<string, unknown>, name: string) => void): string {
   const copy = structuredClone({ root: sound });
   const names = ["root", ...at].map(String);
@@ -85,10 +114,12 @@ function changed(at: Path, change: (holder: Record<string, unknown>, name: strin
     names.reduce<Record<string, unknown>>((inner, name) => inner[name] as Record<string, unknown>, copy),
     last,
   );
-  return JSON.stringify(copy.root) ?? "";
+  return json(copy.root);
 }
 
-describe("run.json", () => {
+describe.each(METHODS)("run.json of %s", (method) => {
+  beforeAll(() => makeRun(method));
+
   it("is taken as it was written, with fields that a later version may add", async () => {
     expect(await outcome(JSON.stringify(sound))).toBe("ok");
     const more = { ...sound, later: 1, ensemble: { ...(sound.ensemble as object), later: [1] } };
@@ -96,20 +127,29 @@ describe("run.json", () => {
   });
 
   it("is refused where any field is of another type or absurd, and never crashes", async () => {
-    const values = [null, true, "x", "x".repeat(100_000), -1, 0.5, 1e9, 1e308, [], {}, [[[]]], [null], { a: { b: 1 } }];
+    const deep = [...Array(60)].reduce((inner) => [inner], 1);
+    const values: unknown[] = [null, true, "x", "x".repeat(100_000), -1, 0.5, 1e9, 1e308, INFINITY, `-${INFINITY}`];
+    values.push([], {}, deep, [null], { a: { b: 1 } });
     const wrong: string[] = [];
     for (const at of paths(sound)) {
       const name = at.join(".");
-      for (const value of values) {
-        const result = await outcome(changed(at, (holder, last) => Object.assign(holder, { [last]: value })));
-        if (result !== "ERR_LE_CHECKPOINT" && result !== "ok")
-          wrong.push(`${name} = ${JSON.stringify(value)}: ${result}`);
+      const results = new Map<string, string>();
+      for (const value of values)
+        results.set(
+          JSON.stringify(value).slice(0, 50),
+          await outcome(changed(at, (holder, last) => Object.assign(holder, { [last]: value }))),
+        );
+      results.set("nothing", await outcome(changed(at, (holder, last) => delete holder[last])));
+      for (const [value, result] of results) {
+        if (result !== "ERR_LE_CHECKPOINT" && result !== "ok") wrong.push(`${name} = ${value}: ${result}`);
       }
-      const removed = await outcome(changed(at, (holder, last) => delete holder[last]));
-      if (removed !== "ERR_LE_CHECKPOINT" && removed !== "ok") wrong.push(`no ${name}: ${removed}`);
     }
     expect(wrong).toEqual([]);
   });
+});
+
+describe("run.json", () => {
+  beforeAll(() => makeRun("le"));
 
   it.each([
     ["passes", 1_000_000_000],
@@ -136,7 +176,20 @@ describe("run.json", () => {
     ["prediction.weights", [1]],
     ["prediction.temperatures", [1, 0]],
     ["prediction.temperature", -1],
+    ["prediction.temperature", INFINITY],
+    ["prediction.temperature", `-${INFINITY}`],
+    ["prediction.temperatures", [1, INFINITY]],
+    ["prediction.weights", [INFINITY, 1]],
     ["gate.threshold", "low"],
+    ["gate.threshold", null],
+    ["gate.threshold", undefined],
+    ["gate.threshold", INFINITY],
+    ["gate.threshold", `-${INFINITY}`],
+    ["gate.score", "luck"],
+    ["training.precision", "fp33"],
+    ["training.channelsLast", "no"],
+    ["tuning.data", 5],
+    ["tuning.split", {}],
     ["tuning.curve", 3],
     ["tuning.curve", [{ skip: "x" }]],
     ["notes.preprocessing.channels", 1e9],
@@ -163,6 +216,7 @@ describe("run.json", () => {
       "null",
       "3",
       "[]",
+      JSON.stringify(sound).replace('"temperature":1.1', '"temperature":NaN'),
       '"run"',
       deep,
       nested,
