@@ -91,7 +91,11 @@ function describe(layers: readonly LayerInfo[]): string {
       String(layer.calls ?? "–"),
       layer.shape?.join("×") ?? "–",
       grouped(layer.parameters),
-      layer.tappable ? "yes" : `no: ${layer.whyNot ?? "it has no feature map"}`,
+      layer.tappable
+        ? layer.aliasOf === undefined
+          ? "yes"
+          : `yes, it is ${layer.aliasOf}`
+        : `no: ${layer.whyNot ?? "it has no feature map"}`,
     ]),
   );
 }

@@ -447,17 +447,28 @@ async function encoderWeights(options: TrainOptions, { signal }: Session): Promi
   return imagenetWeights(options.encoder ?? "resnet18", { signal, onProgress: installProgressPrinter(process.stderr) });
 }
 
-/** Names as they are, and of each pattern the layers with a feature map that fit it, in execution order. */
+/**
+ * Names as they are, and of each pattern the layers with a feature map that fit it, in execution order. A layer that fits
+ * by several of its names is taken once, by its first where that is among them.
+ */
 async function matching(wanted: readonly string[], probe: () => Promise<LayerInfo[]>): Promise<string[]> {
   if (!wanted.some(isGlob)) return [...wanted];
   const layers = (await probe()).filter(({ tappable, shape }) => tappable && shape && shape.length >= 4);
   const names = wanted.flatMap((pattern) => {
     if (!isGlob(pattern)) return [pattern];
-    const found = layers.map(({ name }) => name).filter(glob(pattern));
+    const fits = glob(pattern);
+    const found = layers.filter(({ name }) => fits(name)).map(({ name }) => name);
     if (found.length === 0) throw new UsageError(`no layer with a feature map fits --taps ${pattern}`);
     return found;
   });
-  return [...new Set(names)];
+  const layerOf = new Map(layers.map(({ name, aliasOf }) => [name, aliasOf ?? name]));
+  const byLayer = new Map<string, string>();
+  for (const name of names) {
+    const layer = layerOf.get(name) ?? name;
+    const chosen = byLayer.get(layer);
+    if (chosen === undefined || name === layer) byLayer.set(layer, name);
+  }
+  return [...byLayer.values()];
 }
 
 function runTraining(

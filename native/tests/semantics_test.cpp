@@ -11,9 +11,11 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 
 #include "archive.h"
 #include "backbones/backbone.h"
+#include "backbones/output_flow.h"
 #include "ensemble.h"
 #include "error.h"
 #include "safetensors.h"
@@ -117,11 +119,126 @@ std::string message_of(const std::function<void()>& run, const std::string& expe
   test::failed(__FILE__, __LINE__, "nothing was refused");
 }
 
+std::map<std::string, Layer> layers_of(const Backbone& backbone) {
+  std::map<std::string, Layer> all;
+  for (const Layer& layer : backbone.layers()) all.emplace(layer.name, layer);
+  return all;
+}
+
 bool mentions(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+// Every name that named_modules() has for a layer where duplicates are not removed, with the first one.
+std::map<std::string, std::string> names_of(const std::string& name) {
+  std::map<std::string, std::string> names;
+  const auto file = read_safetensors(fixture(name + ".safetensors"));
+  const Json json = Json::parse(file.metadata.at("names"), code::kCheckpoint);
+  for (const auto& [alias, first] : json.object("names")) names.emplace(alias, first.string("name"));
+  return names;
+}
 
 const std::vector<std::string> kAll{".pt", "-traced.pt", ".pt2"}, kRecorded{"-traced.pt", ".pt2"};
 
 }  // namespace
+
+TEST("semantics: a layer is tapped by each of its names, as PyTorch's hooks see it") {
+  const Tensors wanted = expected("aliased");
+  const auto names = names_of("aliased");
+  for (const std::string kind : {".pt", "-traced.pt", ".pt2", "-strict.pt2"}) {
+    const std::string file = "aliased" + kind;
+    check_ways(file, wanted);
+    check_training(*loaded(file), wanted, file);
+    const auto backbone = loaded(file);
+    auto layers = layers_of(*backbone);
+    CHECK(layers.size() == names.size());
+    std::map<std::string, std::vector<int64_t>> shapes;
+    for (const Call& call : backbone->trace(wanted.at("x"))) {
+      if (shapes.contains(call.name)) test::failed(__FILE__, __LINE__, file, " calls ", call.name, " twice");
+      shapes[call.name] = call.shape;
+    }
+    const at::NoGradGuard no_grad;
+    for (const auto& [name, first] : names) {
+      const Layer& layer = layers.at(name);
+      const bool runs = wanted.contains("eval.tap." + first);  // the encoder returns a list
+      if (layer.alias_of != (name == first ? "" : first) || layer.tappable != runs ||
+          layer.parameters != layers.at(first).parameters)
+        test::failed(__FILE__, __LINE__, file, " ", name, ": ", layer.alias_of, ", ", layer.why_not);
+      if (!runs) continue;
+      CHECK(at::IntArrayRef(shapes.at(name)) == wanted.at("eval.tap." + first).sizes());
+      const auto tap = backbone->tap({name});
+      close(file + " tap " + name, backbone->forward(wanted.at("x"), tap.get()).taps[0],
+            wanted.at("eval.tap." + first));
+      if (name != first)
+        for (const auto& both : {std::vector{name, first}, std::vector{first, name}})
+          CHECK(mentions(message_of([&] { backbone->tap(both); }, code::kTap), "names of one layer"));
+    }
+    CHECK(mentions(message_of(
+                       [&] {
+                         backbone->tap({"encoder.stages.0.norm", "decoder.encoder.stages.0.norm",
+                                        "decoder.encoder.stages.0.all_modules.1"});
+                       },
+                       code::kTap),
+                   "names of one layer"));
+    CHECK(find_features(*backbone, wanted.at("x").narrow(0, 0, 1)).layer == "decoder.stage");
+  }
+}
+
+TEST("semantics: a weight has every name that PyTorch's state dict has for it") {
+  for (const std::string name : {"aliased", "twice"}) {
+    const auto file = read_safetensors(fixture(name + ".safetensors"));
+    std::set<std::string> keys;
+    const Json state_keys = Json::parse(file.metadata.at("state"), code::kCheckpoint);
+    for (const Json& key : state_keys.array("state")) keys.insert(key.string("key"));
+    for (const std::string kind : {".pt", "-traced.pt", ".pt2", "-strict.pt2"}) {
+      const auto backbone = loaded(name + kind);
+      std::set<std::string> found;
+      for (const auto& [key, tensor] : state_of(*backbone)) found.insert(key);
+      if (found != keys) test::failed(__FILE__, __LINE__, name, kind, " has ", found.size(), " of ", keys.size());
+      std::set<const void*> places;
+      for (const auto& [key, parameter] : backbone->parameters())
+        if (!places.insert(parameter.const_data_ptr()).second)
+          test::failed(__FILE__, __LINE__, name, kind, " has ", key, " twice");
+
+      // A state dict of PyTorch is taken whole, by all its names.
+      StateDict state;
+      for (const auto& [key, tensor] : state_of(*backbone)) state.tensors.emplace(key, tensor.detach() + 1);
+      load_weights(*backbone, {state});
+      const std::string path = std::filesystem::temp_directory_path() /
+                               ("le-names-" + std::to_string(getpid()) + name + kind.substr(kind.rfind('.')));
+      backbone->save(path);
+      const auto again = loaded(path);
+      std::filesystem::remove(path);
+      for (const auto& [key, tensor] : state_of(*again)) CHECK(at::equal(tensor, state.tensors.at(key)));
+    }
+  }
+}
+
+TEST("semantics: where it is open which layer a name is, it is said") {
+  const Tensors wanted = expected("twice");
+  const at::NoGradGuard no_grad;
+  for (const std::string kind : {".pt", "-traced.pt", ".pt2", "-strict.pt2"}) {
+    const std::string file = "twice" + kind;
+    check_ways(file, wanted);
+    const auto backbone = loaded(file);
+    const auto layers = layers_of(*backbone);
+    const auto value = [&](const std::string& name) {
+      const auto tap = backbone->tap({name});
+      return backbone->forward(wanted.at("x"), tap.get()).taps[0];
+    };
+    // Its last call is that by this name.
+    close(file + " both.0", value("both.0"), wanted.at("eval.tap.conv"));
+    if (kind == "-traced.pt" || kind == "-strict.pt2") {  // which know objects
+      close(file + " conv", value("conv"), wanted.at("eval.tap.conv"));
+      CHECK(layers.at("both.0").alias_of == "conv");
+    } else {
+      CHECK(!layers.at("conv").tappable && mentions(layers.at("conv").why_not, "both.0"));
+    }
+    close(file + " bn", value("bn"), wanted.at("eval.tap.bn"));
+    CHECK(layers.at("both.1").alias_of == "bn");
+    for (const char* name : {"idle", "idle_too"})
+      CHECK(!layers.at(name).tappable && mentions(layers.at(name).why_not, "never called"));
+    for (const char* name : {"stem", "again", "last"}) CHECK(layers.at(name).alias_of.empty());
+  }
+}
 
 TEST("semantics: compositions of operators behind an operation in place are PyTorch's") {
   const Tensors wanted = expected("composed");

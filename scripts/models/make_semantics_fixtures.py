@@ -1,9 +1,9 @@
 """Makes test/fixtures/semantics: networks that a reader of files may run with another meaning than PyTorch's.
 
-    python scripts/models/make_semantics_fixtures.py [folder]
+    python scripts/models/make_semantics_fixtures.py [folder [names of networks...]]
 
-Needs torch 2.13 and safetensors. NAME.pt is scripted, NAME-traced.pt traced and NAME.pt2 exported, all in evaluation
-mode unless the name says otherwise. NAME.safetensors has x, and of eager PyTorch
+Needs torch 2.13 and safetensors. NAME.pt is scripted, NAME-traced.pt traced, NAME.pt2 exported and NAME-strict.pt2 exported
+with strict=True, all in evaluation mode unless the name says otherwise. NAME.safetensors has x, and of eager PyTorch
     {eval,train}.{final,tap.LAYER,grad.PARAMETER,buffer.BUFFER}
 as make_script_fixtures.py says.
 """
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import warnings
+from typing import List
 
 import torch
 import torch.nn as nn
@@ -23,20 +24,76 @@ from safetensors.torch import save_file
 warnings.simplefilter("ignore")
 
 
+class Block(nn.Module):
+    """As nnU-Net's: layers that are also the parts of a Sequential, which is the one that runs."""
+
+    def __init__(self, channels, out, stride):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, 3, stride, padding=1)
+        self.norm = nn.InstanceNorm2d(out, affine=True)
+        self.nonlin = nn.LeakyReLU(inplace=True)
+        self.all_modules = nn.Sequential(self.conv, self.norm, self.nonlin)
+
+    def forward(self, x):
+        return self.all_modules(x)
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.Sequential(Block(1, 2, 1), nn.Sequential(Block(2, 3, 2), Block(3, 3, 1)))
+
+    def forward(self, x) -> List[torch.Tensor]:
+        maps: List[torch.Tensor] = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class Decoder(nn.Module):
+    """Holds the encoder too, as nnU-Net's does."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.up = nn.ConvTranspose2d(3, 2, 2, 2)
+        self.stage = Block(4, 2, 1)
+        self.last = nn.Conv2d(2, 2, 1)
+
+    def forward(self, maps: List[torch.Tensor]):
+        return self.last(self.stage(torch.cat([self.up(maps[1]), maps[0]], 1)))
+
+
 class Aliased(nn.Module):
-    """nnU-Net's blocks: layers that are also the parts of a Sequential. And a weight that two layers share."""
+    """A U-Net whose layers have up to four names each."""
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(1, 2, 3, padding=1)
-        self.norm = nn.InstanceNorm2d(2, affine=True)
-        self.all_modules = nn.Sequential(self.conv, self.norm, nn.LeakyReLU(inplace=True))
-        self.last = nn.Conv2d(2, 2, 1)
-        self.again = nn.Conv2d(2, 2, 1)
-        self.again.weight = self.last.weight
+        self.encoder = Encoder()
+        self.decoder = Decoder(self.encoder)
 
     def forward(self, x):
-        return self.again(self.last(self.all_modules(x)))
+        return self.decoder(self.encoder(x))
+
+
+class Twice(nn.Module):
+    """A layer that runs under two names, two layers with one weight, and what never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.bn = norm(2)
+        self.both = nn.Sequential(self.conv, self.bn)
+        self.stem = nn.Conv2d(1, 2, 1)
+        self.last = nn.Conv2d(2, 2, 1, bias=False)
+        self.again = nn.Conv2d(2, 2, 3, padding=1)
+        self.again.bias = self.stem.bias
+        self.idle = nn.Conv2d(2, 2, 1)
+        self.idle_too = self.idle
+
+    def forward(self, x):
+        return self.again(self.last(self.both(torch.tanh(self.conv(self.stem(x))))))
 
 
 class Composed(nn.Module):
@@ -257,7 +314,7 @@ class NoWayBack(nn.Module):
         return self.last(self.layer(y.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(y.shape))
 
 
-def main(folder):
+def main(folder, wanted=()):
     os.makedirs(folder, exist_ok=True)
     x = torch.randn(2, 1, 4, 5, generator=torch.Generator().manual_seed(5))
 
@@ -272,20 +329,37 @@ def main(folder):
     def path(name):
         return os.path.join(folder, name)
 
-    def script(name, model):
+    def only_wanted(write):
+        def maybe(name, *args, **options):
+            if not wanted or name.split("-")[0] in wanted:
+                write(name, *args, **options)
+
+        return maybe
+
+    @only_wanted
+    def script(name, model, image=x):
         save_script(torch.jit.script(model), path(name + ".pt"))
 
+    @only_wanted
     def trace(name, model, image=x):
         state = {key: value.clone() for key, value in model.state_dict().items()}
         traced = torch.jit.trace(model, image.clone(), check_trace=False)
         traced.load_state_dict(state)
         save_script(traced, path(name + ".pt"))
 
-    def export(name, model, image=x, fixed=False):
+    @only_wanted
+    def export(name, model, image=x, fixed=False, strict=False):
         shapes = None if fixed else ({0: torch.export.Dim.AUTO},)
-        torch.export.save(torch.export.export(model, (image.clone(),), dynamic_shapes=shapes, strict=False), path(name + ".pt2"))
+        program = torch.export.export(model, (image.clone(),), dynamic_shapes=shapes, strict=strict)
+        torch.export.save(program, path(name + ".pt2"))
         slim(path(name + ".pt2"))
 
+    def export_strictly(name, model, image=x):
+        export(name, model, image, strict=True)
+
+    endings = {trace: "-traced", export_strictly: "-strict"}
+
+    @only_wanted
     def values(name, model, image=x, modes=("eval", "train")):
         attributes = {"count": model.count} if hasattr(model, "count") else {}
         tensors = {}
@@ -295,14 +369,20 @@ def main(folder):
             tensors.update(expected(model, image, modes=(mode,))[0])
         for key, value in attributes.items():
             setattr(model, key, value)
-        save_file(tensors, path(name + ".safetensors"), {"made": json.dumps(name)})
+        # Every name of a layer with its first one, which is the one that hooks are known by.
+        first = {module: key for key, module in reversed(list(model.named_modules(remove_duplicate=False)))}
+        names = {key: first[module] for key, module in model.named_modules(remove_duplicate=False) if key}
+        facts = {"names": json.dumps(names), "state": json.dumps(list(model.state_dict()))}
+        save_file(tensors, path(name + ".safetensors"), facts)
 
     def all_kinds(name, model, kinds=(script, trace, export), image=x, **more):
         values(name, model, image, **more)
         for kind in kinds:
-            kind(name + "-traced" if kind is trace else name, model)
+            kind(name + endings.get(kind, ""), model, image)
 
-    all_kinds("aliased", made(Aliased()))
+    large = torch.randn(2, 1, 8, 6, generator=torch.Generator().manual_seed(5))
+    all_kinds("aliased", made(Aliased()), (script, trace, export, export_strictly), image=large)
+    all_kinds("twice", made(Twice()), (script, trace, export, export_strictly))
     all_kinds("composed", made(Composed()))
     all_kinds("counting", made(Counting()), (script,))
     all_kinds("on_image", made(OnImage()))
@@ -312,7 +392,7 @@ def main(folder):
         # The values are those of the narrower type; the result is that of float.
         model = made(Plain()).to(dtype)
         for kind in (trace, export):
-            kind(name + "-traced" if kind is trace else name, model, x.to(dtype))
+            kind(name + endings.get(kind, ""), model, x.to(dtype))
         values(name, model.float(), modes=("eval",))
     script("complex", made(Complex(True)))
     export("complex", made(Complex(True)))
@@ -340,4 +420,4 @@ def main(folder):
 
 if __name__ == "__main__":
     here = os.path.dirname(os.path.abspath(__file__))
-    main(sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "../../test/fixtures/semantics"))
+    main(sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "../../test/fixtures/semantics"), sys.argv[2:])

@@ -3,7 +3,7 @@ import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSy
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Backbone, LayerEnsemble, type NdArray } from "../../lib/index.js";
+import { autoTaps, Backbone, LayerEnsemble, type NdArray } from "../../lib/index.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
 import { noise, random } from "../support/model.js";
 
@@ -35,6 +35,16 @@ function squares(count: number, channels: number, size: number) {
     };
   });
 }
+
+/** Noise, whose lower part is class 1. */
+const halves = (count: number, size: readonly number[]) =>
+  Array.from({ length: count }, () => {
+    const pixels = (size[0] as number) * (size[1] as number);
+    return {
+      image: noise([1, ...size]),
+      mask: { data: new Uint8Array(pixels).fill(1, pixels >> 1), shape: size } as NdArray<Uint8Array>,
+    };
+  });
 
 const largest = (a: NdArray, b: NdArray) =>
   a.data.reduce((most, x, i) => Math.max(most, Math.abs(x - (b.data[i] ?? 0))), 0);
@@ -92,6 +102,51 @@ describe.each([
   });
 });
 
+describe.each(["aliased.pt", "aliased-traced.pt", "aliased.pt2", "aliased-strict.pt2"])(
+  "layers with several names, of %s",
+  (name) => {
+    it("are heads by any of them, once each", async () => {
+      const backbone = await Backbone.load(fixture(`semantics/${name}`));
+      const size = [8, 6];
+      const layers = await backbone.probe(size);
+      const aliasOf = Object.fromEntries(layers.map((layer) => [layer.name, layer.aliasOf]));
+      expect(aliasOf).toMatchObject({
+        "encoder.stages.0.conv": undefined,
+        "encoder.stages.0.all_modules.0": "encoder.stages.0.conv",
+        "decoder.encoder.stages.0.all_modules.2": "encoder.stages.0.nonlin",
+      });
+      const auto = autoTaps(layers, { image: size });
+      expect(auto.map((tap) => aliasOf[tap])).toEqual(auto.map(() => undefined));
+      expect(auto).toContain("encoder.stages.0");
+      expect(await backbone.features(size)).toBe("decoder.stage");
+
+      const options = { final: false, inputSize: size, device: "cpu", precision: "fp32" } as const;
+      const by = (taps: string[]) => LayerEnsemble.create(backbone, { ...options, taps });
+      await expect(by(["encoder.stages.0.conv", "encoder.stages.0.all_modules.0"])).rejects.toEqual(
+        code("ERR_LE_TAP", /names of one layer/),
+      );
+      const [first, last] = [
+        ["encoder.stages.0.nonlin", "decoder.stage.norm"],
+        ["decoder.encoder.stages.0.all_modules.2", "decoder.stage.all_modules.1"],
+      ];
+      const model = await by(last);
+      const run = path.join(folder, `run-${name}`);
+      await model.fit(halves(8, size), { epochs: 2, run });
+      const image = noise([1, ...size]);
+      const expected = await model.predict(image);
+      const description = JSON.parse(readFileSync(path.join(run, "run.json"), "utf8"));
+      expect(description.ensemble.taps).toEqual(last);
+      const loaded = await LayerEnsemble.load(run, { device: "cpu", precision: "fp32" });
+      expect(largest((await loaded.predict(image)).probabilities!, expected.probabilities!)).toBeLessThan(1e-6);
+      // The other names are the same layers.
+      expect((await by(first)).heads.map(({ channels, size }) => ({ channels, size }))).toEqual(
+        model.heads.map(({ channels, size }) => ({ channels, size })),
+      );
+      for (const disposable of [loaded, model, backbone]) await disposable.dispose();
+    });
+  },
+);
+
 describe("a file", () => {
   it("of weights alone is refused with what to do", async () => {
     for (const name of ["weights/checkpoint.pth", "script/branches.safetensors"])
@@ -115,6 +170,19 @@ describe("a file", () => {
     await expect(Backbone.load(fixture("exported/higher_order.pt2"))).rejects.toEqual(
       code("ERR_LE_CHECKPOINT", /wrap_with_set_grad_enabled.*export/),
     );
+  });
+
+  it("that was recorded for inference alone says so when it is trained, and trains its heads", async () => {
+    const backbone = await Backbone.load(fixture("semantics/no_way_back-traced.pt"));
+    const options = { taps: ["conv"], inputSize: [4, 5], device: "cpu", precision: "fp32" } as const;
+    const samples = halves(4, [4, 5]);
+    const model = await LayerEnsemble.create(backbone, options);
+    await expect(model.fit(samples, { epochs: 1, batchSize: 2 })).rejects.toEqual(
+      code("ERR_LE_OPTION", /recorded for inference alone.*freezeBackbone/),
+    );
+    const heads = await LayerEnsemble.create(backbone, { ...options, freezeBackbone: true });
+    expect((await heads.fit(samples, { epochs: 1, batchSize: 2 })).epochs).toHaveLength(1);
+    for (const disposable of [heads, model, backbone]) await disposable.dispose();
   });
 
   it("gives 3D networks too", async () => {

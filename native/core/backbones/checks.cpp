@@ -29,8 +29,11 @@ std::vector<int> tap_slots(const std::vector<std::string>& names, const std::vec
     if (!layers[index].tappable)
       fail(code::kTap, "Expected a layer that can be tapped but received '", names[i], "': ", layers[index].why_not,
            ".");
+    const auto first = [&](size_t layer) {
+      return layers[layer].alias_of.empty() ? layers[layer].name : layers[layer].alias_of;
+    };
     for (size_t j = 0; j < layers.size(); ++j)
-      if (slots[j] >= 0 && j != index && (layers[j].alias_of == names[i] || layers[index].alias_of == layers[j].name))
+      if (slots[j] >= 0 && j != index && first(j) == first(index))
         fail(code::kTap, "Expected distinct taps but received '", layers[j].name, "' and '", names[i],
              "', which are names of one layer.");
     if (slots[index] >= 0) fail(code::kTap, "Expected distinct taps but received '", names[i], "' twice.");

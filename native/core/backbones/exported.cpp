@@ -15,6 +15,7 @@
 #include <mutex>
 #include <unordered_set>
 
+#include "backbones/aliases.h"
 #include "backbones/checks.h"
 #include "backbones/exported_fusion.h"
 #include "backbones/imported.h"
@@ -142,10 +143,9 @@ class ExportedBackbone final : public Backbone {
   void choose_inputs();
   void choose_output();
   Given given(const ExportedInput& input, const Json& value) const;
-  std::string why_not(const ExportedModule& module) const;
-  int last_call(const ExportedModule& module) const;
+  std::string why_not(size_t module) const;
+  int last_call(size_t module) const;
   ExportedCapture capture_of(int call) const;
-  const ExportedModule& called(const ExportedModule& module) const;
   // How many images one pass may take where `images` are asked for.
   int64_t pass_batch(int64_t images) const;
   bool mixes_batch(bool training) const;
@@ -161,11 +161,13 @@ class ExportedBackbone final : public Backbone {
   std::vector<at::Tensor> weights_;
   ImportOptions options_;  // as resolved
   size_t image_ = 0;
-  std::vector<Given> given_;      // by input
-  int output_ = -1;               // slot
-  std::vector<int> maker_;        // node by slot, -1: none
-  std::vector<bool> from_image_;  // by slot: made of the image
-  std::vector<int> aliases_;      // by module: the called one that it is another name of, or -1
+  std::vector<Given> given_;                // by input
+  int output_ = -1;                         // slot
+  std::vector<int> maker_;                  // node by slot, -1: none
+  std::vector<bool> from_image_;            // by slot: made of the image
+  std::vector<size_t> first_;               // by module: the first one that is the same layer
+  std::vector<std::vector<size_t>> names_;  // by such a module: all that are
+  std::vector<std::string> untold_;         // by module: why its layer cannot be told; empty where it can
   std::shared_ptr<ExportedTapSet> plain_;
   c10::Device device_ = c10::kCPU;
   bool training_ = false, sampling_ = false;
@@ -184,30 +186,25 @@ void ExportedBackbone::find_makers() {
       if (slot >= 0) maker_[slot] = static_cast<int>(i);
 }
 
-// A module that is registered twice runs under one of its names; the other has the same weights.
 void ExportedBackbone::find_aliases() {
-  aliases_.assign(program_->modules.size(), -1);
-  const auto weights_of = [&](const std::string& module) {
-    std::map<std::string, const void*> all;
-    for (size_t i = 0; i < weights_.size(); ++i)
-      if (const auto& weight = program_->weights[i];
-          weight.role != Role::kOther && weight.name.starts_with(module + "."))
-        all.emplace(weight.name.substr(module.size() + 1), weights_[i].unsafeGetTensorImpl());
-    return all;
-  };
-  for (size_t m = 0; m < program_->modules.size(); ++m) {
-    if (!program_->modules[m].calls.empty()) continue;
-    const auto mine = weights_of(program_->modules[m].name);
-    if (mine.empty()) continue;
-    const auto& [key, first] = *mine.begin();
-    for (size_t i = 0; i < weights_.size() && aliases_[m] < 0; ++i) {
-      const std::string& name = program_->weights[i].name;
-      if (weights_[i].unsafeGetTensorImpl() != first || !name.ends_with("." + key)) continue;
-      const auto twin = program_->module_of.find(name.substr(0, name.size() - key.size() - 1));
-      if (twin != program_->module_of.end() && !program_->modules[twin->second].calls.empty() &&
-          weights_of(twin->first) == mine)
-        aliases_[m] = static_cast<int>(twin->second);
-    }
+  const auto& modules = program_->modules;
+  std::vector<RecordedModule> recorded{{"", "", "", -1}};
+  for (const ExportedModule& module : modules) {
+    int last = -1;
+    for (const int call : module.calls) last = std::max(last, program_->calls[call].last);
+    recorded.push_back({module.name, module.calls.empty() ? "" : module.type, module.object, last});
+  }
+  std::vector<std::pair<std::string, const void*>> weights;
+  for (size_t i = 0; i < weights_.size(); ++i)
+    if (program_->weights[i].role != Role::kOther)
+      weights.emplace_back(program_->weights[i].name, weights_[i].unsafeGetTensorImpl());
+  for (const auto& [name, of] : program_->other_names) weights.emplace_back(name, weights_[of].unsafeGetTensorImpl());
+  const Aliases found = le::find_aliases(recorded, weights);
+  names_.resize(modules.size());
+  for (size_t m = 0; m < modules.size(); ++m) {
+    first_.push_back(found.first[m + 1] - 1);
+    untold_.push_back(found.why_not[m + 1]);
+    names_[first_[m]].push_back(m);
   }
 }
 
@@ -226,11 +223,6 @@ void ExportedBackbone::follow_image() {
       for (size_t slot = 0; slot < from_image_.size(); ++slot)
         if (program_->roots[slot] == program_->roots[written]) from_image_[slot] = true;
   }
-}
-
-const ExportedModule& ExportedBackbone::called(const ExportedModule& module) const {
-  const int alias = aliases_[program_->module_of.at(module.name)];
-  return alias < 0 ? module : program_->modules[alias];
 }
 
 size_t ExportedBackbone::input_index(const std::string& name) const {
@@ -439,35 +431,43 @@ std::vector<int64_t> ExportedBackbone::example_size() const {
   return free ? std::vector<int64_t>() : sizes;
 }
 
-int ExportedBackbone::last_call(const ExportedModule& module) const {
+int ExportedBackbone::last_call(size_t module) const {
   int last = -1;
-  for (const int call : called(module).calls)
-    if (last < 0 || program_->calls[call].last > program_->calls[last].last) last = call;
+  for (const size_t name : names_[first_[module]])
+    for (const int call : program_->modules[name].calls)
+      if (last < 0 || program_->calls[call].last > program_->calls[last].last) last = call;
   return last;
 }
 
-std::string ExportedBackbone::why_not(const ExportedModule& module) const {
+std::string ExportedBackbone::why_not(size_t module) const {
+  if (!untold_[module].empty()) return untold_[module];
   const int call = last_call(module);
   if (call < 0) return "no operation of the exported network belongs to it: it passes its input on, or is never called";
   if (const int slot = program_->calls[call].output; slot >= 0)
     return from_image_[slot] ? "" : "its output does not depend on the image";
   if (program_->calls[call].several) return "it returns something other than one tensor";
-  return "its output is not recorded: export with preserve_module_call_signature=('" + module.name + "',)";
+  return "its output is not recorded: export with preserve_module_call_signature=('" +
+         program_->modules[program_->calls[call].module].name + "',)";
 }
 
 std::vector<Layer> ExportedBackbone::layers() const {
   std::vector<Layer> all;
-  for (const ExportedModule& module : program_->modules) {
+  for (size_t m = 0; m < program_->modules.size(); ++m) {
     Layer layer;
-    layer.name = module.name;
-    layer.type = module.type;
-    for (size_t i = 0; i < weights_.size(); ++i)
-      if (program_->weights[i].role == Role::kParameter && weights_[i].requires_grad() &&
-          program_->weights[i].name.starts_with(module.name + "."))
-        layer.parameters += weights_[i].numel();
-    layer.why_not = why_not(module);
+    layer.name = program_->modules[m].name;
+    const int call = last_call(m);
+    layer.type = program_->modules[call < 0 ? m : program_->calls[call].module].type;
+    std::unordered_set<const void*> counted;
+    const auto count = [&](const std::string& name, size_t weight) {
+      if (program_->weights[weight].role == Role::kParameter && weights_[weight].requires_grad() &&
+          name.starts_with(layer.name + ".") && counted.insert(weights_[weight].unsafeGetTensorImpl()).second)
+        layer.parameters += weights_[weight].numel();
+    };
+    for (size_t i = 0; i < weights_.size(); ++i) count(program_->weights[i].name, i);
+    for (const auto& [name, of] : program_->other_names) count(name, of);
+    layer.why_not = why_not(m);
     layer.tappable = layer.why_not.empty();
-    if (const ExportedModule& twin = called(module); &twin != &module) layer.alias_of = twin.name;
+    if (first_[m] != m) layer.alias_of = program_->modules[first_[m]].name;
     all.push_back(std::move(layer));
   }
   return all;
@@ -488,8 +488,7 @@ ExportedCapture ExportedBackbone::capture_of(int call) const {
 std::shared_ptr<TapSet> ExportedBackbone::tap(std::vector<std::string> names) {
   tap_slots(names, layers());
   std::vector<ExportedCapture> captures;
-  for (const std::string& name : names)
-    captures.push_back(capture_of(last_call(program_->modules[program_->module_of.at(name)])));
+  for (const std::string& name : names) captures.push_back(capture_of(last_call(program_->module_of.at(name))));
   return std::make_shared<ExportedTapSet>(std::move(names), std::move(captures), program_.get());
 }
 
@@ -619,15 +618,15 @@ std::vector<Call> ExportedBackbone::trace(const at::Tensor& input) {
   }
   std::vector<Call> calls;
   for (size_t i = 0; i < order.size(); ++i)
-    calls.push_back({program_->modules[program_->calls[order[i]].module].name,
+    calls.push_back({program_->modules[first_[program_->calls[order[i]].module]].name,
                      result.captures[i].defined() ? result.captures[i].sizes().vec() : std::vector<int64_t>()});
   for (Call& call : calls)
     if (batch != images && !call.shape.empty() && call.shape[0] == batch) call.shape[0] = images;
-  for (size_t m = 0; m < aliases_.size(); ++m) {
-    const auto twin = std::find_if(calls.rbegin(), calls.rend(), [&](const Call& call) {
-      return aliases_[m] >= 0 && call.name == program_->modules[aliases_[m]].name;
+  for (size_t m = 0; m < first_.size(); ++m) {
+    const auto last = std::find_if(calls.rbegin(), calls.rend(), [&](const Call& call) {
+      return first_[m] != m && call.name == program_->modules[first_[m]].name;
     });
-    if (twin != calls.rend()) calls.insert(twin.base(), {program_->modules[m].name, twin->shape});
+    if (last != calls.rend()) calls.insert(std::prev(last.base()), {program_->modules[m].name, last->shape});
   }
   return calls;
 }
@@ -695,6 +694,8 @@ std::vector<std::pair<std::string, std::string>> ExportedBackbone::other_names()
       const auto [first, fresh] = listed.emplace(weights_[i].unsafeGetTensorImpl(), &weight.name);
       if (!fresh) all.emplace_back(weight.name, *first->second);
     }
+    for (const auto& [name, of] : program_->other_names)
+      if (program_->weights[of].role == role) all.emplace_back(name, *listed.at(weights_[of].unsafeGetTensorImpl()));
   }
   return all;
 }

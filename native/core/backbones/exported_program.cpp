@@ -30,6 +30,7 @@ using Role = ExportedWeight::Role;
 constexpr uint64_t kMaxJson = 512u << 20;
 constexpr size_t kMaxNodes = 1'000'000;
 constexpr const char* kModel = "models/model.json";
+constexpr const char* kWeights = "data/weights/";
 
 // Operators that read or write files, give a tensor memory of its choosing, or have kernels that trust their caller.
 bool refused(const std::string& name) {
@@ -255,7 +256,7 @@ class Reader {
     if (nodes.size() > kMaxNodes)
       fail(code::kCheckpoint, "Expected at most ", kMaxNodes, " operations but received ", nodes.size(), ".");
 
-    read_payloads("data/weights/", "data/weights/model_weights_config.json");
+    read_payloads(kWeights, "data/weights/model_weights_config.json");
     read_payloads("data/constants/", "data/constants/model_constants_config.json");
     note_widened();
     for (const Json& spec : module.at("signature").at("input_specs").array("input_specs")) read_input(spec);
@@ -270,6 +271,7 @@ class Reader {
     }
     for (const Json& spec : module.at("signature").at("output_specs").array("output_specs")) read_output(spec);
     read_modules(module.at("module_call_graph").array("module_call_graph"));
+    find_other_names();
     find_norms();
     find_modes();
     find_writes();
@@ -348,12 +350,35 @@ class Reader {
   }
   at::ScalarType widened(at::ScalarType type) const { return widened_.contains(type) ? at::kFloat : type; }
 
-  at::Tensor load(const ExportedWeight& weight) {
-    // Weights that share memory in the file stay one tensor where they are the same part of it.
+  // Where a weight lies: the same for all its names.
+  static std::string place_of(const ExportedWeight& weight) {
     std::string key = weight.entry + "/" + std::to_string(weight.offset);
     for (const int64_t n : weight.sizes) key += "x" + std::to_string(n);
     for (const int64_t n : weight.strides) key += "s" + std::to_string(n);
-    at::Tensor& tensor = loaded_[key];
+    return key;
+  }
+
+  // The program of strict=True has one name of each weight that it uses; the file has all of the state dict.
+  void find_other_names() {
+    std::unordered_map<std::string, size_t> listed;
+    for (size_t i = 0; i < program_->weights.size(); ++i)
+      if (program_->weights[i].role != Role::kOther) listed.emplace(place_of(program_->weights[i]), i);
+    const std::map<std::string, Payload> all(payloads_.begin(), payloads_.end());
+    for (const auto& [name, payload] : all) {
+      if (weight_of_.contains(name) || !payload.weight.entry.starts_with(kWeights)) continue;
+      const auto [same, fresh] = listed.emplace(place_of(payload.weight), program_->weights.size());
+      if (fresh)
+        add_weight(name, payload.parameter ? Role::kParameter : Role::kBuffer,
+                   define(name + " (unused)", ValueKind::kTensor));
+      else
+        program_->other_names.emplace_back(name, same->second);
+      weight_of_.emplace(name, same->second);
+    }
+  }
+
+  at::Tensor load(const ExportedWeight& weight) {
+    // Weights that share memory in the file stay one tensor where they are the same part of it.
+    at::Tensor& tensor = loaded_[place_of(weight)];
     if (tensor.defined()) return tensor;
     const at::Tensor payload = program_->archive->bytes(weight.entry);
     const at::Tensor part = weight_in(payload, weight);
@@ -1152,9 +1177,14 @@ class Reader {
       const std::string name = normalised(path.substr(0, path.find('@')));
       if (name.empty()) continue;
       const auto [module, added] = found_modules_.try_emplace(name, ordered_modules_.size());
-      if (added) ordered_modules_.push_back({name, type.substr(type.rfind('.') + 1), {}});
       const std::string key = entry.substr(0, first);
       const size_t at = key.find('@');
+      if (added) {
+        // Recorded by strict=True, keys are the numbers of Python's objects; else they are names once more.
+        const std::string object = key.substr(0, at);
+        const bool number = !object.empty() && object.find_first_not_of("0123456789") == std::string::npos;
+        ordered_modules_.push_back({name, type.substr(type.rfind('.') + 1), {}, number ? object : ""});
+      }
       const auto [call, fresh] = call_of_.try_emplace({parent, name, at == std::string::npos ? "" : key.substr(at)},
                                                       static_cast<int>(program_->calls.size()));
       if (fresh) {
@@ -1208,7 +1238,7 @@ class Reader {
     };
     for (const std::string& name : order) {
       const auto found = found_modules_.find(name);
-      add(found == found_modules_.end() ? ExportedModule{name, "Module", {}} : ordered_modules_[found->second]);
+      add(found == found_modules_.end() ? ExportedModule{name, "Module", {}, ""} : ordered_modules_[found->second]);
     }
     for (size_t i = 0; i < ordered_modules_.size(); ++i) place[i] = add(ordered_modules_[i]);
 

@@ -94,6 +94,7 @@ struct ModuleCall {
 struct ExportedModule {
   std::string name, type;
   std::vector<int> calls;  // in execution order
+  std::string object;      // the same for all names of one object; empty: not known
 };
 
 // A size of the image that is recorded: fixed, or a multiple of a symbol in a range.
@@ -141,6 +142,7 @@ struct ExportedProgram {
 
   std::vector<ExportedInput> inputs;  // in the order of the call
   std::vector<ExportedWeight> weights;
+  std::vector<std::pair<std::string, size_t>> other_names;  // that the file has for weights, beside theirs
   std::vector<int> outputs;  // slots of the flattened result, -1 for what is not a tensor
   Json result;               // tree of the result: null for a leaf, arrays, and objects {"keys": […], "items": […]}
 

@@ -246,7 +246,7 @@ bool is_map(const at::Tensor& output, const at::Tensor& image) {
 Features find_features(Backbone& backbone, const at::Tensor& image) {
   std::set<std::string> tappable;
   for (const Layer& layer : backbone.layers())
-    if (layer.tappable) tappable.insert(layer.name);
+    if (layer.tappable && layer.alias_of.empty()) tappable.insert(layer.name);
   // In the order in which they (last) returned.
   std::vector<std::string> layers;
   const std::vector<Call> calls = backbone.trace(image);

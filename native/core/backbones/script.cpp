@@ -23,12 +23,14 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
 #include "archive.h"
+#include "backbones/aliases.h"
 #include "backbones/checks.h"
 #include "backbones/imported.h"
 #include "backbones/script_fusion.h"
@@ -481,7 +483,12 @@ class ScriptBackbone final : public Backbone {
   std::vector<bool> follows_;
   Widened widened_;
   const bool traced_;
-  std::vector<std::pair<std::string, size_t>> aliases_;  // other names of modules
+  std::vector<std::pair<std::string, size_t>> aliases_;  // other names of objects
+  // By module: the one that is called for it. A file may have an object for each name of a layer, and calls one of
+  // them.
+  std::vector<size_t> called_;
+  std::vector<std::string> first_;               // by module: the first name of its layer
+  std::vector<std::vector<std::string>> names_;  // by module that is called: the others, then the first
   // Found out by the first pass in evaluation, which changes nothing: a network that keeps a state of its own gets a
   // copy of itself for each pass.
   bool examined_ = false;
@@ -538,6 +545,7 @@ std::vector<Layer> ScriptBackbone::layers() const {
     layer.type = modules_[i].type;
     layer.tappable = modules_[i].why_not.empty();
     layer.why_not = modules_[i].why_not;
+    if (first_[i] != layer.name) layer.alias_of = first_[i];
     std::unordered_set<const void*> counted;
     for (const auto& tensor : torch::jit::Module(modules_[i].object).parameters())
       if (counted.insert(tensor.unsafeGetTensorImpl()).second) layer.parameters += tensor.numel();
@@ -545,7 +553,8 @@ std::vector<Layer> ScriptBackbone::layers() const {
   }
   for (const auto& [name, of] : aliases_) {
     Layer layer = all[of - 1];
-    layer.alias_of = std::exchange(layer.name, name);
+    layer.name = name;
+    layer.alias_of = first_[of];
     all.push_back(std::move(layer));
   }
   return all;
@@ -566,6 +575,35 @@ void ScriptBackbone::find_aliases() {
       self(self, name.empty() ? child.name : name + "." + child.name, child.value);
   };
   visit(visit, "", module_);
+
+  // Both scripts and traces have an object for each name of a layer. In a script their types are one, which has all
+  // that is fixed of a layer; in a trace every object has a type of its own, and what is never called no forward.
+  std::vector<RecordedModule> recorded;
+  std::vector<std::pair<std::string, const void*>> weights;
+  for (const Submodule& module : modules_) {
+    const auto& type = module.object->type();
+    const std::string exact = type->name()->qualifiedName();
+    recorded.push_back({module.name, type->findMethod("forward") ? exact : module.type, "", module.last_call});
+    for (size_t i = 0; i < type->numAttributes(); ++i)
+      if (const c10::IValue& value = module.object->slots()[i];
+          (type->is_parameter(i) || type->is_buffer(i)) && value.isTensor() && value.toTensor().defined())
+        weights.emplace_back(module.name + "." + type->getAttributeName(i), value.toTensor().unsafeGetTensorImpl());
+  }
+  const Aliases found = le::find_aliases(recorded, weights);
+  names_.resize(modules_.size());
+  std::vector<size_t> runs(modules_.size());  // by first name
+  std::iota(runs.begin(), runs.end(), size_t{0});
+  for (size_t i = 0; i < modules_.size(); ++i)
+    if (modules_[i].last_call >= 0) runs[found.first[i]] = i;
+  for (size_t i = 0; i < modules_.size(); ++i) {
+    called_.push_back(runs[found.first[i]]);
+    first_.push_back(modules_[found.first[i]].name);
+    if (!found.why_not[i].empty()) modules_[i].why_not = found.why_not[i];
+    if (called_[i] != i) modules_[i].why_not = modules_[called_[i]].why_not;
+    if (first_[i] != modules_[i].name) names_[called_[i]].push_back(modules_[i].name);
+  }
+  for (const auto& [name, of] : aliases_) names_[called_[of]].push_back(name);
+  for (size_t i = 0; i < modules_.size(); ++i) names_[i].push_back(first_[i]);
 }
 
 // Power iteration (spectral norm) in a trace is that of the mode it was traced in.
@@ -776,9 +814,7 @@ std::vector<Call> ScriptBackbone::trace(const at::Tensor& input) {
       else if (fates[module] == Fate::kUnknown)
         fates[module] = Fate::kKept;
     }
-    for (const auto& [alias, of] : aliases_)
-      if (of == module) calls.push_back({alias, shape});
-    calls.push_back({modules_[module].name, std::move(shape)});
+    for (const std::string& name : names_[module]) calls.push_back({name, shape});
   }
   for (size_t i = 0; i < fates.size(); ++i)
     if (writes_.returned[i]) fates[i] = Fate::kUnknown;
@@ -809,6 +845,8 @@ std::shared_ptr<TapSet> ScriptBackbone::tap(std::vector<std::string> names) {
   for (size_t i = 0; i < aliases_.size(); ++i)
     if (const int slot = slots[modules_.size() + i]; slot >= 0) slots[aliases_[i].second] = slot;
   slots.resize(modules_.size());
+  for (size_t i = 0; i < modules_.size(); ++i)
+    if (called_[i] != i && slots[i] >= 0) slots[called_[i]] = std::exchange(slots[i], -1);
   return std::make_shared<ScriptTapSet>(std::move(names), std::move(slots), this);
 }
 

@@ -192,7 +192,9 @@ class Inliner {
     const auto cls = self->type()->cast<c10::ClassType>();
     if (!cls) {
       // An interface: which module it is may change from pass to pass.
-      if (seen) seen->interface = true;
+      if (!seen) return;
+      seen->interface = true;
+      modules_[found->second].last_call = calls_++;
       return;
     }
     auto* function = torch::jit::tryToGraphFunction(cls->getMethod(method));
@@ -212,6 +214,7 @@ class Inliner {
         Node* mark = graph_->create(returned_mark(), {output}, 0);
         mark->i_(attr::value, static_cast<int64_t>(found->second));
         mark->insertBefore(after);
+        modules_[found->second].last_call = calls_++;
       }
     }
     inline_range(before->next(), after, depth + 1);
@@ -357,7 +360,7 @@ class Inliner {
         module.why_not =
             module.type == "ModuleList" ? "it is a list and is never called" : "it is a dictionary and is never called";
       } else {
-        module.why_not = "it is never called in forward";
+        module.why_not = "it is never called in forward by this name";
       }
     }
   }
@@ -369,6 +372,7 @@ class Inliner {
   std::set<std::string> dynamic_;  // classes of modules that are called without it being known which
   std::shared_ptr<Graph> graph_;
   size_t count_ = 0;
+  int calls_ = 0;
 };
 
 // Gives each mark to `replace` together with the module's index and destroys it.

@@ -28,6 +28,7 @@ struct Submodule {
   torch::jit::ModulePtr object;
   std::string why_not;       // it cannot be tapped; empty where it can
   std::string cannot_train;  // why a trace of it means another thing in training; empty where it does not
+  int last_call = -1;        // its place among all calls in forward; -1: there is none
 };
 
 // Every module, the root (with an empty name) first, in registration order. why_not is left empty.
