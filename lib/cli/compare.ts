@@ -9,7 +9,7 @@ import type { Condition } from "../study/selection.js";
 import { integer, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
-import { type LabelFlags, labelsOf, SCALES, withLabelOptions } from "./label-options.js";
+import { type LabelFlags, labelsOf, noteUnclear, SCALES, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 import { classes, conditions, type ScoringFlags, withScoringOptions } from "./scoring-options.js";
 
@@ -108,6 +108,7 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
       }),
       ...defined({ scored: flags.scoreClasses, unit: flags.unit, shift, allowDuplicates: flags.allowDuplicates }),
       labels: labelsOf(flags),
+      onUnclear: (mask) => noteUnclear(session, mask),
       ...placement(flags),
       ...defined({ threads: flags.threads }),
     });

@@ -20,7 +20,7 @@ import {
   type SummariseOptions,
   type Summary,
 } from "./evaluation.js";
-import { type LabelFlags, labelsOf, noteIgnored, withLabelOptions } from "./label-options.js";
+import { type LabelFlags, labelsOf, noteIgnored, noteUnclear, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 import { type ScoringFlags, withScoringOptions } from "./scoring-options.js";
 
@@ -82,6 +82,7 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       labels: labelsOf(flags),
       allowDuplicates: flags.allowDuplicates ?? false,
       onSeen: (id) => seen.add(id),
+      onUnclear: (mask) => noteUnclear(session, mask),
     });
     const items = await selectItems(all, folder, selection);
     const tell = counter(line, "evaluating", items.length);

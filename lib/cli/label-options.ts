@@ -48,3 +48,11 @@ export function noteIgnored(session: Session, ignored: Ignored, of: number, labe
   const said = describeIgnored(ignored, of, label);
   if (said !== undefined) session.note(said);
 }
+
+/** Names a mask whose 255 may be the foreground though it does not count by what was said: see `unclearMask`. */
+export function noteUnclear(session: Session, mask: string | undefined): void {
+  if (mask === undefined) return;
+  session.note(
+    `warning: the mask ${mask} holds 0 and 255 alone: by --labels or --ignore, or the training's, 255 does not count there (--labels 0/255 where it is class 1)`,
+  );
+}

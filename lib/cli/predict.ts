@@ -12,7 +12,7 @@ import type { MapName } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
-import { type LabelFlags, labelsOf, withLabelOptions } from "./label-options.js";
+import { type LabelFlags, labelsOf, noteUnclear, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
 interface Flags extends DeviceFlags, LabelFlags {
@@ -79,6 +79,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
             masks: "optional",
             labels: labelsOf(flags),
             allowDuplicates: true,
+            onUnclear: (mask) => noteUnclear(session, mask),
           });
     const items = all.slice(0, flags.limit ?? all.length);
     const { skip, fusion, batchSize } = flags;

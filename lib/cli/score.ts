@@ -13,6 +13,7 @@ import {
   ignoredLabel,
   type LabelCounts,
   type LabelRule,
+  unclearMask,
 } from "../data/labels.js";
 import { checkWhole } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -21,7 +22,14 @@ import { fixed, formatTable } from "../report/table.js";
 import { integer, list, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { type Correlation, correlate, type Spread, spread } from "./evaluation.js";
-import { ignoredLabelOf, type LabelFlags, labelsOf, noteIgnored, withLabelOptions } from "./label-options.js";
+import {
+  ignoredLabelOf,
+  type LabelFlags,
+  labelsOf,
+  noteIgnored,
+  noteUnclear,
+  withLabelOptions,
+} from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
 interface Flags extends LabelFlags {
@@ -92,6 +100,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
   const line = new StatusLine(process.stderr);
   const scores: FileScore[] = [];
   const ignored: Ignored = { pixels: 0, images: 0, unlabelled: 0 };
+  const truths: LabelCounts[] = [];
   let rule: LabelRule;
   try {
     for (const file of files) await checkWhole(file);
@@ -99,7 +108,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
     const tell = counter(line, "scoring", files.length);
     for (const file of files) {
       session.signal.throwIfAborted();
-      const of = await scoreFile(file, flags, rule, session);
+      const of = await scoreFile(file, flags, rule, truths, session);
       if (of.ignored !== null) addIgnored(ignored, of.ignored, of.calibration?.n !== 0);
       scores.push(of);
       tell(scores.length);
@@ -110,6 +119,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
   const summary = summarise(scores);
   if (flags.csv !== undefined) await writeAtomic(flags.csv, scoresCsv(scores));
   noteIgnored(session, ignored, scores.length, rule.ignore);
+  noteUnclear(session, unclearMask(truths, rule));
   const { skip, fusion, spacing = null } = flags;
   const settings = { skip, fusion, labels: rule, ignoreIndex: rule.ignore, spacing };
   await session.print(
@@ -133,13 +143,24 @@ async function labelRule(files: readonly string[], flags: Flags, { signal }: Ses
   return decideLabels(truths, wanted);
 }
 
+/** What decides how a truth is read. */
+interface Reading {
+  rule: LabelRule;
+  classes: number;
+  decided: boolean;
+  ignoreSaid: boolean;
+  /** Gets what it holds. */
+  truths: LabelCounts[];
+}
+
 /** A truth as class indices. */
 function classIndices(
   { data, shape }: NdArray<NumericArray>,
   file: string,
-  { rule, classes, decided, ignoreSaid }: { rule: LabelRule; classes: number; decided: boolean; ignoreSaid: boolean },
+  { rule, classes, decided, ignoreSaid, truths }: Reading,
 ): NdArray<Uint8Array> {
   const counts = countLabels(`"truth" of ${file}`, data);
+  truths.push(counts);
   if (rule.scale === "0/255" && classes !== 2 && !decided)
     throw refusal(
       file,
@@ -156,7 +177,13 @@ function classIndices(
   return { data: applyLabels(data, rule), shape };
 }
 
-async function scoreFile(file: string, flags: Flags, rule: LabelRule, session: Session): Promise<FileScore> {
+async function scoreFile(
+  file: string,
+  flags: Flags,
+  rule: LabelRule,
+  truths: LabelCounts[],
+  session: Session,
+): Promise<FileScore> {
   const arrays = await readArrays(file);
   const { heads } = arrays;
   if (!heads) throw refusal(file, 'an array "heads"', "none");
@@ -166,7 +193,7 @@ async function scoreFile(file: string, flags: Flags, rule: LabelRule, session: S
   const classes = heads.shape[1] ?? 0;
   const decided = flags.labels === "0/255";
   const ignoreSaid = (flags.ignore ?? flags.ignoreIndex) !== undefined;
-  const truth = arrays.truth && classIndices(arrays.truth, file, { rule, classes, decided, ignoreSaid });
+  const truth = arrays.truth && classIndices(arrays.truth, file, { rule, classes, decided, ignoreSaid, truths });
   let of: HeadsScore;
   try {
     of = scoreHeads(heads as NdArray, {

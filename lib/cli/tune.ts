@@ -28,7 +28,7 @@ import { dataOf, type RunNotes } from "../runs/notes.js";
 import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
-import { type LabelFlags, labelsOf, noteIgnored, withLabelOptions } from "./label-options.js";
+import { type LabelFlags, labelsOf, noteIgnored, noteUnclear, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
 interface Flags extends DeviceFlags, LabelFlags {
@@ -149,6 +149,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     line.clear();
     const { ignored } = dataset;
     noteIgnored(session, ignored, dataset.length, dataset.labels.ignore);
+    noteUnclear(session, dataset.unclearMask);
     const choice = choiceOf(tuning, options, heads, {
       ...{ data: path.resolve(data), split },
       contents: source.contents,

@@ -63,6 +63,8 @@ export interface FolderItemsOptions {
   allowDuplicates?: boolean;
   /** Called for each image that the run was trained on or chosen by. */
   onSeen?: (id: string) => void;
+  /** Called with {@link Dataset.unclearMask}, where there is one and an option, or the training, says what it means. */
+  onUnclear?: (mask: string) => void;
 }
 
 /**
@@ -96,9 +98,10 @@ export async function folderItems(
   folder: string,
   split: string,
   notes: RunNotes,
-  { masks, labels, allowDuplicates = false, onSeen }: FolderItemsOptions,
+  { masks, labels, allowDuplicates = false, onSeen, onUnclear }: FolderItemsOptions,
 ): Promise<Item[]> {
   const dataset = await openFolder(folder, notes, labels, { masks });
+  if (dataset.unclearMask !== undefined) onUnclear?.(dataset.unclearMask);
   const seen = seenBy(notes);
   const tolerated = allowDuplicates || isSeenSplit(split, folder, notes);
   return datasetItems(chooseSplit(dataset, split, dataOf(notes, folder)), notes.ignoreIndex, (id, content) => {

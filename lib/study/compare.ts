@@ -53,6 +53,8 @@ export interface CompareOptions extends DeviceFlags {
   labels?: LabelOptions;
   /** Whether images may be there that a run was trained on or chosen by. @default false */
   allowDuplicates?: boolean;
+  /** Called with a mask whose 255 may be the foreground though it does not count by what was said. */
+  onUnclear?: (mask: string) => void;
   signal: AbortSignal;
   onProgress?: (what: string, done: number, total: number) => void;
 }
@@ -89,9 +91,9 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
   const scored = scoredClasses(options.scored, notes.classNames);
   const shift = options.shift && (await shiftOf(options.shift, options.selection.group, scored, notes.classNames));
   const data = options.data ?? notes.data.folder;
-  const { labels, allowDuplicates = false } = options;
-  const inside = new Folder(data, options.split, options.selection, labels, allowDuplicates);
-  const outside = shift && new Folder(shift.folder, shift.split, shift.selection, shift.labels, allowDuplicates);
+  const { labels } = options;
+  const inside = new Folder(data, options.split, options.selection, labels, options);
+  const outside = shift && new Folder(shift.folder, shift.split, shift.selection, shift.labels, options);
   await inside.items(facts[0] as RunFacts);
   await outside?.items(facts[0] as RunFacts);
 
@@ -181,7 +183,7 @@ class Folder {
     readonly split: string,
     readonly selection: Selection,
     readonly labels: LabelOptions | undefined,
-    readonly allowDuplicates: boolean,
+    readonly options: Pick<CompareOptions, "allowDuplicates" | "onUnclear">,
   ) {}
 
   /** @throws ERR_LE_DATA where the run has other images in its split than the run before */
@@ -207,12 +209,14 @@ class Folder {
     const key = JSON.stringify([datasetOptions(notes), drawn, contents, trainSplit, valSplit]);
     const there = this.#known.get(key);
     if (there) return there;
-    const { labels, allowDuplicates } = this;
+    const { labels } = this;
+    const { allowDuplicates = false, onUnclear } = this.options;
     const items = folderItems(this.folder, this.split, notes, {
       masks: "required",
       ...(labels && { labels }),
       allowDuplicates,
       onSeen: (id) => this.seen.add(id),
+      ...(onUnclear && { onUnclear }),
     }).then((all) => selectItems(all, this.folder, this.selection));
     this.#known.set(key, items);
     return items;

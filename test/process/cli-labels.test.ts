@@ -97,7 +97,27 @@ describe("the rule of a run", () => {
     const { code, stdout, stderr } = await evaluate("of-ignored", "controls", "--labels", "index");
     expect(code, stderr).toBe(0);
     expect(stderr).toContain("ignored: 60 pixels of 3 of 3 images\n");
+    expect(stderr).toMatch(/warning: the mask .*c0\.png holds 0 and 255 alone: .*--labels 0\/255/);
     for (const { quality } of JSON.parse(stdout).scores) expect(quality.perClass[1].sensitivity).toBeNull();
+  });
+});
+
+describe("masks of another kind in the split that is reported", () => {
+  it("are named where an option took them for what does not count", async () => {
+    await data("mixed", (mask, i) => {
+      if (i >= 9) mask.set(mask.map((label) => 255 * label));
+    });
+    const refused = await train("mixed", "of-mixed");
+    expect(refused.stderr).toMatch(/ERR_LE_DATA.*masks of one kind .* 0 and 255 in .*c10\.png/);
+    expect((await train("mixed", "of-mixed", "--labels", "index")).code).toBe(0);
+    const [evaluated, compared] = [
+      await evaluate("of-mixed", "mixed"),
+      await cli(["compare", inside("of-mixed"), "--out", inside("mixed-compared"), "--no-report"]),
+    ];
+    for (const { code, stderr } of [evaluated, compared]) {
+      expect(code, stderr).toBe(0);
+      expect(stderr).toMatch(/warning: the mask .*c10\.png holds 0 and 255 alone/);
+    }
   });
 });
 
@@ -219,6 +239,9 @@ describe("score", () => {
       cli(["score", part, none, "--json"]),
     ]);
     const of = (ended: { stdout: string }) => JSON.parse(ended.stdout);
+    const said = await cli(["score", index, full, "--labels", "index"]);
+    expect(said.stderr).toMatch(/warning: the mask "truth" of .*b\.npz holds 0 and 255 alone/);
+    expect((await cli(["score", index, "--labels", "index"])).stderr).not.toContain("warning");
     expect(of(other).files[0].quality).toEqual(of(one).files[0].quality);
     expect(of(other).labels).toEqual({ ignore: null, scale: "0/255" });
     expect(both).toMatchObject({ code: 1, stdout: "" });
