@@ -120,6 +120,103 @@ describe("compare", () => {
     expect(own.calibration.ece).toBeCloseTo(calibration.ece, 12);
   });
 
+  it("has the intervals of every draw of patients there is, worked out by hand, in its tables and on its page", async () => {
+    const many = inside("many-draws");
+    const ended = await cli([
+      "compare",
+      ...runs,
+      "--data",
+      data,
+      "--group",
+      "patient",
+      "--out",
+      many,
+      "--resamples",
+      "20000",
+    ]);
+    expect(ended.code, ended.stderr).toBe(0);
+    const table = (name: string) => parseCsv(readFileSync(path.join(many, "tables", name), "utf8"), name).rows;
+    const images = table("images.csv");
+    const groups = [...new Set(images.map(({ group }) => group as string))];
+    const seeds = (method: string) => [
+      ...new Set(images.filter((row) => row.method === method).map(({ seed }) => seed)),
+    ];
+    expect(groups.length).toBeLessThan(7);
+    const draws = Array.from({ length: groups.length ** groups.length }, (_, n) =>
+      groups.map((_, i) => groups[Math.floor(n / groups.length ** i) % groups.length] as string),
+    );
+    /** What holds of all draws: mean over the runs of a statistic of the images that were drawn. */
+    const exact = (method: string, statistic: (rows: Record<string, string>[]) => number) => {
+      const byRun = seeds(method).map((seed) => {
+        const own = images.filter((row) => row.method === method && row.seed === seed);
+        return new Map(groups.map((group) => [group, own.filter((row) => row.group === group)]));
+      });
+      const values = draws.flatMap((drawn) => {
+        const each = byRun.map((run) => statistic(drawn.flatMap((group) => run.get(group) ?? [])));
+        const defined = each.filter((value) => !Number.isNaN(value));
+        return defined.length > 0 ? [defined.reduce((a, b) => a + b) / defined.length] : [];
+      });
+      values.sort((a, b) => a - b);
+      // What 20 000 draws take for the 2.5 % that lie below, and above.
+      const at = (share: number) => values[Math.round(share * (values.length - 1))] as number;
+      return { low: [at(0.02), at(0.03)], high: [at(0.97), at(0.98)] };
+    };
+    const between = (value: string | undefined, [from = 0, to = 0]: number[]) => {
+      expect(Number(value)).toBeGreaterThanOrEqual(from - 1e-9);
+      expect(Number(value)).toBeLessThanOrEqual(to + 1e-9);
+    };
+    const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+    const numbers = (rows: Record<string, string>[], name: string) => rows.map((row) => Number(row[name]));
+    for (const row of table("table1-quality.csv")) {
+      if (!["dice", "nll", "ece"].includes(row.measure as string) || row.class !== "") continue;
+      const { low, high } = exact(row.method as string, (rows) => mean(numbers(rows, row.measure as string)));
+      between(row.low, low);
+      between(row.high, high);
+      if (row.measure !== "dice") continue;
+      const shown = `<small>[${Number(row.low).toFixed(3)}, ${Number(row.high).toFixed(3)}]</small>`;
+      expect(readFileSync(path.join(many, "report.html"), "utf8")).toContain(shown);
+    }
+    // SPEC §9: one point per distinct confidence, trapezoids over the coverage, constant from the first one to 0.
+    const aurc = (confidence: number[], risk: number[]) => {
+      const levels = [...new Set(confidence)].sort((a, b) => b - a);
+      let [area, covered, before] = [0, 0, Number.NaN];
+      for (const level of levels) {
+        const kept = risk.filter((_, i) => (confidence[i] as number) >= level);
+        const coverage = kept.length / risk.length;
+        area += (coverage - covered) * (Number.isNaN(before) ? mean(kept) : (before + mean(kept)) / 2);
+        [covered, before] = [coverage, mean(kept)];
+      }
+      return area;
+    };
+    const spearman = (a: number[], b: number[]) => {
+      const ranks = (values: number[]) =>
+        values.map(
+          (value) =>
+            values.filter((other) => other < value).length + (values.filter((other) => other === value).length + 1) / 2,
+        );
+      const [x, y] = [ranks(a), ranks(b)] as [number[], number[]];
+      const [mx, my] = [mean(x), mean(y)];
+      const sum = (of: (i: number) => number) => x.reduce((total, _, i) => total + of(i), 0);
+      const spread = Math.sqrt(sum((i) => ((x[i] as number) - mx) ** 2) * sum((i) => ((y[i] as number) - my) ** 2));
+      return spread === 0 ? Number.NaN : sum((i) => ((x[i] as number) - mx) * ((y[i] as number) - my)) / spread;
+    };
+    for (const method of ["plain", "le"])
+      for (const confidence of method === "le" ? ["aula", "softDiceConfidence"] : ["softDiceConfidence"]) {
+        const of = (name: string) => table(name).find((row) => row.method === method && row.confidence === confidence);
+        const ranked = exact(method, (rows) =>
+          aurc(
+            numbers(rows, confidence),
+            numbers(rows, "dice").map((dice) => 1 - dice),
+          ),
+        );
+        between(of("table3-failure-detection.csv")?.aurc_low, ranked.low);
+        between(of("table3-failure-detection.csv")?.aurc_high, ranked.high);
+        const ordered = exact(method, (rows) => spearman(numbers(rows, confidence), numbers(rows, "dice")));
+        between(of("table2-correlation.csv")?.spearman_dice_low, ordered.low);
+        between(of("table2-correlation.csv")?.spearman_dice_high, ordered.high);
+      }
+  }, 180_000);
+
   it("times both methods, and counts their parameters", () => {
     const [plain, le] = comparison.methods.map(({ cost }) => cost);
     expect(plain?.ratioToPlain).toBe(1);
