@@ -1,4 +1,4 @@
-import type { EpochEvent, TrainingEvent } from "../ensemble/training.js";
+import type { EpochEvent, PreparedEvent, TrainingEvent } from "../ensemble/training.js";
 import { duration, fixed } from "../report/table.js";
 
 /** Where progress goes: `process.stderr`, or a stand-in. */
@@ -43,7 +43,12 @@ export class StatusLine {
 /** Shows a training run: a bar with loss, speed and time left on a terminal, and one lasting line per epoch. */
 export function trainingProgress(line: StatusLine): (event: TrainingEvent) => void {
   return (event) => {
-    if (event.type === "start") {
+    if (event.type === "preparing") {
+      const { done, kernels } = event;
+      line.draw(`trying kernels of libtorch ${bar(done / kernels, 20)} ${done}/${kernels}, once on this machine`);
+    } else if (event.type === "prepared") {
+      for (const text of preparationLines(event)) line.print(text);
+    } else if (event.type === "start") {
       if (event.before.length > 0) line.print(`resuming at epoch ${event.before.length + 1} of ${event.epochs}`);
     } else if (event.type === "batch") {
       const done = (event.epoch + event.batch / event.batches) / event.epochs;
@@ -56,6 +61,31 @@ export function trainingProgress(line: StatusLine): (event: TrainingEvent) => vo
       line.print(epochLine(event));
     }
   };
+}
+
+/** How many kernels are named that take another way. */
+const NAMED = 3;
+
+function preparationLines({ precision, stepSeconds, kernels }: PreparedEvent): string[] {
+  const lines: string[] = [];
+  if (stepSeconds) {
+    const milliseconds = (seconds: number) => `${fixed(seconds * 1000, seconds < 0.1 ? 1 : 0)} ms`;
+    lines.push(
+      `${precision} is what a batch takes: ${milliseconds(stepSeconds.fp32)} in float32, ${milliseconds(stepSeconds.bf16)} in bfloat16`,
+    );
+  }
+  if (!kernels) return lines;
+  const { detours, untried, tried } = kernels;
+  if (tried > 0) lines.push(`${tried} kernels of libtorch were compared with their definition`);
+  if (untried !== undefined) lines.push(`kernels of libtorch could not be compared with their definition: ${untried}`);
+  if (detours.length > 0) {
+    lines.push(
+      `${detours.length} of ${kernels.kernels} kernels of libtorch are passed by, because they are wrong on this machine or on others:`,
+    );
+    for (const { kernel, way } of detours.slice(0, NAMED)) lines.push(`  ${kernel}: ${way} instead`);
+    if (detours.length > NAMED) lines.push(`  and ${detours.length - NAMED} others: see "detours" in run.json`);
+  }
+  return lines;
 }
 
 function epochLine(event: EpochEvent): string {

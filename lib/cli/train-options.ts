@@ -68,6 +68,8 @@ export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags
   allowDuplicates?: boolean;
   encoderWeights?: string;
   encoderPrefix?: string;
+  /** Whether libtorch's kernels are tried first. */
+  checkKernels?: boolean;
   resume?: boolean;
   /** de: members that are trained at a time, each in a process of its own. */
   jobs?: number;
@@ -181,6 +183,7 @@ const CHANGEABLE = new Set([
   "jobs",
   "member",
   "allowDuplicates",
+  "checkKernels",
   "json",
   "debug",
 ]);
@@ -264,6 +267,7 @@ export function trainOptions(): Command {
       share,
     )
     .option("--test-fraction <x>", "draw the test split (default without split.csv: 0.15)", share)
+    .option("--no-check-kernels", "trust libtorch's kernels without comparing them with their definition first")
     .option("--allow-duplicates", "train though an image is in both the training and the validation split")
     .option("--normalise <how>", "zscore, percentile, none (default: zscore)", oneOf(["zscore", "percentile", "none"]))
     .option(

@@ -496,6 +496,7 @@ function runTraining(
     seed: options.seed,
     ignoreIndex: notes.ignoreIndex,
     allowDuplicates: options.allowDuplicates ?? false,
+    checkKernels: options.checkKernels ?? true,
     run,
     resume: options.resume ?? false,
     signal,

@@ -12,6 +12,7 @@ import { callNative, disposeNative, fromNative, onAbort, reasonOf } from "./call
 import { METHOD_TITLES, type MethodName } from "./methods.js";
 import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
 import { type HeadSource, Predictor } from "./predicting.js";
+import { prepare } from "./prepare.js";
 import { Recorder } from "./recorder.js";
 import { asDamaged, checkPrediction, MODEL_FILES, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
@@ -54,6 +55,7 @@ const FIT: OptionSpecs = {
   resume: option.boolean(),
   checkpointEvery: option.integer({ min: 1 }),
   restoreBest: option.boolean(),
+  checkKernels: option.boolean(),
   signal: option.signal(),
   onProgress: option.callback(),
   notes: option.custom("an object", (value) => Object(value) === value),
@@ -97,6 +99,8 @@ export interface NetworkParts {
   backbone: Backbone;
   ownsBackbone: boolean;
   made: { heads: Head[]; device: string; precision: "fp32" | "bf16"; parameters: number; hasDropout: boolean };
+  /** Whether training may choose the precision. */
+  anyPrecision: boolean;
   recorded: Recorded;
   run: Run | undefined;
 }
@@ -140,6 +144,7 @@ export async function makeNetwork(
       backbone,
       ownsBackbone: owned !== null,
       made: { ...made, heads: made.heads.map(({ name, channels, size }) => ({ name, channels, size })) },
+      anyPrecision: precision === "auto",
       recorded: { ensemble: { ...ensemble, ...(headsPerTap > 1 && { headsPerTap }) }, skip, passes, channelsLast },
       run: owned?.run,
     };
@@ -198,6 +203,8 @@ export abstract class Network extends Predictor implements Model {
   readonly #handle: Handle;
   readonly #ownsBackbone: boolean;
   readonly #recorded: Recorded;
+  readonly #anyPrecision: boolean;
+  #precision: "fp32" | "bf16";
   #disposed: Promise<void> | undefined;
   #trained: Record<string, unknown> | undefined;
 
@@ -210,8 +217,6 @@ export abstract class Network extends Predictor implements Model {
   readonly classes: number;
   /** Where it runs, such as `cpu` or `cuda:0`. */
   readonly device: string;
-  /** Numbers in which the network runs. */
-  readonly precision: "fp32" | "bf16";
   /** Trainable numbers, heads and a frozen backbone counted. */
   readonly parameters: number;
   /** First heads left out of predictions, unless a call says otherwise. */
@@ -228,12 +233,18 @@ export abstract class Network extends Predictor implements Model {
     this.backbone = parts.backbone;
     this.heads = parts.made.heads;
     this.device = parts.made.device;
-    this.precision = parts.made.precision;
+    this.#precision = parts.made.precision;
+    this.#anyPrecision = parts.anyPrecision;
     this.parameters = parts.made.parameters;
     this.classes = parts.recorded.ensemble.classes;
     this.skip = parts.recorded.skip;
     this.run = parts.run;
     this.#trained = parts.run?.training;
+  }
+
+  /** Numbers in which the network runs. Of `precision: "auto"` those that `fit` finds to be faster, from then on. */
+  get precision(): "fp32" | "bf16" {
+    return this.#precision;
   }
 
   protected source(): HeadSource {
@@ -321,7 +332,18 @@ export abstract class Network extends Predictor implements Model {
   }
 
   async #fit(training: SampleSource | Gathered, options: Gatherable<FitOptions>): Promise<History> {
-    const { validation, signal, onProgress, notes = {}, run, resume = false, loss, allowDuplicates, ...rest } = options;
+    const {
+      validation,
+      signal,
+      onProgress,
+      notes = {},
+      run,
+      resume = false,
+      loss,
+      allowDuplicates,
+      ...others
+    } = options;
+    const { checkKernels = true, ...rest } = others;
     const guard = new SampleGuard(training, { ...rest, validation, allowDuplicates });
     const custom = typeof loss === "function" ? loss : null;
     const settings = {
@@ -338,8 +360,8 @@ export abstract class Network extends Predictor implements Model {
         "ERR_LE_OPTION",
         "Expected option 'validation' with 'earlyStopping' but received none.",
       );
-    const recorded = { ...settings, ...(custom && { loss: { name: "custom" } }) };
-    if (run !== undefined && !resume && existsSync(path.join(run, RUN_FILES.state)))
+    const begun = run !== undefined && existsSync(path.join(run, RUN_FILES.state));
+    if (begun && !resume)
       throw new LayerEnsemblesError(
         "ERR_LE_IO",
         `Expected an empty folder for option 'run' but received ${run}, which holds a run: resume it (resume: true) or choose another.`,
@@ -350,9 +372,7 @@ export abstract class Network extends Predictor implements Model {
 
     const abort = new AbortController(); // for what goes wrong while an event is handled
     const recorder = run === undefined ? undefined : new Recorder(run, (error) => abort.abort(error));
-    if (run !== undefined) await this.#writeRun(run, notes, recorded, {});
-    const onEvent = (json: string) => {
-      const event = JSON.parse(json) as TrainingEvent;
+    const onEvent = (event: TrainingEvent) => {
       try {
         if (event.type === "start") recorder?.start(event.before);
         if (event.type === "epoch") recorder?.epoch(event);
@@ -364,13 +384,42 @@ export abstract class Network extends Predictor implements Model {
     const ignore = onAbort(signal, () => abort.abort(reasonOf(signal)));
     try {
       signal?.throwIfAborted();
+      if (begun) await this.#takePrecisionOf(run);
+      let told = 0;
+      const prepared = await prepare(
+        {
+          addon: this.#addon,
+          handle: this.#handle,
+          training: trainingData.handle,
+          validation: validationData?.handle ?? null,
+          settings,
+          choose: this.#anyPrecision && !begun && this.device === "cpu" && this.precision === "bf16",
+          precision: this.precision,
+          check: checkKernels && this.device === "cpu",
+          network: [this.backbone.config, this.parameters],
+        },
+        abort.signal,
+        (done, kernels) => {
+          if (performance.now() - told < 100) return;
+          told = performance.now();
+          onEvent({ type: "preparing", done, kernels });
+        },
+      );
+      await this.#setPrecision(prepared.precision);
+      onEvent(prepared);
+      const recorded = {
+        ...settings,
+        ...(custom && { loss: { name: "custom" } }),
+        ...(prepared.kernels && prepared.kernels.detours.length > 0 && { detours: prepared.kernels.detours }),
+      };
+      if (run !== undefined) await this.#writeRun(run, notes, recorded, {});
       const history = await callNative(this.#addon, abort.signal, (control) =>
         this.#addon.fit(
           this.#handle,
           trainingData.handle,
           validationData?.handle ?? null,
           { ...settings, resume, ...(run !== undefined && { run }) },
-          onEvent,
+          (json) => onEvent(JSON.parse(json) as TrainingEvent),
           custom,
           control,
         ),
@@ -383,6 +432,18 @@ export abstract class Network extends Predictor implements Model {
       await recorder?.close();
       ignore();
     }
+  }
+
+  /** A training that goes on is computed as it was begun. */
+  async #takePrecisionOf(run: string): Promise<void> {
+    const { training } = await readRun(run);
+    if (this.#anyPrecision && training?.precision === "fp32") await this.#setPrecision("fp32");
+  }
+
+  async #setPrecision(precision: "fp32" | "bf16"): Promise<void> {
+    if (precision === this.#precision) return;
+    await this.#native(() => this.#addon.setPrecision(this.#handle, precision));
+    this.#precision = precision;
   }
 
   /** Waits for what is under way, then frees the heads, and the network where this ensemble was loaded from a run. */

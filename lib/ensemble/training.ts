@@ -1,4 +1,5 @@
 import type { NdArray } from "../arrays.js";
+import type { KernelReport } from "../native/kernels.js";
 import { type OptionSpecs, option } from "../options.js";
 import { LOSSES, type LossName } from "./losses.js";
 
@@ -166,6 +167,14 @@ export interface FitOptions {
   restoreBest?: boolean;
   /** Stops at the next batch; what the last checkpoint holds stays. The promise rejects with `signal.reason`. */
   signal?: AbortSignal;
+  /**
+   * Whether the kernels of libtorch that the training uses on the CPU are compared with their definition before it begins:
+   * each once per machine, in a process of its own, which takes some seconds. What gives wrong numbers is led another way.
+   * `LAYER_ENSEMBLES_PREPARE_TRAINING=off` in the environment switches this off for a process, and the timing of
+   * `precision: "auto"` with it.
+   * @default true
+   */
+  checkKernels?: boolean;
   /** Called at most ten times a second, and after each epoch. */
   onProgress?: (event: TrainingEvent) => void;
   /** More facts for run.json, such as where the data came from. */
@@ -180,8 +189,34 @@ export interface Score {
   nll: number;
 }
 
+/** What was found out before training began. */
+export interface PreparedEvent {
+  /** The machine is known, and training begins. */
+  type: "prepared";
+  /** Numbers in which the training runs. */
+  precision: "fp32" | "bf16";
+  /** Seconds of one batch in each, where `precision: "auto"` chose by them; else null. */
+  stepSeconds: {
+    /** In float32. */
+    fp32: number;
+    /** In bfloat16. */
+    bf16: number;
+  } | null;
+  /** What is known of libtorch's kernels; null where none were checked, as on a GPU. */
+  kernels: KernelReport | null;
+}
+
 /** What happened in training. Epochs and batches count from 0. */
 export type TrainingEvent =
+  | {
+      /** A kernel of libtorch was tried. */
+      type: "preparing";
+      /** How many were. */
+      done: number;
+      /** How many there are to try. */
+      kernels: number;
+    }
+  | PreparedEvent
   | {
       /** Training begins. */
       type: "start";

@@ -52,6 +52,15 @@ export interface RawLoadReport {
   loaded: number;
 }
 
+/** A kernel of libtorch, by what it is chosen by: see native/core/kernels. */
+export interface RawKernel {
+  call: object;
+  /** In words. */
+  text: string;
+  /** What may be done, in order; the first is done unless another is asked for. */
+  ways: string[];
+}
+
 /** What a file is, by its content. */
 export type FileKind = "torchscript" | "exported" | "state-dict" | "safetensors" | "unknown";
 
@@ -121,6 +130,30 @@ export interface Addon {
     loss: ((logits: NdArray<Float32Array>, target: NdArray<Uint8Array>) => object) | null,
     control?: Handle,
   ): Promise<object>;
+  /** The kernels that `fit` would use in numbers of `precision`, each once; a loss of the caller's is not asked. */
+  trainingKernels(
+    ensemble: Handle,
+    training: Handle,
+    validation: Handle | null,
+    options: object,
+    precision: "fp32" | "bf16",
+    control?: Handle,
+  ): Promise<RawKernel[]>;
+  /** Seconds of one batch, forward and back. */
+  timeSteps(
+    ensemble: Handle,
+    training: Handle,
+    validation: Handle | null,
+    options: object,
+    control?: Handle,
+  ): Promise<{ fp32: number; bf16: number }>;
+  /** For the jobs behind it. */
+  setPrecision(ensemble: Handle, precision: "fp32" | "bf16"): Promise<void>;
+  describeKernel(call: object): RawKernel;
+  checkKernel(call: object, way: string): { right: boolean; error: number | null; what: string };
+  rememberKernel(call: object, way: string): void;
+  /** For a process that does nothing but check kernels. */
+  useCheckedMemory(): void;
   saveEnsemble(ensemble: Handle, path: string): Promise<void>;
   loadEnsemble(ensemble: Handle, path: string): Promise<void>;
   createControl(): Handle;

@@ -8,6 +8,7 @@
 #include "error.h"
 #include "errors.h"
 #include "jobs.h"
+#include "kernels.h"
 #include "kernels/guard.h"
 #include "models.h"
 #include "napi_setup.h"
@@ -56,6 +57,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("info", Napi::Function::New(env, info, "info"));
   exports.Set("trimMemory", Napi::Function::New(env, trim_memory, "trimMemory"));
   export_models(env, exports);
+  export_kernels(env, exports);
   return exports;
 }
 

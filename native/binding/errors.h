@@ -16,4 +16,16 @@ Failure describe(std::exception_ptr exception);
 
 Napi::Error to_error(Napi::Env env, const Failure& failure);
 
+// C++ exceptions on the JavaScript thread (arguments that do not fit) become JavaScript errors here.
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+Napi::Value guarded(const Napi::CallbackInfo& info) {
+  try {
+    return function(info);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw to_error(info.Env(), describe(std::current_exception()));
+  }
+}
+
 }  // namespace le::binding

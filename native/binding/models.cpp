@@ -19,6 +19,7 @@
 #include "errors.h"
 #include "handles.h"
 #include "jobs.h"
+#include "kernels.h"
 #include "numbers.h"
 #include "predict.h"
 #include "train.h"
@@ -577,6 +578,53 @@ Napi::Value fit(const Napi::CallbackInfo& info) {
                 });
 }
 
+// What a training is prepared by: no loss of the caller's has a part in it.
+struct Plan {
+  explicit Plan(const Napi::CallbackInfo& info)
+      : options(TrainOptions::from(to_json(info[3]))),
+        handle(ensemble_of(info)),
+        training(from_handle<Dataset>(info[1], kDatasetTag, "dataset")) {
+    if (!info[2].IsNull() && !info[2].IsUndefined()) validation = from_handle<Dataset>(info[2], kDatasetTag, "dataset");
+  }
+  TrainOptions options;
+  std::shared_ptr<EnsembleHandle> handle;
+  std::shared_ptr<const Dataset> training, validation;
+};
+
+// trainingKernels(ensemble, training, validation | null, options, precision, control) → Promise<kernels>
+Napi::Value kernels_of_training(const Napi::CallbackInfo& info) {
+  Plan plan(info);
+  plan.options.dtype = to_string(info[4], "precision") == "bf16" ? at::kBFloat16 : at::kFloat;
+  const auto control = control_of(info[5]);
+  return run_on(info.Env(), plan.handle->owner, control, [plan, control]() -> Finish {
+    Json::Array kernels;
+    for (const ConvolutionCall& call :
+         training_kernels(plan.handle->get(), *plan.training, plan.validation.get(), plan.options, *control))
+      kernels.push_back(describe_kernel(call));
+    return finish_json(std::move(kernels));
+  });
+}
+
+// timeSteps(ensemble, training, validation | null, options, control) → Promise<{fp32, bf16}>, seconds
+Napi::Value time_both(const Napi::CallbackInfo& info) {
+  const Plan plan(info);
+  const auto control = control_of(info[4]);
+  return run_on(info.Env(), plan.handle->owner, control, [plan, control]() -> Finish {
+    const StepSeconds seconds = time_steps(plan.handle->get(), *plan.training, plan.options, *control);
+    return finish_json(Json::Object{{"fp32", seconds.fp32}, {"bf16", seconds.bf16}});
+  });
+}
+
+// setPrecision(ensemble, "fp32" | "bf16") → Promise<void>, for the jobs behind it
+Napi::Value set_precision(const Napi::CallbackInfo& info) {
+  auto handle = ensemble_of(info);
+  return run_on(info.Env(), handle->owner, std::make_shared<JobControl>(),
+                [handle, name = to_string(info[1], "precision")]() -> Finish {
+                  handle->dtype = resolve_precision(name, handle->get().device());
+                  return {};
+                });
+}
+
 // saveEnsemble(ensemble, path) → Promise<void>
 Napi::Value save_ensemble(const Napi::CallbackInfo& info) {
   auto handle = ensemble_of(info);
@@ -615,18 +663,6 @@ Napi::Value give_up_control(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// C++ exceptions on the JavaScript thread (arguments that do not fit) become JavaScript errors here.
-template <Napi::Value (*function)(const Napi::CallbackInfo&)>
-Napi::Value guarded(const Napi::CallbackInfo& info) {
-  try {
-    return function(info);
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (...) {
-    throw to_error(info.Env(), describe(std::current_exception()));
-  }
-}
-
 }  // namespace
 
 void export_models(Napi::Env env, Napi::Object exports) {
@@ -649,6 +685,9 @@ void export_models(Napi::Env env, Napi::Object exports) {
   add.operator()<create_dataset>("createDataset");
   add.operator()<add_sample>("addSample");
   add.operator()<fit>("fit");
+  add.operator()<kernels_of_training>("trainingKernels");
+  add.operator()<time_both>("timeSteps");
+  add.operator()<set_precision>("setPrecision");
   add.operator()<save_ensemble>("saveEnsemble");
   add.operator()<load_ensemble>("loadEnsemble");
   add.operator()<create_control>("createControl");

@@ -12,9 +12,11 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include "checkpoint.h"
 #include "default_generator.h"
+#include "kernels/guard.h"
 #include "numbers.h"
 #include "optim.h"
 #include "predict.h"
@@ -132,6 +134,7 @@ class Trainer {
         optimizer_(make_optimizer(options.optimizer, ensemble.trainable())),
         schedule_(make_schedule(options.schedule)),
         weights_(options.head_weights),
+        dtype_(options.dtype),
         dropout_(make_generator()) {
     const auto channels = ensemble.backbone().in_channels();
     const auto axes = ensemble.backbone().spatial_axes();
@@ -153,15 +156,14 @@ class Trainer {
                                      {"heads", std::move(heads)},
                                      {"samples", static_cast<int64_t>(training.samples.size())}})
                        .dump();
-    const auto each = epoch_batches(training_.samples.size(), options_.batch_size, 0, 0);
-    const size_t batches = each.size();
+    const size_t batches = epoch_batches(training_.samples.size(), options_.batch_size, 0, 0).size();
     if (const int64_t needed = ensemble.options().freeze_backbone ? 0 : ensemble.backbone().training_batch();
         needed > 0)
-      for (const auto& batch : each)
-        if (static_cast<int64_t>(batch.size()) != needed)
+      for (const int64_t size : batch_sizes())
+        if (size != needed)
           fail(code::kOption, "Expected batches of ", needed, " images for a network that was recorded with these but ",
-               "received one of ", batch.size(), ": use batchSize ", needed,
-               " and a number of training images that it ", "divides, or export the network with a dynamic batch.");
+               "received one of ", size, ": use batchSize ", needed, " and a number of training images that it ",
+               "divides, or export the network with a dynamic batch.");
     steps_per_epoch_ = static_cast<int64_t>((batches + options_.accumulate - 1) / options_.accumulate);
   }
 
@@ -186,7 +188,93 @@ class Trainer {
     return Json::Object{{"epochs", history_}, {"best", std::move(best)}, {"stopped", stopped}};
   }
 
+  std::vector<ConvolutionCall> kernels() {
+    Recording recording;
+    const Rehearsal rehearsal(*this);
+    for (const int64_t size : batch_sizes()) {
+      control_.check();
+      rehearsal.step(first_samples(training_, size));
+    }
+    if (validation_) {
+      std::set<int64_t> sizes;
+      const auto all = static_cast<int64_t>(validation_->samples.size());
+      for (int64_t begin = 0; begin < all; begin += options_.batch_size)
+        sizes.insert(std::min(options_.batch_size, all - begin));
+      for (const int64_t size : sizes) rehearsal.evaluation(first_samples(*validation_, size));
+    }
+    return recording.calls();
+  }
+
+  StepSeconds time_steps() {
+    constexpr int kMostRounds = 4;
+    constexpr double kEnough = 4;  // seconds, after which no further round begins
+    StepSeconds shortest;
+    const Rehearsal rehearsal(*this);
+    const Batch batch = first_samples(training_, *batch_sizes().rbegin());
+    const auto begin = std::chrono::steady_clock::now();
+    for (int round = 0; round < kMostRounds && (round == 0 || seconds_since(begin) < kEnough); ++round)
+      for (const auto& [dtype, seconds] : {std::pair(at::kFloat, &shortest.fp32), {at::kBFloat16, &shortest.bf16}}) {
+        control_.check();
+        dtype_ = dtype;
+        const auto start = std::chrono::steady_clock::now();
+        rehearsal.step(batch);
+        *seconds = std::min(*seconds, seconds_since(start));
+      }
+    dtype_ = options_.dtype;
+    return shortest;
+  }
+
  private:
+  // Passes of a training ahead of it. When it ends, the network is as it was before.
+  class Rehearsal {
+   public:
+    explicit Rehearsal(Trainer& trainer) : trainer_(trainer) {
+      trainer_.ensemble_.backbone().end_inference();
+      for (const auto& [name, buffer] : buffers()) before_.push_back(buffer.clone());
+    }
+    ~Rehearsal() {
+      const at::NoGradGuard no_grad;
+      trainer_.optimizer_->zero_grad();
+      trainer_.ensemble_.train(false);
+      const NamedTensors now = buffers();
+      for (size_t i = 0; i < before_.size(); ++i) now[i].second.copy_(before_[i]);
+    }
+    Rehearsal(const Rehearsal&) = delete;
+    Rehearsal& operator=(const Rehearsal&) = delete;
+
+    void step(const Batch& batch) const {
+      trainer_.ensemble_.train(true);
+      trainer_.seed_dropout(0);
+      trainer_.forward_and_back(batch, 1);
+      trainer_.optimizer_->zero_grad();
+    }
+    void evaluation(const Batch& batch) const {
+      const Autocast autocast(trainer_.ensemble_.device(), trainer_.dtype_);
+      const at::NoGradGuard no_grad;
+      const InferenceMode evaluation(trainer_.ensemble_, trainer_.dtype_);
+      trainer_.ensemble_.logits(trainer_.to_evaluate(batch));
+    }
+
+   private:
+    NamedTensors buffers() const { return trainer_.ensemble_.backbone().buffers(); }
+    Trainer& trainer_;
+    std::vector<at::Tensor> before_;
+  };
+
+  // Of an epoch's batches.
+  std::set<int64_t> batch_sizes() const {
+    std::set<int64_t> sizes;
+    for (const auto& batch : epoch_batches(training_.samples.size(), options_.batch_size, 0, 0))
+      sizes.insert(static_cast<int64_t>(batch.size()));
+    return sizes;
+  }
+
+  static Batch first_samples(const Dataset& data, int64_t count) {
+    std::vector<const Sample*> samples;
+    for (int64_t i = 0; i < count; ++i) samples.push_back(&data.samples[static_cast<size_t>(i)]);
+    return collate(samples, false);
+  }
+
   bool exhausted() const {
     return validation_ && options_.early_stopping > 0 && best_epoch_ >= 0 &&
            epoch_ - 1 - best_epoch_ >= options_.early_stopping;
@@ -263,16 +351,7 @@ class Trainer {
       const int64_t group_begin = b - b % options_.accumulate;
       const int64_t group = std::min(batches, group_begin + options_.accumulate) - group_begin;
       seed_dropout(b);
-      const at::Tensor input = batch.images.to(ensemble_.device(), at::kFloat, true, false, ensemble_.memory_format());
-      const at::Tensor target = batch.targets.to(ensemble_.device(), true);
-      const std::vector<at::Tensor> losses = head_losses(input, target);
-      at::Tensor total;
-      for (size_t k = 0; k < losses.size(); ++k)
-        if (weights_[k] > 0) total = total.defined() ? total + losses[k] * weights_[k] : losses[k] * weights_[k];
-      if (!total.defined())
-        fail(code::kOption, "Expected a positive number in option 'headWeights' but received none.");
-      go_back(group > 1 ? total / static_cast<double>(group) : total);
-      unread.push_back(at::stack(losses).detach());
+      unread.push_back(forward_and_back(batch, group));
       unread_sizes.push_back(batch.size());
       images += batch.size();
 
@@ -314,6 +393,19 @@ class Trainer {
     return per_head;
   }
 
+  // Adds the gradients of one of `group` batches. Returns the loss of each head.
+  at::Tensor forward_and_back(const Batch& batch, int64_t group) {
+    const at::Tensor input = batch.images.to(ensemble_.device(), at::kFloat, true, false, ensemble_.memory_format());
+    const at::Tensor target = batch.targets.to(ensemble_.device(), true);
+    const std::vector<at::Tensor> losses = head_losses(input, target);
+    at::Tensor total;
+    for (size_t k = 0; k < losses.size(); ++k)
+      if (weights_[k] > 0) total = total.defined() ? total + losses[k] * weights_[k] : losses[k] * weights_[k];
+    if (!total.defined()) fail(code::kOption, "Expected a positive number in option 'headWeights' but received none.");
+    go_back(group > 1 ? total / static_cast<double>(group) : total);
+    return at::stack(losses).detach();
+  }
+
   // backward(), which only then finds out that an operation of an imported network has no way back.
   void go_back(const at::Tensor& loss) {
     if (!loss.requires_grad())
@@ -345,7 +437,7 @@ class Trainer {
     {
       std::optional<SeededDefaultGenerator> seeded;
       if (draws_) seeded.emplace(ensemble_.device(), batch_seed_);
-      const Autocast autocast(ensemble_.device(), options_.dtype);
+      const Autocast autocast(ensemble_.device(), dtype_);
       logits = ensemble_.logits(input, ensemble_.options().dropout > 0 ? &dropout_ : nullptr);
     }
     std::vector<at::Tensor> losses;
@@ -358,9 +450,9 @@ class Trainer {
 
   // Sets `monitored` to the validation loss, Σ_k w_k · L(z_k, y) averaged over images.
   Json validate(double& monitored) {
-    const Autocast autocast(ensemble_.device(), options_.dtype);
+    const Autocast autocast(ensemble_.device(), dtype_);
     const at::NoGradGuard no_grad;
-    const InferenceMode evaluation(ensemble_, options_.dtype);
+    const InferenceMode evaluation(ensemble_, dtype_);
     const size_t count = ensemble_.heads().size();
     std::vector<double> losses(count, 0.0);
     std::vector<Score> scores(count);
@@ -376,8 +468,7 @@ class Trainer {
       const auto images = static_cast<double>(batch.size());
       const at::Tensor target = batch.targets.to(ensemble_.device(), true);
       const auto size = batch.images.sizes().slice(2);
-      auto logits =
-          ensemble_.logits(batch.images.to(ensemble_.device(), options_.dtype, true, false, ensemble_.memory_format()));
+      auto logits = ensemble_.logits(to_evaluate(batch));
       counted += target.ne(options_.ignore_index).flatten(1).any(1).sum().item<double>();
       for (size_t k = 0; k < count; ++k) {
         const at::Tensor full = interpolate(logits[k], size);
@@ -404,6 +495,10 @@ class Trainer {
           Json::Object{{"dice", score.at("dice")}, {"nll", score.at("nll")}, {"loss", losses[k]}};
     }
     return Json::Object{{"loss", monitored}, {"heads", std::move(heads)}, {"fused", fused.json(counted)}};
+  }
+
+  at::Tensor to_evaluate(const Batch& batch) const {
+    return batch.images.to(ensemble_.device(), dtype_, true, false, ensemble_.memory_format());
   }
 
   double weighted(const std::vector<double>& losses) const {
@@ -492,6 +587,7 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   const std::unique_ptr<Schedule> schedule_;
   std::vector<double> weights_;
+  at::ScalarType dtype_;
   at::Generator dropout_;    // of the heads
   bool draws_ = false;       // whether the backbone has dropout of its own
   uint64_t batch_seed_ = 0;  // of that
@@ -510,6 +606,17 @@ class Trainer {
 Json train(Ensemble& ensemble, const Dataset& training, const Dataset* validation, const TrainOptions& options,
            const std::optional<Loss>& custom_loss, const Control& control) {
   return Trainer(ensemble, training, validation, options, custom_loss, control).run();
+}
+
+std::vector<ConvolutionCall> training_kernels(Ensemble& ensemble, const Dataset& training, const Dataset* validation,
+                                              const TrainOptions& options, const Control& control) {
+  if (!ensemble.device().is_cpu()) return {};
+  return Trainer(ensemble, training, validation, options, std::nullopt, control).kernels();
+}
+
+StepSeconds time_steps(Ensemble& ensemble, const Dataset& training, const TrainOptions& options,
+                       const Control& control) {
+  return Trainer(ensemble, training, nullptr, options, std::nullopt, control).time_steps();
 }
 
 }  // namespace le

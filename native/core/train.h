@@ -1,5 +1,6 @@
 #pragma once
 // The training loop: the sum over heads of w_k · L(z_k, y), all heads and the backbone together. SPEC section 2.
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "control.h"
 #include "data/dataset.h"
 #include "ensemble.h"
+#include "kernels/convolution.h"
 #include "losses.h"
 
 namespace le {
@@ -45,6 +47,20 @@ struct TrainOptions {
 // Errors: ERR_LE_ABORTED, ERR_LE_DIVERGED, ERR_LE_CHECKPOINT, ERR_LE_IO, and those of Dataset::validate.
 Json train(Ensemble& ensemble, const Dataset& training, const Dataset* validation, const TrainOptions& options,
            const std::optional<Loss>& custom_loss, const Control& control);
+
+// The convolutions that train() would run, validation counted, each kind once, without running one; none where they are
+// not the CPU's. Of a custom loss options.loss is a stand-in. The network is as before; errors as train().
+std::vector<ConvolutionCall> training_kernels(Ensemble& ensemble, const Dataset& training, const Dataset* validation,
+                                              const TrainOptions& options, const Control& control);
+
+// How long one batch takes forward and back, the shortest of some, in each type of numbers.
+struct StepSeconds {
+  double fp32 = std::numeric_limits<double>::infinity(), bf16 = std::numeric_limits<double>::infinity();
+};
+
+// Runs a few steps of train() that leave the network as before. Errors as train().
+StepSeconds time_steps(Ensemble& ensemble, const Dataset& training, const TrainOptions& options,
+                       const Control& control);
 
 // A loss computed elsewhere: `compute` gets the logits at the target's size and gives the value and the gradient with
 // respect to them.

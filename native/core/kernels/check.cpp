@@ -7,6 +7,7 @@
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/norm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -27,7 +28,9 @@ constexpr int64_t kBlock = 8;
 // Of what numbers of these kinds come to without cancelling: the least that errors are measured by.
 constexpr double kLeast = 0.3;
 
-double root_mean_square(const at::Tensor& x) { return std::sqrt(x.to(at::kDouble).square().mean().item<double>()); }
+double root_mean_square(const at::Tensor& x) {
+  return at::norm(x, 2).item<double>() / std::sqrt(static_cast<double>(x.numel()));
+}
 
 // The input is one plane for each image, times a factor for each channel, and so is the output's gradient: every number
 // of the result follows from these two planes. The factors differ, so that a channel taken for another shows.
@@ -95,8 +98,8 @@ class Check {
       const int64_t groups = call_.groups;
       const at::Tensor a = input_factors_.view({groups, -1}), b = gradient_factors.view({groups, -1});
       const at::Tensor pairs = call_.transposed ? a.unsqueeze(2) * b.unsqueeze(1) : b.unsqueeze(2) * a.unsqueeze(1);
-      difference("gradient of the weight", of_weight.flatten(2).to(at::kDouble),
-                 pairs.flatten(0, 1).unsqueeze(2) * by_tap,
+      difference("gradient of the weight", of_weight.flatten(2).to(at::kFloat, false, true),
+                 pairs.flatten(0, 1).unsqueeze(2).to(at::kFloat) * by_tap.to(at::kFloat),
                  root_mean_square(pairs) * std::sqrt(static_cast<double>(still.numel())));
     }
     if (call_.wanted[2])
@@ -134,9 +137,9 @@ class Check {
   at::Tensor summed(const at::Tensor& factors, int64_t axis) const {
     const int64_t groups = call_.groups;
     const at::Tensor weights =
-        weight_.to(at::kDouble).contiguous().view({groups, weight_.size(0) / groups, weight_.size(1), -1});
+        weight_.to(at::kFloat).contiguous().view({groups, weight_.size(0) / groups, weight_.size(1), -1});
     const at::Tensor by_channel = axis == 1 ? factors.view({groups, -1, 1, 1}) : factors.view({groups, 1, -1, 1});
-    return (weights * by_channel).sum(axis).flatten(0, 1);
+    return (weights * by_channel.to(at::kFloat)).sum(axis).flatten(0, 1).to(at::kDouble);
   }
 
   // result: N×channels×s; weights: channels×K, of what the taps see of `from`.
@@ -158,9 +161,10 @@ class Check {
     }
   }
 
-  void difference(const char* what, const at::Tensor& actual, const at::Tensor& right, double expected) {
+  // `actual` is used up: some are large, and new memory costs more than the arithmetic.
+  void difference(const char* what, at::Tensor actual, const at::Tensor& right, double expected) {
     const double scale = std::max(root_mean_square(right), kLeast * expected);
-    note(what, (actual - right).abs().max().item<double>() / scale);
+    note(what, actual.sub_(right).abs_().max().item<double>() / scale);
   }
 
   void note(const char* what, double error) {

@@ -1,0 +1,14 @@
+#pragma once
+// Checks of libtorch's kernels: see native/core/kernels.
+#include "json.h"
+#include "kernels/convolution.h"
+#include "napi_setup.h"
+
+namespace le::binding {
+
+// {"call", "text", "ways": names of the detours to try, in order}
+Json describe_kernel(const ConvolutionCall& call);
+
+void export_kernels(Napi::Env env, Napi::Object exports);
+
+}  // namespace le::binding
