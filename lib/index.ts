@@ -59,6 +59,7 @@ export type {
   History,
   LossOptions,
   OptimizerOptions,
+  PreparedEvent,
   SampleSource,
   ScheduleOptions,
   Score,

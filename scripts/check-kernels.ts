@@ -96,7 +96,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href)
     console.log(`libtorch ${libtorch}, ${isa}, ${threads} threads: ${kernels.length} kernels`);
     let done = 0;
     const faults: [RawKernel, string][] = [];
-    const problem = await tryEach(kernels, {}, (kernel, way) => {
+    const problem = await tryEach(kernels, { patience: 10_000 }, (kernel, way) => {
       if (way !== kernel.ways[0]) faults.push([kernel, way]);
       if (++done % 500 === 0) console.log(`${done} of ${kernels.length}`);
     });

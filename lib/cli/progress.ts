@@ -71,7 +71,7 @@ function preparationLines({ precision, stepSeconds, kernels }: PreparedEvent): s
   if (stepSeconds) {
     const milliseconds = (seconds: number) => `${fixed(seconds * 1000, seconds < 0.1 ? 1 : 0)} ms`;
     lines.push(
-      `${precision} is what a batch takes: ${milliseconds(stepSeconds.fp32)} in float32, ${milliseconds(stepSeconds.bf16)} in bfloat16`,
+      `a batch takes ${milliseconds(stepSeconds.fp32)} in float32 and ${milliseconds(stepSeconds.bf16)} in bfloat16: ${precision} is used`,
     );
   }
   if (!kernels) return lines;

@@ -396,7 +396,7 @@ export abstract class Network extends Predictor implements Model {
           choose: this.#anyPrecision && !begun && this.device === "cpu" && this.precision === "bf16",
           precision: this.precision,
           check: checkKernels && this.device === "cpu",
-          network: [this.backbone.config, this.parameters],
+          network: [{ ...this.backbone.config, seed: undefined }, this.parameters],
         },
         abort.signal,
         (done, kernels) => {

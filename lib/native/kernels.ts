@@ -83,7 +83,8 @@ export async function tryKernels(
   let tried = 0;
   const problem = await tryEach(open, options, (kernel, way) => {
     known.add(kernel, way);
-    onProgress?.(++tried, open.length);
+    tried++;
+    onProgress?.(tried, open.length);
   });
   return { tried, ...(problem !== "" && { untried: problem }) };
 }
@@ -142,9 +143,11 @@ export async function tryEach(
     if (open.length === 0) return "";
     const last = answers.at(-1);
     if (last?.problem !== undefined) return last.problem;
-    if (!last || last.right !== undefined || ended === "killed") return `their process was ${ended}`;
-    const entry = asked[last.question] as Open;
-    if (ended === "slow" && entry.ways.length === 1) return `one took longer than ${patience / 1000} seconds`;
+    const entry = last?.right === undefined && last ? asked[last.question] : undefined;
+    const tooSlow = ended === "slow" ? `one took longer than ${patience / 1000} seconds` : undefined;
+    // What was killed from outside says nothing of a kernel, nor does a way behind which there is no other to be slow.
+    if (!last || !entry || ended === "killed" || (tooSlow && entry.ways.length === 1))
+      return tooSlow ?? `their process was ${ended}`;
     wrong(entry, last.way); // which ended the process, or never ends
   }
   return `they ended ${MOST_DEATHS} processes`;

@@ -11,10 +11,16 @@
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/randn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
 
 #include "error.h"
 #include "kernels/check.h"
 #include "kernels/guard.h"
+#include "kernels/memory.h"
 #include "kernels/plain.h"
 
 #include "check.h"
@@ -197,6 +203,38 @@ TEST("kernels: every front end of a convolution is guarded, one that traced netw
           at::_convolution(y, u, {}, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1, false, false, true, true);
         }) == 1);
   CHECK(seen([&] { at::_convolution(y, u, {}, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1, false, false, true); }) == 1);
+}
+
+TEST("kernels: a strided stem over few slices takes no convolution of oneDNN") {
+  ConvolutionCall call = call_of(3, 1, 16, 7, 2);
+  call.backward = true;
+  for (const int64_t depth : {5, 6, 7, 8}) {
+    call.size = {depth, 9, 9};
+    CHECK((known_detour(call) == Detour::kPlain) == (depth <= 7));
+    const KernelVerdict verdict = check_kernel(call, known_detour(call));
+    if (!verdict.right) failed(__FILE__, __LINE__, call.describe(), ": ", verdict.what, " ", verdict.error);
+  }
+}
+
+TEST("kernels: checked memory notices what is written outside, and reads as NaN where nothing was") {
+  const pid_t child = fork();  // it takes over the whole process
+  if (child == 0) {
+    use_checked_memory();
+    at::Tensor block = at::empty({10}, at::kFloat);
+    float* numbers = block.mutable_data_ptr<float>();
+    const bool fresh = std::isnan(numbers[0]) && std::isnan(numbers[9]) && memory_is_intact();
+    numbers[10] = 1;
+    const bool behind = !memory_is_intact();
+    std::memset(numbers + 10, 0xff, sizeof(float));
+    const bool mended = memory_is_intact();
+    numbers[-1] = 1;
+    block = at::Tensor();  // what was freed counts too
+    const bool freed = !memory_is_intact();
+    _exit(fresh && behind && mended && freed ? 0 : 1);
+  }
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 TEST("kernels: detours that are forced nest") {

@@ -138,6 +138,30 @@ describe("training progress", () => {
     expect(drawn.replace("\r", "").replace("\x1b[K", "")).toHaveLength(29);
   });
 
+  it("says what was found out before: numbers that are faster, kernels that are wrong", () => {
+    const prepared = { type: "prepared", precision: "fp32" } as const;
+    const detour = (i: number) => ({ kernel: `kernel ${i}`, way: "plain" });
+    const kernels = { kernels: 40, tried: 12, detours: [1, 2, 3, 4, 5].map(detour) };
+    expect(show(false, [{ ...prepared, stepSeconds: { fp32: 0.0123, bf16: 0.25 }, kernels }])).toEqual([
+      "a batch takes 12.3 ms in float32 and 250 ms in bfloat16: fp32 is used\n",
+      "12 kernels of libtorch were compared with their definition\n",
+      "5 of 40 kernels of libtorch are passed by, because they are wrong on this machine or on others:\n",
+      "  kernel 1: plain instead\n",
+      "  kernel 2: plain instead\n",
+      "  kernel 3: plain instead\n",
+      '  and 2 others: see "detours" in run.json\n',
+    ]);
+    expect(show(false, [{ ...prepared, stepSeconds: null, kernels: { ...kernels, tried: 0, detours: [] } }])).toEqual(
+      [],
+    );
+    const untried = { kernels: 40, tried: 0, detours: [], untried: "their process was killed" };
+    expect(show(false, [{ ...prepared, stepSeconds: null, kernels: untried }])).toEqual([
+      "kernels of libtorch could not be compared with their definition: their process was killed\n",
+    ]);
+    const [drawn] = show(true, [{ type: "preparing", done: 10, kernels: 40 }]);
+    expect(drawn).toContain(`trying kernels of libtorch ${bar(0.25, 20)} 10/40`);
+  });
+
   it("fills the bar from empty to full", () => {
     expect([bar(0, 4), bar(0.5, 4), bar(1, 4), bar(7, 4)]).toEqual(["╌╌╌╌", "━━╌╌", "━━━━", "━━━━"]);
   });
