@@ -80,3 +80,4 @@ export {
 } from "./gate.js";
 export { type Configuration, configure } from "./native/configure.js";
 export type { DownloadProgress } from "./native/download.js";
+export type { KernelDetour, KernelReport } from "./native/kernels.js";

@@ -81,7 +81,8 @@ const std::vector<KnownFault>& known_faults() {
   // The first that applies. The usual layout in float32 is right for every shape that was tried but those of the first.
   static const std::vector<KnownFault> faults{
       {"strided stem over few slices", strided_stem, Detour::kPlain,
-       "weight gradients up to 1e36, or a loop without an end: kernels from 7×7×7 with padding from 3, over depths of up "
+       "weight gradients up to 1e36, or a loop without an end: kernels from 7×7×7 with padding from 3, over depths of "
+       "up "
        "to the kernel's",
        "libtorch 2.13 with oneDNN 3.12: AVX512_CORE, AVX512_CORE_FP16"},
       {"map smaller than the kernel", smaller_than_kernel, Detour::kFloatContiguous,
