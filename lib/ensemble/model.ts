@@ -20,8 +20,9 @@ export interface PlacementOptions {
   /** `"auto"`: CUDA where there is a device, else the CPU. @default "auto" */
   device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
   /**
-   * `"auto"`: bfloat16 where the device has units for it. Losses and fusion are always in float32. On a CPU a network of few
-   * channels, such as a plain U-Net of width 16, is faster in `"fp32"`.
+   * `"auto"`: bfloat16 where the device has units for it. Losses and fusion are always in float32. On a CPU `fit` times a batch in
+   * each, once per machine, and takes bfloat16 only where it is at least a tenth faster: a network of few channels, such as a plain
+   * U-Net of width 16, is faster in float32.
    * @default as the run was trained (float32 where it was), for a model that is loaded; else "auto"
    */
   precision?: "auto" | "fp32" | "bf16";
