@@ -22,7 +22,7 @@ export class Contender {
     this.title = title;
     this.#child = spawn(command[0], command.slice(1), {
       stdio: ["pipe", "pipe", "inherit"],
-      env: { ...process.env, OMP_WAIT_POLICY: "passive", ...env },
+      env: { ...process.env, OMP_WAIT_POLICY: "passive", LAYER_ENSEMBLES_PREPARE_TRAINING: "off", ...env },
     });
     const fail = (reason) => {
       this.#ended = new Error(`${title} ended: ${reason}`);
