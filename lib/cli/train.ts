@@ -453,7 +453,9 @@ async function encoderWeights(options: TrainOptions, { signal }: Session): Promi
  */
 async function matching(wanted: readonly string[], probe: () => Promise<LayerInfo[]>): Promise<string[]> {
   if (!wanted.some(isGlob)) return [...wanted];
-  const layers = (await probe()).filter(({ tappable, shape }) => tappable && shape && shape.length >= 4);
+  const layers = (await probe()).filter(
+    ({ tappable, shape, followsImage }) => tappable && shape && shape.length >= 4 && followsImage !== false,
+  );
   const names = wanted.flatMap((pattern) => {
     if (!isGlob(pattern)) return [pattern];
     const fits = glob(pattern);

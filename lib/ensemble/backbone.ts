@@ -99,6 +99,12 @@ export interface LayerInfo {
   calls?: number;
   /** N×C×H×W (N×C×D×H×W) of its (last) output in the probe; undefined before one, or where it did not run. */
   shape?: number[];
+  /**
+   * Networks from files: whether no other axis of its output than the last grows with the image's last, as one twice as wide
+   * showed in the probe. False for maps N×H×W×C and windows. Undefined where the network takes no such image, or the output
+   * has fewer axes than a map.
+   */
+  followsImage?: boolean;
 }
 
 /** What a load of weights did, and left undone. */
@@ -351,6 +357,7 @@ export class Backbone {
    */
   async probe(inputSize: readonly number[] = this.probeSize): Promise<LayerInfo[]> {
     const shape = [1, this.inChannels, ...checkSize(inputSize, this.spatialAxes)];
+    const wide = await this.#traceWide(shape); // first: what the network has learned of itself is of the last one
     const calls = await this.#run(() => this.#addon.traceBackbone(this.handle(), shape));
     const ran = new Map<string, LayerInfo>();
     const byName = new Map(this.#raw.map((layer) => [layer.name, layer]));
@@ -360,11 +367,31 @@ export class Backbone {
       const before = ran.get(call.name);
       ran.delete(call.name); // a layer that runs again is placed where it ran last
       const shape = call.shape.length > 0 ? { shape: call.shape } : {};
-      ran.set(call.name, { ...layer, calls: (before?.calls ?? 0) + 1, ...shape });
+      const followsImage = follows(call.shape, wide?.get(call.name));
+      ran.set(call.name, {
+        ...layer,
+        calls: (before?.calls ?? 0) + 1,
+        ...shape,
+        ...(followsImage !== undefined && { followsImage }),
+      });
     }
     const idle = this.#raw.filter((layer) => !ran.has(layer.name)).map((layer) => ({ ...layer, calls: 0 }));
     this.#layers = [...ran.values(), ...idle];
     return this.layers();
+  }
+
+  /** Shapes for an image twice as wide; undefined of a network that keeps to its axes, and where it takes no such image. */
+  async #traceWide(shape: readonly number[]): Promise<Map<string, number[]> | undefined> {
+    if (this.config.kind !== "torchscript" && this.config.kind !== "exported") return undefined;
+    const wide = shape.map((size, axis) => (axis === shape.length - 1 ? 2 * size : size));
+    try {
+      const calls = await this.#run(() => this.#addon.traceBackbone(this.handle(), wide));
+      return new Map(calls.map((call) => [call.name, call.shape]));
+    } catch (error) {
+      const code = error instanceof LayerEnsemblesError ? error.code : "";
+      if (code === "ERR_LE_SHAPE" || code === "ERR_LE_MEMORY") return undefined;
+      throw error;
+    }
   }
 
   /**
@@ -485,6 +512,14 @@ export class Backbone {
 function checkSize(size: readonly number[], axes: number): readonly number[] {
   const spec = option.required(option.array(option.integer({ min: 1, max: 65536 }), { length: axes }));
   return checkOptions("probe", { inputSize: size }, { inputSize: spec }).inputSize;
+}
+
+/** Whether an output's last axis, and it alone, grew with the image's; a map of a fixed size keeps all of its axes. */
+function follows(shape: readonly number[], wide: readonly number[] | undefined): boolean | undefined {
+  if (!wide || shape.length < 4) return undefined;
+  if (wide.length !== shape.length) return false;
+  const grew = shape.map((size, axis) => (wide[axis] as number) !== size);
+  return !grew.slice(0, -1).includes(true);
 }
 
 function isFolder(name: string): boolean {

@@ -21,7 +21,8 @@ export function autoTaps(
   layers: readonly LayerInfo[],
   { count, final = true, image }: { count?: number; final?: boolean; image?: readonly number[] } = {},
 ): string[] {
-  const fits = (layer: LayerInfo) => (image ? isMap(layer, image) : (layer.shape?.length ?? 0) >= 4);
+  const fits = (layer: LayerInfo) =>
+    layer.followsImage !== false && (image ? isMap(layer, image) : (layer.shape?.length ?? 0) >= 4);
   // What is pooled to a single place, as in attention, has nothing to segment by.
   const ran = layers.filter(
     (layer) =>

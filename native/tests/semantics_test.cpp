@@ -355,6 +355,78 @@ TEST("semantics: batch norm with momentum None is trained from scripts, and refu
   }
 }
 
+TEST("semantics: momentum None is known in a trace made in training mode, and not taken for another") {
+  for (const char* file : {"cumulative_training-traced.pt", "cumulative_fourth-traced.pt"}) {
+    const auto message = message_of([&] { loaded(file)->train(true); }, code::kOption);
+    CHECK(mentions(message, "bn") && mentions(message, "momentum None"));
+  }
+  const Tensors wanted = expected("tenth");
+  check_ways("tenth-traced.pt", wanted);
+  check_training(*loaded("tenth-traced.pt"), wanted, "tenth");
+}
+
+TEST("semantics: half, bfloat16 and double weights run in float32, train, and are saved in their type") {
+  for (const auto& [name, type] : std::map<std::string, at::ScalarType>{
+           {"half", at::kHalf}, {"bfloat16", at::kBFloat16}, {"double", at::kDouble}}) {
+    const Tensors wanted = expected(name);
+    for (const auto& kind : kRecorded) {
+      const std::string file = name + kind;
+      check_ways(file, wanted);
+      const auto backbone = loaded(file);
+      for (const auto& [key, tensor] : state_of(*backbone))
+        if (tensor.is_floating_point()) CHECK(tensor.scalar_type() == at::kFloat);
+      backbone->train(true);
+      torch::autograd::backward({backbone->forward(wanted.at("x"), nullptr).output.square().mean()}, {});
+      for (auto& [key, parameter] : backbone->parameters()) {
+        CHECK(parameter.grad().scalar_type() == at::kFloat && parameter.grad().isfinite().all().item<bool>());
+        const at::NoGradGuard no_grad;
+        parameter.copy_(parameter.to(type));
+      }
+      backbone->train(false);
+      const std::string path = std::filesystem::temp_directory_path() / ("le-" + std::to_string(getpid()) + "-" + file);
+      backbone->save(path);
+      if (kind == ".pt2") {
+        const auto config = [](const std::string& of) {
+          return Archive(of).text("data/weights/model_weights_config.json", 1 << 20);
+        };
+        CHECK(config(path) == config(fixture(file)));
+      } else {
+        for (const auto& parameter : torch::jit::load(path).named_parameters())
+          CHECK(parameter.value.scalar_type() == type);
+      }
+      const auto again = loaded(path);
+      std::filesystem::remove(path);
+      const at::NoGradGuard no_grad;
+      close(file + " saved", again->forward(wanted.at("x"), nullptr).output,
+            backbone->forward(wanted.at("x"), nullptr).output, type == at::kDouble ? 1e-6 : 1e-2);
+    }
+  }
+}
+
+TEST("semantics: spectral norm is that of evaluation, and refused where it would be trained, or was recorded so") {
+  const Tensors wanted = expected("spectral");
+  for (const auto& kind : kRecorded) {
+    check_ways("spectral" + kind, wanted);
+    const auto backbone = loaded("spectral" + kind);
+    const auto message = message_of([&] { backbone->train(true); }, code::kOption);
+    CHECK(mentions(message, "spectral norm (conv") && mentions(message, "torch.jit.script"));
+    const auto recorded = message_of([&] { loaded("spectral_training" + kind); }, code::kCheckpoint);
+    CHECK(mentions(recorded, "spectral norm") && mentions(recorded, "model.eval()"));
+  }
+}
+
+TEST("semantics: weights by a parametrization are PyTorch's, and no layer's output") {
+  const Tensors wanted = expected("axes");
+  for (const auto& kind : kRecorded) {
+    check_ways("axes" + kind, wanted);
+    const auto layers = layers_of(*loaded("axes" + kind));
+    for (const char* name : {"one.parametrizations.weight", "one.parametrizations.weight.0"})
+      CHECK(!layers.at(name).tappable && mentions(layers.at(name).why_not, "does not depend on the image"));
+    for (const char* name : {"conv", "norm", "mix", "volume", "one", "last"}) CHECK(layers.at(name).tappable);
+    check_training(*loaded("axes" + kind), wanted, "axes" + kind);
+  }
+}
+
 TEST("semantics: attention's and recurrent layers' dropout is that of the mode, whichever a file was made in") {
   const Tensors attention = expected("attention_training"), recurrent = expected("recurrent");
   for (const auto& kind : kRecorded) {

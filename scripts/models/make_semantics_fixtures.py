@@ -224,10 +224,11 @@ class Batch(nn.Module):
 
 
 class Cumulative(nn.Module):
-    def __init__(self):
+    def __init__(self, momentum=None, batches=0):
         super().__init__()
         self.conv = nn.Conv2d(1, 2, 3, padding=1)
-        self.bn = nn.BatchNorm2d(2, momentum=None)
+        self.bn = nn.BatchNorm2d(2, momentum=momentum)
+        self.bn.num_batches_tracked.fill_(batches)
 
     def forward(self, x):
         return self.bn(self.conv(x))
@@ -241,6 +242,23 @@ class Spectral(nn.Module):
 
     def forward(self, x):
         return self.last(self.conv(x))
+
+
+class Axes(nn.Module):
+    """For an image of 8×8, layers whose output looks like a map of it: channels last, a volume, a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.LayerNorm(8)
+        self.mix = nn.Linear(8, 8)
+        self.volume = nn.Conv3d(1, 1, 3, padding=1)
+        self.one = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 1, 3, padding=1))
+        self.last = nn.Conv2d(1, 2, 1)
+
+    def forward(self, x):
+        y = self.mix(self.norm(self.conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return self.last(self.one(self.volume(y.unsqueeze(1)).squeeze(1)))
 
 
 class Attention(nn.Module):
@@ -341,15 +359,18 @@ def main(folder, wanted=()):
         save_script(torch.jit.script(model), path(name + ".pt"))
 
     @only_wanted
-    def trace(name, model, image=x):
+    def trace(name, model, image=x, batches=None):
         state = {key: value.clone() for key, value in model.state_dict().items()}
+        if batches is not None:
+            state["bn.num_batches_tracked"].fill_(batches)
         traced = torch.jit.trace(model, image.clone(), check_trace=False)
         traced.load_state_dict(state)
         save_script(traced, path(name + ".pt"))
 
     @only_wanted
-    def export(name, model, image=x, fixed=False, strict=False):
-        shapes = None if fixed else ({0: torch.export.Dim.AUTO},)
+    def export(name, model, image=x, fixed=False, free=False, strict=False):
+        axes = [] if fixed else range(4) if free else [0]
+        shapes = ({axis: torch.export.Dim.AUTO for axis in axes if axis != 1},)
         program = torch.export.export(model, (image.clone(),), dynamic_shapes=shapes, strict=strict)
         torch.export.save(program, path(name + ".pt2"))
         slim(path(name + ".pt2"))
@@ -357,16 +378,19 @@ def main(folder, wanted=()):
     def export_strictly(name, model, image=x):
         export(name, model, image, strict=True)
 
+    def export_freely(name, model, image=x):
+        export(name, model, image, free=True)
+
     endings = {trace: "-traced", export_strictly: "-strict"}
 
     @only_wanted
-    def values(name, model, image=x, modes=("eval", "train")):
+    def values(name, model, image=x, modes=("eval", "train"), skip=()):
         attributes = {"count": model.count} if hasattr(model, "count") else {}
         tensors = {}
         for mode in modes:
             for key, value in attributes.items():
                 setattr(model, key, value)
-            tensors.update(expected(model, image, modes=(mode,))[0])
+            tensors.update(expected(model, image, modes=(mode,), skip=skip)[0])
         for key, value in attributes.items():
             setattr(model, key, value)
         # Every name of a layer with its first one, which is the one that hooks are known by.
@@ -404,6 +428,14 @@ def main(folder, wanted=()):
         trace(name + "-traced", model)
         export(name, model, fixed=True)
     all_kinds("cumulative", made(Cumulative()), (script, trace, export))
+    trace("cumulative_training-traced", made(Cumulative(), "train"))
+    # The fourth batch has weight 1/4, the tenth 1/10, which is the default momentum too.
+    trace("cumulative_fourth-traced", made(Cumulative(None, 3), "train"), batches=4)
+    trace("tenth-traced", made(Cumulative(0.1, 9), "train"), batches=10)
+    values("tenth", made(Cumulative(0.1, 10)))
+    square = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    weights = [f"one.parametrizations.weight{part}" for part in ("", ".0")]
+    all_kinds("axes", made(Axes()), (trace, export_freely), image=square, skip=weights)
     all_kinds("spectral", made(Spectral()), (trace, export), modes=("eval",))
     trace("spectral_training-traced", made(Spectral(), "train"))
     export("spectral_training", made(Spectral(), "train"))

@@ -147,6 +147,22 @@ describe.each(["aliased.pt", "aliased-traced.pt", "aliased.pt2", "aliased-strict
   },
 );
 
+describe.each(["axes-traced.pt", "axes.pt2"])("automatic taps of %s", (name) => {
+  it("are maps of the image alone, also where other outputs have the shape of one", async () => {
+    const backbone = await Backbone.load(fixture(`semantics/${name}`));
+    const size = [8, 8];
+    const layers = await backbone.probe(size);
+    const shapes = Object.fromEntries(layers.map((layer) => [layer.name, layer.shape]));
+    expect(shapes).toMatchObject({ conv: [1, 8, 8, 8], mix: [1, 8, 8, 8], volume: [1, 1, 8, 8, 8] });
+    const take = (count: number) => autoTaps(layers, { image: size, final: false, count });
+    expect(take(3)).toEqual(["conv", "one", "last"]);
+    expect(() => take(4)).toThrow(/1 to 3/);
+    // The larger image that the probe tries is forgotten.
+    expect(await backbone.outputShape(size)).toEqual([1, 2, 8, 8]);
+    await backbone.dispose();
+  });
+});
+
 describe("a file", () => {
   it("of weights alone is refused with what to do", async () => {
     for (const name of ["weights/checkpoint.pth", "script/branches.safetensors"])

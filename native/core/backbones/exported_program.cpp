@@ -548,7 +548,8 @@ class Reader {
     if (node.target.starts_with("torch.ops.higher_order."))
       fail(code::kCheckpoint, "Expected plain operations but received the higher-order operator ",
            node.target.substr(23), ", which cannot be run here: export a network without it (for control flow, use ",
-           "TorchScript; for no_grad blocks inside the network, remove them).");
+           "TorchScript; for no_grad blocks inside the network: those that training alone has, as spectral norm does, ",
+           "are gone after model.eval(); remove others).");
     const Json::Array& inputs = json.at("inputs").array("inputs");
     node.symbolic = symbolic(node.target);
     if (node.symbolic) {

@@ -421,6 +421,10 @@ class ScriptBackbone final : public Backbone {
     addresses_memory_ = script::addresses_memory(*inlined_);
     if (addresses_memory_) channels_last_works_ = false;
     if (follows_.empty()) note_frozen();
+    const auto made_of_inputs = script::made_of_inputs(*inlined_, modules_.size());
+    for (size_t i = 1; i < modules_.size(); ++i)
+      if (modules_[i].why_not.empty() && !made_of_inputs[i])
+        modules_[i].why_not = "its output does not depend on the image";
     find_aliases();
     note_power_iterations();
     resolve_shape();

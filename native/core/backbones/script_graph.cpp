@@ -15,6 +15,7 @@
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 #include "backbones/checks.h"
 #include "error.h"
@@ -307,7 +308,8 @@ class Inliner {
     });
   }
 
-  // A mean over all batches (momentum None) is traced as the weight that one batch had then.
+  // A mean over all batches (momentum None) is traced as the weight that one batch had then: 0 in evaluation, else
+  // 1/(number of batches), which for the tenth is the default momentum: far more probably that.
   void note_momentum(const Node* norm, const c10::IValue& owner, bool traced_in_training) {
     const auto momentum = torch::jit::toIValue(norm->input(6));
     const auto found = index_of_.find(owner.toObject().get());
@@ -316,7 +318,8 @@ class Inliner {
     if (!slot || !owner.toObjectRef().getSlot(*slot).isTensor()) return;
     const double batches = owner.toObjectRef().getSlot(*slot).toTensor().item<double>();
     const double weight = momentum->toDouble();
-    if (traced_in_training ? std::abs(weight * batches - 1) > 1e-9 : weight != 0) return;
+    const bool is_share = weight == 1 || (std::abs(weight * batches - 1) < 1e-9 && weight != 0.1);
+    if (traced_in_training ? !is_share : weight != 0) return;
     modules_[found->second].cannot_train =
         "its batch norm " + modules_[found->second].name +
         " seems to have momentum None, which a trace does not keep; use torch.jit.script, another momentum, or freeze "
@@ -542,6 +545,47 @@ Writes possible_writes(const Graph& inlined, const torch::jit::Module& root, siz
           (node->isAfter(mark) || in_one_loop(node, mark)) && aliases.writesToAlias(node, {mark->input(0)});
     }
   return writes;
+}
+
+std::vector<bool> made_of_inputs(const Graph& inlined, size_t modules) {
+  std::unordered_set<const Value*> reached(inlined.inputs().begin() + 1, inlined.inputs().end());
+  std::set<std::string> attributes;  // of modules, that something of the inputs is kept in
+  bool more = true;
+  // What is written to a value is in all that it is a view of.
+  const auto reach = [&](const auto& self, const Value* value, bool written) -> void {
+    more |= reached.insert(value).second;
+    if (written && !value->node()->inputs().empty() && value->node()->kind() != prim::GetAttr)
+      self(self, value->node()->input(0), true);
+  };
+  const auto walk = [&](const auto& self, Block* block) -> void {
+    for (Node* node : block->nodes()) {
+      const bool calls = node->kind() == prim::CallMethod || node->kind() == prim::CallFunction;
+      bool any = calls || (node->kind() == prim::GetAttr && attributes.contains(node->s(attr::name))) ||
+                 std::any_of(node->inputs().begin(), node->inputs().end(),
+                             [&](const Value* input) { return reached.contains(input); });
+      for (Block* inner : node->blocks()) {
+        for (const Value* input : inner->inputs())
+          if (any) reach(reach, input, false);
+        self(self, inner);
+        any |= std::any_of(inner->outputs().begin(), inner->outputs().end(),
+                           [&](const Value* output) { return reached.contains(output); });
+      }
+      if (!any) continue;
+      for (const Value* output : node->outputs()) reach(reach, output, false);
+      const auto* schema = node->maybeSchema();
+      if (node->kind() == prim::SetAttr) more |= attributes.insert(node->s(attr::name)).second;
+      for (size_t i = 0; schema && i < schema->arguments().size() && i < node->inputs().size(); ++i)
+        if (const auto* info = schema->arguments()[i].alias_info(); info && info->isWrite())
+          reach(reach, node->input(i), true);
+    }
+  };
+  while (std::exchange(more, false)) walk(walk, const_cast<Graph&>(inlined).block());
+  std::vector<bool> made(modules, false);
+  each_node(const_cast<Graph&>(inlined).block(), [&](Node* node) {
+    if (node->kind() == returned_mark() && reached.contains(node->input(0)))
+      made[static_cast<size_t>(node->i(attr::value))] = true;
+  });
+  return made;
 }
 
 bool is_traced(const torch::jit::Module& root) {

@@ -60,6 +60,9 @@ struct Writes {
 // `image`: index among forward's arguments, self not counted.
 Writes possible_writes(const Graph& inlined, const torch::jit::Module& root, size_t modules, size_t image);
 
+// By module: whether anything that it returned may depend on forward's arguments.
+std::vector<bool> made_of_inputs(const Graph& inlined, size_t modules);
+
 // What `value` is in every pass, where it is self or read from it by way of attributes that are modules.
 std::optional<c10::IValue> known_value(const Value* value, const Graph& graph, const torch::jit::Module& root);
 
