@@ -79,7 +79,8 @@ export function routes(service: PredictionService): FastifyPluginAsync {
     });
     app.addHook("onResponse", async (request, reply) => {
       const route = request.routeOptions.url ?? "none";
-      service.metrics.requests.observe({ route, status: String(reply.statusCode) }, reply.elapsedTime / 1000);
+      const status = isSent(request) ? String(reply.statusCode) : GONE;
+      service.metrics.requests.observe({ route, status }, reply.elapsedTime / 1000);
     });
     app.addHook("preClose", () => service.close());
     addPredict(app, service);
@@ -140,18 +141,33 @@ function admission(service: PredictionService) {
     reply.raw.once("prefinish", () => {
       sending = performance.now();
     });
+    let sent = false;
+    reply.raw.once("finish", () => {
+      sent = isSent(request);
+    });
     reply.raw.once("close", () => {
       clearTimeout(timer);
       answer.release();
       admitted.body?.release();
-      if (!reply.raw.writableFinished) {
+      if (!sent) {
         abort.abort(new LayerEnsemblesError("ERR_LE_ABORTED", "The client has gone."));
         service.metrics.rejections.inc({ code: "ERR_LE_ABORTED" });
         const ms = Math.round(performance.now() - admitted.started);
-        request.log.info({ url: request.url.slice(0, 500), status: 499, ms, model: model.name }, "client gone");
+        request.log.info(
+          { url: request.url.slice(0, 500), status: Number(GONE), ms, model: model.name },
+          "client gone",
+        );
       }
     });
   };
+}
+
+/** Status, in logs and metrics, of what its client did not wait for. */
+const GONE = "499";
+
+/** Whether an answer that has ended went out: a socket that was destroyed has thrown away what it had not sent. */
+export function isSent({ raw }: FastifyRequest): boolean {
+  return !raw.socket.destroyed;
 }
 
 /** Lets a body pass by for a while: a connection that is closed while its client still sends would lose the answer. */
