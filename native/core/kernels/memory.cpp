@@ -18,16 +18,18 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kMargin = 16 * kPage;  // on either side; behind it an address that cannot be used
 constexpr int kFill = 0xff;             // NaN in each type of floating point
+constexpr size_t kMostSpare = size_t{1} << 28;
 
 std::mutex lock;
-std::map<void*, size_t> blocks;  // by what the caller got: bytes
+std::map<void*, size_t> blocks;      // by what the caller got: bytes
+std::multimap<size_t, void*> spare;  // mappings by their length: fresh pages cost as much as a check's arithmetic
+size_t spare_bytes = 0;
 std::atomic<bool> intact{true};
 
 size_t mapped(size_t bytes) { return kMargin + (bytes + kPage - 1) / kPage * kPage + kMargin + kPage; }
 
 bool filled(const uint8_t* begin, const uint8_t* end) {
-  while (begin < end && *begin == kFill) ++begin;
-  return begin == end;
+  return begin == end || (*begin == kFill && std::memcmp(begin, begin + 1, static_cast<size_t>(end - begin) - 1) == 0);
 }
 
 bool is_intact(const void* block, size_t bytes) {
@@ -41,20 +43,42 @@ void give_back(void* block) {
   const auto entry = blocks.find(block);
   if (entry == blocks.end()) return;  // of the allocator before
   if (!is_intact(block, entry->second)) intact = false;
-  munmap(static_cast<uint8_t*>(block) - kMargin, mapped(entry->second));
+  const size_t length = mapped(entry->second);
+  uint8_t* start = static_cast<uint8_t*>(block) - kMargin;
   blocks.erase(entry);
+  if (spare_bytes + length > kMostSpare) {
+    munmap(start, length);
+  } else {
+    spare.emplace(length, start);
+    spare_bytes += length;
+  }
+}
+
+// With an address behind its end that cannot be used.
+uint8_t* mapping(size_t length) {
+  {
+    const std::lock_guard guard(lock);
+    if (const auto entry = spare.find(length); entry != spare.end()) {
+      void* start = entry->second;
+      spare.erase(entry);
+      spare_bytes -= length;
+      return static_cast<uint8_t*>(start);
+    }
+  }
+  void* start = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) throw std::bad_alloc();
+  madvise(start, length - kPage, MADV_HUGEPAGE);
+  mprotect(static_cast<uint8_t*>(start) + length - kPage, kPage, PROT_NONE);
+  return static_cast<uint8_t*>(start);
 }
 
 class CheckedAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, nullptr, &give_back, c10::kCPU};
-    void* start = mmap(nullptr, mapped(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (start == MAP_FAILED) throw std::bad_alloc();
-    const size_t usable = mapped(bytes) - kPage;
-    std::memset(start, kFill, usable);
-    mprotect(static_cast<uint8_t*>(start) + usable, kPage, PROT_NONE);
-    void* block = static_cast<uint8_t*>(start) + kMargin;
+    uint8_t* start = mapping(mapped(bytes));
+    std::memset(start, kFill, mapped(bytes) - kPage);
+    void* block = start + kMargin;
     const std::lock_guard guard(lock);
     blocks.emplace(block, bytes);
     return {block, block, &give_back, c10::kCPU};
