@@ -415,6 +415,17 @@ TEST("semantics: spectral norm is that of evaluation, and refused where it would
   }
 }
 
+TEST("semantics: what training alone does is refused where a recording cannot tell it from evaluation") {
+  for (const std::string what : {"depth", "noise", "mean"})
+    for (const std::string normed : {"bare", "normed"})
+      for (const auto& kind : kRecorded) {
+        const auto message = message_of([&] { loaded(what + "_" + normed + "_training" + kind); }, code::kCheckpoint);
+        CHECK(mentions(message, "model.eval()"));
+        CHECK(mentions(message, what == "mean" ? "mean" : what == "noise" ? "randn_like" : "bernoulli_"));
+      }
+  check_ways("depth_training.pt", expected("depth_training"));
+}
+
 TEST("semantics: weights by a parametrization are PyTorch's, and no layer's output") {
   const Tensors wanted = expected("axes");
   for (const auto& kind : kRecorded) {

@@ -5,7 +5,8 @@
 Needs torch 2.13 and safetensors. NAME.pt is scripted, NAME-traced.pt traced, NAME.pt2 exported and NAME-strict.pt2 exported
 with strict=True, all in evaluation mode unless the name says otherwise. NAME.safetensors has x, and of eager PyTorch
     {eval,train}.{final,tap.LAYER,grad.PARAMETER,buffer.BUFFER}
-as make_script_fixtures.py says.
+as make_script_fixtures.py says; in its metadata names, from each name of a layer to its first, and state, the keys of the
+state dict.
 """
 
 import json
@@ -318,6 +319,29 @@ class NoHalf(nn.Module):
         return self.last(torch.complex(y, y + 1).abs())
 
 
+class TrainingAlone(nn.Module):
+    """Stochastic depth, noise or a mean of its own, below an `if self.training`."""
+
+    def __init__(self, what, normed):
+        super().__init__()
+        self.what: str = what
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.bn = norm(2) if normed else nn.Identity()
+        self.register_buffer("mean", torch.zeros(2))
+        self.last = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        y = self.bn(self.conv(x))
+        if self.training:
+            if self.what == "depth":
+                y = y + y * y.new_empty((y.shape[0], 1, 1, 1)).bernoulli_(0.5) * 2
+            elif self.what == "noise":
+                y = y + torch.randn_like(y)
+            else:
+                self.mean.mul_(0.9).add_(y.detach().mean((0, 2, 3)), alpha=0.1)
+        return self.last(y - self.mean[:, None, None])
+
+
 class NoWayBack(nn.Module):
     """A transformer whose fast path, for inference alone, is what a trace without gradients records."""
 
@@ -444,6 +468,14 @@ def main(folder, wanted=()):
     export("attention_training", model)
     values("attention_training", model.eval())
     all_kinds("recurrent", made(Recurrent()), (trace, export))
+    for what in ("depth", "noise", "mean"):
+        for normed in (False, True):
+            model, name = made(TrainingAlone(what, normed), "train"), f"{what}_{'normed' if normed else 'bare'}_training"
+            trace(name + "-traced", model)
+            export(name, model)
+    model = made(TrainingAlone("depth", True), "train")
+    script("depth_training", model)
+    values("depth_training", model, modes=("eval",))
     all_kinds("addressed", made(Addressed()))
     all_kinds("no_half", made(NoHalf()), modes=("eval",))
     with torch.no_grad():

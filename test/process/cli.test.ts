@@ -19,7 +19,7 @@ import { readImage } from "../../lib/data/image.js";
 import { readMask } from "../../lib/data/mask.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { scoreHeads } from "../../lib/metrics/index.js";
-import { PACKAGE_VERSION } from "../../lib/native/package.js";
+import { PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/native/package.js";
 import { writePng } from "../../lib/report/png.js";
 import { cli } from "../support/cli.js";
 
@@ -594,6 +594,21 @@ describe("bad data", () => {
     expect(ended).toMatchObject({ code: 1, stdout: "" });
     expect(ended.stderr).toMatch(/^error \[ERR_LE_TAP\]: .*encoder\.0\.9.*encoder\.0\./);
     expect(existsSync(run)).toBe(false);
+  });
+
+  it("takes a layer of several names once for a pattern, by the first of its names that fits", async () => {
+    const model = path.join(PACKAGE_ROOT, "test/fixtures/semantics/aliased-traced.pt");
+    const tapped = async (pattern: string) => {
+      const run = inside(`pattern-run-${pattern.length}`);
+      const options = ["--size", "32", "--device", "cpu", "--epochs", "1", "--no-final", "--taps", pattern];
+      expect(await cli(["train", "--data", data, "--run", run, "--model", model, ...options])).toMatchObject({
+        code: 0,
+      });
+      return JSON.parse(readFileSync(path.join(run, "run.json"), "utf8")).ensemble.taps;
+    };
+    const blocks = ["encoder.stages.0", "encoder.stages.1.0", "encoder.stages.1.1", "decoder.stage"];
+    expect(await tapped("**.nonlin")).toEqual(blocks.map((block) => `${block}.nonlin`));
+    expect(await tapped("**.all_modules.2")).toEqual(blocks.map((block) => `${block}.all_modules.2`));
   });
 
   it("names a device that is not there", async () => {

@@ -18,6 +18,7 @@
 #include <unordered_set>
 
 #include "backbones/checks.h"
+#include "backbones/imported.h"
 #include "error.h"
 
 namespace le {
@@ -1071,9 +1072,16 @@ class Reader {
     }
   }
 
-  // What a program that may have been exported in training mode does to a buffer of the network's own, evaluation may
-  // not do: an `if self.training` leaves no trace in it.
+  // What a program that may have been exported in training mode does to a buffer of the network's own, or by chance,
+  // evaluation may not do: an `if self.training` leaves no trace in it.
   void refuse_own_state() {
+    for (const ExportedNode& node : program_->nodes)
+      if (node.op && draws_always(node.op->schema()))
+        fail(
+            code::kCheckpoint, "Expected a program exported in evaluation mode, or one that draws random numbers in ",
+            "dropout alone, but received one with ", node.name, " (", node.target, ") in ", layer_of(node),
+            ", which evaluation may not do (stochastic depth): export the network after model.eval(), or save it with ",
+            "torch.jit.script.");
     for (const ExportedWeight& weight : program_->weights) {
       const bool changes =
           std::any_of(program_->mutations.begin(), program_->mutations.end(),

@@ -1,5 +1,8 @@
 #include "backbones/imported.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/enum_tag.h>
+
 #include <algorithm>
 #include <string_view>
 
@@ -74,6 +77,14 @@ size_t own_output(const std::vector<std::string>& keys) {
   for (const std::string& key : keys) all += (all.empty() ? "" : ", ") + key;
   fail(code::kOption, "Expected option 'output' to say which of its results is the network's own (", all,
        ") but received none.");
+}
+
+bool draws_always(const c10::FunctionSchema& schema) {
+  const auto op = c10::Dispatcher::singleton().findSchema(schema.operator_name());
+  if (!op || !op->hasTag(at::Tag::nondeterministic_seeded)) return false;
+  return std::none_of(schema.arguments().begin(), schema.arguments().end(), [](const c10::Argument& argument) {
+    return argument.name() == "training" || argument.name() == "train" || argument.name() == "dropout_p";
+  });
 }
 
 FileKind file_kind(const std::string& path) {

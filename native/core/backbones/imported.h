@@ -5,6 +5,8 @@
 //
 // where "file" means: look what it is. config() of the result names the format found, and every option as it was
 // resolved.
+#include <ATen/core/function_schema.h>
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +39,9 @@ struct ImportOptions {
 // Which of the keys of a dictionary that forward returns is the network's own output: "out" or "logits", or the only
 // one that is no auxiliary classifier's ("aux…"). ERR_LE_OPTION where there are several.
 size_t own_output(const std::vector<std::string>& keys);
+
+// Whether an operator draws random numbers, other than by a mode or probability that is switched with the network's.
+bool draws_always(const c10::FunctionSchema& schema);
 
 enum class FileKind { kScript, kExported, kStateDict, kSafetensors, kUnknown };
 // "torchscript", "exported", "state-dict", "safetensors" or "unknown".

@@ -420,13 +420,15 @@ class ScriptBackbone final : public Backbone {
     writes_ = script::possible_writes(*inlined_, module_, modules_.size(), arguments_.image);
     addresses_memory_ = script::addresses_memory(*inlined_);
     if (addresses_memory_) channels_last_works_ = false;
-    if (follows_.empty()) note_frozen();
+    const bool as_read = follows_.empty();  // and no copy
+    if (as_read) note_frozen();
     const auto made_of_inputs = script::made_of_inputs(*inlined_, modules_.size());
     for (size_t i = 1; i < modules_.size(); ++i)
       if (modules_[i].why_not.empty() && !made_of_inputs[i])
         modules_[i].why_not = "its output does not depend on the image";
     find_aliases();
     note_power_iterations();
+    if (as_read) script::refuse_training_only(*inlined_, module_, options_.file);
     resolve_shape();
     no_taps_ = std::make_shared<ScriptTapSet>(std::vector<std::string>(), std::vector<int>(modules_.size(), -1), this);
   }

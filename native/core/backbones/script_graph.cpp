@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "backbones/checks.h"
+#include "backbones/imported.h"
 #include "error.h"
 
 namespace le::script {
@@ -591,6 +592,52 @@ std::vector<bool> made_of_inputs(const Graph& inlined, size_t modules) {
 bool is_traced(const torch::jit::Module& root) {
   const auto forward = torch::jit::tryToGraphFunction(root.get_method("forward").function());
   return forward && is_traced(*forward->graph());
+}
+
+void refuse_training_only(const Graph& inlined, const torch::jit::Module& root, const std::string& path) {
+  const auto made_in_training = [&] {
+    if (root.is_training()) return true;
+    // A mode that was fixed when it was recorded.
+    bool on = false;
+    for (torch::jit::Function* function : root._ivalue()->compilation_unit()->get_functions()) {
+      auto* with_graph = torch::jit::tryToGraphFunction(*function);
+      if (!with_graph || !is_traced(*with_graph->graph())) continue;
+      each_node(with_graph->graph()->block(), [&](Node* node) {
+        const auto flag = mode_argument(*node);
+        if (!flag) return;
+        const auto mean = argument_of(*node, {"running_mean"});
+        const auto baked = torch::jit::toIValue(node->input(*flag));
+        on |= baked && baked->isBool() && baked->toBool() && !(mean && node->input(*mean)->mustBeNone());
+      });
+    }
+    return on;
+  };
+  const auto refuse = [&](const std::string& alone, const std::string& received) {
+    fail(code::kCheckpoint, "Expected a trace made in evaluation mode, or one that ", alone, ", in ", path,
+         " but received one that ", received,
+         ", which evaluation may not do: trace the network after model.eval(), or ", "use torch.jit.script.");
+  };
+  const auto refuse_state = [&](const std::string& name) {
+    if (name != "running_mean" && name != "running_var" && name != "num_batches_tracked" && made_in_training())
+      refuse("changes the statistics of its norms alone", "changes " + name);
+  };
+  if (!is_traced(root)) return;
+  for (const Node* node : const_cast<Graph&>(inlined).block()->nodes()) {  // what is in a branch was written by hand
+    if (node->kind() == prim::SetAttr && is_tensor(node->input(1))) refuse_state(node->s(attr::name));
+    const auto* schema = node->maybeSchema();
+    if (!schema || !node->kind().is_aten()) continue;
+    if (draws_always(*schema) && made_in_training())
+      refuse("draws random numbers in dropout alone",
+             std::string("draws some by ") + node->kind().toUnqualString() + " (stochastic depth)");
+    for (size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      if (const auto* info = schema->arguments()[i].alias_info(); !info || !info->isWrite()) continue;
+      const Node* from = node->input(i)->node();
+      while (from->kind().is_aten() && from->maybeSchema() && !from->schema().returns().empty() &&
+             from->schema().returns()[0].alias_info() && !from->inputs().empty())
+        from = from->input(0)->node();
+      if (from->kind() == prim::GetAttr) refuse_state(from->s(attr::name));
+    }
+  }
 }
 
 bool addresses_memory(const Graph& inlined) {

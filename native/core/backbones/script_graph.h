@@ -69,6 +69,10 @@ std::optional<c10::IValue> known_value(const Value* value, const Graph& graph, c
 // Whether forward was traced: a list of operations in which what Python decided is fixed.
 bool is_traced(const torch::jit::Module& root);
 
+// ERR_LE_CHECKPOINT where a trace may have been made in training mode and does by chance, or to a state of its own,
+// what evaluation may not do: an `if self.training` leaves no trace in it.
+void refuse_training_only(const Graph& inlined, const torch::jit::Module& root, const std::string& path);
+
 // Whether it reads or sets strides, and so means another thing where tensors lie in memory otherwise.
 bool addresses_memory(const Graph& inlined);
 
