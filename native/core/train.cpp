@@ -207,7 +207,7 @@ class Trainer {
 
   StepSeconds time_steps() {
     constexpr int kMostRounds = 4;
-    constexpr double kEnough = 4;  // seconds, after which no further round begins
+    constexpr double kEnough = 2;  // seconds, after which no further round begins
     StepSeconds shortest;
     const Rehearsal rehearsal(*this);
     const Batch batch = first_samples(training_, *batch_sizes().rbegin());
