@@ -121,16 +121,22 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
 
 /**
  * Writes results.json, the tables and, where asked for, the report, all or nothing.
+ * @param text results.json as it is, where it is
  * @returns their paths, relative to the folder
  */
-export async function writeResults(comparison: Comparison, out: string, report: boolean): Promise<string[]> {
+export async function writeResults(
+  comparison: Comparison,
+  out: string,
+  report: boolean,
+  text = toJson(comparison),
+): Promise<string[]> {
   const { writeTogether } = await import("./output.js");
   const { csvTables } = await import("../study/tables.js");
   const tables = csvTables(comparison);
   const written = ["results.json", ...Object.keys(tables).map((name) => `tables/${name}`)];
   await writeTogether(out, "results.json", async (folder) => {
     for (const [name, content] of Object.entries(tables)) await writeAtomic(path.join(folder, "tables", name), content);
-    await writeAtomic(path.join(folder, "results.json"), toJson(comparison));
+    await writeAtomic(path.join(folder, "results.json"), text);
     if (!report) return;
     const { writeReport } = await import("../report/comparison/index.js");
     written.push(...(await writeReport(comparison, folder)));

@@ -1,7 +1,7 @@
 import { accessSync, constants, existsSync, statSync } from "node:fs";
 import { lstat, mkdir, readdir, rename, rm, rmdir } from "node:fs/promises";
 import path from "node:path";
-import { checkReplaceable, ioError, isMissing, makeFolders, temporaryName } from "../data/files.js";
+import { checkReplaceable, ioError, isMissing, makeFolders, readRegular, temporaryName } from "../data/files.js";
 import { readOutputList, writeOutputList } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
@@ -78,7 +78,9 @@ async function replaceFiles(
 ): Promise<void> {
   const list = (names: Iterable<string>) => writeOutputList(target, { index, files: [...names] });
   await list(new Set([...files, ...before]));
-  await rm(path.join(target, index), { force: true });
+  // What an index that stays as it is says of the others holds meanwhile, too; and a command may have been given no more than it.
+  if (!(await isSame(path.join(target, index), path.join(temporary, index))))
+    await rm(path.join(target, index), { force: true });
   for (const name of before.filter((one) => !files.includes(one))) {
     await rm(path.join(target, name), { force: true });
     for (let up = path.dirname(name); up !== "."; up = path.dirname(up))
@@ -89,6 +91,11 @@ async function replaceFiles(
     await rename(path.join(temporary, name), path.join(target, name));
   }
   await list(files);
+}
+
+async function isSame(file: string, other: string): Promise<boolean> {
+  const [a, b] = await Promise.all([file, other].map((one) => readRegular(one).catch(() => undefined)));
+  return a !== undefined && b !== undefined && a.equals(b);
 }
 
 /** Refuses a folder below the output's that has files of others: a mask there could be taken for one that was predicted. */

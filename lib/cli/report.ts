@@ -20,15 +20,17 @@ export function reportCommand(): Command {
 }
 
 async function report(folder: string, session: Session): Promise<void> {
-  const comparison = await readResults(path.join(folder, "results.json"));
-  await tellResults(comparison, folder, await writeResults(comparison, folder, true), session);
+  const { comparison, text } = await readResults(path.join(folder, "results.json"));
+  await tellResults(comparison, folder, await writeResults(comparison, folder, true, text), session);
 }
 
-async function readResults(file: string): Promise<Comparison> {
+async function readResults(file: string): Promise<{ comparison: Comparison; text: string }> {
   let received: string;
   try {
-    const comparison = parseJson(await readText(file, 2 ** 29)) as Partial<Comparison> | null;
-    if (comparison?.format === 2 && Array.isArray(comparison.methods)) return comparison as Comparison;
+    const text = await readText(file, 2 ** 29);
+    const comparison = parseJson(text) as Partial<Comparison> | null;
+    if (comparison?.format === 2 && Array.isArray(comparison.methods))
+      return { comparison: comparison as Comparison, text };
     const format = comparison?.format as unknown;
     received = format === 1 ? "those of an earlier version: run compare again" : "other JSON";
   } catch (error) {

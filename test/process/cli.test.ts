@@ -22,6 +22,7 @@ import { scoreHeads } from "../../lib/metrics/index.js";
 import { PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/native/package.js";
 import { writePng } from "../../lib/report/png.js";
 import { cli } from "../support/cli.js";
+import { killedAt } from "../support/killed.js";
 
 const COMMANDS = [
   "layers",
@@ -380,22 +381,9 @@ describe("a run from beginning to end", () => {
 
   it("never mixes what a killed predict left with the next one's", async () => {
     const [out, fresh] = [inside("killed"), inside("never-killed")];
-    // Ends the process at its nth file that is made, or moved into the folder.
-    const hook = inside("kill.cjs");
-    writeFileSync(
-      hook,
-      `const fs = require("node:fs/promises"), { rename } = fs;
-       const [stage, at] = process.env.KILL_AT.split(" ");
-       const count = { make: 0, move: 0 };
-       fs.rename = (from, to) => {
-         const now = /[.]tmp[/]/.test(to) ? "make" : /[.]tmp[/]/.test(from) ? "move" : "";
-         if (now === stage && count[now]++ === Number(at)) process.kill(process.pid, "SIGKILL");
-         return rename(from, to);
-       };`,
-    );
     const predict = (split: string, folder: string, killAt?: string) =>
       cli(["predict", "--run", run, "--data", data, "--split", split, "--out", folder], {
-        env: killAt === undefined ? {} : { NODE_OPTIONS: `--require ${hook}`, KILL_AT: killAt },
+        env: killAt === undefined ? {} : killedAt(killAt, folder),
       });
     const files = (of: string) =>
       Object.fromEntries(

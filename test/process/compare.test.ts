@@ -9,6 +9,7 @@ import { readMask } from "../../lib/data/mask.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import type { Comparison } from "../../lib/study/results.js";
 import { cli } from "../support/cli.js";
+import { killedAt } from "../support/killed.js";
 
 let folder: string;
 let data: string;
@@ -132,7 +133,7 @@ describe("compare", () => {
       "--out",
       many,
       "--resamples",
-      "20000",
+      "10000",
     ]);
     expect(ended.code, ended.stderr).toBe(0);
     const table = (name: string) => parseCsv(readFileSync(path.join(many, "tables", name), "utf8"), name).rows;
@@ -157,7 +158,7 @@ describe("compare", () => {
         return defined.length > 0 ? [defined.reduce((a, b) => a + b) / defined.length] : [];
       });
       values.sort((a, b) => a - b);
-      // What 20 000 draws take for the 2.5 % that lie below, and above.
+      // What 10 000 draws take for the 2.5 % that lie below, and above.
       const at = (share: number) => values[Math.round(share * (values.length - 1))] as number;
       return { low: [at(0.02), at(0.03)], high: [at(0.97), at(0.98)] };
     };
@@ -347,6 +348,17 @@ describe("report", () => {
       });
     }
   });
+
+  it("that is killed loses no results", async () => {
+    const again = inside("killed-report");
+    await cp(out, again, { recursive: true });
+    for (const when of ["move 0", "move 2"]) {
+      expect(await cli(["report", again], { env: killedAt(when, again) })).toMatchObject({ signal: "SIGKILL" });
+      expect(readFileSync(path.join(again, "results.json"))).toEqual(readFileSync(path.join(out, "results.json")));
+    }
+    expect((await cli(["report", again])).code).toBe(0);
+    expect(readdirSync(path.join(again, "tables"))).toEqual(readdirSync(path.join(out, "tables")));
+  }, 180_000);
 
   it("refuses a folder that has none", async () => {
     expect(await cli(["report", data])).toMatchObject({
