@@ -11,7 +11,8 @@ const other = runInContext(
 
 const heads = { data: Float32Array.from({ length: 192 }, (_, i) => Math.sin(i * 1.7) * 2), shape: [3, 2, 4, 8] };
 const truth = { data: Uint8Array.from({ length: 32 }, (_, i) => Number(i % 5 === 0)), shape: [4, 8] };
-const shares = metrics.softmax({ data: heads.data.subarray(0, 64), shape: [2, 4, 8] });
+const logits = { data: heads.data.slice(0, 64), shape: [2, 4, 8] };
+const shares = metrics.softmax(logits);
 const labels = metrics.labelMaps(heads);
 
 /** Every function that takes arrays, as calls on what `of` makes of them. */
@@ -31,7 +32,7 @@ const calls = (of: <T extends NdArray<NumericArray>>(array: T) => T): Record<str
   nll: () => metrics.nll(of(shares), of(truth)),
   calibration: () => metrics.calibration(of(shares), of(truth)),
   skipCurve: () => metrics.skipCurve([{ heads: of(heads), truth: of(truth) }]),
-  fitTemperature: () => metrics.fitTemperature([of(shares)], [of(truth)]),
+  fitTemperature: () => metrics.fitTemperature([of(logits)], [of(truth)]),
   fitHeadWeights: () => metrics.fitHeadWeights([[of(shares), of(shares)]], [of(truth)]),
 });
 
