@@ -7,8 +7,9 @@ import { checkOptions, option } from "../options.js";
 import type { Backbone } from "./backbone.js";
 import { BASELINE, type BaselineOptions, Plain } from "./baselines.js";
 import type { Head, Model, PlacementOptions } from "./model.js";
+import { checkFit } from "./network.js";
 import { type HeadSource, Predictor } from "./predicting.js";
-import { checkPrediction, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import { checkPrediction, keptOf, RUN_FILES, type Run, readRun, type Tuned, tunedOf, writeRun } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
 import { gather } from "./samples.js";
 import type { FitOptions, History, SampleSource, TrainingEvent } from "./training.js";
@@ -41,7 +42,9 @@ export class DeepEnsemble extends Predictor implements Model {
   readonly method = "de";
   readonly #members: readonly Plain[];
   readonly #ownsBackbones: boolean;
-  /** What run.json said, for a model that was loaded from a run. */
+  /** As chosen for the weights that the members were loaded with. */
+  #tuned: Tuned;
+  /** What run.json said, for a model that was loaded from a run. What a tuning chose holds until the next `fit`. */
   readonly run: Run | undefined;
 
   private constructor(members: readonly Plain[], ownsBackbones: boolean, run?: Run) {
@@ -49,6 +52,7 @@ export class DeepEnsemble extends Predictor implements Model {
     this.#members = members;
     this.#ownsBackbones = ownsBackbones;
     this.run = run;
+    this.#tuned = tunedOf(run);
   }
 
   /**
@@ -169,7 +173,7 @@ export class DeepEnsemble extends Predictor implements Model {
       passes: 0,
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
-      tuned: this.run?.prediction,
+      tuned: this.#tuned.prediction,
     };
   }
 
@@ -180,7 +184,7 @@ export class DeepEnsemble extends Predictor implements Model {
    * @throws as `fit` of one network
    */
   async fit(training: SampleSource, options: DeepFitOptions = {}): Promise<History[]> {
-    const { run, validation, seed = 0, onProgress, notes = {}, ...rest } = options;
+    const { run, validation, seed = 0, onProgress, notes = {}, ...rest } = checkFit(options);
     const { addon } = this.#first.member();
     const axes = this.backbone.spatialAxes;
     const guard = new SampleGuard(training, { validation, ...rest });
@@ -188,7 +192,8 @@ export class DeepEnsemble extends Predictor implements Model {
     const held = validation && (await gather(addon, validation, axes, "validation", rest.signal, guard));
     const histories: History[] = [];
     const trainAll = async () => {
-      if (run !== undefined) await this.#writeRun(run, notes);
+      if (run !== undefined) await this.#writeRun(run, notes, {});
+      this.#tuned = {};
       for (const [i, member] of this.#members.entries()) {
         const own = {
           ...rest,
@@ -217,13 +222,14 @@ export class DeepEnsemble extends Predictor implements Model {
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
     await withFolder(folder, async () => {
       for (const [i, member] of this.#members.entries()) await member.save(memberFolder(folder, i + 1), notes);
-      await this.#writeRun(folder, notes);
+      await this.#writeRun(folder, notes, keptOf(this.run, this.#tuned));
     });
   }
 
-  async #writeRun(folder: string, notes: Record<string, unknown>): Promise<void> {
+  async #writeRun(folder: string, notes: Record<string, unknown>, kept: Partial<Run>): Promise<void> {
     const { backbone, ensemble } = this.#first.described();
     await writeRun(folder, {
+      ...kept,
       versions: { "layer-ensembles": PACKAGE_VERSION, node: process.version },
       method: "de",
       members: this.#members.length,

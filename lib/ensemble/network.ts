@@ -14,7 +14,18 @@ import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model
 import { type HeadSource, Predictor } from "./predicting.js";
 import { prepare } from "./prepare.js";
 import { Recorder } from "./recorder.js";
-import { asDamaged, checkPrediction, MODEL_FILES, RUN_FILES, type Run, readRun, writeRun } from "./run.js";
+import {
+  asDamaged,
+  checkPrediction,
+  keptOf,
+  MODEL_FILES,
+  RUN_FILES,
+  type Run,
+  readRun,
+  type Tuned,
+  tunedOf,
+  writeRun,
+} from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
 import { Gathered, gather } from "./samples.js";
 import {
@@ -30,6 +41,7 @@ import {
 
 const named = (specs: OptionSpecs) => option.anyOf(specs.name as OptionSpec, option.object(specs));
 
+/** What `fit` takes, whatever it trains. */
 const FIT: OptionSpecs = {
   validation: option.custom(
     "an iterable of samples",
@@ -60,6 +72,21 @@ const FIT: OptionSpecs = {
   onProgress: option.callback(),
   notes: option.custom("an object", (value) => Object(value) === value),
 };
+
+/**
+ * Before anything is read or written.
+ * @throws ERR_LE_OPTION
+ */
+export function checkFit<Options extends object>(options: Options): Options {
+  const given = checkOptions("fit", options, FIT);
+  const { earlyStopping, validation } = given as FitOptions;
+  if (earlyStopping && !validation)
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      "Expected option 'validation' with 'earlyStopping' but received none.",
+    );
+  return given;
+}
 
 /** A name stands for the object with that name. */
 function withName(value: unknown, fallback: string): object {
@@ -207,6 +234,8 @@ export abstract class Network extends Predictor implements Model {
   #precision: "fp32" | "bf16";
   #disposed: Promise<void> | undefined;
   #trained: Record<string, unknown> | undefined;
+  /** As chosen for the weights that it was loaded with. */
+  #tuned: Tuned;
 
   abstract readonly method: MethodName;
   /** The network; shared with whoever made it. */
@@ -221,7 +250,7 @@ export abstract class Network extends Predictor implements Model {
   readonly parameters: number;
   /** First heads left out of predictions, unless a call says otherwise. */
   readonly skip: number;
-  /** What run.json said, for a model that was loaded from a run. */
+  /** What run.json said, for a model that was loaded from a run. What a tuning chose holds until the next `fit`. */
   readonly run: Run | undefined;
 
   protected constructor(parts: NetworkParts) {
@@ -240,6 +269,7 @@ export abstract class Network extends Predictor implements Model {
     this.skip = parts.recorded.skip;
     this.run = parts.run;
     this.#trained = parts.run?.training;
+    this.#tuned = tunedOf(parts.run);
   }
 
   /** Numbers in which the network runs. Of `precision: "auto"` those that `fit` finds to be faster, from then on. */
@@ -258,7 +288,7 @@ export abstract class Network extends Predictor implements Model {
       passes: this.#recorded.passes,
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
-      tuned: this.run?.prediction,
+      tuned: this.#tuned.prediction,
     };
   }
 
@@ -280,10 +310,8 @@ export abstract class Network extends Predictor implements Model {
    */
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
     this.#check();
-    const { prediction, gate, tuning } = this.run ?? {};
-    const tuned = { ...(prediction && { prediction }), ...(gate && { gate }), ...(tuning && { tuning }) };
     await withFolder(folder, async () => {
-      await this.#writeRun(folder, notes, this.#trained, tuned);
+      await this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned));
       await this.#native(() => this.#addon.saveEnsemble(this.#handle, path.join(folder, RUN_FILES.weights)));
     });
   }
@@ -292,7 +320,7 @@ export abstract class Network extends Predictor implements Model {
     folder: string,
     notes: Record<string, unknown>,
     training: Record<string, unknown> | undefined,
-    tuned: Pick<Run, "prediction" | "gate" | "tuning">,
+    kept: Partial<Run>,
   ) {
     const info = this.#addon.info() as { libtorch?: string };
     const { ensemble, skip, passes, channelsLast } = this.#recorded;
@@ -305,13 +333,13 @@ export abstract class Network extends Predictor implements Model {
       await this.backbone.save(path.join(folder, config.file as string));
     }
     return writeRun(folder, {
+      ...kept,
       versions: { "layer-ensembles": PACKAGE_VERSION, libtorch: String(info.libtorch), node: process.version },
       method: this.method,
       backbone: config,
       ensemble,
       skip,
       ...(passes > 0 && { passes }),
-      ...tuned,
       // What a loaded run says of its training stays, wherever the model runs now.
       ...(training && { training: { device: this.device, precision: this.precision, ...placed, ...training } }),
       notes: { ...this.run?.notes, ...notes },
@@ -325,7 +353,7 @@ export abstract class Network extends Predictor implements Model {
    */
   async fit(training: SampleSource | Gathered, options: Gatherable<FitOptions> = {}): Promise<History> {
     this.#check();
-    const given = checkOptions("fit", options, FIT);
+    const given = checkFit(options);
     const { run } = given;
     if (run === undefined) return this.#fit(training, given);
     return withFolder(run, () => this.#fit(training, given));
@@ -355,11 +383,6 @@ export abstract class Network extends Predictor implements Model {
       optimizer: withName(rest.optimizer, "adam"),
       schedule: withName(rest.schedule, "cosine"),
     };
-    if (rest.earlyStopping && !validation)
-      throw new LayerEnsemblesError(
-        "ERR_LE_OPTION",
-        "Expected option 'validation' with 'earlyStopping' but received none.",
-      );
     const begun = run !== undefined && existsSync(path.join(run, RUN_FILES.state));
     if (begun && !resume)
       throw new LayerEnsemblesError(
@@ -413,6 +436,7 @@ export abstract class Network extends Predictor implements Model {
         ...(prepared.kernels && prepared.kernels.detours.length > 0 && { detours: prepared.kernels.detours }),
       };
       if (run !== undefined) await this.#writeRun(run, notes, recorded, {});
+      this.#tuned = {};
       const history = await callNative(this.#addon, abort.signal, (control) =>
         this.#addon.fit(
           this.#handle,

@@ -303,6 +303,19 @@ function damagedRun(file: string, received: string, cause?: unknown): LayerEnsem
   );
 }
 
+/** What a tuning chose. */
+export type Tuned = Pick<Run, "prediction" | "gate" | "tuning">;
+
+/** What run.json says of a tuning, if there was one. */
+export function tunedOf({ prediction, gate, tuning }: Partial<Run> = {}): Tuned {
+  return { ...(prediction && { prediction }), ...(gate && { gate }), ...(tuning && { tuning }) };
+}
+
+/** What is written again of a run beside what its model knows by itself: fields of later versions and of others too. */
+export function keptOf({ prediction, gate, tuning, ...run }: Partial<Run> = {}, tuned: Tuned): Partial<Run> {
+  return { ...run, ...tuned };
+}
+
 /** Writes run.json, atomically; the folder is made. @throws ERR_LE_IO */
 export async function writeRun(folder: string, run: Omit<Run, "format">): Promise<void> {
   await writeAtomic(path.join(folder, RUN_FILES.run), `${JSON.stringify({ format: FORMAT, ...run }, null, 2)}\n`);

@@ -1,5 +1,6 @@
 // The methods that Layer Ensembles are compared with: the same prediction, the same run folder.
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -177,14 +178,18 @@ describe("DeepEnsemble", () => {
   });
 });
 
+/** A model that trains, and writes itself down. */
+type Trained = LayerEnsemble | DeepEnsemble;
+const methods: [string, () => Promise<Trained>][] = [
+  ["plain", async () => Plain.create(await network(1), placement)],
+  ["mh", async () => MultiHead.create(await network(1), { ...placement, heads: 3 })],
+  ["mcd", async () => McDropout.create(await network(1, 0.2), { ...placement, passes: 4 })],
+  ["le", async () => LayerEnsemble.create(await network(1), placement)],
+  ["de", async () => DeepEnsemble.create((seed) => network(seed), { ...placement, members: 2 })],
+] as [string, () => Promise<unknown>][] as [string, () => Promise<Trained>][];
+
 describe("a run folder", () => {
-  it.each([
-    ["plain", async () => Plain.create(await network(1), placement)],
-    ["mh", async () => MultiHead.create(await network(1), { ...placement, heads: 3 })],
-    ["mcd", async () => McDropout.create(await network(1, 0.2), { ...placement, passes: 4 })],
-    ["le", async () => LayerEnsemble.create(await network(1), placement)],
-    ["de", async () => DeepEnsemble.create((seed) => network(seed), { ...placement, members: 2 })],
-  ] as [string, () => Promise<Model>][])("of %s holds all that its prediction needs", async (method, make) => {
+  it.each(methods)("of %s holds all that its prediction needs", async (method, make) => {
     const run = await folder();
     const model = await make();
     await model.save(run);
@@ -201,13 +206,61 @@ describe("a run folder", () => {
     if (method !== "de") await expect(DeepEnsemble.load(run)).rejects.toEqual(code("ERR_LE_CHECKPOINT"));
   });
 
+  it.each(methods)("of %s is the same when it is saved again, with what others wrote there", async (_method, make) => {
+    const run = await folder();
+    const model = await make();
+    await model.save(run, { purpose: "test" });
+    const file = (at: string) => path.join(at, "run.json");
+    const contents = async (at: string) => JSON.parse(await readFile(file(at), "utf8"));
+    const tuned = {
+      prediction: { temperature: 1.5 },
+      gate: { score: "aula", threshold: 0.75, rule: "flags a fifth" },
+      tuning: { date: "2026-01-01", curve: [] },
+    };
+    await writeFile(file(run), JSON.stringify({ ...(await contents(run)), ...tuned, later: { version: 2 } }));
+    const loaded = (await loadModel(run, { device: "cpu", precision: "fp32" })) as Trained;
+    const copy = await folder();
+    await loaded.save(copy);
+    expect(await contents(copy)).toEqual(await contents(run));
+    // What was chosen for its weights does not hold for others.
+    await loaded.fit(discs(4, 32), { epochs: 1, batchSize: 2 });
+    await loaded.save(copy);
+    const retrained = await contents(copy);
+    for (const name of Object.keys(tuned)) expect(retrained).not.toHaveProperty(name);
+    expect(retrained.later).toEqual({ version: 2 });
+    const again = await loadModel(copy, { device: "cpu", precision: "fp32" });
+    expect((await again.predict(image)).probabilities?.data).toEqual((await loaded.predict(image)).probabilities?.data);
+    await again.dispose();
+    await loaded.dispose();
+    await free(model);
+  });
+
+  it.each(methods)("of %s is not begun where an option is wrong, and no sample is read", async (_method, make) => {
+    const run = path.join(await folder(), "run");
+    const model = await make();
+    let read = 0;
+    function* samples() {
+      for (const sample of discs(4, 32)) {
+        read++;
+        yield sample;
+      }
+    }
+    for (const options of [
+      { run, epoch: 3 },
+      { run, epochs: 0 },
+      { run, earlyStopping: 2 },
+    ] as object[])
+      await expect(model.fit(samples(), options)).rejects.toEqual(code("ERR_LE_OPTION"));
+    expect({ read, made: existsSync(run) }).toEqual({ read: 0, made: false });
+    await free(model);
+  });
+
   it("without a method is a layer ensemble's, as written before there were others", async () => {
     const run = await folder();
     const { backbone, model } = await smallModel();
     await model.save(run);
     const file = path.join(run, "run.json");
     const { method: _, ...old } = JSON.parse(await readFile(file, "utf8"));
-    const { writeFile } = await import("node:fs/promises");
     await writeFile(file, JSON.stringify(old));
     expect((await readRun(run)).method).toBe("le");
     await writeFile(file, JSON.stringify({ ...old, method: "xyz" }));
@@ -226,7 +279,6 @@ describe("a tuned run", () => {
     const heads = [names[1], names[3], names[4]] as string[];
     const prediction = { heads, weights: [1, 0, 2], temperatures: [1, 2, 0.5], temperature: 1.5 };
     const file = path.join(run, "run.json");
-    const { writeFile } = await import("node:fs/promises");
     await writeFile(file, JSON.stringify({ ...JSON.parse(await readFile(file, "utf8")), prediction }));
     const tuned = await loadModel(run, { device: "cpu", precision: "fp32" });
     const actual = await tuned.predict(image);
