@@ -100,9 +100,9 @@ export interface LayerInfo {
   /** N×C×H×W (N×C×D×H×W) of its (last) output in the probe; undefined before one, or where it did not run. */
   shape?: number[];
   /**
-   * Networks from files: whether no other axis of its output than the last grows with the image's last, as one twice as wide
-   * showed in the probe. False for maps N×H×W×C and windows. Undefined where the network takes no such image, or the output
-   * has fewer axes than a map.
+   * Networks from files some of whose outputs may be maps N×H×W×C, by their shapes: whether of this one no other axis than
+   * the last grows with the image's last, as an image twice as wide showed in the probe. Undefined where the network takes no
+   * such image, or the output has fewer axes than a map.
    */
   followsImage?: boolean;
 }
@@ -357,8 +357,11 @@ export class Backbone {
    */
   async probe(inputSize: readonly number[] = this.probeSize): Promise<LayerInfo[]> {
     const shape = [1, this.inChannels, ...checkSize(inputSize, this.spatialAxes)];
-    const wide = await this.#traceWide(shape); // first: what the network has learned of itself is of the last one
-    const calls = await this.#run(() => this.#addon.traceBackbone(this.handle(), shape));
+    const trace = () => this.#run(() => this.#addon.traceBackbone(this.handle(), shape));
+    let calls = await trace();
+    const open = calls.some((call) => mayHaveChannelsLast(call.shape, shape));
+    const wide = open ? await this.#traceWide(shape) : undefined;
+    if (open) calls = await trace(); // what the network has learned of itself shall be of this image
     const ran = new Map<string, LayerInfo>();
     const byName = new Map(this.#raw.map((layer) => [layer.name, layer]));
     for (const call of calls) {
@@ -512,6 +515,15 @@ export class Backbone {
 function checkSize(size: readonly number[], axes: number): readonly number[] {
   const spec = option.required(option.array(option.integer({ min: 1, max: 65536 }), { length: axes }));
   return checkOptions("probe", { inputSize: size }, { inputSize: spec }).inputSize;
+}
+
+/** Whether an output of that shape may be N×H×W×C at one stride of the image N×C×H×W. */
+function mayHaveChannelsLast(shape: readonly number[], image: readonly number[]): boolean {
+  if (shape.length !== image.length || shape[0] !== image[0]) return false;
+  const places = shape.slice(1, -1);
+  const strides = places.map((side, axis) => (image[axis + 2] as number) / side);
+  const [first = 1] = strides;
+  return places.some((side) => side > 1) && strides.every((stride) => Math.abs(stride / first - 1) < 0.1);
 }
 
 /** Whether an output's last axis, and it alone, grew with the image's; a map of a fixed size keeps all of its axes. */
