@@ -7,7 +7,7 @@ import { checkOptions, option } from "../options.js";
 import type { Backbone } from "./backbone.js";
 import { BASELINE, type BaselineOptions, Plain } from "./baselines.js";
 import type { Head, Model, PlacementOptions } from "./model.js";
-import { checkFit } from "./network.js";
+import { checkFit, hasBegun } from "./network.js";
 import { type HeadSource, Predictor } from "./predicting.js";
 import { checkPrediction, keptOf, RUN_FILES, type Run, readRun, type Tuned, tunedOf, writeRun } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
@@ -185,6 +185,9 @@ export class DeepEnsemble extends Predictor implements Model {
    */
   async fit(training: SampleSource, options: DeepFitOptions = {}): Promise<History[]> {
     const { run, validation, seed = 0, onProgress, notes = {}, ...rest } = checkFit(options);
+    if (run !== undefined)
+      for (let member = 1; member <= this.#members.length; member++)
+        hasBegun(memberFolder(run, member), rest.resume ?? false);
     const { addon } = this.#first.member();
     const axes = this.backbone.spatialAxes;
     const guard = new SampleGuard(training, { validation, ...rest });

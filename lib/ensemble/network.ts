@@ -88,6 +88,20 @@ export function checkFit<Options extends object>(options: Options): Options {
   return given;
 }
 
+/**
+ * Whether a training is gone on with.
+ * @throws ERR_LE_IO where one is there that is not to be gone on with
+ */
+export function hasBegun(run: string | undefined, resume: boolean): run is string {
+  const begun = run !== undefined && existsSync(path.join(run, RUN_FILES.state));
+  if (begun && !resume)
+    throw new LayerEnsemblesError(
+      "ERR_LE_IO",
+      `Expected an empty folder for option 'run' but received ${run}, which holds a run: resume it (resume: true) or choose another.`,
+    );
+  return begun;
+}
+
 /** A name stands for the object with that name. */
 function withName(value: unknown, fallback: string): object {
   if (value === undefined) return { name: fallback };
@@ -383,12 +397,7 @@ export abstract class Network extends Predictor implements Model {
       optimizer: withName(rest.optimizer, "adam"),
       schedule: withName(rest.schedule, "cosine"),
     };
-    const begun = run !== undefined && existsSync(path.join(run, RUN_FILES.state));
-    if (begun && !resume)
-      throw new LayerEnsemblesError(
-        "ERR_LE_IO",
-        `Expected an empty folder for option 'run' but received ${run}, which holds a run: resume it (resume: true) or choose another.`,
-      );
+    const begun = hasBegun(run, resume);
     const axes = this.backbone.spatialAxes;
     const trainingData = await gather(this.#addon, training, axes, "training", signal, guard);
     const validationData = validation ? await gather(this.#addon, validation, axes, "validation", signal, guard) : null;

@@ -14,10 +14,10 @@ const CHOOSES_KERNELS = /^(ONEDNN|DNNL|MKL|ATEN_CPU|OMP_NUM)_?/;
  * @param what `kernels`, `steps`
  */
 export function machineFile(what: string): string {
-  const { addon } = load();
-  const { libtorch, threads, isa, addon: version } = addon.info() as Record<string, unknown>;
+  const { addon, libtorch } = load();
+  const { threads, isa, addon: version } = addon.info() as Record<string, unknown>;
   const environment = Object.entries(process.env).filter(([name]) => CHOOSES_KERNELS.test(name));
-  const machine = [os.cpus()[0]?.model, isa, libtorch, threads, version, environment.sort()];
+  const machine = [os.cpus()[0]?.model, isa, libtorch.version, libtorch.flavour, threads, version, environment.sort()];
   const key = createHash("sha256").update(JSON.stringify(machine)).digest("hex").slice(0, 16);
   return path.join(userCache(), what, `${key}.jsonl`);
 }

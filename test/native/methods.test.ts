@@ -252,6 +252,9 @@ describe("a run folder", () => {
     ] as object[])
       await expect(model.fit(samples(), options)).rejects.toEqual(code("ERR_LE_OPTION"));
     expect({ read, made: existsSync(run) }).toEqual({ read: 0, made: false });
+    await model.fit(discs(4, 32), { run, epochs: 1, batchSize: 2 });
+    await expect(model.fit(samples(), { run })).rejects.toEqual(code("ERR_LE_IO"));
+    expect(read).toBe(0);
     await free(model);
   });
 
