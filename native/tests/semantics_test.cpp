@@ -14,6 +14,7 @@
 #include <set>
 
 #include "archive.h"
+#include "backbones/aliases.h"
 #include "backbones/backbone.h"
 #include "backbones/output_flow.h"
 #include "ensemble.h"
@@ -210,6 +211,18 @@ TEST("semantics: a weight has every name that PyTorch's state dict has for it") 
       for (const auto& [key, tensor] : state_of(*again)) CHECK(at::equal(tensor, state.tensors.at(key)));
     }
   }
+}
+
+TEST("semantics: many names of one weight keep no reader busy") {
+  std::vector<RecordedModule> modules{{"", "", "", -1}};
+  std::vector<std::pair<std::string, const void*>> weights;
+  int weight = 0;
+  for (int i = 0; i < 100'000; ++i) {
+    modules.push_back({"m" + std::to_string(i), "Conv2d", "", i});
+    weights.emplace_back(modules.back().name + ".weight", &weight);
+  }
+  weights.emplace_back(std::string(1 << 20, '.'), &weight);
+  CHECK(mentions(find_aliases(modules, weights).why_not[1], "more than 1000"));  // hours, were all compared
 }
 
 TEST("semantics: where it is open which layer a name is, it is said") {

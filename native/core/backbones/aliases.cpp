@@ -10,6 +10,10 @@ namespace le {
 
 namespace {
 
+// Files may be made to keep a reader busy: what has more of these is no layer that anybody would look for.
+constexpr size_t kMostNames = 1000;  // of one layer, and beside each other
+constexpr size_t kMostDepth = 200;
+
 class Finder {
  public:
   Finder(const std::vector<RecordedModule>& modules, const std::vector<std::pair<std::string, const void*>>& weights)
@@ -38,8 +42,12 @@ class Finder {
 
   bool called(size_t m) const { return modules_[m].last_call >= 0; }
   bool may_be_one(size_t a, size_t b) const {
+    const auto ends = [](std::string_view long_name, std::string_view name) {
+      return long_name.ends_with(name) &&
+             (long_name.size() == name.size() || long_name[long_name.size() - name.size() - 1] == '.');
+    };
     const auto &x = modules_[a].type, &y = modules_[b].type;
-    return x.empty() || y.empty() || x == y || x.ends_with("." + y) || y.ends_with("." + x);
+    return x.empty() || y.empty() || ends(x, y) || ends(y, x);
   }
   int index(std::string_view name) const {
     const auto found = index_of_.find(name);
@@ -64,7 +72,8 @@ class Finder {
     std::unordered_map<const void*, int> names;
     for (const auto& [name, what] : weights) ++names[what];
     for (const auto& [name, what] : weights)
-      for (size_t dot = name.find('.'); dot != name.npos; dot = name.find('.', dot + 1))
+      for (size_t dot = name.find('.'), depth = 0; dot != name.npos && depth < kMostDepth;
+           dot = name.find('.', dot + 1), ++depth)
         if (const int m = index(std::string_view(name).substr(0, dot)); m >= 0)
           weights_[m].emplace_back(std::string_view(name).substr(dot + 1), what);
     // A layer with a weight that has no other name has none itself.
@@ -86,6 +95,10 @@ class Finder {
   void by_weights() {
     for (const auto& [weights, group] : sharing_) {
       for (const size_t m : group) {
+        if (group.size() > kMostNames) {
+          found_.why_not[m] = "it shares its weights with more than " + std::to_string(kMostNames) + " others";
+          continue;
+        }
         std::vector<size_t> candidates;  // called ones, one for each layer, the latest name of it
         for (const size_t other : group) {
           if (!called(other) || other == m || !may_be_one(m, other)) continue;
@@ -119,7 +132,8 @@ class Finder {
 
   // Layers without weights, where a module's parts are one by one those that stand beside it and never run.
   void by_order() {
-    for (size_t parent = 0; parent < modules_.size(); ++parent)
+    for (size_t parent = 0; parent < modules_.size(); ++parent) {
+      if (children_[parent].size() > kMostNames) continue;
       for (const size_t container : children_[parent]) {
         const auto& parts = children_[container];
         if (!called(container) || parts.empty()) continue;
@@ -138,6 +152,7 @@ class Finder {
         }
         for (size_t i = 0; any && all && i < parts.size(); ++i) merge(beside[i], parts[i]);
       }
+    }
   }
 
   // What lies in a layer has the names that this has, each with its own behind.
