@@ -79,7 +79,7 @@ export function routes(service: PredictionService): FastifyPluginAsync {
     });
     app.addHook("onResponse", async (request, reply) => {
       const route = request.routeOptions.url ?? "none";
-      const status = isSent(request) ? String(reply.statusCode) : GONE;
+      const status = isThere(request) ? String(reply.statusCode) : GONE;
       service.metrics.requests.observe({ route, status }, reply.elapsedTime / 1000);
     });
     app.addHook("preClose", () => service.close());
@@ -143,7 +143,7 @@ function admission(service: PredictionService) {
     });
     let sent = false;
     reply.raw.once("finish", () => {
-      sent = isSent(request);
+      sent = isThere(request);
     });
     reply.raw.once("close", () => {
       clearTimeout(timer);
@@ -165,8 +165,8 @@ function admission(service: PredictionService) {
 /** Status, in logs and metrics, of what its client did not wait for. */
 const GONE = "499";
 
-/** Whether an answer that has ended went out: a socket that was destroyed has thrown away what it had not sent. */
-export function isSent({ raw }: FastifyRequest): boolean {
+/** Whether a request's client is still there. An answer that has ended went out then: a socket that was destroyed throws away the rest. */
+export function isThere({ raw }: FastifyRequest): boolean {
   return !raw.socket.destroyed;
 }
 
@@ -499,7 +499,8 @@ export function answerError(
   const status = late ? 408 : ((known ? STATUS[error.code] : (error as FastifyError).statusCode) ?? 500);
   if (late) reply.header("connection", "close");
   const code = known ? error.code : ((error as FastifyError).code ?? `HTTP_${status}`);
-  if (code !== "ERR_LE_ABORTED") service.metrics.rejections.inc({ code });
+  // Who has gone is counted as such.
+  if (code !== "ERR_LE_ABORTED" && isThere(request)) service.metrics.rejections.inc({ code });
   if (status >= 500 && status !== 503) request.log.error({ err: error }, "failed");
   if (status === 503) {
     const model = admissions.get(request)?.model ?? service.models[0];

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { Socket } from "node:net";
 import { setTimeout } from "node:timers/promises";
 import type { FastifyInstance, FastifyServerOptions } from "fastify";
-import { admissionOf, answerError, isSent, misdirected, notFound, routes } from "./routes.js";
+import { admissionOf, answerError, isThere, misdirected, notFound, routes } from "./routes.js";
 import type { PredictionService } from "./service.js";
 
 /** How a server listens and logs. */
@@ -59,7 +59,7 @@ export async function createServer(
     if (hosts && !isAllowed(request.headers.host, hosts)) throw misdirected();
   });
   app.addHook("onResponse", async (request, reply) => {
-    if (!isSent(request)) return; // told of as a client that has gone
+    if (!isThere(request)) return; // told of as a client that has gone
     const { method, url } = request;
     const admitted = admissionOf(request);
     const line = {

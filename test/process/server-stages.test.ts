@@ -220,6 +220,18 @@ describe("a client leaves", () => {
   });
 });
 
+it("counts a client that leaves in the middle of its body once, as such", async () => {
+  const server = await startServer([run]);
+  const { socket } = await connection(server, `${HEAD(100_000)}x`);
+  expect((await fetch(`${server.base}/livez`)).status).toBe(200);
+  socket.destroy();
+  expect((await server.line(({ msg }) => msg === "client gone")).status).toBe(499);
+  const lines = (await (await fetch(`${server.base}/metrics`)).text()).split("\n");
+  expect(lines.filter((line) => line.startsWith("layer_ensembles_rejections_total"))).toEqual([
+    'layer_ensembles_rejections_total{code="ERR_LE_ABORTED"} 1',
+  ]);
+});
+
 describe("a client that leaves while its answer is sent", () => {
   it.each(["closes", "resets"])("is told of as such where it %s its connection", async (how) => {
     const server = await startServer([run]);
