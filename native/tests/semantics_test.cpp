@@ -218,7 +218,7 @@ TEST("semantics: many names of one weight keep no reader busy") {
   std::vector<std::pair<std::string, const void*>> weights;
   int weight = 0;
   for (int i = 0; i < 100'000; ++i) {
-    modules.push_back({"m" + std::to_string(i), "Conv2d", "", i});
+    modules.push_back({std::to_string(i) + "m", "Conv2d", "", i});
     weights.emplace_back(modules.back().name + ".weight", &weight);
   }
   weights.emplace_back(std::string(1 << 20, '.'), &weight);
