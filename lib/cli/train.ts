@@ -23,7 +23,7 @@ import { chooseSplit, datasetOptions, type RunNotes, runNotes } from "../runs/no
 import { AUGMENT } from "./augment.js";
 import { backboneOptions } from "./backbone-options.js";
 import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
-import { labelsOf, noteIgnored } from "./label-options.js";
+import { labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { glob, isGlob, modelOptions } from "./model-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
 import { runSelf } from "./self.js";
@@ -111,6 +111,7 @@ async function trainOne(
   const ignored = chosen.map((split) => split.ignored).reduce(sumIgnored);
   const total = training.length + (validation?.length ?? 0);
   noteIgnored(session, ignored, total, dataset.labels.ignore);
+  noteUnclear(session, dataset.unclearMask);
 
   setThreads(options);
   const { backbone, model } = await build(options, dataset, run, session);

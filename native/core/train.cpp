@@ -168,7 +168,9 @@ class Trainer {
   }
 
   Json run() {
-    if (options_.resume && std::filesystem::exists(state_path())) load();
+    std::error_code ignored;  // what cannot be looked at is there: reading it says what is wrong
+    const auto state = std::filesystem::symlink_status(state_path(), ignored);
+    if (options_.resume && state.type() != std::filesystem::file_type::not_found) load();
     std::string stopped = "epochs";
     start_ = std::chrono::steady_clock::now();
     first_epoch_ = epoch_;
