@@ -31,7 +31,7 @@ async function underAddressSanitizer(filters: string[]): Promise<number> {
   progress.next("libtorch");
   const libtorch = await provideLibtorch(progress);
   progress.next("addon and C++ tests with sanitizers");
-  const folder = path.join(PACKAGE_ROOT, "build-sanitize");
+  const folder = path.join(PACKAGE_ROOT, "build-sanitize", "build"); // as node-gyp-build wants it
   const settings = { LE_SANITIZE: "address", CMAKE_BUILD_TYPE: "RelWithDebInfo" };
   const headers = { CMAKE_JS_INC: require("node-api-headers").include_dir };
   await cmake(folder, { LIBTORCH: libtorch.folder, ...headers, ...settings }, progress);
@@ -53,7 +53,7 @@ async function underAddressSanitizer(filters: string[]): Promise<number> {
     ...env,
     LAYER_ENSEMBLES_LIBTORCH: libtorch.folder,
     // Where node-gyp-build looks first.
-    LAYER_ENSEMBLES_PREBUILD: folder,
+    LAYER_ENSEMBLES_PREBUILD: path.dirname(folder),
     // Node.js itself has none.
     LD_PRELOAD: sanitizerLibrary("asan"),
   });

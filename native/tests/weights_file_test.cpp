@@ -113,7 +113,8 @@ TEST("weights: state dicts of torch.save, in every format and protocol") {
 TEST("weights: one wrong bit in any entry is refused, also where nothing reads it") {
   const std::string bytes = read_bytes(fixture("zip.pth"));
   const Folder folder;
-  for (const auto& entry : Archive(fixture("zip.pth")).entries()) {
+  const Archive archive(fixture("zip.pth"));
+  for (const auto& entry : archive.entries()) {
     if (entry.size == 0) continue;
     std::string flipped = bytes;
     flipped[entry.offset + entry.size / 2] ^= 4;
