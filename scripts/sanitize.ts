@@ -52,6 +52,7 @@ async function underAddressSanitizer(filters: string[]): Promise<number> {
   const addon = execute(process.execPath, [vitest, "run", "--testTimeout", "600000", ...TESTS], {
     ...env,
     LAYER_ENSEMBLES_LIBTORCH: libtorch.folder,
+    LAYER_ENSEMBLES_TRIAL_MEMORY: "unlimited",
     // Where node-gyp-build looks first.
     LAYER_ENSEMBLES_PREBUILD: path.dirname(folder),
     // Node.js itself has none.

@@ -35,7 +35,9 @@ export async function tryModel(
 ): Promise<void> {
   const { size, mtimeMs, ino } = statSync(config.file);
   const seconds = limits.seconds ?? 10 * (1 + size / GB);
-  const memory = limits.memory ?? 4 * GB + 4 * size;
+  // A sanitizer takes far more memory than what it watches.
+  const lifted = process.env.LAYER_ENSEMBLES_TRIAL_MEMORY === "unlimited";
+  const memory = limits.memory ?? (lifted ? Number.POSITIVE_INFINITY : 4 * GB + 4 * size);
   const key = JSON.stringify([config, size, mtimeMs, ino]);
   if (passed.has(key)) return;
   const child = path.join(PACKAGE_ROOT, "dist/native/trial-child.js");
@@ -46,7 +48,13 @@ export async function tryModel(
     // Data segments only: V8 and libtorch reserve far more addresses than they use.
     const started = spawn(
       "/bin/sh",
-      ["-c", 'ulimit -d "$0"; ulimit -c 0; exec "$@"', String(Math.ceil(memory / 1024)), process.execPath, child],
+      [
+        "-c",
+        'ulimit -d "$0"; ulimit -c 0; exec "$@"',
+        memory === Number.POSITIVE_INFINITY ? "unlimited" : String(Math.ceil(memory / 1024)),
+        process.execPath,
+        child,
+      ],
       {
         stdio: ["pipe", "pipe", "ignore"],
         env: { ...process.env, LAYER_ENSEMBLES_LIBTORCH: libtorch.folder, NODE_OPTIONS: "" },

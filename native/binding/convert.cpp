@@ -81,7 +81,7 @@ at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape,
   constexpr int64_t kMostNumbers = int64_t{1} << 40;
   int64_t count = 1;
   for (const int64_t size : shape) {
-    if (size < 0 || size > kMostNumbers || count * size > kMostNumbers)
+    if (size < 0 || size > kMostNumbers / std::max<int64_t>(1, count))
       fail(code::kShape, "Expected sizes of at least 0, and ", kMostNumbers, " numbers at most, for ", what,
            " but received a size of ", size, ".");
     count = std::max<int64_t>(1, count) * size;
