@@ -21,21 +21,16 @@ using namespace le;
 using namespace le::binding;
 
 // configure({threads?, allocator?})
-void configure(const Napi::CallbackInfo& info) {
-  try {
-    const Json options = to_json(info[0]);
-    if (options.has("threads")) {
-      const int64_t threads = options.at("threads").integer("threads");
-      if (threads < 1 || threads > 1024)
-        fail(code::kOption, "Expected 1 to 1024 for option 'threads' but received ", threads, ".");
-      at::set_num_threads(static_cast<int>(threads));
-    }
-    if (options.has("allocator")) use_pool_allocator(options.at("allocator").string("allocator") == "pool");
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (...) {
-    throw to_error(info.Env(), describe(std::current_exception()));
+Napi::Value configure(const Napi::CallbackInfo& info) {
+  const Json options = to_json(info[0]);
+  if (options.has("threads")) {
+    const int64_t threads = options.at("threads").integer("threads");
+    if (threads < 1 || threads > 1024)
+      fail(code::kOption, "Expected 1 to 1024 for option 'threads' but received ", threads, ".");
+    at::set_num_threads(static_cast<int>(threads));
   }
+  if (options.has("allocator")) use_pool_allocator(options.at("allocator").string("allocator") == "pool");
+  return info.Env().Undefined();
 }
 
 Napi::Value info(const Napi::CallbackInfo& info) {
@@ -53,7 +48,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   end_threads_at_exit();
   guard_convolutions();
   Channel::install(env);
-  exports.Set("configure", Napi::Function::New(env, configure, "configure"));
+  exports.Set("configure", Napi::Function::New(env, guarded<configure>, "configure"));
   exports.Set("info", Napi::Function::New(env, info, "info"));
   exports.Set("trimMemory", Napi::Function::New(env, trim_memory, "trimMemory"));
   export_models(env, exports);

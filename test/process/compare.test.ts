@@ -42,6 +42,9 @@ function describeRun(run: string, change: (json: { notes: { classNames: string[]
   writeFileSync(file, JSON.stringify(json));
 }
 
+const compare = (to: string, resamples: string, ...more: string[]) =>
+  cli(["compare", ...runs, "--data", data, "--group", "patient", "--out", to, "--resamples", resamples, ...more]);
+
 let runs: string[];
 let comparison: Comparison;
 let out: string;
@@ -74,19 +77,7 @@ beforeAll(async () => {
     "--flag",
     "0.2",
   ];
-  const ended = await cli([
-    "compare",
-    ...runs,
-    "--data",
-    data,
-    "--group",
-    "patient",
-    "--out",
-    out,
-    "--resamples",
-    "100",
-    ...shift,
-  ]);
+  const ended = await compare(out, "100", ...shift);
   expect(ended).toMatchObject({ code: 0, stderr: "" });
   printed = ended.stdout;
   comparison = JSON.parse(readFileSync(path.join(out, "results.json"), "utf8"));
@@ -123,18 +114,7 @@ describe("compare", () => {
 
   it("has the intervals of every draw of patients there is, worked out by hand, in its tables and on its page", async () => {
     const many = inside("many-draws");
-    const ended = await cli([
-      "compare",
-      ...runs,
-      "--data",
-      data,
-      "--group",
-      "patient",
-      "--out",
-      many,
-      "--resamples",
-      "10000",
-    ]);
+    const ended = await compare(many, "10000");
     expect(ended.code, ended.stderr).toBe(0);
     const table = (name: string) => parseCsv(readFileSync(path.join(many, "tables", name), "utf8"), name).rows;
     const images = table("images.csv");

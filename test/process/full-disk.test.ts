@@ -38,23 +38,17 @@ const good = async (...args: string[]) => {
   expect(code, stderr).toBe(0);
 };
 
+const predictSplit = (split: string) => {
+  const given = ["--run", on("run"), "--data", inside("data"), "--out", on("predictions")];
+  return ["predict", ...given, "--split", split, ...CPU];
+};
+
 beforeAll(async () => {
   if (!mounted) return;
   await writePhantoms(inside("data"), { count: 16, size: 24, seed: 1 });
   writeFileSync(inside("heads.npy"), encodeNpy(noise([4, 2, 6, 6])));
   await good("train", "--data", inside("data"), "--run", on("run"), ...SMALL);
-  await good(
-    "predict",
-    "--run",
-    on("run"),
-    "--data",
-    inside("data"),
-    "--split",
-    "val",
-    "--out",
-    on("predictions"),
-    ...CPU,
-  );
+  await good(...predictSplit("val"));
   await good("evaluate", "--run", on("run"), "--out", on("evaluation"), ...CPU);
   await good("score", inside("heads.npy"), "--csv", on("scores.csv"));
   await good("compare", on("run"), "--out", on("comparison"), "--no-report", ...CPU);
@@ -93,21 +87,7 @@ const COMMANDS: [name: string, args: () => string[]][] = [
     () => ["train", "--data", inside("data"), "--run", on("new"), "--method", "de", "--members", "2", ...SMALL],
   ],
   ["train --resume", () => ["train", "--run", on("run"), "--resume", "--epochs", "3", ...CPU]],
-  [
-    "predict",
-    () => [
-      "predict",
-      "--run",
-      on("run"),
-      "--data",
-      inside("data"),
-      "--split",
-      "test",
-      "--out",
-      on("predictions"),
-      ...CPU,
-    ],
-  ],
+  ["predict", () => predictSplit("test")],
   ["predict, anew", () => ["predict", "--run", on("run"), "--data", inside("data"), "--out", on("new"), ...CPU]],
   ["evaluate", () => ["evaluate", "--run", on("run"), "--out", on("evaluation"), "--split", "val", ...CPU]],
   ["score", () => ["score", inside("heads.npy"), inside("heads.npy"), "--csv", on("scores.csv")]],
