@@ -23,7 +23,7 @@ export class Recorder {
    */
   start(before: readonly EpochEvent[]): void {
     this.#files = (async () => {
-      const history = await HistoryFile.open(path.join(this.#folder, RUN_FILES.history));
+      const history = new HistoryFile(path.join(this.#folder, RUN_FILES.history));
       // From the start too: a training that was killed before its first checkpoint left events of epochs that come again.
       return { history, events: await TensorBoardWriter.open(this.#folder, { fromStep: before.length }) };
     })();

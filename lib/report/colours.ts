@@ -53,21 +53,3 @@ export const truthColour: Colour = [110, 222, 255];
 
 /** Outlines of the prediction: orange. */
 export const predictionColour: Colour = [250, 122, 0];
-
-/** Okabe and Ito's colours, told apart with any colour vision; for classes 1, 2, … in turn. */
-const classColours: readonly Colour[] = [
-  [230, 159, 0],
-  [86, 180, 233],
-  [0, 158, 115],
-  [240, 228, 66],
-  [213, 94, 0],
-  [204, 121, 167],
-  [0, 114, 178],
-];
-
-/** The colour of a class; class 0, the background, is black and the ignored label grey. */
-export function classColour(label: number, ignoreIndex = 255): Colour {
-  if (label === 0) return [0, 0, 0];
-  if (label === ignoreIndex) return [128, 128, 128];
-  return classColours[(label - 1) % classColours.length]!;
-}

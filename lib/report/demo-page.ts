@@ -1,5 +1,4 @@
 import type { NdArray } from "../arrays.js";
-import { writeAtomic } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { agreementChart, escapeHtml, type ScatterPoint, scatterChart } from "./charts.js";
 import { colourMap, predictionColour, truthColour } from "./colours.js";
@@ -190,14 +189,6 @@ probabilities. Method: Kushibar et al., “Layer Ensembles”, MICCAI 2022.</li>
 </body>
 </html>
 `;
-}
-
-/**
- * Writes {@link demoPage} to a file, in one piece.
- * @throws ERR_LE_VALUE, ERR_LE_SHAPE, ERR_LE_IO
- */
-export async function writeDemoPage(path: string, page: DemoPage): Promise<void> {
-  await writeAtomic(path, await demoPage(page));
 }
 
 async function caseColumn(shown: DemoImage, page: DemoPage, name: string, verdict: string) {

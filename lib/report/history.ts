@@ -1,5 +1,5 @@
-import { csvLine, parseCsv } from "../data/csv.js";
-import { readTextIfAny, writeAtomic } from "../data/files.js";
+import { csvLine } from "../data/csv.js";
+import { writeAtomic } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 
 /** One epoch's numbers by column name. */
@@ -11,31 +11,12 @@ export type HistoryRow = Record<string, number>;
  */
 export class HistoryFile {
   readonly #path: string;
-  readonly #rows: HistoryRow[];
+  readonly #rows: HistoryRow[] = [];
   #last: Promise<void> = Promise.resolve();
 
-  private constructor(path: string, rows: HistoryRow[]) {
+  /** A history that starts empty: its first row replaces a file that is there. */
+  constructor(path: string) {
     this.#path = path;
-    this.#rows = rows;
-  }
-
-  /**
-   * Opens a history. Without `fromEpoch` it starts empty, and the file is replaced by the first row; with it, rows
-   * whose `epoch` is below that are kept, and the rest forgotten: what a resumed run needs.
-   * @throws ERR_LE_DATA for a file that is no table of numbers
-   */
-  static async open(path: string, options: { fromEpoch?: number } = {}): Promise<HistoryFile> {
-    const { fromEpoch } = options;
-    if (fromEpoch === undefined) return new HistoryFile(path, []);
-    const rows = (await readHistory(path)).filter((row) => row.epoch! < fromEpoch);
-    const history = new HistoryFile(path, rows);
-    if (rows.length > 0) await history.#write();
-    return history;
-  }
-
-  /** The rows so far, oldest first. */
-  get rows(): readonly HistoryRow[] {
-    return this.#rows;
   }
 
   /**
@@ -59,31 +40,4 @@ export class HistoryFile {
     const lines = this.#rows.map((row) => csvLine(columns.map((column) => row[column] ?? "")));
     return writeAtomic(this.#path, `${[csvLine(columns), ...lines].join("\n")}\n`);
   }
-}
-
-/**
- * Reads a history.csv; empty where there is no file.
- * @throws ERR_LE_DATA for a file that is no table of numbers with a column `epoch`
- */
-export async function readHistory(path: string): Promise<HistoryRow[]> {
-  const text = await readTextIfAny(path);
-  if (text === undefined) return [];
-  return parseCsv(text, path).rows.map((fields) => {
-    const row: HistoryRow = {};
-    for (const [column, field] of Object.entries(fields)) {
-      if (field === "") continue;
-      const value = Number(field);
-      if (Number.isNaN(value) && field !== "NaN") {
-        throw new LayerEnsemblesError(
-          "ERR_LE_DATA",
-          `Expected numbers for column "${column}" of ${path} but received "${field}"`,
-        );
-      }
-      row[column] = value;
-    }
-    if (row.epoch === undefined) {
-      throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a column "epoch" for ${path} but received none`);
-    }
-    return row;
-  });
 }

@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import { resizeBilinear } from "../data/resample.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { type Colour, type ColourMapName, classColour, colourMap, predictionColour, truthColour } from "./colours.js";
+import { type Colour, type ColourMapName, colourMap, predictionColour, truthColour } from "./colours.js";
 import type { Picture } from "./png.js";
 
 /** Options of {@link heatMap}. */
@@ -77,20 +77,6 @@ export function overlay(image: NdArray<Uint8Array>, options: OverlayOptions = {}
     outline(picture, truth, scale, truthColour, prediction ? Math.max(2.1 * thin, thin + 1.2) : thin, ignoreIndex);
   if (prediction) outline(picture, prediction, scale, predictionColour, thin, ignoreIndex, tint);
   return picture;
-}
-
-/**
- * Colours a label map: class 0 black, the others in colours that can be told apart with any colour vision.
- * @param labels H×W
- * @param scale enlargement, a whole number
- */
-export function labelMap(labels: NdArray<Uint8Array>, options: { scale?: number; ignoreIndex?: number } = {}): Picture {
-  const [height, width] = sizeOf(labels, "label map");
-  const data = new Uint8Array(height * width * 3);
-  labels.data.forEach((label, i) => {
-    data.set(classColour(label, options.ignoreIndex), i * 3);
-  });
-  return enlarge({ data, width, height }, options.scale ?? 1);
 }
 
 /** Repeats each pixel `scale` times along both axes. */

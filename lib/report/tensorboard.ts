@@ -7,15 +7,6 @@ import { crc32c } from "../data/crc.js";
 import { ioError, makeFolders, readRegular } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
 
-/** One scalar of an event file. */
-export interface ScalarEvent {
-  tag: string;
-  value: number;
-  step: number;
-  /** Seconds since 1970. */
-  wallTime: number;
-}
-
 /**
  * Writes scalars as a TensorBoard event file (`events.out.tfevents.…`): TFRecord framing with masked CRC-32C, around
  * `tensorflow.Event` messages.
@@ -108,38 +99,6 @@ async function cutOff(folder: string, fromStep: number): Promise<string | undefi
   return newest;
 }
 
-/**
- * Reads the scalars of an event file; a half-written record at the end is passed over.
- * @throws ERR_LE_DATA for a checksum that is wrong
- */
-export async function readScalars(path: string): Promise<ScalarEvent[]> {
-  const scalars: ScalarEvent[] = [];
-  for (const { message, damaged } of records(await readRegular(path))) {
-    if (damaged) {
-      throw new LayerEnsemblesError("ERR_LE_DATA", `Expected whole records for ${path} but received a wrong checksum`);
-    }
-    let wallTime = 0;
-    let step = 0;
-    for (const field of fields(message)) {
-      if (field.number === 1) wallTime = field.bytes.readDoubleLE();
-      if (field.number === 2) step = field.value;
-    }
-    for (const field of fields(message)) {
-      if (field.number !== 5) continue;
-      for (const { bytes } of fields(field.bytes)) {
-        let tag = "";
-        let value: number | undefined;
-        for (const part of fields(bytes)) {
-          if (part.number === 1) tag = part.bytes.toString();
-          if (part.number === 2) value = part.bytes.readFloatLE();
-        }
-        if (value !== undefined) scalars.push({ tag, value, step, wallTime });
-      }
-    }
-  }
-  return scalars;
-}
-
 /** As event files are called here; those of other programs have no thousandths in their time. */
 const OWN = /^events\.out\.tfevents\.\d+\.\d{3}\..+\.(?:\d+|[0-9a-f]{16})$/;
 
@@ -222,8 +181,8 @@ function varint(value: number): Buffer {
   return Buffer.from([...bytes, left]);
 }
 
-/** The fields of a protocol-buffer message. `value` is that of a varint, `bytes` the content of any other kind. */
-function* fields(message: Buffer): Generator<{ number: number; value: number; bytes: Buffer }> {
+/** The fields of a protocol-buffer message, and the values of those that are varints. */
+function* fields(message: Buffer): Generator<{ number: number; value?: number }> {
   let at = 0;
   const readVarint = () => {
     let value = 0;
@@ -238,11 +197,10 @@ function* fields(message: Buffer): Generator<{ number: number; value: number; by
     const key = readVarint();
     const kind = key & 7;
     if (kind === 0) {
-      yield { number: key >> 3, value: readVarint(), bytes: Buffer.alloc(0) };
+      yield { number: key >> 3, value: readVarint() };
     } else {
-      const length = kind === 1 ? 8 : kind === 5 ? 4 : readVarint();
-      yield { number: key >> 3, value: 0, bytes: message.subarray(at, at + length) };
-      at += length;
+      at += kind === 1 ? 8 : kind === 5 ? 4 : readVarint();
+      yield { number: key >> 3 };
     }
   }
 }

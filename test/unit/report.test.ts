@@ -5,10 +5,10 @@ import { describe, expect, test } from "vitest";
 import { writeAtomic } from "../../lib/data/files.js";
 import { decodePng } from "../../lib/data/png.js";
 import { agreementChart, escapeHtml, niceTicks, scatterChart } from "../../lib/report/charts.js";
-import { classColour, colourMap, predictionColour, truthColour } from "../../lib/report/colours.js";
+import { colourMap, predictionColour, truthColour } from "../../lib/report/colours.js";
 import { type DemoImage, demoPage, pickCases } from "../../lib/report/demo-page.js";
 import { encodePng, probabilityToGrey } from "../../lib/report/png.js";
-import { heatMap, labelMap, overlay } from "../../lib/report/render.js";
+import { heatMap, overlay } from "../../lib/report/render.js";
 
 const luma = ([r, g, b]: readonly number[]) => 0.299 * r! + 0.587 * g! + 0.114 * b!;
 
@@ -36,9 +36,7 @@ describe("colour maps", () => {
     }
   });
 
-  test("neighbouring classes, and truth and prediction, differ", () => {
-    const colours = [0, 1, 2, 3, 4, 5, 6, 7, 255].map((label) => classColour(label).join());
-    expect(new Set(colours).size).toBe(9);
+  test("truth and prediction differ in lightness", () => {
     expect(Math.abs(luma(truthColour) - luma(predictionColour))).toBeGreaterThan(10);
   });
 });
@@ -118,7 +116,7 @@ describe("pictures", () => {
     const p = probabilityToGrey({ data: Float32Array.from([0, 0.25, 1, 2]), shape: [2, 2] }, 16);
     const wide = await decodePng(await encodePng(p));
     expect([wide.channels, wide.bitDepth, [...wide.data]]).toEqual([1, 16, [0, 16384, 65535, 65535]]);
-    const picture = labelMap(labels, { scale: 2 });
+    const picture = heatMap({ data: Float32Array.of(0, 1, 2, 3), shape: [2, 2] }, { scale: 2 });
     const colour = await decodePng(await encodePng(picture));
     expect([colour.channels, colour.width, [...colour.data]]).toEqual([3, 4, [...picture.data]]);
     await expect(encodePng({ data: new Uint8Array(5), shape: [2, 2] })).rejects.toMatchObject({ code: "ERR_LE_SHAPE" });

@@ -14,9 +14,8 @@ import { readNpz } from "../../lib/data/npz.js";
 import { readRun } from "../../lib/ensemble/run.js";
 import { hashFile } from "../../lib/native/download.js";
 import { readVersion } from "../../lib/native/locate.js";
-import { readHistory } from "../../lib/report/history.js";
 import { encodePng } from "../../lib/report/png.js";
-import { readScalars } from "../../lib/report/tensorboard.js";
+import { TensorBoardWriter } from "../../lib/report/tensorboard.js";
 import { readStudy } from "../../lib/study/config.js";
 import { tableOf } from "../../lib/study/selection.js";
 
@@ -67,8 +66,8 @@ describe("a special file", () => {
     put("run/run.json");
     await expect(readRun(inside("run"))).rejects.toMatchObject(code("ERR_LE_CHECKPOINT"));
     await expect(readStudy(put("study.json"))).rejects.toMatchObject(code("ERR_LE_DATA"));
-    await expect(readHistory(put("history.csv"))).rejects.toThrow();
-    await expect(readScalars(put("events"))).rejects.toThrow();
+    put("events/events.out.tfevents.1.000.host.1");
+    await expect(TensorBoardWriter.open(inside("events"), { fromStep: 1 })).rejects.toThrow();
     cpSync(inside("data"), inside(`data-${kind}`), { recursive: true });
     put(`data-${kind}/split.csv`);
     await expect(tableOf(inside(`data-${kind}`))).rejects.toMatchObject(code("ERR_LE_DATA"));

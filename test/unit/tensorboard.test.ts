@@ -4,8 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { crc32, crc32c } from "../../lib/data/crc.js";
-import { HistoryFile, readHistory } from "../../lib/report/history.js";
-import { readScalars, TensorBoardWriter } from "../../lib/report/tensorboard.js";
+import { HistoryFile } from "../../lib/report/history.js";
+import { TensorBoardWriter } from "../../lib/report/tensorboard.js";
+import { readScalars } from "../support/tensorboard.js";
 
 let folder: string;
 beforeEach(async () => {
@@ -42,7 +43,7 @@ describe("TensorBoardWriter", () => {
       writer.scalars({ a: -2.5 }, 40_000_000_000, 11.25),
     ]);
     await writer.close();
-    expect(await readScalars(writer.path)).toEqual([
+    expect(readScalars(writer.path)).toEqual([
       { tag: "a", value: 1, step: 0, wallTime: 10 },
       { tag: "b", value: Number.NaN, step: 0, wallTime: 10 },
       { tag: "a", value: -2.5, step: 40_000_000_000, wallTime: 11.25 },
@@ -65,20 +66,20 @@ describe("TensorBoardWriter", () => {
     const third = await TensorBoardWriter.open(folder, { fromStep: 4 });
     await third.scalars({ a: 99 }, 4, 4);
     await third.close();
-    expect((await readScalars(third.path)).map(({ value }) => value)).toEqual([0, 1, 2, 3, 99]);
+    expect(readScalars(third.path).map(({ value }) => value)).toEqual([0, 1, 2, 3, 99]);
   });
 
-  test("a damaged record is an error, and is where a resumed run goes on", async () => {
+  test("a damaged record is where a resumed run goes on", async () => {
     const writer = await TensorBoardWriter.open(folder);
     await writer.scalars({ a: 1 }, 1);
     await writer.close();
     const bytes = await readFile(writer.path);
     bytes[bytes.length - 6]! ^= 1;
     await writeFile(writer.path, bytes);
-    await expect(readScalars(writer.path)).rejects.toMatchObject({ code: "ERR_LE_DATA" });
+    expect(() => readScalars(writer.path)).toThrow(/checksum/);
     const again = await TensorBoardWriter.open(folder, { fromStep: 5 });
     await again.close();
-    expect(await readScalars(again.path)).toEqual([]);
+    expect(readScalars(again.path)).toEqual([]);
   });
 
   test("a folder that cannot be made is ERR_LE_IO", async () => {
@@ -89,49 +90,23 @@ describe("TensorBoardWriter", () => {
 });
 
 describe("HistoryFile", () => {
-  test("has a header from the rows' keys and a row for each epoch", async () => {
+  test("has a header from the rows' keys and a row for each epoch, in the place of what was there", async () => {
     const path = join(folder, "run", "history.csv");
-    const history = await HistoryFile.open(path);
+    await new HistoryFile(path).append({ epoch: 7, other: 1 });
+    const history = new HistoryFile(path);
     await Promise.all([
       history.append({ epoch: 1, loss: 0.25 }),
       history.append({ epoch: 2, loss: 1e-7, "val, dice": 0.5 }),
       history.append({ epoch: 3, loss: Number.NaN }),
     ]);
     expect(await readFile(path, "utf8")).toBe('epoch,loss,"val, dice"\n1,0.25,\n2,1e-7,0.5\n3,NaN,\n');
-    expect(await readHistory(path)).toEqual(history.rows);
   });
 
-  test("a resumed run forgets the epochs from where it goes on", async () => {
-    const path = join(folder, "history.csv");
-    const first = await HistoryFile.open(path);
-    for (const epoch of [1, 2, 3]) await first.append({ epoch, loss: 1 / epoch });
-    const again = await HistoryFile.open(path, { fromEpoch: 3 });
-    expect(again.rows).toEqual([
-      { epoch: 1, loss: 1 },
-      { epoch: 2, loss: 0.5 },
-    ]);
-    await again.append({ epoch: 3, loss: 7 });
-    expect((await readHistory(path)).at(-1)).toEqual({ epoch: 3, loss: 7 });
-  });
-
-  test("a new run starts over, and a missing file is an empty history", async () => {
-    const path = join(folder, "history.csv");
-    expect((await HistoryFile.open(path, { fromEpoch: 5 })).rows).toEqual([]);
-    await (await HistoryFile.open(path)).append({ epoch: 1, loss: 1 });
-    await (await HistoryFile.open(path)).append({ epoch: 1, loss: 2 });
-    expect(await readHistory(path)).toEqual([{ epoch: 1, loss: 2 }]);
-  });
-
-  test("epochs must increase, and a table must hold numbers", async () => {
-    const path = join(folder, "history.csv");
-    const history = await HistoryFile.open(path);
+  test("has epochs that increase", async () => {
+    const history = new HistoryFile(join(folder, "history.csv"));
     await history.append({ epoch: 2 });
     await expect(history.append({ epoch: 2 })).rejects.toThrow("Expected an epoch above 2");
     await expect(history.append({ loss: 2 })).rejects.toThrow("received undefined");
-    await writeFile(path, "epoch,loss\n1,low\n");
-    await expect(readHistory(path)).rejects.toThrow(/numbers for column "loss" .* received "low"/);
-    await writeFile(path, "loss\n1\n");
-    await expect(readHistory(path)).rejects.toThrow('column "epoch"');
   });
 
   test("has no epoch twice where a training begins anew or goes on, in whatever file it is", async () => {
@@ -148,20 +123,18 @@ describe("HistoryFile", () => {
       }
       const others = "events.out.tfevents.1700000000.host.1234.0";
       writeFileSync(join(folder, others), "of another program");
-      const steps = async () => {
+      const steps = () => {
         const names = readdirSync(folder).filter((name) => name !== others);
-        return (await Promise.all(names.sort().map((name) => readScalars(join(folder, name)))))
-          .flat()
-          .map(({ step }) => step);
+        return names.sort().flatMap((name) => readScalars(join(folder, name)).map(({ step }) => step));
       };
       const resumed = await TensorBoardWriter.open(folder, { fromStep: 1 });
       await resumed.scalars({ loss: 1 }, 1);
       await resumed.close();
-      expect(await steps()).toEqual([0, 1]);
+      expect(steps()).toEqual([0, 1]);
       const anew = await TensorBoardWriter.open(folder, { fromStep: 0 });
       await anew.scalars({ loss: 0 }, 0);
       await anew.close();
-      expect(await steps()).toEqual([0]);
+      expect(steps()).toEqual([0]);
       expect(readFileSync(join(folder, others), "utf8")).toBe("of another program");
     } finally {
       rmSync(folder, { recursive: true, force: true });
