@@ -4,6 +4,7 @@ import { cp } from "node:fs/promises";
 import http from "node:http";
 import os from "node:os";
 import path from "node:path";
+import { fastify } from "fastify";
 import { unzipSync } from "fflate";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { hostileRequests, sendRaw } from "../../bench/hostile.mjs";
@@ -13,6 +14,8 @@ import { parseNpy } from "../../lib/data/npy.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
 import { encodePng } from "../../lib/report/png.js";
 import { fileItems, infer, openRun, type Result } from "../../lib/runs/inference.js";
+import { routes } from "../../lib/server/routes.js";
+import { PredictionService } from "../../lib/server/service.js";
 import { cli } from "../support/cli.js";
 import { balls } from "../support/model.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
@@ -152,6 +155,15 @@ describe("a server", () => {
     expect(await labels(mask)).toEqual(offline.mask);
   });
 
+  it("answers in the form that is wanted most, and by 406 where it has none that is wanted", async () => {
+    const { bytes } = images[0] as (typeof images)[0];
+    const accept = "text/html, application/json;q=0.2, application/x-npz;q=0.4";
+    expect((await predict(server.base, bytes, { accept })).headers.get("content-type")).toBe("application/x-npz");
+    const refused = await predict(server.base, bytes, { accept: "text/html, application/json;q=0" });
+    expect(refused.status).toBe(406);
+    expect((await refused.json()).error.message).toMatch(/application\/json.*multipart\/form-data.*application\/x-npz/);
+  });
+
   it("takes the options of a prediction, and names the one that is meant", async () => {
     const { bytes } = images[0] as (typeof images)[0];
     const { images: answers } = await (
@@ -211,12 +223,22 @@ describe("a server", () => {
   it("describes exactly the routes that it has", async () => {
     const { openapi, paths, components } = await (await ask(`${server.base}/openapi.json`)).json();
     expect(openapi).toBe("3.1.0");
-    for (const [url, operations] of Object.entries<Record<string, object>>(paths))
-      for (const method of Object.keys(operations)) {
-        const target = url.replace("{name}", "tiny").replace("{version}", "1");
-        const { status } = await ask(`${server.base}${target}`, { method: method.toUpperCase() });
-        expect(status, `${method} ${url}`).not.toBe(404);
-      }
+    const app = fastify();
+    const urls = new Set<string>();
+    app.addHook("onRoute", ({ url }) => void urls.add(url.replace(/:(\w+)/g, "{$1}")));
+    await app.register(routes(await PredictionService.open({ runs: [run], device: "cpu", workers: 0 })));
+    await app.ready();
+    await app.close();
+    urls.delete("/v2/*"); // refuses what there is not
+    expect(Object.keys(paths).sort()).toEqual([...urls].sort());
+    for (const [url, operations] of Object.entries<Record<string, object>>(paths)) {
+      const target = url.replace("{name}", "tiny").replace("{version}", "1");
+      const { headers } = await ask(`${server.base}${target}`, { method: "OPTIONS" });
+      const allowed = headers.get("allow")?.toLowerCase().split(", ") ?? [];
+      expect(allowed.filter((method) => !["head", "options"].includes(method)).sort(), url).toEqual(
+        Object.keys(operations).sort(),
+      );
+    }
     const references = JSON.stringify(paths).match(/#\/components\/schemas\/\w+/g) ?? [];
     for (const reference of references)
       expect(components.schemas).toHaveProperty(reference.split("/").at(-1) as string);

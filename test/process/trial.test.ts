@@ -33,10 +33,10 @@ describe("a trial", () => {
 
   it("ends at its limit of memory", async () => {
     const config = { kind: "torchscript", file: file("large.pt", "x") };
-    // Too little even to start; Node may also wait for memory that never comes.
-    await expect(tryModel(config, { memory: 30e6, seconds: 3 })).rejects.toMatchObject({
+    // Too little even to load Node's own program: with a little more it may wait for memory that never comes.
+    await expect(tryModel(config, { memory: 1e6 })).rejects.toMatchObject({
       code: "ERR_LE_CHECKPOINT",
-      message: expect.stringMatching(/large\.pt.*(ended its process|took longer)/),
+      message: expect.stringMatching(/large\.pt.*ended its process \(.*may use 0\.0 GB/),
     });
   });
 });
