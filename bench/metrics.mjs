@@ -11,6 +11,7 @@ import { parseArgs } from "node:util";
 import { Backbone, LayerEnsemble } from "../dist/index.js";
 import { aula, aulaFromCounts, countAgreement, labelMaps, quality, scoreHeads, staple } from "../dist/metrics/index.js";
 import { Contender, machine, median, ratio, table } from "./harness.mjs";
+import { random } from "./random.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -210,15 +211,9 @@ function compare(own, theirs) {
  * its own, the early ones through most; and a little noise from pixel to pixel.
  */
 function structuredHeads(heads, classes, size) {
-  let state = 1;
-  const random = () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
+  const next = random(1);
   const smoothNoise = (cells) => {
-    const grid = Float64Array.from({ length: (cells + 1) ** 2 }, () => random() * 2 - 1);
+    const grid = Float64Array.from({ length: (cells + 1) ** 2 }, () => next() * 2 - 1);
     const at = (y, x) => grid[y * (cells + 1) + x];
     return (y, x) => {
       const [v, u] = [(y / size) * cells, (x / size) * cells];
@@ -245,7 +240,7 @@ function structuredHeads(heads, classes, size) {
             clear(c, y, x) * (1 - 0.6 * blur) +
             3 * blur * coarse(y, x) +
             (0.3 + blur) * fine(y, x) +
-            0.1 * (random() - 0.5);
+            0.1 * (next() - 0.5);
     }
   }
   const truth = new Uint8Array(size * size);

@@ -8,6 +8,7 @@
 import { createInterface } from "node:readline";
 import { Backbone, configure, LayerEnsemble } from "../dist/index.js";
 import { loadAddon } from "../dist/native/load.js";
+import { random } from "./random.mjs";
 
 const models = new Map();
 let device = "cpu";
@@ -57,13 +58,9 @@ const commands = {
 
 /** Noise, and masks of all classes in patches. */
 function makeSamples(count, size, classes) {
-  let state = 1;
-  const next = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 31 - 1;
-  };
+  const next = random(1);
   return Array.from({ length: count }, (_, i) => ({
-    image: { data: Float32Array.from({ length: size * size }, next), shape: [1, size, size] },
+    image: { data: Float32Array.from({ length: size * size }, () => 2 * next() - 1), shape: [1, size, size] },
     mask: {
       data: Uint8Array.from({ length: size * size }, (_, p) => (i + (p >> 4) + ((p / size) >> 4)) % classes),
       shape: [size, size],

@@ -3,9 +3,10 @@ import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSy
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { random } from "../../bench/random.mjs";
 import { autoTaps, Backbone, LayerEnsemble, type NdArray } from "../../lib/index.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
-import { noise, random } from "../support/model.js";
+import { noise } from "../support/model.js";
 
 const fixture = (name: string) => path.join(PACKAGE_ROOT, "test/fixtures", name);
 const code = (value: string, message?: RegExp) =>

@@ -6,8 +6,8 @@ import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { random } from "../../bench/random.mjs";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
-import { random } from "../support/model.js";
 
 const KILLS = Number(process.env.LAYER_ENSEMBLES_KILLS ?? 6);
 const EPOCHS = 12;

@@ -1,15 +1,5 @@
+import { random } from "../../bench/random.mjs";
 import { Backbone, type EnsembleOptions, LayerEnsemble, type NdArray, type TrainingSample } from "../../lib/index.js";
-
-/** A stream of numbers in [0, 1) that a seed decides (mulberry32). */
-export function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
 
 /** An image of noise, C×H×W. */
 export function noise(shape: number[], seed = 1): NdArray {

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { Random } from "../../lib/data/random.js";
 import { argmax, labelMaps, type NdArray, staple } from "../../lib/metrics/index.js";
 import { bytes, expectError, labelsOf, logitHeads } from "./support/heads.js";
 
@@ -32,14 +33,10 @@ const labelCase = (options: Parameters<typeof logitHeads>[0]) =>
 
 /** Labels of many pixels, most heads right: enough of them for the estimate to be worth something. */
 function noisy(heads: number, pixels: number, classes: number, chance: (k: number) => number) {
-  let state = 7;
-  const random = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-  const truth = Array.from({ length: pixels }, () => Math.floor(random() * classes));
+  const random = new Random(7);
+  const truth = Array.from({ length: pixels }, () => random.integer(classes));
   const labels = Array.from({ length: heads }, (_, k) =>
-    truth.map((t) => (random() < chance(k) ? t : (t + 1 + Math.floor(random() * (classes - 1))) % classes)),
+    truth.map((t) => (random.uniform() < chance(k) ? t : (t + 1 + random.integer(classes - 1)) % classes)),
   );
   return { truth, labels: bytes(labels.flat(), [heads, pixels]) };
 }
