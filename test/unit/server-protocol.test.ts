@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { negotiate } from "../../lib/server/answers.js";
 import { Budget } from "../../lib/server/budget.js";
 import { readForm } from "../../lib/server/form.js";
-import { parseInfer } from "../../lib/server/kserve.js";
+import { type InferResult, parseInfer, writeInfer } from "../../lib/server/kserve.js";
 
 const kind = {
   preprocessing: { size: null, resize: "stretch", normalise: { kind: "none" }, channels: 1 },
@@ -13,13 +13,13 @@ const kind = {
   maxSide: 1e4,
 } as const;
 
-function tensor(datatype: string, values: readonly unknown[] | Uint8Array, more: object = {}) {
+function tensor(datatype: string, values: readonly unknown[] | Uint8Array, more: object = {}, shape?: number[]) {
   const binary = values instanceof Uint8Array ? values : undefined;
   const width = { BOOL: 1, FP16: 2, BF16: 2, FP32: 4 }[datatype] ?? 8;
   const count = binary ? binary.length / width : values.length;
   const input = {
     name: "image",
-    shape: [1, 1, 1, count],
+    shape: shape ?? [1, 1, 1, count],
     datatype,
     ...(binary ? { parameters: { binary_data_size: binary.length } } : { data: values }),
   };
@@ -50,6 +50,39 @@ describe("tensors of the Open Inference Protocol", () => {
     expect(read("INT64", [-3, 2 ** 30])).toEqual([-3, 2 ** 30]);
     expect(read("FP16", [0.1, 2049, 2051, 65519, 2 ** -25])).toEqual([0.0999755859375, 2048, 2052, 65504, 0]);
     expect(read("BF16", [1.7, 257, 259])).toEqual([1.703125, 256, 260]);
+  });
+
+  it("may be lists in lists, in row-major order, with as many numbers as the shape says", () => {
+    const nested = (values: unknown[]) => () => tensor("FP32", values, {}, [2, 1, 2, 2]);
+    const { images } = nested([
+      [
+        [
+          [1, 2],
+          [3, 4],
+        ],
+      ],
+      [
+        [
+          [5, 6],
+          [7, 8],
+        ],
+      ],
+    ])();
+    expect(images.map(({ input }) => [...input.data])).toEqual([
+      [1, 2, 3, 4],
+      [5, 6, 7, 8],
+    ]);
+    // The shape alone says how: as other servers have it, the lists may be flat or grouped in any way.
+    expect(nested([[1, 2, 3], [[4], 5, 6], 7, 8])().images[1]?.input.data).toEqual(Float32Array.of(5, 6, 7, 8));
+    expect(
+      nested([
+        [1, 2, 3, 4],
+        [5, 6, 7],
+      ]),
+    ).toThrow(/8 numbers, by its shape, .*received 7/);
+    expect(nested([1, 2, 3, 4, 5, 6, 7, 8, 9])).toThrow(/8 numbers, by its shape, .*received more/);
+    expect(nested([1, 2, 3, 4, 5, 6, 7, null])).toThrow(expect.objectContaining({ code: "ERR_LE_DATA" }));
+    expect(nested([[[[[[[[[1, 2, 3, 4, 5, 6, 7, 8]]]]]]]]])).toThrow(expect.objectContaining({ code: "ERR_LE_DATA" }));
   });
 
   it.each([
@@ -98,6 +131,61 @@ describe("tensors of the Open Inference Protocol", () => {
     expect(() =>
       parseInfer({ bytes, kind: { ...kind, preprocessing: { ...kind.preprocessing } }, maxImages: 1 }),
     ).toThrow(expect.objectContaining({ code: "ERR_LE_TOO_LARGE" }));
+  });
+});
+
+describe("an answer of the Open Inference Protocol", () => {
+  const result = (foreground: number[], rest: Partial<InferResult>): Partial<InferResult> => {
+    const data = Float32Array.from([...foreground.map((p) => 1 - p), ...foreground]);
+    return {
+      prediction: { probabilities: { data, shape: [2, 1, 2] }, maps: {} },
+      placement: { original: [1, 2], size: [1, 2], content: { top: 0, left: 0, height: 1, width: 2 } },
+      ...rest,
+    };
+  };
+  const write = (...outputs: { name: string; binary: boolean }[]) => {
+    const results = [
+      result([0.25, 0.75], { decision: "accept", aula: 1.5, empty: false }),
+      result([0, 0.5], { decision: "review", aula: Number.NaN, empty: true }),
+    ] as InferResult[];
+    return writeInfer({ model: "m", version: "3", id: "42", outputs, results });
+  };
+  const plain = (name: string) => ({ name, binary: false });
+  const binary = (name: string) => ({ name, binary: true });
+
+  it("has each tensor with its type and shape, and null for what is not defined", () => {
+    const { bytes, headerLength } = write(...["mask", "probabilities", "aula", "empty", "decision"].map(plain));
+    expect(headerLength).toBeUndefined();
+    expect(JSON.parse(Buffer.from(bytes).toString())).toEqual({
+      model_name: "m",
+      model_version: "3",
+      id: "42",
+      outputs: [
+        { name: "mask", datatype: "UINT8", shape: [2, 1, 2], data: [0, 1, 0, 0] },
+        {
+          name: "probabilities",
+          datatype: "FP32",
+          shape: [2, 2, 1, 2],
+          data: [0.75, 0.25, 0.25, 0.75, 1, 0.5, 0, 0.5],
+        },
+        { name: "aula", datatype: "FP64", shape: [2], data: [1.5, null] },
+        { name: "empty", datatype: "BOOL", shape: [2], data: [false, true] },
+        { name: "decision", datatype: "BYTES", shape: [2], data: ["accept", "review"] },
+      ],
+    });
+  });
+
+  it("has binary tensors behind the JSON, in their order, texts with their lengths before them", () => {
+    const { bytes, headerLength } = write(binary("decision"), plain("empty"), binary("aula"));
+    const { outputs } = JSON.parse(Buffer.from(bytes.subarray(0, headerLength)).toString());
+    expect(outputs.map(({ parameters }: { parameters?: object }) => parameters)).toEqual([
+      { binary_data_size: 20 },
+      undefined,
+      { binary_data_size: 16 },
+    ]);
+    const rest = Buffer.from(bytes.subarray(headerLength));
+    expect(rest.toString("latin1", 0, 20)).toBe("\x06\0\0\0accept\x06\0\0\0review");
+    expect([rest.readDoubleLE(20), rest.readDoubleLE(28), rest.length]).toEqual([1.5, Number.NaN, 36]);
   });
 });
 
