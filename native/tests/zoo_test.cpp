@@ -429,6 +429,20 @@ TEST("zoo: derived weights give the same, follow the weights, and end with train
   }
 }
 
+TEST("zoo: derived weights have the norm's epsilon, which counts where a channel hardly varies") {
+  const auto backbone = make(kSmall);
+  backbone->train(false);
+  {
+    const at::NoGradGuard no_grad;
+    for (auto& [name, tensor] : backbone->buffers())
+      if (name.starts_with("encoder.0.") && name.ends_with("running_var")) tensor.fill_(1e-5);
+  }
+  const at::Tensor x = at::randn({1, 1, 32, 48});
+  const at::Tensor expected = evaluate(*backbone, x);
+  backbone->begin_inference(at::kFloat);
+  CHECK(relative_error(evaluate(*backbone, x), expected) < 1e-4);
+}
+
 TEST("zoo: gradients in evaluation mode come from the parameters, not from derived weights") {
   const auto backbone = make(kSmall);
   backbone->train(false);

@@ -195,6 +195,24 @@ describe("fit", () => {
     await backbone.dispose();
   });
 
+  it("keeps the weights of the epoch with the lowest loss of validation", async () => {
+    const { backbone, model } = await smallModel({ freezeBackbone: true });
+    const samples = discs(6, 16);
+    // The truth turned round: the better a network has learnt, the worse it is here.
+    const validation = discs(4, 16, 2).map(({ image, mask: { data, shape } }) => ({
+      image,
+      mask: { data: data.map((label) => 1 - label), shape },
+    }));
+    const history = await model.fit(samples, { validation, epochs: 5, learningRate: 0.02, schedule: "constant" });
+    const losses = history.epochs.map((epoch) => epoch.validation!.loss);
+    expect(history.best).toEqual({ epoch: 0, loss: losses[0] });
+    expect(losses.at(-1)).toBeGreaterThan(1.1 * losses[0]!);
+    const again = await model.fit(samples, { validation, epochs: 1, learningRate: 0 });
+    expect(again.epochs[0]!.validation!.loss).toBeCloseTo(losses[0]!, 5);
+    await model.dispose();
+    await backbone.dispose();
+  });
+
   it("says so when it diverges", async () => {
     const { backbone, model } = await smallModel();
     const fit = model.fit(discs(8, 16), { epochs: 50, learningRate: 1e30, optimizer: "sgd", loss: "crossEntropy" });
