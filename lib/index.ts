@@ -24,20 +24,14 @@ export {
   restoreLabels,
 } from "./data/preprocess.js";
 export type { VolumePlacement, VolumeSize } from "./data/volume.js";
-export {
-  Backbone,
-  type BackboneKind,
-  type BackboneOptions,
-  type EncoderName,
-  type LayerInfo,
-  type LoadReport,
-  type ModelOptions,
-} from "./ensemble/backbone.js";
+export { AUGMENTATIONS, type AugmentName, type AugmentOptions } from "./ensemble/augment.js";
+export { Backbone, type LayerInfo, type LoadReport, type ModelOptions } from "./ensemble/backbone.js";
 export { type BaselineOptions, McDropout, MultiHead, Plain } from "./ensemble/baselines.js";
 export { DeepEnsemble, type DeepFitOptions, type MemberEvent } from "./ensemble/deep-ensemble.js";
+export { type FitOptions, type OptimizerOptions, PAPER, type ScheduleOptions } from "./ensemble/fit-options.js";
 export { type EnsembleOptions, LayerEnsemble } from "./ensemble/layer-ensemble.js";
 export { loadModel } from "./ensemble/load.js";
-export type { LossName } from "./ensemble/losses.js";
+export { type CustomLoss, LOSSES, type LossName, type LossOptions } from "./ensemble/losses.js";
 export { METHOD_TITLES, METHODS, type MethodName } from "./ensemble/methods.js";
 export type {
   ForwardOptions,
@@ -52,20 +46,15 @@ export { imagenetWeights, type WeightsOptions } from "./ensemble/pretrained.js";
 export { type Run, readRun } from "./ensemble/run.js";
 export { autoTaps } from "./ensemble/taps.js";
 export type {
-  AugmentOptions,
-  CustomLoss,
   EpochEvent,
-  FitOptions,
   History,
-  LossOptions,
-  OptimizerOptions,
   PreparedEvent,
   SampleSource,
-  ScheduleOptions,
   Score,
   TrainingEvent,
   TrainingSample,
 } from "./ensemble/training.js";
+export type { BackboneKind, BackboneOptions, EncoderName } from "./ensemble/zoo.js";
 export { type ErrorCode, LayerEnsemblesError } from "./errors.js";
 export {
   checkGate,

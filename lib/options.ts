@@ -1,18 +1,5 @@
 import { LayerEnsemblesError } from "./errors.js";
 
-/** What a value must be: its description, as in "Expected <expected> for …", and the test. */
-export interface OptionSpec {
-  readonly expected: string;
-  accepts(value: unknown): boolean;
-  /** True where leaving the option out is an error. */
-  readonly required?: boolean;
-  /** The options inside, for an option that is itself a set of options. */
-  readonly inner?: OptionSpecs;
-}
-
-/** The options of one call, by name. */
-export type OptionSpecs = Readonly<Record<string, OptionSpec>>;
-
 /** Bounds of a number; each is inclusive unless it says otherwise. */
 export interface NumberBounds {
   readonly min?: number;
@@ -23,39 +10,129 @@ export interface NumberBounds {
   readonly below?: number;
 }
 
+/** What holds where an option is left out, and what is said of it. */
+export interface About<T = unknown> {
+  /** Its value where it is left out. */
+  readonly default?: T;
+  /** In words, what holds where it is left out and `default` does not say so. */
+  readonly otherwise?: string;
+  /** What it does, in a line of a command's help and of the documentation. A command has no option without. */
+  readonly text?: string;
+  /** What stands for its value there, such as `dir`. */
+  readonly arg?: string;
+}
+
+/** What a value must be: its description, as in "Expected <expected> for …", and the test. `T` is its type. */
+export interface OptionSpec<T = unknown> extends About<T>, NumberBounds {
+  readonly expected: string;
+  accepts(value: unknown): boolean;
+  /** True where leaving the option out is an error. */
+  readonly required?: boolean;
+  /** The options inside, for an option that is itself a set of options. */
+  readonly inner?: OptionSpecs;
+  /** How text is read as such a value; the bounds above are a number's. Undefined where text alone does not say. */
+  readonly kind?: "boolean" | "string" | "number" | "integer" | "oneOf" | "array";
+  /** Of `oneOf`. */
+  readonly values?: readonly Literal[];
+  /** Of an array. */
+  readonly element?: OptionSpec;
+  /** Of `anyOf`, whose other properties are those of the first. */
+  readonly among?: readonly OptionSpec[];
+}
+
+/** The options of one call, by name. */
+export type OptionSpecs = Readonly<Record<string, OptionSpec>>;
+
+/** The type of what a specification accepts. */
+export type ValueOf<S> = S extends OptionSpec<infer T> ? T : never;
+
+/** What may be given for a set of options. */
+export type Values<S> = { -readonly [K in keyof S as S[K] extends { required: true } ? never : K]?: ValueOf<S[K]> } & {
+  -readonly [K in keyof S as S[K] extends { required: true } ? K : never]: ValueOf<S[K]>;
+};
+
+/** The options of a set that have a default. */
+export type Defaults<S> = { -readonly [K in keyof S as S[K] extends { default: unknown } ? K : never]: ValueOf<S[K]> };
+
+/** The options of a set that have a text. */
+export type Told<S> = { [K in keyof S as S[K] extends { text: string } ? K : never]: S[K] };
+
+type Literal = string | number | boolean | null;
+/** @internal */
+export interface Defaulted<T> extends OptionSpec<T> {
+  readonly default: T;
+}
+type Made<T, A> = (A extends { default: T } ? Defaulted<T> : OptionSpec<T>) &
+  (A extends { text: string } ? { readonly text: string } : unknown);
+
+/** A specification of values of type `T`, with what is said about it. */
+function made<T, A>(spec: OptionSpec, about: A): Made<T, A> {
+  return { ...about, ...spec } as Made<T, A>;
+}
+
 /** Makers of option specifications. */
 export const option = {
-  boolean: (): OptionSpec => ({ expected: "a boolean", accepts: (value) => typeof value === "boolean" }),
+  boolean: <A extends About<boolean>>(about?: A) =>
+    made<boolean, A>(
+      { kind: "boolean", expected: "a boolean", accepts: (value) => typeof value === "boolean" },
+      about as A,
+    ),
 
   /** A string, not empty unless `empty` is true. */
-  string: ({ empty = false } = {}): OptionSpec => ({
-    expected: empty ? "a string" : "a string that is not empty",
-    accepts: (value) => typeof value === "string" && (empty || value !== ""),
-  }),
+  string: <A extends About<string>>({ empty = false, ...about }: A & { empty?: boolean } = {} as A) =>
+    made<string, A>(
+      {
+        kind: "string",
+        expected: empty ? "a string" : "a string that is not empty",
+        accepts: (value) => typeof value === "string" && (empty || value !== ""),
+      },
+      about as unknown as A,
+    ),
+
+  /** A string of a form that `expected` describes. */
+  pattern: <A extends About<string>>(expected: string, form: RegExp, about?: A) =>
+    made<string, A>({ expected, accepts: (value) => typeof value === "string" && form.test(value) }, about as A),
 
   /** A finite number. */
-  number: (bounds: NumberBounds = {}): OptionSpec => ({
-    expected: `a finite number${boundsText(bounds)}`,
-    accepts: (value) => typeof value === "number" && Number.isFinite(value) && within(value, bounds),
-  }),
+  number: <A extends NumberBounds & About<number>>(about: A = {} as A) =>
+    made<number, A>(
+      {
+        kind: "number",
+        expected: `a finite number${boundsText(about)}`,
+        accepts: (value) => typeof value === "number" && Number.isFinite(value) && within(value, about),
+      },
+      about,
+    ),
 
   /** An integer that a double holds exactly. */
-  integer: (bounds: NumberBounds = {}): OptionSpec => ({
-    expected: `an integer${boundsText(bounds)}`,
-    accepts: (value) => typeof value === "number" && Number.isSafeInteger(value) && within(value, bounds),
-  }),
+  integer: <A extends NumberBounds & About<number>>(about: A = {} as A) =>
+    made<number, A>(
+      {
+        kind: "integer",
+        expected: `an integer${boundsText(about)}`,
+        accepts: (value) => typeof value === "number" && Number.isSafeInteger(value) && within(value, about),
+      },
+      about,
+    ),
 
   /** One of some literal values. */
-  oneOf: (values: readonly (string | number | boolean | null)[]): OptionSpec => ({
-    expected: values.length === 1 ? describe(values[0]) : `one of ${values.map((value) => describe(value)).join(", ")}`,
-    accepts: (value) => (values as readonly unknown[]).includes(value),
-  }),
+  oneOf: <const T extends Literal, const A extends About<T>>(values: readonly T[], about?: A) =>
+    made<T, A>(
+      {
+        kind: "oneOf",
+        values,
+        expected:
+          values.length === 1 ? describe(values[0]) : `one of ${values.map((value) => describe(value)).join(", ")}`,
+        accepts: (value) => (values as readonly unknown[]).includes(value),
+      },
+      about as A,
+    ),
 
   /** A function. */
-  callback: (): OptionSpec => ({ expected: "a function", accepts: (value) => typeof value === "function" }),
+  callback: <F>(): OptionSpec<F> => ({ expected: "a function", accepts: (value) => typeof value === "function" }),
 
   /** An `AbortSignal`, also one of another realm. */
-  signal: (): OptionSpec => ({
+  signal: (): OptionSpec<AbortSignal> => ({
     expected: "an AbortSignal",
     accepts: (value) =>
       isObject(value) &&
@@ -65,46 +142,81 @@ export const option = {
   }),
 
   /** An instance of a class. */
-  instance: (type: abstract new (...args: never[]) => unknown): OptionSpec => ({
+  instance: <T>(type: abstract new (...args: never[]) => T): OptionSpec<T> => ({
     expected: `a ${type.name}`,
     accepts: (value) => value instanceof type,
   }),
 
   /** An array whose every element fits; optionally of one length, or of at least one. */
-  array: (element: OptionSpec, { length, min }: { length?: number; min?: number } = {}): OptionSpec => ({
-    expected: `an array of ${length ?? (min ? `at least ${min}` : "values")}, each ${element.expected}`,
-    accepts: (value) =>
-      Array.isArray(value) &&
-      (length === undefined || value.length === length) &&
-      value.length >= (min ?? 0) &&
-      value.every((item) => element.accepts(item)),
-  }),
+  array: <T, A extends About<T[]>>(
+    element: OptionSpec<T>,
+    { length, min, ...about }: A & { length?: number; min?: number } = {} as A,
+  ) =>
+    made<T[], A>(
+      {
+        kind: "array",
+        element,
+        expected: `an array of ${length ?? (min ? `at least ${min}` : "values")}, each ${element.expected}`,
+        accepts: (value) =>
+          Array.isArray(value) &&
+          (length === undefined || value.length === length) &&
+          value.length >= (min ?? 0) &&
+          value.every((item) => element.accepts(item)),
+      },
+      about as unknown as A,
+    ),
+
+  /** An array of two. */
+  pair: <T>(element: OptionSpec<T>) => option.array(element, { length: 2 }) as OptionSpec<[T, T]>,
 
   /** A plain object with any names, whose every value fits. */
-  record: (element: OptionSpec): OptionSpec => ({
+  record: <T>(element: OptionSpec<T>): OptionSpec<Record<string, T>> => ({
     expected: `an object whose every value is ${element.expected}`,
     accepts: (value) => isPlainObject(value) && Object.values(value).every((item) => element.accepts(item)),
   }),
 
   /** A set of options of its own, checked with its own names. */
-  object: (inner: OptionSpecs): OptionSpec => ({ expected: "an object of options", accepts: isPlainObject, inner }),
+  object: <T>(inner: OptionSpecs): OptionSpec<T> => ({
+    expected: "an object of options",
+    accepts: isPlainObject,
+    inner,
+  }),
 
   /** Anything that fits one of several specifications. */
-  anyOf: (...specs: readonly OptionSpec[]): OptionSpec => {
+  anyOf: <S extends readonly OptionSpec[]>(...specs: S): OptionSpec<ValueOf<S[number]>> => {
     const inner = specs.find((spec) => spec.inner)?.inner;
     return {
+      ...(specs[0] as OptionSpec<ValueOf<S[number]>>),
+      among: specs,
       expected: specs.map((spec) => spec.expected).join(", or "),
       accepts: (value) => specs.some((spec) => spec.accepts(value)),
       ...(inner && { inner }),
     };
   },
 
+  /** The same, or null. */
+  orNull: <T>(spec: OptionSpec<T>): OptionSpec<T | null> => option.anyOf(spec, option.oneOf([null])),
+
   /** A test of the caller's own. */
-  custom: (expected: string, accepts: (value: unknown) => boolean): OptionSpec => ({ expected, accepts }),
+  custom: <T>(expected: string, accepts: (value: unknown) => boolean): OptionSpec<T> => ({ expected, accepts }),
 
   /** The same, but it must be given. */
-  required: (spec: OptionSpec): OptionSpec => ({ ...spec, required: true }),
+  required: <T>(spec: OptionSpec<T>) => ({ ...spec, required: true }) as const,
+
+  /** The same, with more said about it. */
+  with: <T, const A extends About<T>>(spec: OptionSpec<T>, about: A) => made<T, A>({ ...spec, ...about }, about),
 } as const;
+
+/** What holds where nothing is given. */
+export function defaultsOf<S extends OptionSpecs>(specs: S): Defaults<S> {
+  const some = Object.entries(specs).filter(([, spec]) => spec.default !== undefined);
+  return Object.fromEntries(some.map(([name, spec]) => [name, spec.default])) as Defaults<S>;
+}
+
+/** Those that have a text, which are options of commands too. */
+export function toldOf<S extends OptionSpecs>(specs: S): Told<S> {
+  return Object.fromEntries(Object.entries(specs).filter(([, spec]) => spec.text !== undefined)) as Told<S>;
+}
 
 /** No list of options is longer. */
 const MOST_VALUES = 1_000_000;

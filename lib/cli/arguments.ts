@@ -1,35 +1,71 @@
-import { InvalidArgumentError } from "commander";
-import { nearest } from "../options.js";
+import { type Command, InvalidArgumentError } from "commander";
+import { type NumberBounds, nearest, type OptionSpec, type OptionSpecs, option, type Values } from "../options.js";
 
 /** Reads one command-line value; throws commander's error for a bad one, which ends the program with exit code 2. */
 export type Parser<T> = (text: string) => T;
 
-/** A whole number within bounds (both included). */
-export function integer({ min = -Infinity, max = Infinity }: { min?: number; max?: number } = {}): Parser<number> {
+/** Reads what a specification accepts. Null, which has no text, is `none`. */
+export function parserOf<T>(spec: OptionSpec<T>): Parser<T> {
   return (text) => {
-    const value = Number(text);
-    if (!/^[+-]?\d+$/.test(text.trim()) || value < min || value > max)
-      throw new InvalidArgumentError(`Expected a whole number${within(min, max)}.`);
-    return value;
+    for (const one of spec.among ?? [spec]) {
+      const value = one.kind === "array" ? list(parserOf(one.element as OptionSpec))(text) : read(text, one);
+      if (text.trim() !== "" && one.accepts(value)) return value as T;
+    }
+    throw new InvalidArgumentError(`Expected ${described(spec, text)}`);
   };
 }
 
-/** A finite number within bounds (both included). */
-export function number({ min = -Infinity, max = Infinity }: { min?: number; max?: number } = {}): Parser<number> {
-  return (text) => {
-    const value = Number(text);
-    if (text.trim() === "" || !Number.isFinite(value) || value < min || value > max)
-      throw new InvalidArgumentError(`Expected a number${within(min, max)}.`);
-    return value;
-  };
+function read(text: string, { kind, values }: OptionSpec): unknown {
+  switch (kind) {
+    case "integer":
+      return /^[+-]?\d+$/.test(text.trim()) ? Number(text) : Number.NaN;
+    case "number":
+      return Number(text);
+    case "oneOf":
+      return values?.find((value) => nameOf(value) === text);
+    default:
+      return text;
+  }
 }
 
-function within(min: number, max: number): string {
-  if (min === -Infinity && max === Infinity) return "";
-  if (max === Infinity) return ` of at least ${min}`;
-  if (min === -Infinity) return ` of at most ${max}`;
-  return ` from ${min} to ${max}`;
+function described({ kind, expected, values = [], among = [], ...bounds }: OptionSpec, text: string): string {
+  const names = values.map(nameOf);
+  const others = among.slice(1).flatMap(({ values: more = [] }) => more.map((value) => `, or ${nameOf(value)}`));
+  const near = nearest(text, names);
+  const hint = near === undefined ? "" : ` Did you mean ${near}?`;
+  if (kind === "integer") return `a whole number${within(bounds)}${others.join("")}.`;
+  if (kind === "number") return `a number${within(bounds)}${others.join("")}.`;
+  if (kind === "string") return "text that is not empty.";
+  return kind === "oneOf" ? `one of ${names.join(", ")}.${hint}` : `${expected}.`;
 }
+
+function nameOf(value: unknown): string {
+  return value === null ? "none" : String(value);
+}
+
+/** The bounds of a number, in words; empty without. */
+export function within({ min, max, above, below }: NumberBounds): string {
+  if (min !== undefined && max !== undefined) return ` from ${min} to ${max}`;
+  const bounds = [
+    min !== undefined && `of at least ${min}`,
+    above !== undefined && `above ${above}`,
+    max !== undefined && `of at most ${max}`,
+    below !== undefined && `below ${below}`,
+  ].filter(Boolean);
+  return bounds.length > 0 ? ` ${bounds.join(" and ")}` : "";
+}
+
+/** A whole number within bounds. */
+export const integer = (bounds: NumberBounds = {}) => parserOf(option.integer(bounds));
+
+/** A finite number within bounds. */
+export const number = (bounds: NumberBounds = {}) => parserOf(option.number(bounds));
+
+/** Any text that is not empty. */
+export const text = parserOf(option.string());
+
+/** One of a few names; a near miss is answered with the right one. */
+export const oneOf = <const T extends string>(names: readonly T[]) => parserOf(option.oneOf(names));
 
 /** Comma-separated values. An empty one is refused. */
 export function list<T>(item: Parser<T>): Parser<T[]> {
@@ -40,21 +76,55 @@ export function list<T>(item: Parser<T>): Parser<T[]> {
   };
 }
 
-/** Any text that is not empty. */
-export const text: Parser<string> = (value) => {
-  if (value.trim() === "") throw new InvalidArgumentError("Expected text that is not empty.");
-  return value;
-};
+/**
+ * Adds options to a command, with their text and what holds without them as their help. One that is true unless said
+ * otherwise becomes `--no-…`.
+ * @param parsers reads the values of those that no specification can read
+ */
+export function withOptions(
+  command: Command,
+  specs: OptionSpecs,
+  parsers: Readonly<Record<string, Parser<unknown>>> = {},
+): Command {
+  for (const [name, spec] of Object.entries(specs)) {
+    const help = [listed(spec), otherwise(spec) && `(default: ${otherwise(spec)})`].filter(Boolean).join(" ");
+    if (spec.kind === "boolean") command.option(flagOf(name, spec), help);
+    else
+      command[spec.required ? "requiredOption" : "option"](flagOf(name, spec), help, parsers[name] ?? parserOf(spec));
+  }
+  return command;
+}
 
-/** One of a few names; a near miss is answered with the right one. */
-export function oneOf<const T extends string>(names: readonly T[]): Parser<T> {
-  return (value) => {
-    const found = names.find((name) => name === value);
-    if (found !== undefined) return found;
-    const near = nearest(value, names);
-    const hint = near === undefined ? "" : ` Did you mean ${near}?`;
-    throw new InvalidArgumentError(`Expected one of ${names.join(", ")}.${hint}`);
-  };
+/** What was given of those options of a command. */
+export function givenOf<S extends OptionSpecs>(flags: object, specs: S): Values<S> {
+  const all = Object.keys(specs).map((name) => [name, (flags as Record<string, unknown>)[name]] as const);
+  return Object.fromEntries(all.filter(([, value]) => value !== undefined)) as Values<S>;
+}
+
+/** An option as it is written: `--clip-norm <x>`. */
+export function flagOf(name: string, spec: OptionSpec): string {
+  if (spec.kind === "boolean") return dashed(spec.default === true ? `no-${name}` : name);
+  const { arg = ARGUMENTS[spec.kind ?? "string"] } = spec;
+  return `${dashed(name)} <${arg}>`;
+}
+
+const ARGUMENTS = { integer: "n", number: "x", oneOf: "name", array: "list", string: "text", boolean: "" } as const;
+
+/** `clipNorm` as `--clip-norm`. */
+export function dashed(name: string): string {
+  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+/** What an option does, with the names that its text does not explain. */
+export function listed({ text = "", values = [] }: OptionSpec): string {
+  const names = values.map(nameOf);
+  return names.every((name) => text.includes(name)) ? text : `${text}: ${names.join(", ")}`;
+}
+
+/** What holds without the option, in words; empty where there is nothing to say. */
+export function otherwise(spec: OptionSpec): string {
+  if (spec.otherwise !== undefined) return spec.otherwise;
+  return spec.kind === "boolean" || spec.default === undefined ? "" : String(spec.default);
 }
 
 /** `HEIGHTxWIDTH`, one number for a square, or `DEPTHxHEIGHTxWIDTH`. */

@@ -6,13 +6,11 @@ import type { NdArray } from "../arrays.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
 import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
-import type { FitOptions } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { duration } from "../report/table.js";
 import { type DeviceFlags, placement, setThreads } from "../runs/device.js";
 import type { RunNotes } from "../runs/notes.js";
 import { integer, text } from "./arguments.js";
-import { AUGMENT } from "./augment.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
 import { counter, StatusLine, trainingProgress } from "./progress.js";
@@ -103,11 +101,7 @@ async function makeDemo(flags: Flags, session: Session): Promise<void> {
       const history = await model.fit(dataset.split("train"), {
         validation: dataset.split("val"),
         epochs: flags.epochs,
-        batchSize: 8,
         learningRate: 4e-3,
-        optimizer: "adamw",
-        schedule: "onecycle",
-        augment: AUGMENT.default as FitOptions["augment"] & object,
         seed: flags.seed,
         run: folders.run,
         signal,

@@ -1,41 +1,34 @@
 import type { Command } from "commander";
-import { InvalidArgumentError } from "commander";
-import { describeIgnored, type Ignored, type LabelOptions } from "../data/labels.js";
-import { integer, oneOf, type Parser } from "./arguments.js";
+import { describeIgnored, type Ignored, LABEL_OPTIONS, type LabelOptions } from "../data/labels.js";
+import { option, type Values } from "../options.js";
+import { type Parser, parserOf, withOptions } from "./arguments.js";
 import type { Session } from "./command.js";
 
-/** Values of `--labels`. */
-export const SCALES = ["auto", "index", "0/255"] as const;
+export { SCALES } from "../data/labels.js";
 
-/** What a command is told of how masks store labels. */
-export interface LabelFlags {
-  labels?: (typeof SCALES)[number];
-  ignore?: number | null;
-}
+/** What a command is told of how masks store labels. @param otherwise what holds without them */
+export const labelSpecs = (otherwise: { labels: string; ignore: string }) => ({
+  labels: option.with(LABEL_OPTIONS.scale, {
+    otherwise: otherwise.labels,
+    text: "what masks hold: index: classes; 0/255: 255 is class 1; auto: by all masks together",
+    arg: "scale",
+  }),
+  ignore: option.with(LABEL_OPTIONS.ignore, {
+    otherwise: otherwise.ignore,
+    text: "number in masks that does not count, or none",
+    arg: "label",
+  }),
+});
+
+/** What may be given of them. */
+export type LabelFlags = Values<ReturnType<typeof labelSpecs>>;
 
 /** `none` or any whole number. */
-export const ignoredLabelOf: Parser<number | null> = (value) => {
-  if (value === "none") return null;
-  try {
-    return integer({ min: -(2 ** 31), max: 2 ** 32 })(value);
-  } catch {
-    throw new InvalidArgumentError("Expected a whole number, or none.");
-  }
-};
+export const ignoredLabelOf: Parser<number | null> = parserOf(LABEL_OPTIONS.ignore);
 
 /** Adds the options of {@link LabelFlags} to a command. @param otherwise what holds without them */
 export function withLabelOptions(command: Command, otherwise: { labels: string; ignore: string }): Command {
-  return command
-    .option(
-      "--labels <scale>",
-      `what masks hold: index: classes; 0/255: 255 is class 1; auto: by all masks together (default: ${otherwise.labels})`,
-      oneOf(SCALES),
-    )
-    .option(
-      "--ignore <label>",
-      `number in masks that does not count, or none (default: ${otherwise.ignore})`,
-      ignoredLabelOf,
-    );
+  return withOptions(command, labelSpecs(otherwise));
 }
 
 /** The same as options of a dataset. */

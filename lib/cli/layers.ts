@@ -1,12 +1,13 @@
 import { existsSync, statSync } from "node:fs";
 import type { Command } from "commander";
 import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
+import { BACKBONE_KINDS } from "../ensemble/zoo.js";
 import { nearest } from "../options.js";
 import { formatTable, grouped } from "../report/table.js";
-import { inputShape, integer, text } from "./arguments.js";
-import { type BackboneFlags, backboneOptions, KINDS, withBackboneOptions } from "./backbone-options.js";
+import { givenOf, inputShape, integer, text, withOptions } from "./arguments.js";
+import { BACKBONE_FLAGS, type BackboneFlags, backboneOptions } from "./backbone-options.js";
 import { newCommand, runSession, toJson, UsageError } from "./command.js";
-import { glob, isGlob, type ModelFlags, modelOptions, withModelOptions } from "./model-options.js";
+import { glob, isGlob, MODEL_FLAGS, MODEL_PARSERS, type ModelFlags } from "./model-options.js";
 
 interface Flags extends BackboneFlags, ModelFlags {
   input?: { channels?: number; size: number[] };
@@ -23,7 +24,10 @@ export function layersCommand(): Command {
     "layer-ensembles layers unet --encoder resnet18 --input 1x1x128x128\n" +
       "layer-ensembles layers model.pt2 --input 1x3x256x256 --filter relu",
   )
-    .argument("<network>", `kind of network (${KINDS.join(", ")}), a TorchScript or torch.export file, or a run folder`)
+    .argument(
+      "<network>",
+      `kind of network (${BACKBONE_KINDS.join(", ")}), a TorchScript or torch.export file, or a run folder`,
+    )
     .option(
       "--input <NxCxHxW>",
       "shape of the image that is sent through it, or NxCxDxHxW (default: 1x1x128x128)",
@@ -31,26 +35,27 @@ export function layersCommand(): Command {
     )
     .option("--in-channels <n>", "channels of the image", integer({ min: 1 }))
     .option("--filter <text>", "only layers whose name contains it, or fits it where it has * (or **) or ?", text);
-  return withModelOptions(withBackboneOptions(command)).action((network: string, flags: Flags) =>
-    runSession(flags.json ?? false, async ({ json, print }) => {
-      const backbone = await open(network, flags);
-      try {
-        const all = await backbone.probe(flags.input?.size);
-        const layers = all.filter(filter(flags.filter));
-        await print(json ? toJson(layers, 2) : describe(layers));
-      } finally {
-        await backbone.dispose();
-      }
-    }),
+  return withOptions(command, { ...BACKBONE_FLAGS, ...MODEL_FLAGS }, MODEL_PARSERS).action(
+    (network: string, flags: Flags) =>
+      runSession(flags.json ?? false, async ({ json, print }) => {
+        const backbone = await open(network, flags);
+        try {
+          const all = await backbone.probe(flags.input?.size);
+          const layers = all.filter(filter(flags.filter));
+          await print(json ? toJson(layers, 2) : describe(layers));
+        } finally {
+          await backbone.dispose();
+        }
+      }),
   );
 }
 
 async function open(network: string, flags: Flags): Promise<Backbone> {
-  const kind = KINDS.find((name) => name === network);
+  const kind = BACKBONE_KINDS.find((name) => name === network);
   if (!kind && !existsSync(network)) {
-    const near = nearest(network, KINDS);
+    const near = nearest(network, BACKBONE_KINDS);
     throw new UsageError(
-      `expected a model file, a run folder or one of ${KINDS.join(", ")} but received "${network}"${near ? ` (Did you mean ${near}?)` : ""}`,
+      `expected a model file, a run folder or one of ${BACKBONE_KINDS.join(", ")} but received "${network}"${near ? ` (Did you mean ${near}?)` : ""}`,
     );
   }
   const { Backbone } = await import("../ensemble/backbone.js");
@@ -58,7 +63,7 @@ async function open(network: string, flags: Flags): Promise<Backbone> {
     const isFile = statSync(network).isFile();
     const inChannels = flags.inChannels ?? flags.input?.channels;
     return Backbone.load(network, {
-      ...modelOptions(flags),
+      ...givenOf(flags, MODEL_FLAGS),
       ...(isFile && inChannels !== undefined && { inChannels }),
       ...(isFile && flags.input && { spatialAxes: flags.input.size.length as 2 | 3 }),
     });

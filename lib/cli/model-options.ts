@@ -1,35 +1,20 @@
-import { type Command, InvalidArgumentError } from "commander";
-import type { ModelOptions } from "../ensemble/backbone.js";
+import { InvalidArgumentError } from "commander";
+import { MODEL_OPTIONS } from "../ensemble/backbone.js";
+import { toldOf, type Values } from "../options.js";
 import { text } from "./arguments.js";
 
 /** The options of a network that comes from a file. */
-export interface ModelFlags {
-  image?: string | number;
-  inputs?: Record<string, unknown>;
-  output?: (string | number)[];
-  trust?: boolean;
-}
+export const MODEL_FLAGS = toldOf(MODEL_OPTIONS);
 
-/** Adds the options of a network that comes from a file to a command. */
-export function withModelOptions(command: Command): Command {
-  return command
-    .option("--image <argument>", "model file: the argument that takes the image, by name or index", nameOrIndex)
-    .option("--inputs <json>", 'model file: values of its other arguments, such as {"n": 3}', jsonObject)
-    .option("--output <path>", "model file: where its own output is, such as out or 0.logits", (value) =>
-      text(value).split(".").map(nameOrIndex),
-    )
-    .option("--trust", "model file: read a TorchScript file without trying it in another process first");
-}
+/** What may be given of them. */
+export type ModelFlags = Values<typeof MODEL_FLAGS>;
 
-/** What was given of them. */
-export function modelOptions({ image, inputs, output, trust }: ModelFlags): ModelOptions {
-  return {
-    ...(image !== undefined && { image }),
-    ...(inputs !== undefined && { inputs }),
-    ...(output !== undefined && { output }),
-    ...(trust !== undefined && { trust }),
-  };
-}
+/** Readers of those whose text says more than their type. */
+export const MODEL_PARSERS = {
+  image: nameOrIndex,
+  inputs: jsonObject,
+  output: (value: string) => text(value).split(".").map(nameOrIndex),
+};
 
 function nameOrIndex(value: string): string | number {
   return /^\d+$/.test(value) ? Number(value) : text(value);

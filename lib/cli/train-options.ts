@@ -1,168 +1,160 @@
 import { existsSync, statSync } from "node:fs";
 import path from "node:path";
 import { type Command, Option } from "commander";
-import { LOSSES, type LossName } from "../ensemble/losses.js";
-import { METHODS, type MethodName } from "../ensemble/methods.js";
-import type { OptimizerOptions, ScheduleOptions } from "../ensemble/training.js";
+import { NORMALISATIONS, RESIZES } from "../data/preprocess.js";
+import { FIT, type FitOptions, type OptimizerOptions, PAPER } from "../ensemble/fit-options.js";
+import { METHODS } from "../ensemble/methods.js";
+import { MOST_PASSES } from "../ensemble/model.js";
+import { BACKBONE_KINDS, BACKBONES } from "../ensemble/zoo.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkFields, type OptionSpecs, option } from "../options.js";
-import type { DeviceFlags } from "../runs/device.js";
+import {
+  checkFields,
+  type Defaults,
+  defaultsOf,
+  type OptionSpec,
+  type OptionSpecs,
+  option,
+  toldOf,
+  type Values,
+} from "../options.js";
 import { type RunNotes, runNotes } from "../runs/notes.js";
-import { integer, list, number, oneOf, size, text } from "./arguments.js";
-import type { AugmentName } from "./augment.js";
-import { type BackboneFlags, KINDS, withBackboneOptions } from "./backbone-options.js";
+import { dashed, givenOf, integer, list, size, text, withOptions } from "./arguments.js";
+import { BACKBONE_FLAGS, ENCODER_FLAGS } from "./backbone-options.js";
 import { newCommand, UsageError } from "./command.js";
-import { withDeviceOptions } from "./device-options.js";
-import { type LabelFlags, withLabelOptions } from "./label-options.js";
-import { type ModelFlags, withModelOptions } from "./model-options.js";
+import { DEVICE } from "./device-options.js";
+import { labelSpecs } from "./label-options.js";
+import { MODEL_FLAGS, MODEL_PARSERS } from "./model-options.js";
+
+/** Which layers get a head. */
+export type Taps = { kind: "auto"; count?: number } | { kind: "names"; names: string[] };
+
+type Size = readonly [height: number, width: number] | readonly [depth: number, height: number, width: number];
+
+const names = option.array(option.string());
+const some = option.integer({ min: 1 });
+const side = option.integer({ min: 1, max: 65536 });
+const share = { min: 0, below: 1, arg: "p" } as const;
+const images = { ...share, arg: "x", otherwise: "0.15, or 0 with a split.csv" } as const;
+
+const DATA = {
+  data: option.string({ text: "folder with images/, masks/ and, for fixed splits, split.csv", arg: "dir" }),
+  classes: option.integer({ min: 2, max: 255, otherwise: "what the masks hold", text: "classes with background" }),
+  classNames: option.with(names, { text: "their names, background first" }),
+  size: option.with(
+    option.anyOf(
+      option.array(side, { length: 2 }),
+      option.array(side, { length: 3 }),
+    ) as OptionSpec as OptionSpec<Size>,
+    {
+      default: [128, 128],
+      otherwise: "128x128; unet3d: 32x64x64",
+      text: "size of the network's input; of volumes DxHxW",
+      arg: "HxW",
+    },
+  ),
+  resize: option.oneOf(RESIZES, { default: "stretch", text: "how the size is reached", arg: "how" }),
+  normalise: option.oneOf(NORMALISATIONS, { default: "zscore", text: "how intensities are scaled", arg: "how" }),
+  channels: option.integer({ min: 1, max: 32, default: 1, text: "1: grey, 3: RGB, up to 32: images of as many bands" }),
+  bands: option.with(names, { text: "names of the channels, in order; they are as many as --channels" }),
+  trainSplit: option.string({ default: "train", text: "split to train on", arg: "name" }),
+  valSplit: option.string({ default: "val", text: "split to validate on", arg: "name" }),
+  valFraction: option.number({ ...images, text: "draw the validation split, whole groups at a time" }),
+  testFraction: option.number({ ...images, text: "draw the test split" }),
+  ...labelSpecs({ labels: "auto", ignore: "255, where it is no class" }),
+};
+
+const NETWORK = {
+  backbone: option.oneOf(BACKBONE_KINDS, { default: "unet", text: "the network", arg: "kind" }),
+  model: option.string({
+    text: "the network: a TorchScript or torch.export file, instead of --backbone",
+    arg: "file",
+  }),
+  ...MODEL_FLAGS,
+  ...BACKBONE_FLAGS,
+  ...ENCODER_FLAGS,
+  freezeBackbone: option.boolean({ default: false, text: "train the heads only" }),
+};
+
+const METHOD = {
+  method: option.oneOf(METHODS, {
+    default: "le",
+    text: "le: a head on each tap; plain: the network's output; mh: heads on one layer; de: several networks; mcd: dropout",
+  }),
+  members: option.integer({ min: 2, max: 1000, default: 5, text: "de: networks" }),
+  jobs: option.integer({ min: 1, default: 1, text: "de: members trained at a time, each in its own process" }),
+  heads: option.integer({ min: 2, max: 1000, default: 10, text: "mh: heads" }),
+  passes: option.integer({ min: 2, max: MOST_PASSES, default: 10, text: "mcd: passes of each image" }),
+};
+
+const HEADS = {
+  taps: option.with(
+    option.custom<Taps>("taps", (value) => {
+      const { kind, names: named, count } = (value ?? {}) as { kind?: unknown; names?: unknown; count?: unknown };
+      return kind === "names" ? names.accepts(named) : kind === "auto" && (count === undefined || some.accepts(count));
+    }),
+    {
+      default: { kind: "auto" },
+      otherwise: "auto",
+      text: "le: layers that get a head; mh: the one: auto, auto:N, none, or names; * and ** fit many",
+      arg: "taps",
+    },
+  ),
+  final: option.boolean({ default: true, text: "the network's own output is no head" }),
+  dropout: option.number({ ...share, default: 0, text: "dropout in each head" }),
+  skip: option.with(option.anyOf(option.integer({ min: 0 }), option.oneOf(["auto"])), {
+    default: 0,
+    text: "first heads to leave out of predictions; auto: 3 of two classes, 5 of more",
+    arg: "T",
+  }),
+};
+
+const TRAINING = {
+  ...toldOf(FIT),
+  weightDecay: option.with(option.anyOf(option.number({ min: 0 }), option.oneOf(["auto"])), {
+    default: "auto",
+    otherwise: "the optimiser's own",
+    text: "weight decay",
+  }),
+};
+
+const RUN = {
+  run: option.required(
+    option.string({ text: "folder to make for the run: weights, history, checkpoints", arg: "dir" }),
+  ),
+  resume: option.boolean({ text: "go on from the run's last checkpoint, with its own options" }),
+};
+
+/** The options of `train`, in the groups of its help and of docs/cli.md. */
+export const GROUPS: Readonly<Record<string, OptionSpecs>> = {
+  Run: RUN,
+  Data: DATA,
+  Network: NETWORK,
+  Method: METHOD,
+  Heads: HEADS,
+  Training: TRAINING,
+  Machine: DEVICE,
+};
+
+const ALL = { ...RUN, ...DATA, ...NETWORK, ...METHOD, ...HEADS, ...TRAINING, ...DEVICE };
 
 /** Options that have a value in every run; the preset changes some. */
-export interface Settings {
-  method: MethodName;
-  /** de: networks. */
-  members: number;
-  /** mh: heads. */
-  heads: number;
-  /** mcd: passes of each image. */
-  passes: number;
-  /** Height and width; of volumes depth, height and width. */
-  size: [number, number] | [number, number, number];
-  backbone: (typeof KINDS)[number];
-  taps: Taps;
-  final: boolean;
-  dropout: number;
-  freezeBackbone: boolean;
-  skip: number | "auto";
-  epochs: number;
-  batchSize: number;
-  accumulate: number;
-  learningRate: number;
-  loss: LossName;
-  optimizer: OptimizerOptions["name"];
-  schedule: ScheduleOptions["name"];
-  weightDecay: number | "auto";
-  clipNorm: number;
-  earlyStopping: number;
-  augment: AugmentName;
-  seed: number;
-  normalise: "zscore" | "percentile" | "none";
-  resize: "stretch" | "pad" | "none-with-pad";
-  channels: number;
-  trainSplit: string;
-  valSplit: string;
-}
+export type Settings = Defaults<typeof ALL>;
 
 /** The command line of `train`. */
-export interface TrainFlags extends Partial<Settings>, BackboneFlags, ModelFlags, DeviceFlags, LabelFlags {
-  data?: string;
-  model?: string;
-  run: string;
-  classes?: number;
-  classNames?: string[];
-  /** Names of the channels. */
-  bands?: string[];
-  headWeights?: number[];
-  valFraction?: number;
-  testFraction?: number;
-  /** Whether the same image may be in both splits. */
-  allowDuplicates?: boolean;
-  encoderWeights?: string;
-  encoderPrefix?: string;
-  /** Whether libtorch's kernels are tried first. */
-  checkKernels?: boolean;
-  resume?: boolean;
-  /** de: members that are trained at a time, each in a process of its own. */
-  jobs?: number;
+export interface TrainFlags extends Values<typeof ALL> {
   /** Set by a deep ensemble for the processes that train its members. */
   member?: number;
   json?: boolean;
 }
 
-/** Which layers get a head. */
-export type Taps = { kind: "auto"; count?: number } | { kind: "names"; names: string[] };
+const DEFAULTS: Settings = defaultsOf(ALL);
 
-const DEFAULTS: Settings = {
-  method: "le",
-  members: 5,
-  heads: 10,
-  passes: 10,
-  size: [128, 128],
-  backbone: "unet",
-  taps: { kind: "auto" },
-  final: true,
-  dropout: 0,
-  freezeBackbone: false,
-  skip: 0,
-  epochs: 50,
-  batchSize: 8,
-  accumulate: 1,
-  learningRate: 1e-3,
-  loss: "diceCrossEntropy",
-  optimizer: "adamw",
-  schedule: "onecycle",
-  weightDecay: "auto",
-  clipNorm: 1,
-  earlyStopping: 0,
-  augment: "default",
-  seed: 0,
-  normalise: "zscore",
-  resize: "stretch",
-  channels: 1,
-  trainSplit: "train",
-  valSplit: "val",
-};
-
-const COUNT = option.required(option.integer({ min: 1, max: 1_000_000 }));
-const SIDE = option.integer({ min: 1, max: 65536 });
-const NAMES = option.array(option.string());
-const TEXT = option.required(option.string());
 /** What a run records of its options, as far as going on with it relies on what they are. */
 const RECORDED: OptionSpecs = {
-  method: option.required(option.oneOf(METHODS)),
-  data: TEXT,
-  members: COUNT,
-  heads: COUNT,
-  passes: COUNT,
-  size: option.required(option.anyOf(option.array(SIDE, { length: 2 }), option.array(SIDE, { length: 3 }))),
-  backbone: TEXT,
-  taps: option.required(
-    option.custom("taps", (value) => {
-      const { kind, names, count } = (value ?? {}) as { kind?: unknown; names?: unknown; count?: unknown };
-      if (kind === "names") return NAMES.accepts(names);
-      return kind === "auto" && (count === undefined || COUNT.accepts(count));
-    }),
-  ),
-  final: option.required(option.boolean()),
-  dropout: option.required(option.number({ min: 0, below: 1 })),
-  freezeBackbone: option.required(option.boolean()),
-  epochs: COUNT,
-  batchSize: COUNT,
-  accumulate: COUNT,
-  learningRate: option.required(option.number({ above: 0 })),
-  loss: TEXT,
-  optimizer: TEXT,
-  schedule: TEXT,
-  clipNorm: option.required(option.number({ min: 0 })),
-  seed: option.required(option.integer({ min: 0 })),
-  channels: COUNT,
-  bands: NAMES,
-  classNames: NAMES,
-  classes: option.integer({ min: 2, max: 255 }),
-  model: option.string(),
-  trainSplit: TEXT,
-  valSplit: TEXT,
-};
-
-/** The training of Kushibar et al. (2022); `skip` is 3 for two classes and 5 for more. */
-const PAPER: Partial<Settings> = {
-  learningRate: 1e-4,
-  loss: "softDice",
-  optimizer: "adam",
-  schedule: "plateau",
-  clipNorm: 0,
-  earlyStopping: 20,
-  epochs: 200,
-  skip: "auto",
+  ...ALL,
+  run: option.string(),
+  data: option.required(ALL.data),
+  method: option.required(ALL.method),
 };
 
 /** Share of channels that Monte Carlo dropout drops, where nothing is said. */
@@ -196,93 +188,15 @@ const taps = (value: string): Taps => {
 
 /** The command with its options, without its work. */
 export function trainOptions(): Command {
-  const positive = integer({ min: 1 });
-  const share = number({ min: 0, max: 0.99 });
   const command = newCommand(
     "train",
     "train a Layer Ensemble, or a method to compare it with, on a folder of images and masks",
     "layer-ensembles train --data data/busi --run runs/busi --classes 2 --size 128x128 --epochs 50\n" +
       "layer-ensembles train --run runs/busi --resume",
-  )
-    .option("--data <dir>", "folder with images/, masks/ and, for fixed splits, split.csv", text)
-    .requiredOption("--run <dir>", "folder to make for the run: weights, history, checkpoints", text)
-    .option("--resume", "go on from the run's last checkpoint, with its own options")
-    .option(
-      "--size <HxW>",
-      "size of the network's input (default: 128x128); DxHxW for volumes (unet3d: 32x64x64)",
-      size,
-    )
-    .option("--classes <n>", "classes with background (default: what the masks hold)", integer({ min: 2, max: 255 }))
-    .option("--class-names <list>", "their names, background first", list(text))
-    .option(
-      "--method <name>",
-      "le: a head on each tap; plain: the network's output; mh: heads on one layer; de: several networks; mcd: dropout (default: le)",
-      oneOf(METHODS),
-    )
-    .option("--members <n>", "de: networks (default: 5)", integer({ min: 2, max: 1000 }))
-    .option("--jobs <n>", "de: members trained at a time, each in its own process (default: 1)", positive)
-    .addOption(new Option("--member <i>").argParser(integer({ min: 1 })).hideHelp())
-    .option("--heads <n>", "mh: heads (default: 10)", integer({ min: 2, max: 1000 }))
-    .option("--passes <n>", "mcd: passes of each image (default: 10)", integer({ min: 2, max: 10_000 }))
-    .option("--backbone <kind>", `${KINDS.join(", ")} (default: unet)`, oneOf(KINDS))
-    .option("--model <file>", "the network: a TorchScript or torch.export file, instead of --backbone", text);
-  withModelOptions(withBackboneOptions(command))
-    .option("--encoder-weights <file>", "weights to start the encoder from: a file, or imagenet (fetched once)", text)
-    .option("--encoder-prefix <prefix>", "what their names begin with in a file of several sets, such as ema.", text)
-    .option("--freeze-backbone", "train the heads only")
-    .option(
-      "--taps <taps>",
-      "le: layers that get a head; mh: the one: auto, auto:N, none, or names; * and ** fit many (default: auto)",
-      taps,
-    )
-    .option("--no-final", "the network's own output is no head")
-    .option("--dropout <p>", "dropout in each head (default: 0)", share)
-    .option("--skip <T>", "first heads to leave out of predictions (default: 0)", integer({ min: 0 }))
-    .option("--epochs <n>", "(default: 50)", positive)
-    .option("--batch-size <n>", "(default: 8; unet3d: 2)", positive)
-    .option("--accumulate <n>", "batches per step of the optimiser (default: 1)", positive)
-    .option("--learning-rate <rate>", "highest rate (default: 0.001)", number({ min: 0 }))
-    .option("--loss <name>", `${LOSSES.join(", ")} (default: diceCrossEntropy)`, oneOf(LOSSES))
-    .option("--optimizer <name>", "adam, adamw, sgd (default: adamw)", oneOf(["adam", "adamw", "sgd"]))
-    .option("--weight-decay <x>", "(default: the optimiser's own)", number({ min: 0 }))
-    .option(
-      "--schedule <name>",
-      "constant, plateau, cosine, onecycle (default: onecycle)",
-      oneOf(["constant", "plateau", "cosine", "onecycle"]),
-    )
-    .option(
-      "--head-weights <list>",
-      "weight of each head's loss, in depth order (default: all 1)",
-      list(number({ min: 0 })),
-    )
-    .option("--clip-norm <x>", "largest norm of the gradients, 0 for any (default: 1)", number({ min: 0 }))
-    .option("--early-stopping <n>", "stop after n epochs without a better validation loss", integer({ min: 0 }))
-    .option("--augment <strength>", "none, light, default, strong", oneOf(["none", "light", "default", "strong"]))
-    .option("--seed <n>", "(default: 0)", integer({ min: 0 }))
-    .option("--train-split <name>", "(default: train)", text)
-    .option("--val-split <name>", "(default: val)", text)
-    .option(
-      "--val-fraction <x>",
-      "draw the validation split, whole groups at a time (default without split.csv: 0.15)",
-      share,
-    )
-    .option("--test-fraction <x>", "draw the test split (default without split.csv: 0.15)", share)
-    .option("--no-check-kernels", "trust libtorch's kernels without comparing them with their definition first")
-    .option("--allow-duplicates", "train though an image is in both the training and the validation split")
-    .option("--normalise <how>", "zscore, percentile, none (default: zscore)", oneOf(["zscore", "percentile", "none"]))
-    .option(
-      "--resize <how>",
-      "stretch, pad, none-with-pad (default: stretch)",
-      oneOf(["stretch", "pad", "none-with-pad"]),
-    )
-    .option(
-      "--channels <n>",
-      "1: grey, 3: RGB, up to 32: images of as many bands (default: 1)",
-      integer({ min: 1, max: 32 }),
-    )
-    .option("--bands <list>", "names of the channels, in order; they are as many as --channels", list(text));
-  withLabelOptions(command, { labels: "auto", ignore: "255, where it is no class" });
-  return withDeviceOptions(command);
+  ).addOption(new Option("--member <i>").argParser(integer({ min: 1 })).hideHelp());
+  for (const [title, specs] of Object.entries(GROUPS))
+    withOptions(command.optionsGroup(`${title}:`), specs, { ...MODEL_PARSERS, size, taps });
+  return command;
 }
 
 /** The names of options that stood on the command line. */
@@ -293,6 +207,13 @@ function namesGiven(command: Command): Set<string> {
 
 /** Every option of one training, as it took effect. */
 export type TrainOptions = Settings & TrainFlags & { data: string };
+
+/** What `fit` is told of them. */
+export function fitOptions(options: TrainOptions): FitOptions {
+  const { weightDecay, ...given } = givenOf(options, TRAINING);
+  if (weightDecay === undefined || weightDecay === "auto") return given;
+  return { ...given, optimizer: { name: given.optimizer as OptimizerOptions["name"], weightDecay } };
+}
 
 /** What a resumed run takes over. */
 export function recordable({
@@ -333,26 +254,17 @@ export async function effectiveOptions(
     for (const name of named) {
       const [now, before] = [flags, recorded].map((all) => JSON.stringify(all[name as keyof TrainFlags]));
       if (CHANGEABLE.has(name) || now === before) continue;
-      const dashed = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
       throw new UsageError(
-        `--resume keeps the run's own options, but --${dashed} is ${now} and was ${before ?? "not given"}`,
+        `--resume keeps the run's own options, but ${dashed(name)} is ${now} and was ${before ?? "not given"}`,
       );
     }
     const changed = Object.fromEntries([...named].map((name) => [name, flags[name as keyof TrainFlags]]));
-    return { options: { ...recorded, ...changed } as TrainOptions, named, resumed };
+    return { options: { ...DEFAULTS, ...recorded, ...changed } as TrainOptions, named, resumed };
   }
   if (flags.model !== undefined)
-    for (const name of [
-      "backbone",
-      "encoder",
-      "decoderChannels",
-      "attention",
-      "width",
-      "depth",
-      "encoderWeights",
-      "encoderPrefix",
-    ] as const)
-      if (flags[name] !== undefined)
+    // The preset is one of training, too.
+    for (const name of Object.keys({ backbone: 0, ...BACKBONE_FLAGS, ...ENCODER_FLAGS }))
+      if (name !== "preset" && named.has(name))
         throw new UsageError(`--model brings its own network; it cannot go with an option of --backbone (${name})`);
   for (const [name, method] of [
     ["members", "de"],
@@ -371,8 +283,9 @@ export async function effectiveOptions(
     Object.entries(flags).filter(([name, value]) => value !== undefined && named.has(name)),
   );
   const { json: _json, debug: _debug, resume, ...kept } = explicit as Record<string, unknown>;
-  const preset = flags.preset === "paper" ? PAPER : {};
-  const volumes = flags.backbone === "unet3d" ? VOLUMES : {};
+  const preset = flags.preset === "paper" ? { ...PAPER, skip: "auto" } : {};
+  const { axes, options: own } = BACKBONES[flags.backbone ?? DEFAULTS.backbone];
+  const volumes = axes === 3 ? VOLUMES : {};
   const counted = flags.bands ? { channels: flags.bands.length } : {};
   const options = {
     ...DEFAULTS,
@@ -382,10 +295,9 @@ export async function effectiveOptions(
     ...kept,
     ...(resume ? { resume } : {}),
   } as TrainOptions;
-  // These have no dropout of their own; 0.2 is what the pyramid network drops.
-  const bare = ["unet", "plain-unet", "unet3d"].includes(options.backbone) && flags.model === undefined;
+  // Those that have no dropout of their own; 0.2 is what the pyramid network drops.
+  const bare = own.dropout && own.dropout.default === undefined && flags.model === undefined;
   if (options.method === "mcd" && bare) options.backboneDropout ??= MC_DROPOUT;
-  const axes = options.backbone === "unet3d" ? 3 : 2;
   // A network from a file says by itself whether it takes volumes.
   if (flags.model === undefined && options.size.length !== axes)
     throw new UsageError(

@@ -13,21 +13,28 @@ import { METHOD_TITLES, type MethodName } from "../ensemble/methods.js";
 import type { Head } from "../ensemble/model.js";
 import type { Network } from "../ensemble/network.js";
 import { asDamaged, RUN_FILES, readRun, writeRun } from "../ensemble/run.js";
-import type { EpochEvent, FitOptions, History } from "../ensemble/training.js";
+import type { EpochEvent, History } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { duration, fixed, formatTable } from "../report/table.js";
 import { placement, setThreads } from "../runs/device.js";
 import { chooseSplit, datasetOptions, type RunNotes, runNotes } from "../runs/notes.js";
-import { AUGMENT } from "./augment.js";
+import { givenOf } from "./arguments.js";
 import { backboneOptions } from "./backbone-options.js";
 import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
 import { labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
-import { glob, isGlob, modelOptions } from "./model-options.js";
+import { glob, isGlob, MODEL_FLAGS } from "./model-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
 import { runSelf } from "./self.js";
-import { effectiveOptions, recordable, type TrainFlags, type TrainOptions, trainOptions } from "./train-options.js";
+import {
+  effectiveOptions,
+  fitOptions,
+  recordable,
+  type TrainFlags,
+  type TrainOptions,
+  trainOptions,
+} from "./train-options.js";
 
 /** `train`: from a data folder to a run folder. */
 export function trainCommand(): Command {
@@ -167,7 +174,7 @@ async function trainMembers(
   if (!resumed) await beginDeepEnsemble(options, named, run, session);
   const members = Array.from({ length: options.members }, (_, i) => i + 1);
   const results: ReturnType<typeof resultOf>[] = [];
-  const jobs = Math.min(options.jobs ?? 1, members.length);
+  const jobs = Math.min(options.jobs, members.length);
   if (jobs > 1) results.push(...(await inProcesses(run, members, jobs, options, session)));
   else
     for (const member of members) {
@@ -428,11 +435,13 @@ async function makeBackbone(
   }
   const { model } = options;
   // What the file does not show, the images do.
-  const backbone = await Backbone.load(model, modelOptions(options)).catch((error: Error & { code?: string }) => {
-    if (error.code !== "ERR_LE_OPTION" || !/option '(inChannels|spatialAxes)'/.test(error.message)) throw error;
-    const spatialAxes = options.size.length === 3 ? 3 : 2;
-    return Backbone.load(model, { ...modelOptions(options), inChannels: options.channels, spatialAxes });
-  });
+  const backbone = await Backbone.load(model, givenOf(options, MODEL_FLAGS)).catch(
+    (error: Error & { code?: string }) => {
+      if (error.code !== "ERR_LE_OPTION" || !/option '(inChannels|spatialAxes)'/.test(error.message)) throw error;
+      const spatialAxes = options.size.length === 3 ? 3 : 2;
+      return Backbone.load(model, { ...givenOf(options, MODEL_FLAGS), inChannels: options.channels, spatialAxes });
+    },
+  );
   if (backbone.inChannels === options.channels) return backbone;
   await backbone.dispose();
   throw new UsageError(
@@ -484,31 +493,19 @@ function runTraining(
   line: StatusLine,
   { signal }: Session,
 ): Promise<History> {
-  const { augment, headWeights, optimizer, weightDecay } = options;
-  const settings: FitOptions = {
-    epochs: options.epochs,
-    batchSize: options.batchSize,
-    accumulate: options.accumulate,
-    learningRate: options.learningRate,
-    loss: options.loss,
-    optimizer: weightDecay === "auto" ? optimizer : { name: optimizer, weightDecay },
-    schedule: options.schedule,
-    clipNorm: options.clipNorm,
-    earlyStopping: validation || options.preset !== "paper" ? options.earlyStopping : 0,
-    augment: AUGMENT[augment] as FitOptions["augment"] & object,
-    seed: options.seed,
+  const { earlyStopping, ...settings } = fitOptions(options);
+  return model.fit(drain(training), {
+    ...settings,
+    // The preset's, which nobody asked for, is for a run with a validation split.
+    earlyStopping: validation || options.preset !== "paper" ? earlyStopping : 0,
     ignoreIndex: notes.ignoreIndex,
-    allowDuplicates: options.allowDuplicates ?? false,
-    checkKernels: options.checkKernels ?? true,
     run,
     resume: options.resume ?? false,
     signal,
     onProgress: trainingProgress(line),
     notes: { ...notes },
-    ...(headWeights && { headWeights }),
     ...(validation && { validation: drain(validation) }),
-  };
-  return model.fit(drain(training), settings);
+  });
 }
 
 /** Gives up each sample once it is taken, so that it is not held twice. */

@@ -2,7 +2,7 @@ import { readdir } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkOptions, describe, type OptionSpec, type OptionSpecs, option } from "../options.js";
+import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
 import { parseCsv } from "./csv.js";
 import { isAbsent, isMissing, readText, readTextIfAny } from "./files.js";
 import { dataError, type ImageArray, imageExtensions, toDisplay } from "./image.js";
@@ -24,7 +24,15 @@ import { checkGroups, contentOf } from "./leaks.js";
 import { readStoredMask } from "./mask.js";
 import { bothNames, nameOf } from "./names.js";
 import { checkWhole } from "./output-list.js";
-import { defaultPreprocessing, type Placement, type Preprocessing, preprocess, preprocessMask } from "./preprocess.js";
+import {
+  defaultPreprocessing,
+  NORMALISATIONS,
+  type Placement,
+  type Preprocessing,
+  preprocess,
+  preprocessMask,
+  RESIZES,
+} from "./preprocess.js";
 import { fractionSplit, type SplitFractions } from "./splits.js";
 import { readStored, readStoredSize, type StoredImage, type Wanted, wantedOf } from "./stored.js";
 
@@ -161,7 +169,6 @@ interface Shared {
 }
 
 const percentile = option.number({ min: 0, max: 100 });
-const normaliseKinds = ["zscore", "percentile", "none"];
 
 const datasetSpecs: OptionSpecs = {
   size: option.anyOf(
@@ -170,13 +177,16 @@ const datasetSpecs: OptionSpecs = {
     option.array(option.integer({ min: 1 }), { length: 3 }),
     option.oneOf([null]),
   ),
-  resize: option.oneOf(["stretch", "pad", "none-with-pad"]),
+  resize: option.oneOf(RESIZES),
   normalise: option.anyOf(
-    option.oneOf(normaliseKinds),
+    option.oneOf(NORMALISATIONS),
     option.custom("{ kind, low, high } with percentiles low < high", (value) => {
       const { kind, low = 0.5, high = 99.5 } = (value ?? {}) as { kind?: string; low?: number; high?: number };
       return (
-        normaliseKinds.includes(kind as string) && percentile.accepts(low) && percentile.accepts(high) && low < high
+        (NORMALISATIONS as readonly unknown[]).includes(kind) &&
+        percentile.accepts(low) &&
+        percentile.accepts(high) &&
+        low < high
       );
     }),
   ),
@@ -195,8 +205,8 @@ const datasetSpecs: OptionSpecs = {
     }),
   ),
   labels: option.object(LABEL_OPTIONS),
-  ignoreIndex: LABEL_OPTIONS.ignore as OptionSpec,
-  maskValues: LABEL_OPTIONS.scale as OptionSpec,
+  ignoreIndex: LABEL_OPTIONS.ignore,
+  maskValues: LABEL_OPTIONS.scale,
   valFraction: option.number({ min: 0, below: 1 }),
   testFraction: option.number({ min: 0, below: 1 }),
   seed: option.integer(),

@@ -2,7 +2,7 @@
 import type { NumericArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { notShown } from "../metrics/ignored.js";
-import { type OptionSpecs, option } from "../options.js";
+import { option } from "../options.js";
 
 /** How masks say which class a pixel has. */
 export interface LabelRule {
@@ -27,10 +27,13 @@ export interface LabelOptions {
   scale?: "auto" | "index" | "0/255";
 }
 
+/** Values of {@link LabelOptions.scale}. */
+export const SCALES = ["auto", "index", "0/255"] as const;
+
 /** Specifications of {@link LabelOptions}. */
-export const LABEL_OPTIONS: OptionSpecs = {
-  ignore: option.anyOf(option.integer({ min: -(2 ** 31), max: 2 ** 32 }), option.oneOf([null])),
-  scale: option.oneOf(["auto", "index", "0/255"]),
+export const LABEL_OPTIONS = {
+  ignore: option.orNull(option.integer({ min: -(2 ** 31), max: 2 ** 32 })),
+  scale: option.oneOf(SCALES),
 };
 
 /** How many pixels of how many images do not count. */

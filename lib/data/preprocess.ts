@@ -8,6 +8,12 @@ import { recentre, type VolumePlacement, volumePlanes } from "./volume.js";
 /** How the size is reached: see {@link Preprocessing.resize}. */
 export type Resize = "stretch" | "pad" | "none-with-pad";
 
+/** Values of {@link Preprocessing.resize}. */
+export const RESIZES = ["stretch", "pad", "none-with-pad"] as const satisfies Resize[];
+
+/** Kinds of {@link Normalise}. */
+export const NORMALISATIONS = ["zscore", "percentile", "none"] as const satisfies Normalise["kind"][];
+
 /** How intensities are scaled, per image: see {@link Preprocessing.normalise}. */
 export type Normalise =
   | {

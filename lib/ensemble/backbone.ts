@@ -3,83 +3,10 @@ import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle, RawBackbone, RawLayer } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
-import { checkOptions, type OptionSpecs, option } from "../options.js";
+import { checkOptions, defaultsOf, type OptionSpec, option, type Values } from "../options.js";
 import { disposeNative, fromNative } from "./call.js";
 import { asDamaged, RUN_FILES, readRun } from "./run.js";
-
-/** Networks that this package builds itself. */
-export type BackboneKind =
-  | "unet"
-  | "deeplabv3plus"
-  | "fpn"
-  | "plain-unet"
-  | "unet3d"
-  | "resnet18"
-  | "resnet34"
-  | "resnet50"
-  | "resnet101";
-
-/** Encoders of unet, deeplabv3plus and fpn. */
-export type EncoderName = "resnet18" | "resnet34" | "resnet50" | "resnet101";
-
-/** How a backbone is built. What does not concern the chosen kind is refused. */
-export interface BackboneOptions {
-  /** Channels of the image. @default 1 (resnet18/34/50/101: 3) */
-  inChannels?: number;
-  /** Channels of the network's own output. @default 2 (resnet18/34/50/101: 1000; 0 leaves out the classifier) */
-  classes?: number;
-  /** Seed of the initial weights. @default 0 */
-  seed?: number;
-  /** unet, deeplabv3plus, fpn: encoder. @default "resnet18" */
-  encoder?: EncoderName;
-  /**
-   * Networks with an encoder: a file of weights to start it from (safetensors, or a state dict by `torch.save`; of the
-   * classifier, whose last layer is left out, or of a network with such an encoder), or `"imagenet"` for torchvision's,
-   * which are fetched once. Where `inChannels` differs, each filter of the first convolution becomes its mean over its
-   * input channels, repeated for each new channel and scaled by old/new channels: a grey image in every channel gives the
-   * response that it gave before. The recorded configuration does not keep it: a run has its own weights. @default none
-   */
-  encoderWeights?: string;
-  /**
-   * What stands before the encoder's names in the file of `encoderWeights`, such as `"model.encoder."`; needed only where a
-   * file has several encoders that fit. @default found
-   */
-  encoderPrefix?: string;
-  /**
-   * unet: channels of the five decoder blocks. deeplabv3plus: channels of its decoder, one number.
-   * @default [256, 128, 64, 32, 16], 256
-   */
-  decoderChannels?: number[] | number;
-  /** unet: attention in the decoder; `"scse"` is concurrent spatial and channel squeeze and excitation. @default null */
-  attention?: "scse" | null;
-  /**
-   * unet: `"paper"` is the set-up of Kushibar et al. (2022): ResNet-18, 1 channel, 1024-512-256-128-64, scSE. `"deep"` is
-   * the same on a ResNet-101. Options given beside a preset win.
-   */
-  preset?: "paper" | "deep";
-  /** deeplabv3plus: stride of the encoder's last map; its later stages dilate instead of halving. @default 16 */
-  outputStride?: 8 | 16;
-  /** deeplabv3plus: dilations of the pyramid's three separable convolutions. @default [12, 24, 36] */
-  atrousRates?: number[];
-  /** fpn: channels of the pyramid. @default 256 */
-  pyramidChannels?: number;
-  /** fpn: channels of the blocks that lead to the head; a multiple of 32. @default 128 */
-  segmentationChannels?: number;
-  /**
-   * deeplabv3plus: dropout after the pyramid. fpn: of whole channels, before the head. unet: of whole channels, after the
-   * encoder's last map and each decoder block but the last. plain-unet, unet3d: of whole channels, after each level but the
-   * full-size ones. What Monte Carlo dropout draws. @default 0.5, 0.2, 0, 0
-   */
-  dropout?: number;
-  /** plain-unet, unet3d: channels of the first level; each level below has twice as many. @default 16 */
-  width?: number;
-  /** plain-unet, unet3d: number of levels, the full-size one counted. @default 4 */
-  depth?: number;
-  /** unet3d: `"instance"` has weights and biases, but no running statistics. @default "batch" */
-  norm?: "batch" | "instance";
-  /** unet3d: how the decoder enlarges. @default "nearest" */
-  upsampling?: "nearest" | "trilinear";
-}
+import { BACKBONE_KINDS, BACKBONES, type BackboneKind, type BackboneOptions } from "./zoo.js";
 
 /** One layer (submodule) of a backbone. */
 export interface LayerInfo {
@@ -122,90 +49,53 @@ export interface LoadReport {
   unexpected: string[];
 }
 
-/** What a model file leaves open. */
-export interface ModelOptions {
+const nameOrIndex = option.anyOf(option.string(), option.integer({ min: 0 }));
+
+export const MODEL_OPTIONS = {
   /** The argument of the network's `forward` that takes the image: its name, or its index from 0. @default the first */
-  image?: string | number;
+  image: option.with(nameOrIndex, {
+    otherwise: "the first",
+    text: "model file: the argument that takes the image, by name or index",
+    arg: "argument",
+  }),
   /** Values of its other arguments, by name or index. An argument that has a default needs none. @default {} */
-  inputs?: Readonly<Record<string, unknown>>;
+  inputs: option.with(
+    option.custom<Readonly<Record<string, unknown>>>(
+      "an object of values by argument",
+      (value) => Object(value) === value && !Array.isArray(value) && typeof value !== "function",
+    ),
+    { text: 'model file: values of its other arguments, such as {"n": 3}', arg: "json" },
+  ),
   /**
    * Where the network's own output (the head "final") is in what `forward` returns: a key or index, or a path of them.
    * @default the tensor itself; of a dict `"out"` or `"logits"`, or the only entry that is no auxiliary's (`aux…`), and it is
    * an error where there are several; else the first tensor
    */
-  output?: string | number | readonly (string | number)[];
+  output: option.with(
+    option.anyOf(
+      option.string(),
+      option.integer({ min: 0 }),
+      option.array(nameOrIndex, { min: 1 }) as OptionSpec<readonly (string | number)[]>,
+    ),
+    { text: "model file: where its own output is, such as out or 0.logits", arg: "path" },
+  ),
   /** Channels of the image. @default as the file says, or its first convolution shows */
-  inChannels?: number;
+  inChannels: option.integer({ min: 1, max: 4096 }),
   /** 2 for images, 3 for volumes. @default as the file says, or its first convolution shows */
-  spatialAxes?: 2 | 3;
+  spatialAxes: option.oneOf([2, 3]),
   /**
    * Whether the file comes from a source that you trust. A TorchScript file that does not is first read in a process of
    * its own, with limits on time and memory, because libtorch's reader may crash on a damaged one; that takes about half a
    * second. `torch.export` files need no trial. Either is a program, which runs when images are sent through it.
    * @default false
    */
-  trust?: boolean;
-}
-
-const MODEL: OptionSpecs = {
-  image: option.anyOf(option.string(), option.integer({ min: 0 })),
-  inputs: option.custom(
-    "an object of values by argument",
-    (value) => Object(value) === value && !Array.isArray(value) && typeof value !== "function",
-  ),
-  output: option.anyOf(
-    option.string(),
-    option.integer({ min: 0 }),
-    option.array(option.anyOf(option.string(), option.integer({ min: 0 })), { min: 1 }),
-  ),
-  inChannels: option.integer({ min: 1, max: 4096 }),
-  spatialAxes: option.oneOf([2, 3]),
-  trust: option.boolean(),
+  trust: option.boolean({
+    text: "model file: read a TorchScript file without trying it in another process first",
+  }),
 };
 
-const NETWORK: OptionSpecs = { inChannels: option.integer({ min: 1 }), seed: option.integer({ min: 0 }) };
-const RESNET: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 0 }) };
-const SEGMENTER: OptionSpecs = { ...NETWORK, classes: option.integer({ min: 1, max: 255 }) };
-const DROPOUT = option.number({ min: 0, below: 1 });
-const ENCODED: OptionSpecs = { ...SEGMENTER, encoder: option.oneOf(["resnet18", "resnet34", "resnet50", "resnet101"]) };
-const LEVELS: OptionSpecs = {
-  ...SEGMENTER,
-  width: option.integer({ min: 1 }),
-  depth: option.integer({ min: 1, max: 8 }),
-  dropout: DROPOUT,
-};
-const KINDS: Record<BackboneKind, OptionSpecs> = {
-  unet: {
-    ...ENCODED,
-    decoderChannels: option.array(option.integer({ min: 1 }), { length: 5 }),
-    attention: option.oneOf(["scse", null]),
-    preset: option.oneOf(["paper", "deep"]),
-    dropout: DROPOUT,
-  },
-  deeplabv3plus: {
-    ...ENCODED,
-    decoderChannels: option.integer({ min: 1 }),
-    outputStride: option.oneOf([8, 16]),
-    atrousRates: option.array(option.integer({ min: 1 }), { length: 3 }),
-    dropout: DROPOUT,
-  },
-  fpn: {
-    ...ENCODED,
-    pyramidChannels: option.integer({ min: 1 }),
-    segmentationChannels: option.integer({ min: 1 }),
-    dropout: DROPOUT,
-  },
-  "plain-unet": LEVELS,
-  unet3d: {
-    ...LEVELS,
-    norm: option.oneOf(["batch", "instance"]),
-    upsampling: option.oneOf(["nearest", "trilinear"]),
-  },
-  resnet18: RESNET,
-  resnet34: RESNET,
-  resnet50: RESNET,
-  resnet101: RESNET,
-};
+/** What a model file leaves open. */
+export interface ModelOptions extends Values<typeof MODEL_OPTIONS> {}
 
 const PROBE_SIZES = { 2: [128, 128], 3: [32, 32, 32] } as const;
 
@@ -243,24 +133,15 @@ export class Backbone {
    *   do not fit or cannot be read or fetched
    */
   static async create(kind: BackboneKind, options: BackboneOptions = {}): Promise<Backbone> {
-    const specs = Object.hasOwn(KINDS, kind) ? KINDS[kind] : undefined;
-    if (!specs) checkOptions("backbone", { kind }, { kind: option.oneOf(Object.keys(KINDS)) });
-    const withEncoder =
-      specs && "encoder" in specs
-        ? { ...specs, encoderWeights: option.string(), encoderPrefix: option.string() }
-        : specs;
-    const { encoderWeights, encoderPrefix, ...rest } = checkOptions(
-      `backbone ${kind}`,
-      options,
-      withEncoder as OptionSpecs,
-    );
+    checkOptions("backbone", { kind }, { kind: option.required(option.oneOf(BACKBONE_KINDS)) });
+    const { options: specs } = BACKBONES[kind];
+    const { encoderWeights, encoderPrefix, ...rest } = checkOptions(`backbone ${kind}`, options, specs);
     if (encoderPrefix !== undefined && encoderWeights === undefined)
       throw new LayerEnsemblesError(
         "ERR_LE_OPTION",
         "Expected option 'encoderWeights' beside 'encoderPrefix' but received none.",
       );
-    const defaults = kind.startsWith("resnet") ? {} : { inChannels: 1, classes: 2 };
-    const backbone = await Backbone.#make({ ...defaults, ...rest, kind });
+    const backbone = await Backbone.#make({ ...defaultsOf(specs), ...rest, kind });
     if (encoderWeights === undefined) return backbone;
     try {
       const { imagenetWeights } = await import("./pretrained.js");
@@ -285,7 +166,7 @@ export class Backbone {
    *   with what to export instead; ERR_LE_OPTION for options that do not fit the network; ERR_LE_IO
    */
   static async load(file: string, options: ModelOptions = {}): Promise<Backbone> {
-    const { trust = false, ...rest } = checkOptions("Backbone.load", options, MODEL);
+    const { trust = false, ...rest } = checkOptions("Backbone.load", options, MODEL_OPTIONS);
     if (!isFolder(file)) return Backbone.#import({ ...rest, kind: "file", file: path.resolve(file) }, trust);
     const given = Object.keys(rest);
     if (given.length > 0)

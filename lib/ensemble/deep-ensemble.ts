@@ -6,13 +6,14 @@ import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, option } from "../options.js";
 import type { Backbone } from "./backbone.js";
 import { BASELINE, type BaselineOptions, Plain } from "./baselines.js";
+import type { FitOptions } from "./fit-options.js";
 import type { Head, Model, PlacementOptions } from "./model.js";
 import { checkFit, hasBegun } from "./network.js";
 import { type HeadSource, Predictor } from "./predicting.js";
 import { checkPrediction, keptOf, RUN_FILES, type Run, readRun, type Tuned, tunedOf, writeRun } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
 import { gather } from "./samples.js";
-import type { FitOptions, History, SampleSource, TrainingEvent } from "./training.js";
+import type { History, SampleSource, TrainingEvent } from "./training.js";
 
 /** Folder of one member's run in that of a deep ensemble. Members count from 1. */
 export function memberFolder(run: string, member: number): string {

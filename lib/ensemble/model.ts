@@ -2,7 +2,7 @@ import { arrayType, type NdArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Fusion } from "../fusion/index.js";
 import { FUSIONS } from "../fusion/index.js";
-import { describe, type OptionSpecs, option } from "../options.js";
+import { describe, type OptionSpec, type OptionSpecs, option, type Values } from "../options.js";
 import type { MapName } from "../uncertainty/index.js";
 import type { Backbone } from "./backbone.js";
 import type { MethodName } from "./methods.js";
@@ -15,20 +15,34 @@ export const PREDICTION_FUSIONS = [...FUSIONS, "staple"] as const;
 /** How heads may be fused in a prediction: `"staple"` estimates the truth from the kept heads' masks, image by image. */
 export type PredictionFusion = Fusion | "staple";
 
-/** Where a network runs and in which numbers. */
-export interface PlacementOptions {
+type Device = "auto" | "cpu" | "cuda" | `cuda:${number}`;
+
+export const PLACEMENT = {
   /** `"auto"`: CUDA where there is a device, else the CPU. @default "auto" */
-  device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
+  device: option.with(
+    option.pattern("auto, cpu, cuda or cuda:<index>", /^(auto|cpu|cuda(:\d+)?)$/) as OptionSpec<Device>,
+    { otherwise: "auto", text: "auto, cpu, cuda or cuda:<index>", arg: "device" },
+  ),
   /**
    * `"auto"`: bfloat16 where the device has units for it. Losses and fusion are always in float32. On a CPU `fit` times a batch in
    * each, once per machine, and takes bfloat16 only where it is at least a tenth faster: a network of few channels, such as a plain
    * U-Net of width 16, is faster in float32.
    * @default as the run was trained (float32 where it was), for a model that is loaded; else "auto"
    */
-  precision?: "auto" | "fp32" | "bf16";
+  precision: option.oneOf(["auto", "fp32", "bf16"], {
+    otherwise: "as the run was trained, else auto",
+    text: "numbers in which the network runs",
+    arg: "numbers",
+  }),
   /** Convolution weights and images in channels_last order. The same results, faster. @default as the run was trained; else true */
-  channelsLast?: boolean;
-}
+  channelsLast: option.boolean({
+    default: true,
+    text: "images and weights in contiguous order, where a machine's own order is in doubt",
+  }),
+};
+
+/** Where a network runs and in which numbers. */
+export interface PlacementOptions extends Values<typeof PLACEMENT> {}
 
 /** One head, in depth order. */
 export interface Head {
@@ -127,15 +141,6 @@ export interface ForwardOptions {
 
 /** Most passes of Monte Carlo dropout. */
 export const MOST_PASSES = 10_000;
-
-export const PLACEMENT: OptionSpecs = {
-  device: option.custom(
-    "auto, cpu, cuda or cuda:<index>",
-    (value) => typeof value === "string" && /^(auto|cpu|cuda(:\d+)?)$/.test(value),
-  ),
-  precision: option.oneOf(["auto", "fp32", "bf16"]),
-  channelsLast: option.boolean(),
-};
 
 export const PREDICT: OptionSpecs = {
   skip: option.integer({ min: 0 }),

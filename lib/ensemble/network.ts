@@ -6,9 +6,11 @@ import type { Addon, Handle } from "../native/addon.js";
 import { withFolder } from "../native/folder-lock.js";
 import { loadAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
-import { checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
+import { checkOptions, type OptionSpecs, option } from "../options.js";
+import { AUGMENTATIONS } from "./augment.js";
 import { Backbone } from "./backbone.js";
 import { callNative, disposeNative, fromNative, onAbort, reasonOf } from "./call.js";
+import { FIT, FIT_DEFAULTS, type FitOptions } from "./fit-options.js";
 import { METHOD_TITLES, type MethodName } from "./methods.js";
 import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
 import { type HeadSource, Predictor } from "./predicting.js";
@@ -28,49 +30,15 @@ import {
 } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
 import { Gathered, gather } from "./samples.js";
-import {
-  AUGMENT_OPTIONS,
-  type FitOptions,
-  type History,
-  LOSS_OPTIONS,
-  OPTIMIZER_OPTIONS,
-  type SampleSource,
-  SCHEDULE_OPTIONS,
-  type TrainingEvent,
-} from "./training.js";
+import type { History, SampleSource, TrainingEvent } from "./training.js";
 
-const named = (specs: OptionSpecs) => option.anyOf(specs.name as OptionSpec, option.object(specs));
-
-/** What `fit` takes, whatever it trains. */
-const FIT: OptionSpecs = {
+/** Samples may have been gathered before. */
+const GATHERABLE: OptionSpecs = {
+  ...FIT,
   validation: option.custom(
-    "an iterable of samples",
-    (value) =>
-      value instanceof Gathered ||
-      (Object(value) === value && (Symbol.iterator in Object(value) || Symbol.asyncIterator in Object(value))),
+    FIT.validation.expected,
+    (value) => value instanceof Gathered || FIT.validation.accepts(value),
   ),
-  epochs: option.integer({ min: 1 }),
-  batchSize: option.integer({ min: 1 }),
-  accumulate: option.integer({ min: 1 }),
-  learningRate: option.number({ min: 0 }),
-  loss: option.anyOf(named(LOSS_OPTIONS), option.callback()),
-  optimizer: named(OPTIMIZER_OPTIONS),
-  schedule: named(SCHEDULE_OPTIONS),
-  headWeights: option.array(option.number({ min: 0 })),
-  clipNorm: option.number({ min: 0 }),
-  earlyStopping: option.integer({ min: 0 }),
-  augment: option.object(AUGMENT_OPTIONS),
-  seed: option.integer({ min: 0 }),
-  allowDuplicates: option.boolean(),
-  ignoreIndex: option.integer({ min: 0, max: 255 }),
-  run: option.string(),
-  resume: option.boolean(),
-  checkpointEvery: option.integer({ min: 1 }),
-  restoreBest: option.boolean(),
-  checkKernels: option.boolean(),
-  signal: option.signal(),
-  onProgress: option.callback(),
-  notes: option.custom("an object", (value) => Object(value) === value),
 };
 
 /**
@@ -78,7 +46,7 @@ const FIT: OptionSpecs = {
  * @throws ERR_LE_OPTION
  */
 export function checkFit<Options extends object>(options: Options): Options {
-  const given = checkOptions("fit", options, FIT);
+  const given = checkOptions("fit", options, GATHERABLE);
   const { earlyStopping, validation } = given as FitOptions;
   if (earlyStopping && !validation)
     throw new LayerEnsemblesError(
@@ -103,9 +71,8 @@ export function hasBegun(run: string | undefined, resume: boolean): run is strin
 }
 
 /** A name stands for the object with that name. */
-function withName(value: unknown, fallback: string): object {
-  if (value === undefined) return { name: fallback };
-  return typeof value === "string" ? { name: value } : (value as object);
+function withName<T extends object>(value: string | T): { name: string } | T {
+  return typeof value === "string" ? { name: value } : value;
 }
 
 /** Options whose samples may have been gathered before. */
@@ -380,22 +347,24 @@ export abstract class Network extends Predictor implements Model {
       onProgress,
       notes = {},
       run,
-      resume = false,
-      loss,
+      resume,
+      checkKernels,
       allowDuplicates,
-      ...others
-    } = options;
-    const { checkKernels = true, ...rest } = others;
+      ...given
+    } = {
+      ...FIT_DEFAULTS,
+      ...options,
+    };
+    const { loss, optimizer, schedule, augment, ...rest } = given;
     const guard = new SampleGuard(training, { ...rest, validation, allowDuplicates });
     const custom = typeof loss === "function" ? loss : null;
     const settings = {
       ...rest,
-      ...(guard.ignoreIndex !== undefined && { ignoreIndex: guard.ignoreIndex }),
-      epochs: rest.epochs ?? 50,
-      learningRate: rest.learningRate ?? 1e-3,
-      loss: custom ? { name: "crossEntropy" } : withName(loss, "diceCrossEntropy"),
-      optimizer: withName(rest.optimizer, "adam"),
-      schedule: withName(rest.schedule, "cosine"),
+      ignoreIndex: guard.ignoreIndex ?? 255,
+      loss: typeof loss === "function" ? { name: "crossEntropy" } : withName(loss),
+      optimizer: withName(optimizer),
+      schedule: withName(schedule),
+      augment: typeof augment === "string" ? AUGMENTATIONS[augment] : augment,
     };
     const begun = hasBegun(run, resume);
     const axes = this.backbone.spatialAxes;

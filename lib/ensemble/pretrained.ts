@@ -6,12 +6,13 @@ import { DownloadError, type DownloadProgress, download, wrongChecksum } from ".
 import { userCache } from "../native/locate.js";
 import { lock } from "../native/lock.js";
 import { checkOptions, option } from "../options.js";
+import { ENCODERS, type EncoderName } from "./zoo.js";
 
 /** Where torchvision's weights are published. */
 export const WEIGHTS_BASE = "https://download.pytorch.org/models";
 
 /** torchvision's `IMAGENET1K_V1`; a name ends in the first digits of its file's SHA-256. */
-const IMAGENET: Readonly<Record<string, string>> = {
+const IMAGENET: Readonly<Record<EncoderName, string>> = {
   resnet18: "resnet18-f37072fd.pth",
   resnet34: "resnet34-b627a593.pth",
   resnet50: "resnet50-0676ba61.pth",
@@ -39,14 +40,14 @@ export interface WeightsOptions {
  *   or fetched, is not the published one: it is not used; ERR_LE_OPTION; the signal's reason
  */
 export async function imagenetWeights(name: string, options: WeightsOptions = {}): Promise<string> {
-  checkOptions("imagenetWeights", { name }, { name: option.oneOf(Object.keys(IMAGENET)) });
+  checkOptions("imagenetWeights", { name }, { name: option.required(option.oneOf(ENCODERS)) });
   checkOptions("imagenetWeights", options, {
     cache: option.string(),
     base: option.string(),
     signal: option.signal(),
     onProgress: option.callback(),
   });
-  return fetchWeights(IMAGENET[name] as string, options);
+  return fetchWeights(IMAGENET[name as EncoderName], options);
 }
 
 /**

@@ -3,7 +3,8 @@ import { Dataset } from "../data/dataset.js";
 import { bothNames } from "../data/names.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { UNSAID_CURE, UnsaidLabels } from "../metrics/ignored.js";
-import type { FitOptions, TrainingSample } from "./training.js";
+import type { FitOptions } from "./fit-options.js";
+import type { TrainingSample } from "./training.js";
 
 /** What a sample of a dataset has beside image and mask. */
 interface Known {

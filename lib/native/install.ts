@@ -10,47 +10,11 @@ import yauzl from "yauzl";
 import { crc32 } from "../data/crc.js";
 import { openRegular } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { checkOptions, defaultsOf } from "../options.js";
 import { DownloadError, download, hashFile, reasonOf, wrongChecksum } from "./download.js";
+import { INSTALL, type InstallOptions, type InstallProgress } from "./install-options.js";
 import { cacheFolder, inspectLibtorch, type Libtorch, libraryName, readVersion } from "./locate.js";
 import { lock } from "./lock.js";
-import { LIBTORCH_VERSION } from "./package.js";
-
-/** What the installer is doing. `done` and `total` are bytes; `total` is null where it is not known. */
-export interface InstallProgress {
-  readonly stage: "wait" | "download" | "pip" | "check" | "unpack" | "copy" | "note";
-  /** For people: the address, the file, why a route was given up. */
-  readonly detail: string;
-  readonly done?: number;
-  readonly total?: number | null;
-}
-
-/** Options of {@link installLibtorch}. */
-export interface InstallOptions {
-  /** `cpu`, `cu130`, …. @default "cpu" */
-  readonly flavour?: string | undefined;
-  /** Address (http, https, file), zip archive, wheel, or folder to take libtorch from. @default the official archive, else pip */
-  readonly from?: string | undefined;
-  /** Expected SHA-256 of the archive, 64 hexadecimal digits. @default the known one of an official archive, else none */
-  readonly sha256?: string | undefined;
-  /** Exact version. @default LIBTORCH_VERSION */
-  readonly version?: string | undefined;
-  /** Replace what is installed. @default false */
-  readonly force?: boolean | undefined;
-  /**
-   * The very folder to fill, new or empty; with `force` it may hold another libtorch. It is found where
-   * `LAYER_ENSEMBLES_LIBTORCH` names it.
-   * @default `<version>-<flavour>` in `cache`, where the search finds it
-   */
-  readonly dir?: string | undefined;
-  /** Folder to install under, and to keep unfinished downloads in. @default cacheFolder() */
-  readonly cache?: string | undefined;
-  /** Base address of the official archives. @default DOWNLOAD_BASE */
-  readonly base?: string | undefined;
-  /** Milliseconds to wait for a server's first answer. @default 10000 */
-  readonly connectTimeout?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: InstallProgress) => void) | undefined;
-}
 
 /** What {@link installLibtorch} did. */
 export interface InstallResult extends Libtorch {
@@ -74,27 +38,9 @@ const KNOWN_SHA256: Record<string, string> = {
  * @throws LayerEnsemblesError: `ERR_LE_LIBTORCH_NOT_FOUND` (no route worked), `ERR_LE_LIBTORCH_BROKEN` (checksum, damaged
  * archive, no libtorch in it), `ERR_LE_LIBTORCH_VERSION`, `ERR_LE_IO` (no space, no permission), `ERR_LE_OPTION`.
  */
-export async function installLibtorch(options: InstallOptions = {}): Promise<InstallResult> {
-  const version = options.version ?? LIBTORCH_VERSION;
-  const flavour = options.flavour ?? "cpu";
-  if (!/^(cpu|cu\d+|rocm[\d.]+|xpu)$/.test(flavour)) {
-    throw new LayerEnsemblesError(
-      "ERR_LE_OPTION",
-      `Expected cpu, cu<version>, rocm<version> or xpu for flavour but received ${JSON.stringify(flavour)}`,
-    );
-  }
-  if (!/^\d+\.\d+\.\d+$/.test(version)) {
-    throw new LayerEnsemblesError(
-      "ERR_LE_OPTION",
-      `Expected a version such as ${LIBTORCH_VERSION} for version but received ${JSON.stringify(version)}`,
-    );
-  }
-  if (options.sha256 !== undefined && !/^[0-9a-f]{64}$/i.test(options.sha256)) {
-    throw new LayerEnsemblesError(
-      "ERR_LE_OPTION",
-      `Expected 64 hexadecimal digits for sha256 but received ${JSON.stringify(options.sha256)}`,
-    );
-  }
+export async function installLibtorch(given: InstallOptions = {}): Promise<InstallResult> {
+  const options = { ...defaultsOf(INSTALL), ...checkOptions("installLibtorch", given, INSTALL) };
+  const { version, flavour, force } = options;
   const cache = path.resolve(options.cache ?? cacheFolder());
   const target = options.dir === undefined ? path.join(cache, `${version}-${flavour}`) : path.resolve(options.dir);
   const home = path.dirname(target);
@@ -106,16 +52,16 @@ export async function installLibtorch(options: InstallOptions = {}): Promise<Ins
       report({ stage: "wait", detail: `another process is installing (${lockFile})` }),
     );
     try {
-      if (!options.force && (!options.from || options.dir !== undefined)) {
+      if (!force && (!options.from || options.dir !== undefined)) {
         const source = options.dir === undefined ? "the user cache" : "dir";
         const present = inspectLibtorch(target, source, { version, headers: true });
         if ("version" in present) return { ...present, installed: false };
       }
-      if (options.dir !== undefined) await requireReplaceable(target, options.force ?? false);
+      if (options.dir !== undefined) await requireReplaceable(target, force);
       await removeLeftovers(home, path.basename(target));
       const staging = path.join(home, `.${path.basename(target)}-${randomUUID()}`);
       try {
-        const tree = await obtain({ ...options, version, flavour, cache, staging, report });
+        const tree = await obtain({ ...options, cache, staging, report });
         const found = checkTree(tree, version, flavour);
         if (existsSync(target)) await rename(target, path.join(staging, "replaced"));
         await rename(tree, target);

@@ -1,4 +1,4 @@
-import type { InstallProgress } from "./install.js";
+import type { InstallProgress } from "./install-options.js";
 
 /**
  * Prints an installer's progress: on a terminal one line that is rewritten, elsewhere a line for each stage and each

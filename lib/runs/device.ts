@@ -1,12 +1,9 @@
+import type { PlacementOptions } from "../ensemble/model.js";
 import { configure } from "../native/configure.js";
 
 /** Where the network runs, in which numbers and on how many threads. */
-export interface DeviceFlags {
-  device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
-  precision?: "auto" | "fp32" | "bf16";
+export interface DeviceFlags extends PlacementOptions {
   threads?: number;
-  /** False: images and weights in contiguous order. */
-  channelsLast?: boolean;
 }
 
 /** Applies `threads`; before the model is made. */
@@ -15,11 +12,7 @@ export function setThreads({ threads }: DeviceFlags): void {
 }
 
 /** What of them a model takes; what was not asked for is left to the run. */
-export function placement({
-  device,
-  precision,
-  channelsLast,
-}: DeviceFlags): Pick<DeviceFlags, "device" | "precision" | "channelsLast"> {
+export function placement({ device, precision, channelsLast }: DeviceFlags): PlacementOptions {
   return {
     ...(device !== undefined && { device }),
     ...(precision !== undefined && { precision }),

@@ -3,11 +3,11 @@ import type { Dataset, DatasetOptions } from "../data/dataset.js";
 import { LABEL_OPTIONS, type LabelOptions, type LabelRule } from "../data/labels.js";
 import { checkGroups, SEEN_IMAGES, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
-import type { Preprocessing } from "../data/preprocess.js";
+import { NORMALISATIONS, type Preprocessing, RESIZES } from "../data/preprocess.js";
 import { described, RUN_FILES, type Run } from "../ensemble/run.js";
 import type { RunTuning } from "../ensemble/run-tuning.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkFields, type OptionSpec, type OptionSpecs, option } from "../options.js";
+import { checkFields, type OptionSpecs, option } from "../options.js";
 
 /** What `train` adds to run.json, so that a run folder is all that prediction needs. */
 export interface RunNotes {
@@ -64,7 +64,6 @@ export function runNotes(run: Pick<Run, "notes"> & Partial<Pick<Run, "ensemble">
   return described(path.join(folder, RUN_FILES.run), () => checkNotes(notes as RunNotes, run.ensemble?.classes));
 }
 
-const orNull = (spec: OptionSpec) => option.anyOf(spec, option.oneOf([null]));
 const object = option.record(option.custom("anything", () => true));
 const anObject = option.required(object);
 const side = option.integer({ min: 1, max: 65536 });
@@ -78,27 +77,29 @@ const NOTES: OptionSpecs = {
   options: anObject,
 };
 const PREPROCESSING: OptionSpecs = {
-  size: option.required(orNull(option.anyOf(option.array(side, { length: 2 }), option.array(side, { length: 3 })))),
-  resize: option.required(option.oneOf(["stretch", "pad", "none-with-pad"])),
+  size: option.required(
+    option.orNull(option.anyOf(option.array(side, { length: 2 }), option.array(side, { length: 3 }))),
+  ),
+  resize: option.required(option.oneOf(RESIZES)),
   normalise: anObject,
   channels: option.required(option.integer({ min: 1, max: 4096 })),
   bands: option.array(option.string({ empty: true })),
 };
 const percentile = option.number({ min: 0, max: 100 });
 const NORMALISE: OptionSpecs = {
-  kind: option.required(option.oneOf(["zscore", "percentile", "none"])),
+  kind: option.required(option.oneOf(NORMALISATIONS)),
   low: percentile,
   high: percentile,
 };
 const LABELS: OptionSpecs = {
-  ignore: option.required(LABEL_OPTIONS.ignore as OptionSpec),
+  ignore: option.required(LABEL_OPTIONS.ignore),
   scale: option.required(option.oneOf(["index", "0/255"])),
 };
 const DATA: OptionSpecs = {
   folder: option.required(option.string()),
   trainSplit: option.required(option.string()),
-  valSplit: option.required(orNull(option.string())),
-  drawn: option.required(orNull(option.record(option.array(option.string({ empty: true }))))),
+  valSplit: option.required(option.orNull(option.string())),
+  drawn: option.required(option.orNull(option.record(option.array(option.string({ empty: true }))))),
   contents: object,
 };
 

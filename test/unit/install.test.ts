@@ -5,7 +5,8 @@ import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { type InstallProgress, installLibtorch } from "../../lib/native/install.js";
+import { installLibtorch } from "../../lib/native/install.js";
+import type { InstallProgress } from "../../lib/native/install-options.js";
 import { libraryName, searchLibtorch } from "../../lib/native/locate.js";
 import { fakeArchive, fakeLibtorch, temporaryFolder } from "../support/libtorch.js";
 import { cutOff, serve, serveProxy, unreachable } from "../support/server.js";
@@ -424,9 +425,9 @@ describe("installLibtorch and what others left", () => {
 
 describe("installLibtorch options", () => {
   it.each([
-    [{ flavour: "../x" }, "for flavour"],
-    [{ flavour: "gpu" }, "for flavour"],
-    [{ version: "2.13" }, "for version"],
+    [{ flavour: "../x" }, "for option 'flavour'"],
+    [{ flavour: "gpu" }, "for option 'flavour'"],
+    [{ version: "2.13" }, "for option 'version'"],
     [{ sha256: "abc" }, "64 hexadecimal digits"],
   ])("refuses %j", async (options, message) => {
     await expect(installLibtorch({ cache: "/nonexistent", ...options })).rejects.toThrow(
