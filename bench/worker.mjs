@@ -50,7 +50,10 @@ const commands = {
       epochs: 1,
       batchSize: batch,
       learningRate: 1e-4,
+      optimizer: "adam",
       schedule: "constant",
+      clipNorm: 0,
+      augment: "none",
     });
     return { ms: (1000 * batch) / history.epochs[0].imagesPerSecond };
   },

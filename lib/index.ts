@@ -54,7 +54,7 @@ export type {
   TrainingEvent,
   TrainingSample,
 } from "./ensemble/training.js";
-export type { BackboneKind, BackboneOptions, EncoderName } from "./ensemble/zoo.js";
+export { type BackboneKind, type BackboneOptions, ENCODERS, type EncoderName } from "./ensemble/zoo.js";
 export { type ErrorCode, LayerEnsemblesError } from "./errors.js";
 export {
   checkGate,

@@ -58,7 +58,7 @@ export type Defaults<S> = { -readonly [K in keyof S as S[K] extends { default: u
 export type Told<S> = { [K in keyof S as S[K] extends { text: string } ? K : never]: S[K] };
 
 type Literal = string | number | boolean | null;
-/** @internal */
+/** A specification with a default. */
 export interface Defaulted<T> extends OptionSpec<T> {
   readonly default: T;
 }

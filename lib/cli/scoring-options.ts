@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError } from "commander";
-import type { Comparison } from "../study/results.js";
+import { option } from "../options.js";
 import type { Condition } from "../study/selection.js";
-import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
+import { integer, list, number, oneOf, type Parser, parserOf, text } from "./arguments.js";
 
 /** What `evaluate` and `compare` are both told of how images are chosen, scored and summarised. */
 export interface ScoringFlags {
@@ -60,5 +60,4 @@ export function conditions(value: string, before: Condition[] = []): Condition[]
   return [...before, { column: column.trim(), equal: not === "", value: wanted.trim() }];
 }
 
-const tau: Parser<Comparison["tau"] | "auto"> = (value) =>
-  value === "auto" ? value : number({ min: 0, max: 1 })(value);
+const tau = parserOf(option.anyOf(option.number({ min: 0, max: 1 }), option.oneOf(["auto"])));

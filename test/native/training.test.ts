@@ -2,7 +2,19 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { Backbone, Dataset, type EpochEvent, LayerEnsemble, type LossName, type NdArray } from "../../lib/index.js";
+import { OPTIMIZER_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES } from "../../lib/ensemble/fit-options.js";
+import { LOSS_OPTIONS } from "../../lib/ensemble/losses.js";
+import {
+  Backbone,
+  Dataset,
+  type EpochEvent,
+  type FitOptions,
+  LayerEnsemble,
+  LOSSES,
+  type NdArray,
+} from "../../lib/index.js";
+import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { documentedDefaults } from "../support/documented.js";
 import { discs, noise, smallModel } from "../support/model.js";
 
 const code = (value: string) => expect.objectContaining({ name: "LayerEnsemblesError", code: value });
@@ -49,21 +61,42 @@ describe("fit", () => {
     await backbone.dispose();
   });
 
-  it.each<LossName>([
-    "softDice",
-    "crossEntropy",
-    "diceCrossEntropy",
-    "focal",
-    "tversky",
-    "jaccard",
-    "lovaszSoftmax",
-    "boundary",
-  ])("lowers %s", async (loss) => {
+  it.each(LOSSES)("lowers %s", async (loss) => {
     const { backbone, model } = await smallModel({ classes: 3 });
     const history = await model.fit(discs(16, 24, 5, 3), { epochs: 6, batchSize: 4, learningRate: 5e-3, loss });
     expect(history.epochs.at(-1)?.loss).toBeLessThan(history.epochs[0]?.loss as number);
     await model.dispose();
     await backbone.dispose();
+  });
+
+  it("has the defaults that its doc comments tell, of every loss, optimiser and schedule", async () => {
+    const documented = (file: string, specs: object) => {
+      const all = documentedDefaults(path.join(PACKAGE_ROOT, "lib/ensemble", file));
+      return Object.fromEntries(
+        Object.entries(all).filter(([name, value]) => name in specs && typeof value !== "string"),
+      );
+    };
+    const parts = [
+      ["loss", LOSSES, documented("losses.ts", LOSS_OPTIONS)],
+      ["optimizer", OPTIMIZERS, documented("fit-options.ts", OPTIMIZER_OPTIONS)],
+      ["schedule", SCHEDULES, documented("fit-options.ts", SCHEDULE_OPTIONS)],
+    ] as const;
+    const weights = async (options: FitOptions) => {
+      const { backbone, model } = await smallModel();
+      await model.fit(discs(6, 16), { validation: discs(2, 16, 2), epochs: 3, batchSize: 2, ...options });
+      const file = path.join(folder, "weights");
+      await backbone.save(file);
+      await model.dispose();
+      await backbone.dispose();
+      return readFileSync(file);
+    };
+    for (const [part, names, defaults] of parts) {
+      expect(Object.keys(defaults).length).toBeGreaterThan(3);
+      for (const name of names) {
+        const [short, long] = [await weights({ [part]: name }), await weights({ [part]: { name, ...defaults } })];
+        expect([name, long.equals(short)]).toEqual([name, true]);
+      }
+    }
   });
 
   it("gives the same weights for the same seed, and others for another", async () => {
@@ -107,7 +140,7 @@ describe("fit", () => {
     };
     const losses = async (loss: "crossEntropy" | typeof crossEntropy) => {
       const { backbone, model } = await smallModel();
-      const history = await model.fit(discs(8, 16), { epochs: 3, batchSize: 4, loss });
+      const history = await model.fit(discs(8, 16), { epochs: 3, batchSize: 4, loss, augment: "none" });
       await model.dispose();
       await backbone.dispose();
       return history.epochs.map((epoch) => epoch.loss);

@@ -57,6 +57,8 @@ describe("a layer ensemble equals PyTorch's", () => {
       optimizer: "adam",
       schedule: "constant",
       loss: "diceCrossEntropy",
+      clipNorm: 0,
+      augment: "none",
     });
     expect(Math.abs((history.epochs[2]?.loss as number) - Number(expected.loss?.data[0]))).toBeLessThan(1e-4);
     await model.save(folder);

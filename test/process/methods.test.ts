@@ -4,6 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { writePhantoms } from "../../lib/data/phantoms.js";
+import { Backbone, Dataset, LayerEnsemble } from "../../lib/index.js";
 import { cli } from "../support/cli.js";
 
 let folder: string;
@@ -39,6 +40,21 @@ describe("train --method", () => {
     const evaluated = await cli(["evaluate", "--run", run, "--split", "test", "--fusion", "staple", "--json"]);
     expect(evaluated).toMatchObject({ code: 0 });
     expect(JSON.parse(evaluated.stdout)).toMatchObject({ fusion: "staple" });
+  });
+
+  it("trains to the same weights as its port to the API", async () => {
+    const [run, port] = [inside("run"), inside("port")];
+    const seed = 3;
+    expect(await train(run, "--epochs", "2", "--seed", String(seed))).toMatchObject({ code: 0 });
+    const dataset = await Dataset.fromFolder(data, { size: 32 });
+    const backbone = await Backbone.create("plain-unet", { width: 4, depth: 2, seed });
+    const model = await LayerEnsemble.create(backbone, { inputSize: [32, 32], seed, device: "cpu" });
+    await model.fit(dataset.split("train"), { validation: dataset.split("val"), epochs: 2, seed });
+    await model.save(port);
+    await model.dispose();
+    await backbone.dispose();
+    const [ours, theirs] = [port, run].map((folder) => readFileSync(path.join(folder, "weights.safetensors")));
+    expect(ours?.equals(theirs as Buffer)).toBe(true);
   });
 
   it.each([
