@@ -26,10 +26,11 @@ export {
 export type { VolumePlacement, VolumeSize } from "./data/volume.js";
 export { AUGMENTATIONS, type AugmentName, type AugmentOptions } from "./ensemble/augment.js";
 export { Backbone, type LayerInfo, type LoadReport, type ModelOptions } from "./ensemble/backbone.js";
-export { type BaselineOptions, McDropout, MultiHead, Plain } from "./ensemble/baselines.js";
+export { McDropout, MultiHead, Plain } from "./ensemble/baselines.js";
 export { DeepEnsemble, type DeepFitOptions, type MemberEvent } from "./ensemble/deep-ensemble.js";
 export { type FitOptions, type OptimizerOptions, PAPER, type ScheduleOptions } from "./ensemble/fit-options.js";
-export { type EnsembleOptions, LayerEnsemble } from "./ensemble/layer-ensemble.js";
+export type { BaselineOptions, EnsembleOptions } from "./ensemble/head-options.js";
+export { LayerEnsemble } from "./ensemble/layer-ensemble.js";
 export { loadModel } from "./ensemble/load.js";
 export { type CustomLoss, LOSSES, type LossName, type LossOptions } from "./ensemble/losses.js";
 export { METHOD_TITLES, METHODS, type MethodName } from "./ensemble/methods.js";

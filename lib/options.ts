@@ -148,11 +148,11 @@ export const option = {
   }),
 
   /** An array whose every element fits; optionally of one length, or of at least one. */
-  array: <T, A extends About<T[]>>(
+  array: <T, A extends About<readonly T[]>>(
     element: OptionSpec<T>,
     { length, min, ...about }: A & { length?: number; min?: number } = {} as A,
   ) =>
-    made<T[], A>(
+    made<readonly T[], A>(
       {
         kind: "array",
         element,
@@ -167,7 +167,7 @@ export const option = {
     ),
 
   /** An array of two. */
-  pair: <T>(element: OptionSpec<T>) => option.array(element, { length: 2 }) as OptionSpec<[T, T]>,
+  pair: <T>(element: OptionSpec<T>) => option.array(element, { length: 2 }) as OptionSpec<readonly [T, T]>,
 
   /** A plain object with any names, whose every value fits. */
   record: <T>(element: OptionSpec<T>): OptionSpec<Record<string, T>> => ({

@@ -3,8 +3,8 @@ import path from "node:path";
 import { type Command, Option } from "commander";
 import { NORMALISATIONS, RESIZES } from "../data/preprocess.js";
 import { FIT, type FitOptions, type OptimizerOptions, PAPER } from "../ensemble/fit-options.js";
+import { COUNTS, ENSEMBLE } from "../ensemble/head-options.js";
 import { METHODS } from "../ensemble/methods.js";
-import { MOST_PASSES } from "../ensemble/model.js";
 import { BACKBONE_KINDS, BACKBONES } from "../ensemble/zoo.js";
 import { LayerEnsemblesError } from "../errors.js";
 import {
@@ -33,18 +33,14 @@ type Size = readonly [height: number, width: number] | readonly [depth: number, 
 const names = option.array(option.string());
 const some = option.integer({ min: 1 });
 const side = option.integer({ min: 1, max: 65536 });
-const share = { min: 0, below: 1, arg: "p" } as const;
-const images = { ...share, arg: "x", otherwise: "0.15, or 0 with a split.csv" } as const;
+const fraction = { min: 0, below: 1, otherwise: "0.15, or 0 with a split.csv" } as const;
 
 const DATA = {
   data: option.string({ text: "folder with images/, masks/ and, for fixed splits, split.csv", arg: "dir" }),
   classes: option.integer({ min: 2, max: 255, otherwise: "what the masks hold", text: "classes with background" }),
   classNames: option.with(names, { text: "their names, background first" }),
   size: option.with(
-    option.anyOf(
-      option.array(side, { length: 2 }),
-      option.array(side, { length: 3 }),
-    ) as OptionSpec as OptionSpec<Size>,
+    option.anyOf(option.array(side, { length: 2 }), option.array(side, { length: 3 })) as OptionSpec<Size>,
     {
       default: [128, 128],
       otherwise: "128x128; unet3d: 32x64x64",
@@ -58,8 +54,8 @@ const DATA = {
   bands: option.with(names, { text: "names of the channels, in order; they are as many as --channels" }),
   trainSplit: option.string({ default: "train", text: "split to train on", arg: "name" }),
   valSplit: option.string({ default: "val", text: "split to validate on", arg: "name" }),
-  valFraction: option.number({ ...images, text: "draw the validation split, whole groups at a time" }),
-  testFraction: option.number({ ...images, text: "draw the test split" }),
+  valFraction: option.number({ ...fraction, text: "draw the validation split, whole groups at a time" }),
+  testFraction: option.number({ ...fraction, text: "draw the test split" }),
   ...labelSpecs({ labels: "auto", ignore: "255, where it is no class" }),
 };
 
@@ -72,7 +68,7 @@ const NETWORK = {
   ...MODEL_FLAGS,
   ...BACKBONE_FLAGS,
   ...ENCODER_FLAGS,
-  freezeBackbone: option.boolean({ default: false, text: "train the heads only" }),
+  freezeBackbone: ENSEMBLE.freezeBackbone,
 };
 
 const METHOD = {
@@ -80,10 +76,8 @@ const METHOD = {
     default: "le",
     text: "le: a head on each tap; plain: the network's output; mh: heads on one layer; de: several networks; mcd: dropout",
   }),
-  members: option.integer({ min: 2, max: 1000, default: 5, text: "de: networks" }),
   jobs: option.integer({ min: 1, default: 1, text: "de: members trained at a time, each in its own process" }),
-  heads: option.integer({ min: 2, max: 1000, default: 10, text: "mh: heads" }),
-  passes: option.integer({ min: 2, max: MOST_PASSES, default: 10, text: "mcd: passes of each image" }),
+  ...COUNTS,
 };
 
 const HEADS = {
@@ -100,8 +94,8 @@ const HEADS = {
     },
   ),
   final: option.boolean({ default: true, text: "the network's own output is no head" }),
-  dropout: option.number({ ...share, default: 0, text: "dropout in each head" }),
-  skip: option.with(option.anyOf(option.integer({ min: 0 }), option.oneOf(["auto"])), {
+  dropout: ENSEMBLE.dropout,
+  skip: option.with(option.anyOf(ENSEMBLE.skip, option.oneOf(["auto"])), {
     default: 0,
     text: "first heads to leave out of predictions; auto: 3 of two classes, 5 of more",
     arg: "T",

@@ -3,7 +3,7 @@ import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle, RawBackbone, RawLayer } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
-import { checkOptions, defaultsOf, type OptionSpec, option, type Values } from "../options.js";
+import { checkOptions, defaultsOf, option, type Values } from "../options.js";
 import { disposeNative, fromNative } from "./call.js";
 import { asDamaged, RUN_FILES, readRun } from "./run.js";
 import { BACKBONE_KINDS, BACKBONES, type BackboneKind, type BackboneOptions } from "./zoo.js";
@@ -72,11 +72,7 @@ export const MODEL_OPTIONS = {
    * an error where there are several; else the first tensor
    */
   output: option.with(
-    option.anyOf(
-      option.string(),
-      option.integer({ min: 0 }),
-      option.array(nameOrIndex, { min: 1 }) as OptionSpec<readonly (string | number)[]>,
-    ),
+    option.anyOf(option.string(), option.integer({ min: 0 }), option.array(nameOrIndex, { min: 1 })),
     { text: "model file: where its own output is, such as out or 0.logits", arg: "path" },
   ),
   /** Channels of the image. @default as the file says, or its first convolution shows */

@@ -1,9 +1,10 @@
 // The methods that Layer Ensembles are compared with and that are one network (SPEC §3).
 import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkOptions, type OptionSpecs, option } from "../options.js";
+import { checkOptions, defaultsOf } from "../options.js";
 import type { Backbone } from "./backbone.js";
-import { MOST_PASSES, PLACEMENT, type PlacementOptions } from "./model.js";
+import { BASELINE, type BaselineOptions, COUNTS } from "./head-options.js";
+import type { PlacementOptions } from "./model.js";
 import {
   checkInputSize,
   loadNetwork,
@@ -13,36 +14,6 @@ import {
   type NetworkParts,
 } from "./network.js";
 import { asDamaged, RUN_FILES } from "./run.js";
-
-/** What every method makes of a backbone alike. */
-export interface BaselineOptions extends PlacementOptions {
-  /** Classes with background, 2 to 255. @default 2 */
-  classes?: number;
-  /**
-   * The layer that the heads are on. @default Plain and Monte Carlo dropout: the network's own output is the head where it
-   * is a map of as many channels as classes; else, and for multi-head always, the feature map that the network's own output
-   * is made of: see {@link Backbone.features}
-   */
-  tap?: string;
-  /** Dropout before a head's convolution, 0 to below 1, in training and for Monte Carlo dropout. @default 0 */
-  dropout?: number;
-  /** Train the heads only; the backbone's weights and batch-norm statistics stay. @default false */
-  freezeBackbone?: boolean;
-  /** Spatial size of the probe's dummy image. @default the backbone's `probeSize` */
-  inputSize?: readonly number[];
-  /** Seed of the heads' initial weights. @default 0 */
-  seed?: number;
-}
-
-export const BASELINE: OptionSpecs = {
-  ...PLACEMENT,
-  classes: option.integer({ min: 2, max: 255 }),
-  tap: option.string(),
-  dropout: option.number({ min: 0, below: 1 }),
-  freezeBackbone: option.boolean(),
-  inputSize: option.array(option.integer({ min: 1, max: 65536 })),
-  seed: option.integer({ min: 0 }),
-};
 
 /** The plain network: its own output is the one head. */
 export class Plain extends Network {
@@ -73,8 +44,8 @@ export class MultiHead extends Network {
    * @throws ERR_LE_TAP, ERR_LE_OPTION, ERR_LE_DEVICE
    */
   static async create(backbone: Backbone, options: BaselineOptions & { heads?: number } = {}): Promise<MultiHead> {
-    const specs = { ...BASELINE, heads: option.integer({ min: 2, max: 1000 }) };
-    const { heads = 10, ...rest } = checkOptions("MultiHead.create", options, specs);
+    const specs = { ...BASELINE, heads: COUNTS.heads };
+    const { heads = COUNTS.heads.default, ...rest } = checkOptions("MultiHead.create", options, specs);
     const settings = withDefaults(backbone, rest);
     const tap = rest.tap ?? (await backbone.features(settings.inputSize));
     const parts = await makeNetwork(backbone, { ...settings, taps: [tap], final: false, headsPerTap: heads }, null);
@@ -103,8 +74,8 @@ export class McDropout extends Network {
    * @throws ERR_LE_OPTION also for a backbone without dropout where `dropout` is 0 or the head is the network's own output
    */
   static async create(backbone: Backbone, options: BaselineOptions & { passes?: number } = {}): Promise<McDropout> {
-    const specs = { ...BASELINE, passes: option.integer({ min: 2, max: MOST_PASSES }) };
-    const { passes = 10, ...rest } = checkOptions("McDropout.create", options, specs);
+    const specs = { ...BASELINE, passes: COUNTS.passes };
+    const { passes = COUNTS.passes.default, ...rest } = checkOptions("McDropout.create", options, specs);
     const parts = await oneHead(backbone, rest, passes);
     if (parts.made.hasDropout) return new McDropout(parts);
     await parts.addon.disposeEnsemble(parts.handle);
@@ -132,10 +103,10 @@ function noDropout(): LayerEnsemblesError {
 }
 
 function withDefaults(backbone: Backbone, { tap: _tap, ...options }: BaselineOptions) {
-  const { classes = 2, dropout = 0, freezeBackbone = false, inputSize = backbone.probeSize, seed = 0 } = options;
+  const { inputSize = backbone.probeSize } = options;
   checkInputSize(backbone, inputSize);
-  const given = { classes, dropout, freezeBackbone, inputSize, seed };
-  return { ...options, ...given, order: "given" as const, headsPerTap: 1, skip: 0, passes: 0 };
+  const fixed = { inputSize, order: "given" as const, headsPerTap: 1, skip: 0, passes: 0 };
+  return { ...defaultsOf(BASELINE), ...options, ...fixed };
 }
 
 /** One head: the network's own output where that will do, else one on the feature map that it is made of. */

@@ -3,10 +3,11 @@ import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
 import { PACKAGE_VERSION } from "../native/package.js";
-import { checkOptions, option } from "../options.js";
+import { checkOptions } from "../options.js";
 import type { Backbone } from "./backbone.js";
-import { BASELINE, type BaselineOptions, Plain } from "./baselines.js";
+import { Plain } from "./baselines.js";
 import type { FitOptions } from "./fit-options.js";
+import { BASELINE, type BaselineOptions, COUNTS } from "./head-options.js";
 import type { Head, Model, PlacementOptions } from "./model.js";
 import { checkFit, hasBegun } from "./network.js";
 import { type HeadSource, Predictor } from "./predicting.js";
@@ -67,8 +68,8 @@ export class DeepEnsemble extends Predictor implements Model {
     makeBackbone: (seed: number) => Promise<Backbone>,
     options: BaselineOptions & { members?: number } = {},
   ): Promise<DeepEnsemble> {
-    const specs = { ...BASELINE, members: option.integer({ min: 2, max: 1000 }) };
-    const { members = 5, seed = 0, ...rest } = checkOptions("DeepEnsemble.create", options, specs);
+    const specs = { ...BASELINE, members: COUNTS.members };
+    const { members = COUNTS.members.default, seed = 0, ...rest } = checkOptions("DeepEnsemble.create", options, specs);
     return DeepEnsemble.#gatherMembers(members, async (i) => {
       const backbone = await makeBackbone(seed + i);
       try {

@@ -6,6 +6,7 @@ import { flagOf, listed, otherwise, within } from "../../lib/cli/arguments.js";
 import { effectiveOptions, fitOptions, GROUPS, type TrainFlags, trainOptions } from "../../lib/cli/train-options.js";
 import { AUGMENT_OPTIONS } from "../../lib/ensemble/augment.js";
 import { FIT, FIT_DEFAULTS, OPTIMIZERS, PAPER, SCHEDULES } from "../../lib/ensemble/fit-options.js";
+import { COUNTS, ENSEMBLE } from "../../lib/ensemble/head-options.js";
 import { LOSSES } from "../../lib/ensemble/losses.js";
 import { BACKBONE_KINDS, BACKBONE_OPTIONS } from "../../lib/ensemble/zoo.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
@@ -52,6 +53,7 @@ describe("doc comments", () => {
     ["lib/ensemble/fit-options.ts", FIT],
     ["lib/ensemble/zoo.ts", BACKBONE_OPTIONS],
     ["lib/ensemble/augment.ts", AUGMENT_OPTIONS],
+    ["lib/ensemble/head-options.ts", { ...ENSEMBLE, ...COUNTS }],
   ])("of %s tell the defaults", (name, specs) => {
     const documented = documentedDefaults(file(name));
     for (const [option, spec] of Object.entries(specs)) {
