@@ -24,11 +24,6 @@ function withKinds<S extends OptionSpecs>(specs: S): S {
 
 /** What was given of them; `Backbone.create` refuses what does not concern the kind. */
 export function backboneOptions(flags: BackboneFlags): BackboneOptions {
-  const { decoderChannels, backboneDropout, ...rest } = givenOf(flags, BACKBONE_FLAGS);
-  const [only, ...more] = Array.isArray(decoderChannels) ? decoderChannels : [];
-  return {
-    ...rest,
-    ...(decoderChannels !== undefined && { decoderChannels: more.length === 0 ? (only as number) : decoderChannels }),
-    ...(backboneDropout !== undefined && { dropout: backboneDropout }),
-  };
+  const { backboneDropout, ...rest } = givenOf(flags, BACKBONE_FLAGS);
+  return { ...rest, ...(backboneDropout !== undefined && { dropout: backboneDropout }) };
 }

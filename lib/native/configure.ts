@@ -1,15 +1,17 @@
 import { LayerEnsemblesError } from "../errors.js";
-import { checkOptions, option } from "../options.js";
+import { checkOptions, option, type Values } from "../options.js";
+
+export const CONFIGURE = {
+  /** Folder of the libtorch to use, or `"python"` for the active Python's torch. Only before the first use. @default searched */
+  libtorch: option.string(),
+  /** Threads that one operation is spread over, 1 to 1024. @default one for each core */
+  threads: option.integer({ min: 1, max: 1024, otherwise: "one for each core", text: "CPU threads" }),
+  /** CPU memory: `"pool"` keeps freed blocks for the next batch, `"system"` gives them back. @default "pool" */
+  allocator: option.oneOf(["pool", "system"]),
+};
 
 /** Settings of the process. */
-export interface Configuration {
-  /** Folder of the libtorch to use, or `"python"` for the active Python's torch. Only before the first use. @default searched */
-  libtorch?: string;
-  /** Threads that one operation is spread over, 1 to 1024. @default one for each core */
-  threads?: number;
-  /** CPU memory: `"pool"` keeps freed blocks for the next batch, `"system"` gives them back. @default "pool" */
-  allocator?: "pool" | "system";
-}
+export interface Configuration extends Values<typeof CONFIGURE> {}
 
 const current: Configuration = {};
 let apply: (() => void) | null = null;
@@ -19,11 +21,7 @@ let apply: (() => void) | null = null;
  * @throws LayerEnsemblesError `ERR_LE_OPTION`, also for another `libtorch` once one is loaded.
  */
 export function configure(options: Configuration): void {
-  const given = checkOptions("configure", options, {
-    libtorch: option.string(),
-    threads: option.integer({ min: 1, max: 1024 }),
-    allocator: option.oneOf(["pool", "system"]),
-  });
+  const given = checkOptions("configure", options, CONFIGURE);
   if (apply && given.libtorch !== undefined && given.libtorch !== current.libtorch) {
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",
