@@ -46,6 +46,7 @@ function nameOf(value: unknown): string {
 /** The bounds of a number, in words; empty without. */
 export function within({ min, max, above, below }: NumberBounds): string {
   if (min !== undefined && max !== undefined) return ` from ${min} to ${max}`;
+  if (min !== undefined && below !== undefined) return ` from ${min} to below ${below}`;
   const bounds = [
     min !== undefined && `of at least ${min}`,
     above !== undefined && `above ${above}`,
