@@ -49,8 +49,7 @@ describe("train --method", () => {
     const dataset = await Dataset.fromFolder(data, { size: 32 });
     const backbone = await Backbone.create("plain-unet", { width: 4, depth: 2, seed });
     const model = await LayerEnsemble.create(backbone, { inputSize: [32, 32], seed, device: "cpu" });
-    await model.fit(dataset.split("train"), { validation: dataset.split("val"), epochs: 2, seed });
-    await model.save(port);
+    await model.fit(dataset.split("train"), { validation: dataset.split("val"), epochs: 2, seed, run: port });
     await model.dispose();
     await backbone.dispose();
     const [ours, theirs] = [port, run].map((folder) => readFileSync(path.join(folder, "weights.safetensors")));
