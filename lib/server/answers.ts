@@ -1,6 +1,7 @@
 // The forms in which an answer is written, chosen by the header Accept.
 import { randomUUID } from "node:crypto";
 import { zipSync } from "fflate";
+import Negotiator from "negotiator";
 import type { OutputFile } from "./image-work.js";
 import type { ImageAnswer } from "./service.js";
 
@@ -10,24 +11,17 @@ export const ANSWER_TYPES = ["application/json", "multipart/form-data", "applica
 /** One of {@link ANSWER_TYPES}. */
 export type AnswerType = (typeof ANSWER_TYPES)[number];
 
+/** The content type of JSON as it is sent: it may be asked for with its charset. */
+const JSON_TYPE = "application/json; charset=utf-8";
+
 /**
- * The best of what an Accept header asks for (RFC 9110, 12.5.1): of each type the most specific range decides, and of types
- * wanted alike the one named first. Undefined where it asks for something else only.
+ * The best of what an Accept header asks for (RFC 9110, 12.5.1): of types wanted alike the one named most exactly, then the one
+ * named first. Undefined where it asks for something else only.
  */
 export function negotiate(accept: string | undefined): AnswerType | undefined {
-  const parts = (accept ?? "").split(",").filter((part) => part.trim() !== "");
-  if (parts.length === 0) return "application/json";
-  const ranges = parts.map((part, place) => {
-    const [type = "", ...parameters] = part.split(";").map((text) => text.trim().toLowerCase());
-    const q = parameters.find((text) => /^q\s*=/.test(text))?.replace(/^q\s*=\s*/, "");
-    return { type, place, q: q === undefined || !/^(0(\.\d*)?|1(\.0*)?)$/.test(q) ? 1 : Number(q) };
-  });
-  const wanted = ANSWER_TYPES.flatMap((name) => {
-    const group = `${name.split("/")[0]}/*`;
-    const range = [name, group, "*/*"].map((type) => ranges.find((one) => one.type === type)).find(Boolean);
-    return range && range.q > 0 ? [{ name, ...range }] : [];
-  });
-  return wanted.sort((a, b) => b.q - a.q || a.place - b.place)[0]?.name;
+  const [json, ...others] = ANSWER_TYPES;
+  const best = new Negotiator({ headers: { accept: accept || "*/*" } }).mediaType([JSON_TYPE, ...others]);
+  return best === JSON_TYPE ? json : (best as AnswerType | undefined);
 }
 
 /** An answer's head and body. */
@@ -59,11 +53,7 @@ export function writeAnswers(task: {
         return { name, decision, reasons, score, ...record, files: files(image, index) };
       }),
     });
-  if (type === "application/json")
-    return {
-      type: "application/json; charset=utf-8",
-      body: withBase64(plain, images),
-    };
+  if (type === "application/json") return { type: JSON_TYPE, body: withBase64(plain, images) };
   const several = images.length > 1 || type === "multipart/form-data";
   const nameOf = (file: string, index: number) => (several ? `${index}.${file}` : file);
   const json = plain(({ files }, index) =>
@@ -77,6 +67,7 @@ export function writeAnswers(task: {
     const zip = zipSync({ ...entries, "answer.json": new TextEncoder().encode(json) }, { level: 0 });
     return { type, body: zip };
   }
+  // Not by FormData and Response: these name the JSON a file, "blob", and copy every file twice more.
   const boundary = randomUUID();
   const parts = [
     ...part(boundary, 'name="answer"', "application/json", Buffer.from(json)),
