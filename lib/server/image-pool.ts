@@ -7,7 +7,10 @@ import * as imageWork from "./image-work.js";
 import * as kserve from "./kserve.js";
 import { buffersOf, ownBuffers } from "./transfer.js";
 
-const WORK = {
+/** What threads do. */
+export const WORK = {
+  /** Nothing: tells that a thread has started. */
+  ready: () => {},
   measure: imageWork.measure,
   prepare: imageWork.prepare,
   finish: imageWork.finish,
@@ -18,6 +21,14 @@ const WORK = {
 };
 
 type Work = typeof WORK;
+
+/** A task for a thread. */
+export interface Task {
+  /** Which of {@link WORK}. */
+  name: keyof Work;
+  /** What it is done to. */
+  task?: unknown;
+}
 
 /** Tasks that take more are large: few run at a time, and small ones do not wait for them. */
 export const LARGE = 32 * 2 ** 20;
@@ -98,7 +109,7 @@ export class ImagePool {
     const failed = new Promise<never>((_, reject) => threads.on("error", reject));
     failed.catch(() => {});
     try {
-      await Promise.race([threads.run(null, { name: "ready" }), failed]);
+      await Promise.race([threads.run({ name: "ready" } satisfies Task), failed]);
     } catch (cause) {
       await threads.destroy();
       const received = cause instanceof Error ? cause.message : String(cause);
@@ -139,7 +150,7 @@ export class ImagePool {
   }
 
   /**
-   * Runs one of the functions above.
+   * Runs one of {@link WORK}.
    * @throws what it throws, `signal.reason`; ERR_LE_TOO_LARGE where its memory does not suffice
    */
   async run<Name extends keyof Work>(
@@ -167,8 +178,8 @@ export class ImagePool {
         run: async () => {
           const started = performance.now();
           try {
-            const own = ownBuffers(task, given);
-            resolve(await threads.run(own, { name, transferList: buffersOf(own), signal: kill.signal }));
+            const own = ownBuffers({ name, task } satisfies Task, given);
+            resolve(await threads.run(own, { transferList: buffersOf(own), signal: kill.signal }));
             if (lane === "large") this.#measure(bytes, (performance.now() - started) / 1000);
           } catch (error) {
             reject(memoryError(error) ?? error);
