@@ -1,70 +1,20 @@
+// The description of the HTTP interface (OpenAPI 3.1). Each route declares its part where it is registered.
 import { PREDICTION_FUSIONS } from "../ensemble/model.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { ANSWER_TYPES } from "./answers.js";
 import { OUTPUTS } from "./image-work.js";
 import { INPUT, TENSORS } from "./kserve.js";
-import type { PredictionService } from "./service.js";
+import type { CHOICES, PredictionService } from "./service.js";
 
-/** The description of the HTTP interface (OpenAPI 3.1). `prefix` is where the routes are. */
-export function openApi(prefix: string, { limits, models }: PredictionService): object {
-  const json = (schema: object) => ({ "application/json": { schema } });
-  const answer = (description: string, schema: object) => ({ description, content: json(schema) });
-  const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
-  const refused = (codes: readonly (keyof typeof REFUSALS)[], schema: string) =>
-    Object.fromEntries(
-      codes.map((code) => [
-        code,
-        {
-          ...answer(REFUSALS[code], ref(schema)),
-          ...(code === "503" && {
-            headers: { "Retry-After": { schema: { type: "integer" }, description: "Seconds" } },
-          }),
-        },
-      ]),
-    );
-  const get = (summary: string, responses: object, parameters: object[] = []) => ({
-    get: { summary, responses, ...(parameters.length > 0 && { parameters }) },
-  });
-  const name = {
-    name: "name",
-    in: "path",
-    required: true,
-    schema: { type: "string", enum: models.map((model) => model.name) },
-  };
-  const version = { name: "version", in: "path", required: true, schema: { type: "string" } };
-  const v2 = (path: string, parameters: object[]) => ({
-    [path]: get(
-      "What the model takes and gives",
-      { 200: answer("Names, types and shapes", { type: "object" }) },
-      parameters,
-    ),
-    [`${path}/ready`]: get("Whether the model answers", { 200: answer("It does", ref("Ready")) }, parameters),
-    [`${path}/infer`]: {
-      post: {
-        summary: "Predict by the Open Inference Protocol",
-        description:
-          `The input tensor "${INPUT}" holds stored values, N×C×H×W (N×C×D×H×W for volumes). Outputs: ${Object.keys(TENSORS).join(", ")}; ` +
-          "without a choice, all. With the binary tensor extension, Inference-Header-Content-Length is the length of the JSON, " +
-          "which the tensor's bytes follow (application/octet-stream).",
-        parameters: [
-          ...parameters,
-          { name: "Inference-Header-Content-Length", in: "header", schema: { type: "integer" } },
-        ],
-        requestBody: {
-          required: true,
-          content: { ...json(ref("InferRequest")), "application/octet-stream": { schema: {} } },
-        },
-        responses: {
-          200: {
-            description: "The tensors",
-            content: { ...json(ref("InferAnswer")), "application/octet-stream": { schema: {} } },
-          },
-          ...refused(["400", "404", "408", "413", "415", "503"], "InferError"),
-        },
-      },
-    },
-  });
-  const binary = { schema: { type: "string", contentMediaType: "application/octet-stream" } };
+type Schema = keyof typeof SCHEMAS;
+
+/** What a route takes and gives, as a setting of the route: an operation of OpenAPI. */
+export interface Described {
+  config: { operation: { summary: string; description?: string; responses: object; [more: string]: unknown } };
+}
+
+/** The description of what is below `prefix`. @param paths operations by path and method */
+export function openApi(prefix: string, { limits }: PredictionService, paths: object): object {
   return {
     openapi: "3.1.0",
     info: {
@@ -75,90 +25,122 @@ export function openApi(prefix: string, { limits, models }: PredictionService): 
         `an image, ${limits.maxImages} images a request, ${limits.timeout / 1000} s.`,
     },
     servers: [{ url: prefix || "/" }],
-    paths: {
-      "/v1/predict": {
-        post: {
-          summary: "Segment images",
-          description:
-            "One image as the body, or several files as a form. The image's size is that of the answer. The header Accept chooses " +
-            `the form of the answer: ${ANSWER_TYPES.join(", ")}.`,
-          parameters: [
-            { name: "model", in: "query", schema: name.schema, description: "Needed where several are served" },
-            {
-              name: "outputs",
-              in: "query",
-              schema: { type: "string", default: "mask,entropy" },
-              description: `Some of ${OUTPUTS.join(", ")}, separated by commas`,
-            },
-            {
-              name: "skip",
-              in: "query",
-              schema: { type: "integer", minimum: 0 },
-              description: "First heads to leave out; the run's own by default",
-            },
-            { name: "fusion", in: "query", schema: { type: "string", enum: PREDICTION_FUSIONS } },
-          ],
-          requestBody: {
-            required: true,
-            content: {
-              "image/png": binary,
-              "image/jpeg": binary,
-              "image/tiff": binary,
-              "application/x-npy": binary,
-              "application/octet-stream": binary,
-              "multipart/form-data": {
-                schema: {
-                  type: "object",
-                  properties: { file: { type: "array", items: { type: "string", format: "binary" } } },
-                },
-              },
-            },
-          },
-          responses: {
-            200: {
-              description: "An answer for each image, in order",
-              content: {
-                ...json(ref("Answer")),
-                "multipart/form-data": { schema: { type: "object" } },
-                "application/x-npz": binary,
-              },
-            },
-            ...refused(["400", "404", "406", "408", "413", "415", "503"], "Error"),
-          },
-        },
-      },
-      "/v1/models": get("The models, their classes, gates and queues", {
-        200: answer("The models", { type: "object" }),
-      }),
-      "/livez": get("Whether the process lives", { 200: answer("It does", { type: "object" }) }),
-      "/readyz": get("Whether predictions are accepted", {
-        200: answer("They are", { type: "object" }),
-        503: answer("The server is stopping", { type: "object" }),
-      }),
-      "/metrics": get("Metrics for Prometheus", {
-        200: { description: "Text", content: { "text/plain": { schema: { type: "string" } } } },
-      }),
-      "/openapi.json": get("This description", { 200: answer("OpenAPI 3.1", { type: "object" }) }),
-      "/docs": get("This description, as a page", { 200: { description: "A page", content: { "text/html": {} } } }),
-      "/": get("A page to try it", { 200: { description: "A page", content: { "text/html": {} } } }),
-      "/v2": get("The server's name, version and extensions", { 200: answer("Metadata", { type: "object" }) }),
-      "/v2/health/live": get("Whether the server lives", { 200: answer("It does", { type: "object" }) }),
-      "/v2/health/ready": get("Whether every model answers", { 200: answer("They do", { type: "object" }) }),
-      ...v2("/v2/models/{name}", [name]),
-      ...v2("/v2/models/{name}/versions/{version}", [name, version]),
-    },
+    paths,
     components: { schemas: SCHEMAS },
   };
 }
 
+/** Of a route that only tells something. */
+export function telling(summary: string, responses: object, parameters?: readonly object[]): Described {
+  return { config: { operation: { summary, responses, ...(parameters && { parameters }) } } };
+}
+
+/** An answer in JSON, by its status. */
+export function answer(description: string, schema?: Schema, status = 200): object {
+  return { [status]: { description, content: json(schema) } };
+}
+
+/** The parameter that names a model. */
+export function modelParameter({ models }: PredictionService, place: "path" | "query"): object {
+  const schema = { type: "string", enum: models.map(({ name }) => name) };
+  if (place === "path") return { name: "name", in: place, required: true, schema };
+  return { name: "model", in: place, schema, description: "Needed where several are served" };
+}
+
+/** What may be chosen in the query of a prediction, beside its model. */
+const QUERY: Readonly<Record<keyof typeof CHOICES, { schema: object; description?: string }>> = {
+  outputs: {
+    schema: { type: "string", default: "mask,entropy" },
+    description: `Some of ${OUTPUTS.join(", ")}, separated by commas`,
+  },
+  skip: {
+    schema: { type: "integer", minimum: 0 },
+    description: "First heads to leave out; the run's own by default",
+  },
+  fusion: { schema: { type: "string", enum: PREDICTION_FUSIONS } },
+};
+
+const BINARY = { schema: { type: "string", contentMediaType: "application/octet-stream" } };
+const FILE = { type: "string", format: "binary" };
+
+/** Of POST /v1/predict. */
+export function describePredict(service: PredictionService): Described {
+  const operation = {
+    summary: "Segment images",
+    description:
+      "One image as the body, or several files as a form. The image's size is that of the answer. The header Accept chooses " +
+      `the form of the answer: ${ANSWER_TYPES.join(", ")}.`,
+    parameters: [
+      modelParameter(service, "query"),
+      ...Object.entries(QUERY).map(([name, rest]) => ({ name, in: "query", ...rest })),
+    ],
+    requestBody: {
+      required: true,
+      content: {
+        "image/png": BINARY,
+        "image/jpeg": BINARY,
+        "image/tiff": BINARY,
+        "application/x-npy": BINARY,
+        "application/octet-stream": BINARY,
+        "multipart/form-data": { schema: { type: "object", properties: { file: { type: "array", items: FILE } } } },
+      },
+    },
+    responses: {
+      200: {
+        description: "An answer for each image, in order",
+        content: {
+          ...json("Answer"),
+          "multipart/form-data": { schema: { type: "object" } },
+          "application/x-npz": BINARY,
+        },
+      },
+      ...refusals("Error", [400, 404, 406, 408, 413, 415, 503]),
+    },
+  };
+  return { config: { operation } };
+}
+
+/** Of POST …/infer, of the Open Inference Protocol. */
+export function describeInfer(parameters: readonly object[]): Described {
+  const either = (schema: Schema) => ({ ...json(schema), "application/octet-stream": { schema: {} } });
+  const operation = {
+    summary: "Predict by the Open Inference Protocol",
+    description:
+      `The input tensor "${INPUT}" holds stored values, N×C×H×W (N×C×D×H×W for volumes). Outputs: ${Object.keys(TENSORS).join(", ")}; ` +
+      "without a choice, all. With the binary tensor extension, Inference-Header-Content-Length is the length of the JSON, " +
+      "which the tensor's bytes follow (application/octet-stream).",
+    parameters: [...parameters, { name: "Inference-Header-Content-Length", in: "header", schema: { type: "integer" } }],
+    requestBody: { required: true, content: either("InferRequest") },
+    responses: {
+      200: { description: "The tensors", content: either("InferAnswer") },
+      ...refusals("InferError", [400, 404, 408, 413, 415, 503]),
+    },
+  };
+  return { config: { operation } };
+}
+
+function json(schema?: Schema): object {
+  return { "application/json": { schema: schema ? { $ref: `#/components/schemas/${schema}` } : { type: "object" } } };
+}
+
+function refusals(schema: Schema, statuses: readonly (keyof typeof REFUSALS)[]): object {
+  const headers = { "Retry-After": { schema: { type: "integer" }, description: "Seconds" } };
+  const refusal = (status: keyof typeof REFUSALS) => ({
+    description: REFUSALS[status],
+    content: json(schema),
+    ...(status === 503 && { headers }),
+  });
+  return Object.fromEntries(statuses.map((status) => [status, refusal(status)]));
+}
+
 const REFUSALS = {
-  "400": "No image, a damaged one, or an unknown option",
-  "404": "No such model",
-  "406": "No such form of answer",
-  "408": "The body did not arrive in time",
-  "413": "Too many bytes, pixels or images",
-  "415": "Another content type, or a compressed body",
-  "503": "Too many requests, out of time, or stopping: try again after Retry-After seconds",
+  400: "No image, a damaged one, or an unknown option",
+  404: "No such model",
+  406: "No such form of answer",
+  408: "The body did not arrive in time",
+  413: "Too many bytes, pixels or images",
+  415: "Another content type, or a compressed body",
+  503: "Too many requests, out of time, or stopping: try again after Retry-After seconds",
 } as const;
 
 const number = { type: "number" };

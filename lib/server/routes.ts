@@ -1,19 +1,18 @@
 import { type IncomingMessage, METHODS } from "node:http";
 import { finished } from "node:stream/promises";
 import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
-import { PREDICTION_FUSIONS } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
-import { checkOptions, option } from "../options.js";
+import { checkOptions } from "../options.js";
 import { ANSWER_TYPES, type AnswerType, negotiate } from "./answers.js";
 import { ENCODINGS, encodingOf, readBody } from "./body.js";
 import type { Held } from "./budget.js";
 import { documentationPage } from "./documentation-page.js";
 import { INPUT, TENSORS } from "./kserve.js";
-import { openApi } from "./openapi.js";
+import { answer, type Described, describeInfer, describePredict, modelParameter, openApi, telling } from "./openapi.js";
 import type { Place } from "./queue.js";
 import type { ServedModel } from "./served-model.js";
-import { distinctOutputs, type PredictionService, type RequestOptions, timeoutError } from "./service.js";
+import { CHOICES, type PredictionService, type RequestOptions, timeoutError } from "./service.js";
 import { uploadPage } from "./upload-page.js";
 
 /** Content types of a body that is one image. What it is, its bytes say; only what says that it is something else is refused. */
@@ -49,6 +48,7 @@ export function admissionOf(request: FastifyRequest): Pick<Admitted, "model" | "
 export function routes(service: PredictionService): FastifyPluginAsync {
   return async (app) => {
     const known = new Map<string, Set<string>>();
+    const paths: Record<string, Record<string, object>> = {};
     // A path that there is refuses them by 405, with those that it has.
     for (const method of METHODS)
       if (method !== "CONNECT" && !app.supportedMethods.includes(method)) app.addHttpMethod(method);
@@ -72,10 +72,15 @@ export function routes(service: PredictionService): FastifyPluginAsync {
     app.setErrorHandler<FastifyError | LayerEnsemblesError>((error, request, reply) =>
       answerError(service, error, request, reply),
     );
-    app.addHook("onRoute", ({ url, method }) => {
+    app.addHook("onRoute", ({ url, method, config }) => {
       const methods = known.get(url) ?? new Set<string>();
       for (const one of [method].flat()) methods.add(one);
       known.set(url, methods);
+      const { operation } = (config ?? {}) as Partial<Described["config"]>;
+      // Those for HEAD are fastify's own.
+      if (!operation || method === "HEAD") return;
+      const path = url.slice(app.prefix.length).replace(/:(\w+)/g, "{$1}") || "/";
+      paths[path] = { ...paths[path], [String(method).toLowerCase()]: operation };
     });
     app.addHook("onResponse", async (request, reply) => {
       const route = request.routeOptions.url ?? "none";
@@ -84,8 +89,8 @@ export function routes(service: PredictionService): FastifyPluginAsync {
     });
     app.addHook("preClose", () => service.close());
     addPredict(app, service);
+    addInformation(app, service, paths);
     addInfer(app, service);
-    addInformation(app, service);
     addRefusals(app, known);
   };
 }
@@ -204,6 +209,7 @@ function addPredict(app: FastifyInstance, service: PredictionService): void {
   app.post(
     "/v1/predict",
     {
+      ...describePredict(service),
       bodyLimit: service.limits.maxBody,
       onRequest: async (request, reply) => {
         if (!negotiate(request.headers.accept))
@@ -244,20 +250,15 @@ async function allOrNone<T>(work: Promise<T>[]): Promise<T[]> {
   return Promise.all(work);
 }
 
-/** The options of a prediction, from the query; `model` was read before. */
-function parseQuery(query: unknown): Pick<RequestOptions, "skip" | "fusion" | "outputs"> {
+/** What was chosen in the query; `model` was read before. */
+function parseQuery(query: unknown): Pick<RequestOptions, keyof typeof CHOICES> {
   const { model: _, skip, outputs, ...rest } = query as Record<string, string | string[]>;
   const options = {
     ...rest,
     ...(skip !== undefined && { skip: typeof skip === "string" && /^\d{1,6}$/.test(skip) ? Number(skip) : skip }),
     ...(outputs !== undefined && { outputs: String(outputs).split(",").filter(Boolean) }),
   };
-  checkOptions("the query", options, {
-    skip: option.integer({ min: 0 }),
-    fusion: option.oneOf(PREDICTION_FUSIONS),
-    outputs: distinctOutputs(),
-  });
-  return options as Pick<RequestOptions, "skip" | "fusion" | "outputs">;
+  return checkOptions<Pick<RequestOptions, keyof typeof CHOICES>>("the query", options as object, CHOICES);
 }
 
 function typeOf({ headers }: FastifyRequest): string | undefined {
@@ -290,26 +291,33 @@ function bodyOf({ body }: FastifyRequest): Uint8Array {
 }
 
 function addInfer(app: FastifyInstance, service: PredictionService): void {
-  app.get("/v2", async () => ({
+  app.get("/v2", telling("The server's name, version and extensions", answer("Metadata")), async () => ({
     name: "layer-ensembles",
     version: PACKAGE_VERSION,
     extensions: ["binary_tensor_data"],
   }));
-  app.get("/v2/health/live", async () => ({ live: true }));
-  app.get("/v2/health/ready", async (_request, reply) => {
-    if (service.closing) reply.code(503);
-    return { live: true, ready: !service.closing };
-  });
-  for (const path of ["/v2/models/:name", "/v2/models/:name/versions/:version"]) {
-    app.get<{ Params: ModelParams }>(path, async ({ params }) => describeModel(findVersion(service, params)));
-    app.get<{ Params: ModelParams }>(`${path}/ready`, async ({ params }, reply) => {
+  app.get("/v2/health/live", telling("Whether the server lives", answer("It does")), async () => ({ live: true }));
+  const ready = telling("Whether every model answers", answer("They do"));
+  app.get("/v2/health/ready", ready, async (_request, reply) => ({ live: true, ready: isReady(service, reply) }));
+  const name = modelParameter(service, "path");
+  const version = { name: "version", in: "path", required: true, schema: { type: "string" } };
+  for (const [path, parameters] of [
+    ["/v2/models/:name", [name]],
+    ["/v2/models/:name/versions/:version", [name, version]],
+  ] as const) {
+    const described = telling("What the model takes and gives", answer("Names, types and shapes"), parameters);
+    app.get<{ Params: ModelParams }>(path, described, async ({ params }) =>
+      describeModel(findVersion(service, params)),
+    );
+    const ready = telling("Whether the model answers", answer("It does", "Ready"), parameters);
+    app.get<{ Params: ModelParams }>(`${path}/ready`, ready, async ({ params }, reply) => {
       const { name } = findVersion(service, params);
-      if (service.closing) reply.code(503);
-      return { name, ready: !service.closing };
+      return { name, ready: isReady(service, reply) };
     });
     app.post<{ Params: ModelParams }>(
       `${path}/infer`,
       {
+        ...describeInfer(parameters),
         bodyLimit: service.limits.maxBody,
         onRequest: async (request, reply) => {
           findVersion(service, request.params);
@@ -413,17 +421,8 @@ function describeModel({ name, version, spatialAxes, notes }: ServedModel) {
   };
 }
 
-function addInformation(app: FastifyInstance, service: PredictionService): void {
-  app.get("/livez", async () => ({ status: "alive" }));
-  app.get("/readyz", async (_request, reply) => {
-    if (service.closing) reply.code(503);
-    return { status: service.closing ? "stopping" : "ready" };
-  });
-  app.get("/metrics", async (_request, reply) => {
-    const { registry } = service.metrics;
-    return reply.type(registry.contentType).send(await registry.metrics());
-  });
-  app.get("/v1/models", async () => ({
+function addInformation(app: FastifyInstance, service: PredictionService, paths: object): void {
+  app.get("/v1/models", telling("The models, their classes, gates and queues", answer("The models")), async () => ({
     models: service.models.map(({ name, version, spatialAxes, notes, run, gate, queue }) => ({
       name,
       version,
@@ -435,20 +434,40 @@ function addInformation(app: FastifyInstance, service: PredictionService): void 
       queue: { accepted: queue.accepted, waiting: queue.waiting },
     })),
   }));
-  app.get("/openapi.json", async () => openApi(app.prefix, service));
-  for (const [path, page] of [
-    ["/", uploadPage],
-    ["/docs", documentationPage],
+  app.get("/livez", telling("Whether the process lives", answer("It does")), async () => ({ status: "alive" }));
+  const states = { ...answer("They are"), ...answer("The server is stopping", undefined, 503) };
+  app.get("/readyz", telling("Whether predictions are accepted", states), async (_request, reply) => ({
+    status: isReady(service, reply) ? "ready" : "stopping",
+  }));
+  const text = { 200: { description: "Text", content: { "text/plain": { schema: { type: "string" } } } } };
+  app.get("/metrics", telling("Metrics for Prometheus", text), async (_request, reply) => {
+    const { registry } = service.metrics;
+    return reply.type(registry.contentType).send(await registry.metrics());
+  });
+  const itself = telling("This description", answer("OpenAPI 3.1"));
+  app.get("/openapi.json", itself, async () => openApi(app.prefix, service, paths));
+  for (const [path, page, summary] of [
+    ["/docs", documentationPage, "This description, as a page"],
+    ["/", uploadPage, "A page to try it"],
   ] as const)
-    app.get(path, async (_request, reply) =>
-      reply
-        .type("text/html; charset=utf-8")
-        .header(
-          "content-security-policy",
-          "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'",
-        )
-        .send(page(app.prefix)),
+    app.get(
+      path,
+      telling(summary, { 200: { description: "A page", content: { "text/html": {} } } }),
+      async (_, reply) =>
+        reply
+          .type("text/html; charset=utf-8")
+          .header(
+            "content-security-policy",
+            "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'",
+          )
+          .send(page(app.prefix)),
     );
+}
+
+/** Whether predictions are accepted; an answer that they are not is 503. */
+function isReady({ closing }: PredictionService, reply: FastifyReply): boolean {
+  if (closing) reply.code(503);
+  return !closing;
 }
 
 function bufferOf({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {

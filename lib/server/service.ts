@@ -146,10 +146,15 @@ const SERVICE: OptionSpecs = {
   threads: option.integer({ min: 1, max: 1024 }),
 };
 
-const REQUEST: OptionSpecs = {
+/** What a client may choose of a prediction: the routes take it from the query. */
+export const CHOICES = {
   skip: option.integer({ min: 0 }),
   fusion: option.oneOf(PREDICTION_FUSIONS),
   outputs: distinctOutputs(),
+} satisfies OptionSpecs;
+
+const REQUEST: OptionSpecs = {
+  ...CHOICES,
   arrays: option.boolean(),
   signal: option.signal(),
   timeout: option.number({ above: 0 }),
@@ -158,7 +163,7 @@ const REQUEST: OptionSpecs = {
 };
 
 /** Each of the outputs at most once: what is asked for twice would be made twice. */
-export function distinctOutputs(): OptionSpec {
+function distinctOutputs(): OptionSpec {
   const list = option.array(option.oneOf(OUTPUTS));
   return {
     expected: `distinct values of ${OUTPUTS.join(", ")}`,

@@ -1,0 +1,40 @@
+// The routes as fastify registers them, without a model.
+import fastify from "fastify";
+import { expect, it } from "vitest";
+import { routes } from "../../lib/server/routes.js";
+import { CHOICES, type PredictionService } from "../../lib/server/service.js";
+
+const service = {
+  limits: { maxBody: 2 ** 20, maxPixels: 1e6, maxImages: 4, timeout: 1000 },
+  models: [{ name: "tiny" }, { name: "other" }],
+  metrics: { requests: { observe() {} }, rejections: { inc() {} } },
+  async close() {},
+} as unknown as PredictionService;
+
+it.each(["", "/segmentation"])("each route below %j is described, and no other", async (prefix) => {
+  const app = fastify();
+  const registered = new Set<string>();
+  app.addHook("onRoute", ({ method, url }) => {
+    // Those for several methods refuse them, and HEAD is fastify's own.
+    if (typeof method !== "string" || method === "HEAD") return;
+    registered.add(`${method} ${url.slice(prefix.length).replace(/:(\w+)/g, "{$1}") || "/"}`);
+  });
+  await app.register(routes(service), { prefix });
+  const { servers, paths } = (await app.inject(`${prefix}/openapi.json`)).json();
+  expect(servers).toEqual([{ url: prefix || "/" }]);
+  const described = Object.entries<Record<string, { summary: string; parameters?: { name: string }[] }>>(paths).flatMap(
+    ([path, operations]) =>
+      Object.entries(operations).map(([method, { summary, parameters = [] }]) => {
+        expect(summary).toMatch(/^[A-Z]/);
+        // What stands in a path is a parameter of it.
+        const inPath = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name);
+        expect(parameters.map(({ name }) => name)).toEqual(expect.arrayContaining(inPath));
+        return `${method.toUpperCase()} ${path}`;
+      }),
+  );
+  expect(described.sort()).toEqual([...registered].sort());
+  expect(described.length).toBeGreaterThan(15);
+  const query = paths["/v1/predict"].post.parameters.filter((one: { in: string }) => one.in === "query");
+  expect(query.map(({ name }: { name: string }) => name).sort()).toEqual(["model", ...Object.keys(CHOICES)].sort());
+  await app.close();
+});
