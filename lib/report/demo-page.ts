@@ -1,7 +1,10 @@
 import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { agreementChart, escapeHtml, type ScatterPoint, scatterChart } from "./charts.js";
 import { colourMap, predictionColour, truthColour } from "./colours.js";
+import { agreementCurves } from "./figures/agreement.js";
+import { drawChart } from "./figures/chart.js";
+import { COLOURS, colourProperties, inline } from "./figures/theme.js";
+import { escapeHtml } from "./html.js";
 import type { Picture } from "./png.js";
 import { heatMap, overlay } from "./render.js";
 
@@ -45,8 +48,10 @@ export interface DemoPage {
   notes?: readonly string[];
 }
 
-/** Difficulties in the order of the legend; any other comes after. */
+/** Difficulties in the order of the legend; any other comes after. Groups are told apart without colour, too. */
 const difficultyOrder = ["easy", "medium", "hard", "hopeless"];
+const groupColours = [COLOURS.ideal, COLOURS.main, COLOURS.against, COLOURS.ink];
+const groupShapes = ["circle", "square", "triangle-up", "cross"];
 
 /** Most images in the gallery. */
 const galleryLimit = 24;
@@ -95,24 +100,6 @@ export async function demoPage(page: DemoPage): Promise<string> {
   const low = mean(sorted.slice(0, half).map((image) => image.dice));
   const high = mean(sorted.slice(sorted.length - half).map((image) => image.dice));
   const top = heads.length - 2;
-  const groups = [
-    ...difficultyOrder.filter((name) => images.some((image) => image.difficulty === name)),
-    ...new Set(images.map((image) => image.difficulty).filter((name) => !difficultyOrder.includes(name))),
-  ];
-  const points = images.map((image): ScatterPoint => {
-    const label = image.id === easy ? "easy case" : image.id === hard ? "hard case" : undefined;
-    const title = `${image.id}: AULA ${image.aula.toFixed(2)}, Dice ${image.dice.toFixed(2)}`;
-    return { x: image.aula, y: image.dice, group: image.difficulty, title, label };
-  });
-  const lowest = Math.min(...images.map((image) => image.aula));
-  const scatter = scatterChart(points, {
-    title: `AULA against Dice of ${images.length} test images`,
-    x: `AULA (0 to ${top}; higher: the layers agree more)`,
-    y: "Dice with the truth",
-    xRange: [Math.max(0, Math.floor(lowest - 0.2)), Math.max(1, top)],
-    groups,
-  });
-
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -147,14 +134,14 @@ ${cases.map(({ name, layers }) => `<div><h4>${name}</h4>${layers}</div>`).join("
 <p>Each point compares the outlines of two neighbours: 1 means the same, 0 means nothing in common. The shaded area is
 AULA, the <em>area under layer agreement</em>: at most ${top} for ${words(heads.length)} layers.</p>
 <div class="charts">
-${cases.map(({ name, chart }) => `<div><h4>${name}</h4>${chart}</div>`).join("\n")}
+${cases.map(({ chart }) => `<div>${chart}</div>`).join("\n")}
 </div>
 </section>
 
 <section>
 <h2>${spearman >= 0.5 ? "Little agreement, poor result" : "Agreement and quality"}</h2>
 <div class="finding">
-<div class="chart">${scatter}</div>
+<div class="chart">${await scatter(page, { easy, hard })}</div>
 <div>
 <p>Each mark is one of ${images.length} test images. AULA comes from the layers alone; Dice needs the truth (1: the outlines
 coincide, 0: they do not meet).</p>
@@ -191,6 +178,63 @@ probabilities. Method: Kushibar et al., “Layer Ensembles”, MICCAI 2022.</li>
 `;
 }
 
+/** AULA against Dice: a mark for each image, of its difficulty's colour and shape, and rings around the two that are shown in full. */
+async function scatter({ images, heads }: DemoPage, cases: { easy: string; hard: string }): Promise<string> {
+  const top = Math.max(1, heads.length - 2);
+  const low = Math.max(0, Math.floor(Math.min(...images.map(({ aula }) => aula - 0.2))));
+  const known = difficultyOrder.filter((name) => images.some(({ difficulty }) => difficulty === name));
+  const groups = [...new Set([...known, ...images.map(({ difficulty }) => difficulty)])];
+  const values = images.map(({ id, aula, dice, difficulty }) => ({
+    aula,
+    dice,
+    difficulty,
+    title: `${id}: AULA ${aula.toFixed(2)}, Dice ${dice.toFixed(2)}`,
+    label: id === cases.easy ? "easy case" : id === cases.hard ? "hard case" : null,
+  }));
+  const x = {
+    field: "aula",
+    type: "quantitative",
+    title: `AULA (0 to ${heads.length - 2}; higher: the layers agree more)`,
+    scale: { domain: [low, top], nice: false },
+    axis: { tickCount: 5 },
+  };
+  const y = { field: "dice", type: "quantitative", title: "Dice with the truth", scale: { domain: [0, 1] } };
+  const group = (range: readonly string[]) => ({
+    field: "difficulty",
+    type: "nominal",
+    title: null,
+    scale: { domain: groups, range: groups.map((_, i) => range[i % range.length]) },
+  });
+  const shown = values.flatMap((value) => {
+    if (value.label === null) return [];
+    // A ring, and a line to the label, which lies off the crowd: towards the middle of the chart.
+    const [right, down] = [value.aula < (low + top) / 2 ? 1 : -1, value.dice > 0.5 ? 1 : -1];
+    const shape = `M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0M${0.5 * right},${0.87 * down}l${1.6 * right},${3 * down}`;
+    const ring = { type: "point", shape, size: 230, color: COLOURS.ink, strokeWidth: 1.4, opacity: 1 };
+    const place = { align: right > 0 ? "left" : "right", dx: 20 * right, dy: 35 * down };
+    const label = { type: "text", text: value.label, fontWeight: "bold", ...place };
+    const halo = { ...label, stroke: COLOURS.page, strokeWidth: 4, strokeJoin: "round" };
+    return [ring, halo, label].map((mark) => ({ data: { values: [value] }, mark, encoding: { x, y } }));
+  });
+  const svg = await drawChart(
+    {
+      width: 330,
+      height: 270,
+      data: { values },
+      layer: [
+        {
+          mark: { type: "point", filled: true, opacity: 0.75, size: 60 },
+          encoding: { x, y, color: group(groupColours), shape: group(groupShapes), description: { field: "title" } },
+        },
+        ...shown,
+      ],
+    },
+    `AULA against Dice of ${images.length} test images`,
+  );
+  // What a mark is is shown when it is pointed at.
+  return inline(svg.replace(/<path aria-label="([^"]*)"([^>]*)\/>/g, "<path$2><title>$1</title></path>"), "scatter");
+}
+
 async function caseColumn(shown: DemoImage, page: DemoPage, name: string, verdict: string) {
   const { image, truth, prediction, entropy, labels, aula, dice, agreements, id } = shown;
   const [height, width] = image.shape as [number, number];
@@ -222,13 +266,14 @@ async function caseColumn(shown: DemoImage, page: DemoPage, name: string, verdic
   );
   const numbers = `<dl><div><dt>AULA</dt><dd>${aula.toFixed(2)}<small> of ${heads - 2}</small></dd></div>
 <div><dt>Dice</dt><dd>${dice.toFixed(2)}</dd></div></dl>`;
-  const area = `AULA ${aula.toFixed(2)}`;
+  const title = `${name}: AULA ${aula.toFixed(2)}`;
+  const chart = await agreementCurves([{ title, agreements }], 330, "layers");
   return {
-    name: `${name}: ${area}`,
+    name: title,
     head: `<h3>${verdict}</h3>${numbers}`,
     pictures: `<div class="pictures">${plain}${drawn}${unsure}</div>`,
     layers: `<div class="layers" style="--columns:${Math.min(5, Math.ceil(heads / 2))}">${panels.join("")}</div>`,
-    chart: agreementChart(agreements, `Agreement of neighbouring layers on ${id}; ${area}`),
+    chart: inline(chart, name.toLowerCase()),
   };
 }
 
@@ -282,18 +327,14 @@ const rgb = (colour: readonly number[]) => `rgb(${colour.join(" ")})`;
 
 const styles = `
 :root {
-  --page: #fbfaf8; --text: #1d2326; --soft: #5a6469; --line: #dcdad5; --curve: #0b6b8a; --area: #0b6b8a2b;
-  --group-1: #0b6b8a; --group-2: #5b8c2a; --group-3: #b3650b; --group-4: #a3235f;
+  ${colourProperties("light")}
   --truth: ${rgb(truthColour)}; --prediction: ${rgb(predictionColour)};
 }
 @media (prefers-color-scheme: dark) {
-  :root {
-    --page: #14181a; --text: #e8e6e1; --soft: #a0a9ad; --line: #333b3f; --curve: #58c4e6; --area: #58c4e633;
-    --group-1: #58c4e6; --group-2: #a3d468; --group-3: #f0a04b; --group-4: #f07fb0;
-  }
+  :root { ${colourProperties("dark")} }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 17px/1.55 system-ui, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 17px/1.55 system-ui, sans-serif; }
 main { max-width: 1000px; margin: 0 auto; padding: 2.5rem 1rem 3rem; }
 h1 { font-size: clamp(1.7rem, 5vw, 2.6rem); line-height: 1.15; margin: 0 0 .8rem; text-wrap: balance; }
 h2 { font-size: 1.45rem; line-height: 1.25; margin: 0 0 .5rem; }
@@ -301,7 +342,7 @@ h3 { font-size: 1.1rem; margin: 0 0 .3rem; }
 h4 { font-size: 1rem; margin: 0 0 .4rem; font-weight: 600; }
 p { margin: 0 0 .9rem; max-width: 66ch; }
 .lead { font-size: 1.1rem; }
-section, footer { border-top: 1px solid var(--line); margin-top: 2.2rem; padding-top: 1.6rem; }
+section, footer { border-top: 1px solid var(--grid); margin-top: 2.2rem; padding-top: 1.6rem; }
 section > h3 { margin-top: 2rem; }
 .cases { display: grid; grid-template-columns: 1fr 1fr; gap: clamp(.8rem, 3vw, 2rem); }
 article { display: grid; grid-template-rows: subgrid; grid-row: span 3; gap: 0; }
@@ -323,19 +364,14 @@ figcaption { font-size: .85rem; line-height: 1.35; color: var(--soft); padding: 
 .number { display: flex; gap: .8rem; align-items: baseline; line-height: 1.3; }
 .number strong { font-size: 1.9rem; font-variant-numeric: tabular-nums; min-width: 4.2rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: .9rem .8rem; }
-.gallery b { color: var(--text); } .gallery i { display: block; }
+.gallery b { color: var(--ink); } .gallery i { display: block; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; }
 .key::before { content: ""; display: inline-block; width: 1.6em; height: 4px; border-radius: 2px; margin-right: .5em;
   vertical-align: middle; outline: 1px solid #0005; }
 .truth::before { background: var(--truth); } .prediction::before { background: var(--prediction); }
 .scale { white-space: nowrap; } .bar { display: inline-block; width: 3.2em; height: .6em; vertical-align: baseline; }
-svg { display: block; width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: var(--text); }
-.grid { stroke: var(--line); stroke-width: 1; } .axis { fill: var(--soft); }
-.area { fill: var(--area); } .curve { fill: none; stroke: var(--curve); stroke-width: 2.2; stroke-linejoin: round; }
-.dots { fill: var(--curve); } .ring { fill: none; stroke: var(--text); stroke-width: 1.4; }
-.label { font-weight: 600; paint-order: stroke; stroke: var(--page); stroke-width: 4px; stroke-linejoin: round; }
-${[1, 2, 3, 4].map((i) => `.group-${i} { fill: var(--group-${i}); stroke: var(--group-${i}); fill-opacity: .75; }`).join("\n")}
-footer { font-size: .95rem; color: var(--soft); } footer h2 { color: var(--text); font-size: 1.15rem; }
+svg { display: block; width: 100%; height: auto; }
+footer { font-size: .95rem; color: var(--soft); } footer h2 { color: var(--ink); font-size: 1.15rem; }
 footer ul { padding-left: 1.1rem; margin: 0; } footer li { margin-bottom: .4rem; }
 code { font-size: .88em; overflow-wrap: anywhere; }
 `;

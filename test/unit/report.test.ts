@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { writeAtomic } from "../../lib/data/files.js";
 import { decodePng } from "../../lib/data/png.js";
-import { agreementChart, escapeHtml, niceTicks, scatterChart } from "../../lib/report/charts.js";
 import { colourMap, predictionColour, truthColour } from "../../lib/report/colours.js";
 import { type DemoImage, demoPage, pickCases } from "../../lib/report/demo-page.js";
+import { agreementCurves } from "../../lib/report/figures/agreement.js";
+import { escapeHtml } from "../../lib/report/html.js";
 import { encodePng, probabilityToGrey } from "../../lib/report/png.js";
 import { heatMap, overlay } from "../../lib/report/render.js";
 
@@ -147,41 +148,23 @@ describe("writeAtomic", () => {
   });
 });
 
-describe("charts", () => {
-  test("ticks are round and inside", () => {
-    expect(niceTicks([0, 8])).toEqual([0, 2, 4, 6, 8]);
-    expect(niceTicks([3, 6])).toEqual([3, 4, 5, 6]);
-    expect(niceTicks([0, 1])).toEqual([0, 0.2, 0.4, 0.6, 0.8, 1]);
+test("the shaded area of agreement curves is AULA", async () => {
+  const agreements = [0.2, 0.9, 0.5, 1];
+  const svg = await agreementCurves([{ title: "t", agreements }], 300);
+  const [, path] = /<path[^>]* d="([^"]+)"[^>]* opacity="0.2"/.exec(svg)!;
+  const points = [...path!.matchAll(/[ML]([\d.-]+),([\d.-]+)/g)].map(([, x, y]) => [Number(x), Number(y)] as const);
+  let twice = 0;
+  points.forEach(([x, y], i) => {
+    const [nextX, nextY] = points[(i + 1) % points.length]!;
+    twice += x * nextY - nextX * y;
   });
+  // Four values along the top, then back along the axis: 300 by 150 for 3 by 1.
+  expect(points).toHaveLength(8);
+  expect(Math.abs(twice) / 2 / 100 / 150).toBeCloseTo((0.2 + 0.9 + 0.9 + 0.5 + 0.5 + 1) / 2, 3);
+});
 
-  test("the shaded polygon's area is AULA", () => {
-    const agreements = [0.2, 0.9, 0.5, 1];
-    const svg = agreementChart(agreements, "t");
-    const points = /points="([^"]+)"/
-      .exec(svg)![1]!
-      .split(" ")
-      .map((point) => point.split(",").map(Number));
-    let twice = 0;
-    points.forEach(([x, y], i) => {
-      const [nextX, nextY] = points[(i + 1) % points.length]!;
-      twice += x! * nextY! - nextX! * y!;
-    });
-    const stepX = (points[2]![0]! - points[1]![0]!) as number;
-    const full = points[0]![1]! - points[4]![1]!;
-    expect(Math.abs(twice) / 2 / stepX / full).toBeCloseTo((0.2 + 0.9 + 0.9 + 0.5 + 0.5 + 1) / 2, 1);
-  });
-
-  test("text cannot break out", () => {
-    expect(escapeHtml(`<a href="x">&'`)).toBe("&lt;a href=&quot;x&quot;&gt;&amp;&#39;");
-    const svg = scatterChart([{ x: 1, y: 1, group: "<g>", title: "<t>", label: "<l>" }], {
-      title: "<b>",
-      x: "x",
-      y: "y",
-      xRange: [0, 2],
-      groups: ["<g>"],
-    });
-    expect(svg).not.toMatch(/<[bgtl]>/);
-  });
+test("text cannot break out", () => {
+  expect(escapeHtml(`<a href="x">&'`)).toBe("&lt;a href=&quot;x&quot;&gt;&amp;&#39;");
 });
 
 describe("demoPage", () => {
@@ -199,20 +182,29 @@ describe("demoPage", () => {
     entropy: { data: new Float32Array(256), shape },
     labels: { data: new Uint8Array(1024).fill(1, 300, 400), shape: [4, ...shape] },
   });
-  const images = [make("good", "easy", 1.9, 0.95), make("<bad>", "hopeless", 0.25, 0.1), make("mid", "odd", 1, 0.6)];
+  const images = [make("good", "easy", 1.9, 0.95), make("<bad>", "hopeless", 0.25, 0.1), make("mid", "<odd>", 1, 0.6)];
   const page = { images, heads: ["a", "b<", "c", "d"], classes: 2, spearman: 0.97, notes: ["made & seen"] };
 
   test("is one file with everything in it", async () => {
     const html = await demoPage(page);
     expect(html).not.toMatch(/(src|href)="(?!data:image\/webp;base64,)/);
-    expect(html).not.toMatch(/https?:|url\(|<script|undefined|NaN/);
+    expect(html.replaceAll(/ xmlns(:xlink)?="[^"]+"/g, "")).not.toMatch(/https?:|url\((?!#)|<script|undefined|NaN/);
     expect(html.match(/<svg/g)).toHaveLength(3);
     // For each of two cases three pictures and four layers, and a card for each image.
     expect(html.match(/<img/g)).toHaveLength(2 * (3 + 4) + 3);
     for (const text of ["&lt;bad&gt;", "b&lt;", "made &amp; seen", "0.97", "AULA 1.90", "Dice 0.10"]) {
       expect(html).toContain(text);
     }
-    expect(html).not.toContain("<bad>");
+    expect(html).not.toMatch(/<(bad|odd)>/);
+    // A mark for each image says which it is, and the colours are the page's.
+    for (const { id, aula, dice } of images)
+      expect(html).toContain(
+        `<title>${escapeHtml(id)}: AULA ${aula.toFixed(2)}, Dice ${dice.toFixed(2)}</title></path>`,
+      );
+    for (const text of ["easy case", "hard case"]) expect(html).toContain(`>${text}</text>`);
+    expect(html).not.toMatch(/"#[0-9a-f]{6}"/);
+    const ids = [...html.matchAll(/\bid="([^"]+)"/g)].map(([, id]) => id);
+    expect(new Set(ids).size).toBe(ids.length);
     expect(html).toContain('name="viewport"');
   });
 

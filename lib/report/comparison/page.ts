@@ -1,8 +1,8 @@
 import { METHOD_TITLES } from "../../ensemble/methods.js";
 import type { Comparison } from "../../study/results.js";
-import { escapeHtml } from "../charts.js";
 import type { Figure } from "../figures/index.js";
 import { inline } from "../figures/theme.js";
+import { escapeHtml } from "../html.js";
 import { styles } from "./styles.js";
 import { summarise } from "./summary.js";
 import {

@@ -7,8 +7,8 @@ import {
   type MeanEstimate,
   type MethodResult,
 } from "../../study/results.js";
-import { escapeHtml } from "../charts.js";
 import { CONFIDENCE_TITLES } from "../figures/theme.js";
+import { escapeHtml } from "../html.js";
 
 /** Which values of a column are better. */
 type Better = "high" | "low" | "none";

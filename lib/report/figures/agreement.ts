@@ -17,7 +17,10 @@ export async function agreementFigure(comparison: Comparison): Promise<Figure | 
   const titles = cases.map(
     ({ name, image }) => `${name}: AULA ${fixed(image.aula, 2)}, Dice ${fixed(image.dice.le, 2)}`,
   );
-  const curves = await drawCurves(cases, titles);
+  const curves = await agreementCurves(
+    cases.map(({ image }, i) => ({ title: titles[i]!, agreements: image.agreements! })),
+    cases.length === 2 ? 244 : 510,
+  );
   const [, width = WIDTH, height = 0] = /viewBox="0 0 ([\d.]+) ([\d.]+)"/.exec(curves)?.map(Number) ?? [];
   const scale = Math.min(1, WIDTH / width);
   const parts = [
@@ -82,15 +85,27 @@ function pickCases(shown: readonly ShownImage[]): { name: string; image: ShownIm
       ];
 }
 
-function drawCurves(cases: readonly { name: string; image: ShownImage }[], titles: readonly string[]): Promise<string> {
-  const values = cases.flatMap(({ image }, i) =>
-    image.agreements!.map((agreement, j) => ({ panel: titles[i], pair: j + 1, agreement })),
+/**
+ * The agreement of neighbouring heads, from shallow to deep, with the area under it shaded: that area is AULA (SPEC §6:
+ * trapezoids of unit width).
+ * @param curves each with its title and K-1 agreements in [0, 1]
+ * @param width of each, between its axes
+ * @param compared what the axis calls them
+ * @returns an SVG document
+ */
+export function agreementCurves(
+  curves: readonly { title: string; agreements: readonly number[] }[],
+  width: number,
+  compared = "heads",
+): Promise<string> {
+  const values = curves.flatMap(({ title, agreements }) =>
+    agreements.map((agreement, j) => ({ panel: title, pair: j + 1, agreement })),
   );
   const pairs = Math.max(...values.map((value) => value.pair));
   const x = {
     field: "pair",
     type: "quantitative",
-    title: "heads compared, shallow to deep",
+    title: `${compared} compared, shallow to deep`,
     scale: { domain: [1, pairs], nice: false },
     axis: {
       tickMinStep: 1,
@@ -113,9 +128,9 @@ function drawCurves(cases: readonly { name: string; image: ShownImage }[], title
     {
       data: { values },
       spacing: 22,
-      facet: { column: { field: "panel", type: "nominal", sort: [...titles], title: null } },
+      facet: { column: { field: "panel", type: "nominal", sort: curves.map(({ title }) => title), title: null } },
       spec: {
-        width: cases.length === 2 ? 244 : 510,
+        width,
         height: 150,
         layer: [
           { mark: { type: "area", color: COLOURS.main, opacity: 0.2 }, encoding: { x, y } },
@@ -132,6 +147,6 @@ function drawCurves(cases: readonly { name: string; image: ShownImage }[], title
         ],
       },
     },
-    "Agreement of neighbouring heads",
+    `Agreement of neighbouring ${compared}`,
   );
 }

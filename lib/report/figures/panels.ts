@@ -1,4 +1,4 @@
-import { escapeHtml } from "../charts.js";
+import { escapeHtml } from "../html.js";
 import type { Picture } from "../png.js";
 import { COLOURS, FONT } from "./theme.js";
 
