@@ -4,7 +4,6 @@ import { cp } from "node:fs/promises";
 import http from "node:http";
 import os from "node:os";
 import path from "node:path";
-import { fastify } from "fastify";
 import { unzipSync } from "fflate";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { hostileRequests, sendRaw } from "../../bench/hostile.mjs";
@@ -14,8 +13,6 @@ import { parseNpy } from "../../lib/data/npy.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
 import { encodePng } from "../../lib/report/png.js";
 import { fileItems, infer, openRun, type Result } from "../../lib/runs/inference.js";
-import { routes } from "../../lib/server/routes.js";
-import { PredictionService } from "../../lib/server/service.js";
 import { cli } from "../support/cli.js";
 import { balls } from "../support/model.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
@@ -218,30 +215,6 @@ describe("a server", () => {
       expect(await metric(server, `layer_ensembles_${name}_count`), name).toBeGreaterThan(0);
     expect(await metric(server, "layer_ensembles_queue_accepted")).toBe(0);
     expect(await metric(server, "layer_ensembles_images_total")).toBeGreaterThan(0);
-  });
-
-  it("describes routes that it has, by schemas that it has", async () => {
-    const { openapi, paths, components } = await (await ask(`${server.base}/openapi.json`)).json();
-    expect(openapi).toBe("3.1.0");
-    const app = fastify();
-    const urls = new Set<string>();
-    app.addHook("onRoute", ({ url }) => void urls.add(url.replace(/:(\w+)/g, "{$1}")));
-    await app.register(routes(await PredictionService.open({ runs: [run], device: "cpu", workers: 0 })));
-    await app.ready();
-    await app.close();
-    urls.delete("/v2/*"); // refuses what there is not
-    expect(Object.keys(paths).sort()).toEqual([...urls].sort());
-    for (const [url, operations] of Object.entries<Record<string, object>>(paths)) {
-      const target = url.replace("{name}", "tiny").replace("{version}", "1");
-      const { headers } = await ask(`${server.base}${target}`, { method: "OPTIONS" });
-      const allowed = headers.get("allow")?.toLowerCase().split(", ") ?? [];
-      expect(allowed.filter((method) => !["head", "options"].includes(method)).sort(), url).toEqual(
-        Object.keys(operations).sort(),
-      );
-    }
-    const references = JSON.stringify(paths).match(/#\/components\/schemas\/\w+/g) ?? [];
-    for (const reference of references)
-      expect(components.schemas).toHaveProperty(reference.split("/").at(-1) as string);
   });
 
   describe("Open Inference Protocol", () => {
