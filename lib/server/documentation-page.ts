@@ -28,7 +28,7 @@ const element = (tag, text, ...inside) => {
   return made;
 };
 const table = (rows) => element("table", "", ...rows.map((cells) => element("tr", "", ...cells.map((cell) => element("td", cell)))));
-const typeOf = (schema = {}) => schema.$ref?.split("/").at(-1) ?? (schema.enum ? schema.enum.join(" | ") : [schema.type ?? "any"].flat().join(" | "));
+const typeOf = (schema = {}) => schema.$ref?.split("/").at(-1) ?? (schema.items ? "some of " + typeOf(schema.items) : schema.enum ? schema.enum.join(" | ") : [schema.type ?? "any"].flat().join(" | "));
 const contents = (content = {}) => Object.entries(content).map(([type, { schema }]) => type + (schema?.$ref ? " (" + typeOf(schema) + ")" : "")).join(", ");
 
 function describe(path, method, operation) {

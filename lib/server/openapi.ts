@@ -1,10 +1,9 @@
 // The description of the HTTP interface (OpenAPI 3.1). Each route declares its part where it is registered.
-import { PREDICTION_FUSIONS } from "../ensemble/model.js";
 import { PACKAGE_VERSION } from "../native/package.js";
+import type { OptionSpec } from "../options.js";
 import { ANSWER_TYPES } from "./answers.js";
-import { OUTPUTS } from "./image-work.js";
 import { INPUT, TENSORS } from "./kserve.js";
-import type { CHOICES, PredictionService } from "./service.js";
+import { CHOICES, type PredictionService } from "./service.js";
 
 type Schema = keyof typeof SCHEMAS;
 
@@ -47,18 +46,21 @@ export function modelParameter({ models }: PredictionService, place: "path" | "q
   return { name: "model", in: place, schema, description: "Needed where several are served" };
 }
 
-/** What may be chosen in the query of a prediction, beside its model. */
-const QUERY: Readonly<Record<keyof typeof CHOICES, { schema: object; description?: string }>> = {
-  outputs: {
-    schema: { type: "string", default: "mask,entropy" },
-    description: `Some of ${OUTPUTS.join(", ")}, separated by commas`,
-  },
-  skip: {
-    schema: { type: "integer", minimum: 0 },
-    description: "First heads to leave out; the run's own by default",
-  },
-  fusion: { schema: { type: "string", enum: PREDICTION_FUSIONS } },
-};
+/** An option that stands in the query. */
+function queryParameter([name, spec]: [string, OptionSpec]): object {
+  const description = spec.otherwise ? `${spec.text}; ${spec.otherwise} by default` : spec.text;
+  // Several values have commas between them.
+  return { name, in: "query", schema: schemaOf(spec), description, ...(spec.element && { explode: false }) };
+}
+
+function schemaOf({ kind, values, min: minimum, element, default: value }: OptionSpec): object {
+  return {
+    ...(values ? { enum: values } : { type: kind }),
+    ...(minimum !== undefined && { minimum }),
+    ...(element && { items: schemaOf(element) }),
+    ...(value !== undefined && { default: value }),
+  };
+}
 
 const BINARY = { schema: { type: "string", contentMediaType: "application/octet-stream" } };
 const FILE = { type: "string", format: "binary" };
@@ -70,10 +72,7 @@ export function describePredict(service: PredictionService): Described {
     description:
       "One image as the body, or several files as a form. The image's size is that of the answer. The header Accept chooses " +
       `the form of the answer: ${ANSWER_TYPES.join(", ")}.`,
-    parameters: [
-      modelParameter(service, "query"),
-      ...Object.entries(QUERY).map(([name, rest]) => ({ name, in: "query", ...rest })),
-    ],
+    parameters: [modelParameter(service, "query"), ...Object.entries<OptionSpec>(CHOICES).map(queryParameter)],
     requestBody: {
       required: true,
       content: {

@@ -3,7 +3,7 @@ import { finished } from "node:stream/promises";
 import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
-import { checkOptions } from "../options.js";
+import { checkOptions, type Values } from "../options.js";
 import { ANSWER_TYPES, type AnswerType, negotiate } from "./answers.js";
 import { ENCODINGS, encodingOf, readBody } from "./body.js";
 import type { Held } from "./budget.js";
@@ -12,7 +12,7 @@ import { INPUT, TENSORS } from "./kserve.js";
 import { answer, type Described, describeInfer, describePredict, modelParameter, openApi, telling } from "./openapi.js";
 import type { Place } from "./queue.js";
 import type { ServedModel } from "./served-model.js";
-import { CHOICES, type PredictionService, type RequestOptions, timeoutError } from "./service.js";
+import { CHOICES, type PredictionService, timeoutError } from "./service.js";
 import { uploadPage } from "./upload-page.js";
 
 /** Content types of a body that is one image. What it is, its bytes say; only what says that it is something else is refused. */
@@ -251,14 +251,17 @@ async function allOrNone<T>(work: Promise<T>[]): Promise<T[]> {
 }
 
 /** What was chosen in the query; `model` was read before. */
-function parseQuery(query: unknown): Pick<RequestOptions, keyof typeof CHOICES> {
-  const { model: _, skip, outputs, ...rest } = query as Record<string, string | string[]>;
-  const options = {
-    ...rest,
-    ...(skip !== undefined && { skip: typeof skip === "string" && /^\d{1,6}$/.test(skip) ? Number(skip) : skip }),
-    ...(outputs !== undefined && { outputs: String(outputs).split(",").filter(Boolean) }),
-  };
-  return checkOptions<Pick<RequestOptions, keyof typeof CHOICES>>("the query", options as object, CHOICES);
+function parseQuery(query: unknown): Values<typeof CHOICES> {
+  const { model: _, ...rest } = query as Record<string, string | string[]>;
+  const options = Object.entries(rest).map(([name, text]) => [name, readChoice(text, name)]);
+  return checkOptions<Values<typeof CHOICES>>("the query", Object.fromEntries(options), CHOICES);
+}
+
+/** A text as the value that it stands for; one that stands for none is refused as it is. */
+function readChoice(text: string | string[], name: string): unknown {
+  const kind = Object.hasOwn(CHOICES, name) ? CHOICES[name as keyof typeof CHOICES].kind : undefined;
+  if (kind === "array") return String(text).split(",").filter(Boolean);
+  return kind === "integer" && typeof text === "string" && /^\d{1,6}$/.test(text) ? Number(text) : text;
 }
 
 function typeOf({ headers }: FastifyRequest): string | undefined {

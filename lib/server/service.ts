@@ -4,7 +4,8 @@ import { PLACEMENT, PREDICTION_FUSIONS, type PredictionFusion } from "../ensembl
 import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkGate, decide, type Gate, type GateDecision, isEmpty } from "../gate.js";
-import { checkOptions, nearest, type OptionSpec, type OptionSpecs, option } from "../options.js";
+import { CONFIGURE } from "../native/configure.js";
+import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
 import { type PredictionRecord, predictionRecord } from "../report/record.js";
 import { type DeviceFlags, placement } from "../runs/device.js";
 import type { MapName } from "../uncertainty/index.js";
@@ -143,15 +144,15 @@ const SERVICE: OptionSpecs = {
   workers: option.integer({ min: 0, max: 256 }),
   gate: option.custom("a gate or null", (value) => typeof value === "object"),
   ...PLACEMENT,
-  threads: option.integer({ min: 1, max: 1024 }),
+  threads: CONFIGURE.threads,
 };
 
-/** What a client may choose of a prediction: the routes take it from the query. */
+/** What a client may choose of a prediction: the routes read it from the query. */
 export const CHOICES = {
-  skip: option.integer({ min: 0 }),
-  fusion: option.oneOf(PREDICTION_FUSIONS),
-  outputs: distinctOutputs(),
-} satisfies OptionSpecs;
+  skip: option.integer({ min: 0, text: "First heads to leave out", otherwise: "the run's own" }),
+  fusion: option.oneOf(PREDICTION_FUSIONS, { text: "How heads are fused", otherwise: "as tuned, else mean" }),
+  outputs: distinctOutputs({ text: "Files of the answer, each once", default: ["mask", "entropy"] }),
+};
 
 const REQUEST: OptionSpecs = {
   ...CHOICES,
@@ -163,11 +164,12 @@ const REQUEST: OptionSpecs = {
 };
 
 /** Each of the outputs at most once: what is asked for twice would be made twice. */
-function distinctOutputs(): OptionSpec {
-  const list = option.array(option.oneOf(OUTPUTS));
+function distinctOutputs<const A extends About<readonly OutputName[]>>(about: A) {
+  const list = option.array(option.oneOf(OUTPUTS), about);
   return {
+    ...list,
     expected: `distinct values of ${OUTPUTS.join(", ")}`,
-    accepts: (value) => list.accepts(value) && new Set(value as string[]).size === (value as string[]).length,
+    accepts: (value: unknown) => list.accepts(value) && new Set(value as string[]).size === (value as string[]).length,
   };
 }
 
@@ -356,7 +358,7 @@ export class PredictionService {
   ): Promise<ImageAnswer> {
     checkOptions("predict", options, REQUEST);
     const served = typeof model === "object" ? model : this.model(model);
-    const { outputs = ["mask", "entropy"], arrays = false, timeout = this.limits.timeout, place, held } = options;
+    const { outputs = CHOICES.outputs.default, arrays = false, timeout = this.limits.timeout, place, held } = options;
     const started = performance.now();
     const own = place ? undefined : served.queue.reserve();
     // The routes have a deadline of their own, from the request's head on.

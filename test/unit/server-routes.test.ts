@@ -1,6 +1,7 @@
 // The routes as fastify registers them, without a model.
 import fastify from "fastify";
 import { expect, it } from "vitest";
+import { OUTPUTS } from "../../lib/server/image-work.js";
 import { routes } from "../../lib/server/routes.js";
 import { CHOICES, type PredictionService } from "../../lib/server/service.js";
 
@@ -49,5 +50,9 @@ it.each(["", "/segmentation"])("each route below %j is described, and no other",
   for (const [, name] of references) expect(components.schemas).toHaveProperty(name as string);
   const query = paths["/v1/predict"].post.parameters.filter((one: { in: string }) => one.in === "query");
   expect(query.map(({ name }: { name: string }) => name).sort()).toEqual(["model", ...Object.keys(CHOICES)].sort());
+  expect(query.find(({ name }: { name: string }) => name === "outputs")).toMatchObject({
+    explode: false,
+    schema: { type: "array", items: { enum: [...OUTPUTS] }, default: ["mask", "entropy"] },
+  });
   await app.close();
 });
