@@ -42,7 +42,7 @@ export type {
   PredictionFusion,
   PredictOptions,
 } from "./ensemble/model.js";
-export { type HeadPerformance, MAP_NAMES, type Prediction } from "./ensemble/prediction.js";
+export type { HeadPerformance, Prediction } from "./ensemble/prediction.js";
 export { imagenetWeights, type WeightsOptions } from "./ensemble/pretrained.js";
 export { type Run, readRun } from "./ensemble/run.js";
 export { autoTaps } from "./ensemble/taps.js";
@@ -57,17 +57,23 @@ export type {
 } from "./ensemble/training.js";
 export { type BackboneKind, type BackboneOptions, ENCODERS, type EncoderName } from "./ensemble/zoo.js";
 export { type ErrorCode, LayerEnsemblesError } from "./errors.js";
-export {
-  checkGate,
-  decide,
-  GATE_SCORES,
-  type Gate,
-  type GateDecision,
-  type Gated,
-  type GateReason,
-  type GateScore,
-  parseGate,
-} from "./gate.js";
 export { type Configuration, configure } from "./native/configure.js";
 export type { DownloadProgress } from "./native/download.js";
 export type { KernelDetour, KernelReport } from "./native/kernels.js";
+export {
+  checkGate,
+  confidenceOf,
+  decide,
+  GATE_REASONS,
+  type Gate,
+  type GateDecision,
+  type GateReason,
+  parseGate,
+  SCORE_NAMES,
+  SCORES,
+  type Scored,
+  type ScoreEntry,
+  type ScoreName,
+  scoreOf,
+} from "./scores/index.js";
+export { MAP_NAMES, MAPS, type MapName } from "./uncertainty/index.js";

@@ -160,3 +160,9 @@ export function isPredicted(of: AgreementCounts, c: number): boolean {
   for (let k = 0; k < of.heads; k++) if ((of.counts[k * of.classes + c] as number) > 0) return true;
   return false;
 }
+
+/** Whether no head gives any pixel a foreground class, so that their agreement is about nothing. */
+export function isEmpty(of: AgreementCounts): boolean {
+  for (let c = 1; c < of.classes; c++) if (isPredicted(of, c)) return false;
+  return true;
+}

@@ -1,4 +1,4 @@
-export { type AgreementCounts, countAgreement } from "./counts.js";
+export { type AgreementCounts, countAgreement, isEmpty } from "./counts.js";
 export {
   type Aula,
   type AulaOptions,

@@ -4,7 +4,15 @@ import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { fail } from "../fusion/input.js";
 import { checkOptions, describe, option } from "../options.js";
-import { type AgreementCounts, checkCounts, countAgreement, countNeighbours, headDice, isPredicted } from "./counts.js";
+import {
+  type AgreementCounts,
+  checkCounts,
+  countAgreement,
+  countNeighbours,
+  headDice,
+  isEmpty,
+  isPredicted,
+} from "./counts.js";
 
 /** Area under layer agreement (Kushibar et al., MICCAI 2022). High where the heads agree from early on. */
 export interface Aula {
@@ -78,8 +86,7 @@ export function aulaFromCounts(counts: AgreementCounts, options: AulaOptions = {
       1,
     ),
   );
-  const empty = !Object.keys(perClass).some((c) => isPredicted(counts, Number(c)));
-  return { value, normalised: value / (k - 2), perClass, agreements, curve, empty };
+  return { value, normalised: value / (k - 2), perClass, agreements, curve, empty: isEmpty(counts) };
 }
 
 /**

@@ -1,6 +1,6 @@
 // Everything that is chosen on the validation images after training: which heads, what is fitted to them, and below which
 // confidence an image is flagged. Works from the raw logits of all heads, so that what was chosen before has no say.
-import { aula, pairwiseAgreement } from "../agreement/index.js";
+import { aula, countAgreement, isEmpty, pairwiseAgreement, predictionDepth } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
 import { Random } from "../data/random.js";
 import { argmax, FUSIONS, type Fusion, fuse, labelMaps } from "../fusion/fuse.js";
@@ -9,12 +9,14 @@ import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
 import { nll } from "../metrics/likelihood.js";
 import { dice } from "../metrics/overlap.js";
 import { checkOptions, option } from "../options.js";
+import type { Scored } from "../scores/register.js";
+import { confidenceOf, lacking, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
 import {
   disagreement,
   entropy,
   expectedEntropy,
+  MAP_NAMES,
   type MapName,
-  type MapSummary,
   mutualInformation,
   softDiceConfidence,
   summarise,
@@ -46,15 +48,6 @@ export type Fit = (typeof FITS)[number];
 /** The logits are a model's own, which has been asked whether they are. */
 const MODELS = { trust: true } as const;
 
-const MAPS = ["entropy", "expectedEntropy", "mutualInformation", "variance", "disagreement", "variationRatio"] as const;
-const SUMMARIES = ["sum", "mean", "foreground"] as const;
-
-/** Confidences that a gate can look at; one named after a map and its summary, as `entropy.sum`, is minus that summary. */
-export const GATE_SCORES: readonly string[] = [
-  ...["aula", "pairwiseAgreement", "softDiceConfidence"],
-  ...MAPS.flatMap((map) => SUMMARIES.map((summary) => `${map}.${summary}`)),
-];
-
 /** One validation image. K heads, C classes; S is the network's input size. */
 export interface TuneImage {
   /** K arrays C×S: the raw logits of every head, in the same order for all images. */
@@ -81,10 +74,10 @@ export interface TuneOptions {
   fit?: readonly Fit[];
   /**
    * How the gate's threshold is chosen: so that a share `flag` of the images is flagged, or the lowest that leaves at most 5 %
-   * of the images with a Dice below `tau` unseen. `score` is one of {@link GATE_SCORES}.
+   * of the images with a Dice below `tau` unseen. `score` is a {@link ScoreName}.
    * @default none
    */
-  gate?: { score: string; flag: number } | { score: string; tau: number };
+  gate?: { score: ScoreName; flag: number } | { score: ScoreName; tau: number };
   /**
    * Most pixels that temperatures and weights are fitted to. Where the images have more, as many of each are drawn at random,
    * without replacement.
@@ -133,7 +126,7 @@ export interface Tuning {
   /** Before and after. */
   steps: TuningStep[];
   gate?: {
-    score: string;
+    score: ScoreName;
     threshold: number;
     /** In words. */
     rule: string;
@@ -176,7 +169,7 @@ export async function tune(
     subsets: option.boolean(),
     fit: option.array(option.oneOf(FITS)),
     gate: option.object({
-      score: option.required(option.oneOf(GATE_SCORES)),
+      score: option.required(option.oneOf(SCORE_NAMES)),
       flag: option.number({ min: 0, max: 1 }),
       tau: option.number({ min: 0, max: 1 }),
     }),
@@ -233,7 +226,10 @@ export async function tune(
       last = forms.get(step)?.(chosen) ?? fuse(logits, { fusion, ...MODELS, precision: "double" });
       of.push(qualityOfOne(last, truth, ignoreIndex));
     }
-    if (gate) confidence.push(confidenceOf(gate.score, chosen, last as NdArray<FloatArray>, fitted.temperatures));
+    if (gate) {
+      const scored = scoredOf(chosen, last as NdArray<FloatArray>, fitted.temperatures);
+      confidence.push(confidenceOf(scored, gate.score));
+    }
   }
   const steps = [...results].map(([step, of]) => {
     const { nll, nllSd, dice, diceSd } = qualityOf(of);
@@ -404,39 +400,57 @@ function probabilitiesOf(heads: readonly NdArray<FloatArray>[], temperatures?: r
   );
 }
 
-/** One image's confidence under the prediction that was chosen. */
-function confidenceOf(
-  score: string,
+/** What scores are read from under the prediction that was chosen: each part is worked out when it is asked for. */
+function scoredOf(
   heads: readonly NdArray<FloatArray>[],
   fused: NdArray<FloatArray>,
   temperatures?: readonly number[],
-): number {
+): Scored {
   const classes = fused.shape[0] as number;
-  if (score === "aula") return aula(labelMaps(heads), classes).value;
-  if (score === "pairwiseAgreement") return pairwiseAgreement(labelMaps(heads), classes).overall;
-  if (score === "softDiceConfidence") return softDiceConfidence(fused).overall;
-  const [map, summary] = score.split(".") as [MapName, keyof MapSummary];
+  const labels = lazy(() => labelMaps(heads));
+  const shares = lazy(() => probabilitiesOf(heads, temperatures));
   const maps: Record<MapName, () => NdArray> = {
     entropy: () => entropy(fused),
-    expectedEntropy: () => expectedEntropy(probabilitiesOf(heads, temperatures)),
-    mutualInformation: () => mutualInformation(probabilitiesOf(heads, temperatures)),
-    variance: () => variance(probabilitiesOf(heads, temperatures)),
-    disagreement: () => disagreement(labelMaps(heads), classes),
-    variationRatio: () => variationRatio(labelMaps(heads), classes),
+    expectedEntropy: () => expectedEntropy(shares()),
+    mutualInformation: () => mutualInformation(shares()),
+    variance: () => variance(shares()),
+    disagreement: () => disagreement(labels(), classes),
+    variationRatio: () => variationRatio(labels(), classes),
   };
-  return -summarise(maps[map](), argmax(fused))[summary];
+  const summaries = {};
+  for (const map of MAP_NAMES)
+    Object.defineProperty(summaries, map, { get: () => summarise(maps[map](), argmax(fused)) });
+  return {
+    summaries,
+    get empty() {
+      return isEmpty(countAgreement(labels(), classes));
+    },
+    get aula() {
+      return aula(labels(), classes);
+    },
+    get pairwiseAgreement() {
+      return pairwiseAgreement(labels(), classes);
+    },
+    get predictionDepth() {
+      return predictionDepth(labels(), classes);
+    },
+    get softDiceConfidence() {
+      return softDiceConfidence(fused);
+    },
+  };
 }
 
-function checkGate(score: string | undefined, heads: number): void {
-  const needed = score === "aula" ? 3 : score === "pairwiseAgreement" ? 2 : 1;
-  if (heads < needed) {
-    fail(
-      "ERR_LE_OPTION",
-      "option 'gate' of tune",
-      `another score than ${score}, which needs ${needed} heads,`,
-      `${heads}`,
-    );
-  }
+function lazy<T>(make: () => T): () => T {
+  let made: { value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
+}
+
+function checkGate(score: ScoreName | undefined, heads: number): void {
+  const missing = score && lacking(score, heads);
+  if (missing) fail("ERR_LE_OPTION", "option 'gate' of tune", `another score than ${missing},`, `${heads}`);
 }
 
 function checkMeasured({ nll }: SkipPoint): void {

@@ -153,7 +153,7 @@ async function show(
   let heads: string[] = [];
   const tell = counter(line, "predicting", test.length);
   for await (const result of infer(model, datasetItems(test), { labels: true, signal: session.signal })) {
-    const score = scoreImage(result, { classes: model.classes, scored, ignoreIndex: test.ignoreIndex, method: "le" });
+    const score = scoreImage(result, { classes: model.classes, scored, ignoreIndex: test.ignoreIndex });
     heads = result.prediction.heads;
     scores.push(score);
     const { entropy } = result.maps;

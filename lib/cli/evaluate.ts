@@ -7,6 +7,7 @@ import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js"
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
 import { fixed, formatTable } from "../report/table.js";
 import type { DeviceFlags } from "../runs/device.js";
+import { IMAGE_SCORE_NAMES, type ImageScoreName, SCORES, snake } from "../scores/scores.js";
 import type { ImageScore } from "../study/records.js";
 import { POOLED } from "../study/statistics.js";
 import { integer, oneOf, text } from "./arguments.js";
@@ -91,7 +92,6 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
         classes: model.classes,
         scored,
         ignoreIndex,
-        method,
         ...(flags.spacing && { spacing: flags.spacing }),
       },
       predict: {
@@ -209,11 +209,10 @@ const TITLES: Readonly<Record<MeasureName, string>> = {
   ece: "ECE",
   adaptiveEce: "ECE, adaptive",
   classwiseEce: "ECE, class-wise",
-  aula: "AULA",
-  aulaNormalised: "AULA, normalised",
-  pairwiseAgreement: "pairwise agreement",
-  softDiceConfidence: "soft Dice confidence",
-  predictionDepth: "prediction depth",
+  ...(Object.fromEntries(IMAGE_SCORE_NAMES.map((name) => [name, SCORES[name].title])) as Record<
+    ImageScoreName,
+    string
+  >),
 };
 
 /** Means with spread and interval, per class, group and head; then how well each confidence ranks, and finds failures. */
@@ -288,9 +287,6 @@ function confidenceTable({ spearmanWithDice, failureDetection, tau, failed, with
 
 const cell = (value: number | null | undefined) =>
   value === null || value === undefined || Number.isNaN(value) ? "" : value;
-
-/** `softDiceConfidence` becomes `soft_dice_confidence`, as columns are called. */
-const snake = (name: string) => name.replace(".", "_").replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 const MEASURES = [...QUALITY_NAMES, ...OTHER_MEASURES];
 

@@ -1,6 +1,7 @@
 // What the images of one run come to: means, per class and group too, and whether confidence finds the failures.
 import type { Ignored } from "../data/labels.js";
 import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
+import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, SCORES } from "../scores/scores.js";
 import { unitOf } from "../study/aggregate.js";
 import { pooledCalibration } from "../study/evaluate.js";
 import { type ImageScore, ignoredIn } from "../study/records.js";
@@ -12,18 +13,7 @@ import { estimates, POOLED, type PooledName, RunStatistics, resamplesOf, statist
 export { type Spread, spread };
 
 /** Measures of an image that {@link Summary.means} has, beside its quality. */
-export const OTHER_MEASURES = [
-  "nll",
-  "brier",
-  "ece",
-  "adaptiveEce",
-  "classwiseEce",
-  "aula",
-  "aulaNormalised",
-  "pairwiseAgreement",
-  "softDiceConfidence",
-  "predictionDepth",
-] as const;
+export const OTHER_MEASURES = ["nll", "brier", "ece", "adaptiveEce", "classwiseEce", ...IMAGE_SCORE_NAMES] as const;
 
 /** A measure of an image as a whole. */
 export type MeasureName = QualityName | (typeof OTHER_MEASURES)[number];
@@ -101,7 +91,11 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
   for (const c of scored)
     for (const name of QUALITY_NAMES) columns[`${name}/${c}`] = all((score) => score.quality.perClass[c]?.[name]);
   for (const [k, name] of heads.entries()) columns[`head/${name}`] = all((score) => score.headDice[k]);
-  const ranked = rankedValues(images);
+  const ranked = rankingScores(images).map((name) => ({
+    name,
+    sign: SCORES[name].surer === "high" ? 1 : -1,
+    values: all((score) => recordedScore(score, name)),
+  }));
   const dice = columns.dice as Float64Array;
   const tau = options.tau === "auto" ? fifth(dice) : (options.tau ?? 0.8);
   const units = unitsOf(
@@ -175,22 +169,6 @@ export function measureOf(score: ImageScore, name: MeasureName): number | null {
         ? score.quality.image[name as QualityName]
         : score[name as Exclude<MeasureName, QualityName | "adaptiveEce" | "classwiseEce">];
   }
-}
-
-/** What images may be ranked by; the sign makes a confidence of it. */
-function rankedValues(images: readonly ImageScore[]): { name: string; values: Float64Array; sign: 1 | -1 }[] {
-  const of = (name: string, sign: 1 | -1, pick: (score: ImageScore) => number | null | undefined) => ({
-    name,
-    sign,
-    values: Float64Array.from(images, (score) => pick(score) ?? Number.NaN),
-  });
-  return [
-    of("aula", 1, ({ aula }) => aula),
-    of("pairwiseAgreement", 1, ({ pairwiseAgreement }) => pairwiseAgreement),
-    of("softDiceConfidence", 1, ({ softDiceConfidence }) => softDiceConfidence),
-    of("predictionDepth", -1, ({ predictionDepth }) => predictionDepth),
-    ...Object.keys(images[0]?.uncertainty ?? {}).map((name) => of(name, -1, ({ uncertainty }) => uncertainty[name])),
-  ];
 }
 
 function failureDetection(found: Record<string, Estimate>, name: string): FailureDetection {

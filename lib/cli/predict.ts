@@ -3,12 +3,12 @@ import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
-import { MAP_NAMES } from "../ensemble/prediction.js";
-import { extentOf, largestValue, middleSlice, predictionRecord } from "../report/record.js";
+import { extentOf, middleSlice, predictionRecord } from "../report/record.js";
 import { fixed, formatTable } from "../report/table.js";
 import type { DeviceFlags } from "../runs/device.js";
 import type { Result } from "../runs/inference.js";
 import type { MapName } from "../uncertainty/index.js";
+import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
@@ -156,7 +156,7 @@ async function writePictures(
       await write(
         name,
         `${name}/${id}.png`,
-        heatMap(orientBack(map, orientation), { range: [0, largestValue(name, classNames.length)] }),
+        heatMap(orientBack(map, orientation), { range: [0, MAPS[name].most.of(classNames.length)] }),
       );
   }
   await write(

@@ -19,6 +19,7 @@ import { checkWhole } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreHeads } from "../metrics/index.js";
 import { fixed, formatTable } from "../report/table.js";
+import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, recordScores, type ScoreRecord } from "../scores/scores.js";
 import { integer, list, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { type Correlation, correlate, type Spread, spread } from "./evaluation.js";
@@ -44,21 +45,13 @@ interface Flags extends LabelFlags {
 }
 
 /** What is printed of one file. */
-interface FileScore {
+interface FileScore extends ScoreRecord {
   file: string;
   heads: number;
   classes: number;
   shape: number[];
   /** Pixels of the truth that do not count; null without one. */
   ignored: number | null;
-  aula: number | null;
-  aulaNormalised: number | null;
-  empty: boolean;
-  pairwiseAgreement: number;
-  softDiceConfidence: number;
-  predictionDepth: number;
-  /** Sum, mean and mean over the foreground of each map, as `entropy.sum`. */
-  uncertainty: Record<string, number>;
   staple: Omit<HeadsScore["staple"], "probabilities">;
   quality?: HeadsScore["quality"];
   calibration?: HeadsScore["calibration"];
@@ -213,22 +206,13 @@ async function scoreFile(
   for (const warning of flags.trust ? [] : suspicions(heads, flags.probabilities ?? false))
     session.note(`warning: ${file}: ${warning} (--trust says that this is right)`);
   const { probabilities: _, ...staple } = of.staple;
-  const uncertainty: Record<string, number> = {};
-  for (const [map, values] of Object.entries(of.summaries))
-    for (const [how, value] of Object.entries(values)) uncertainty[`${map}.${how}`] = value;
   return {
     file,
     heads: of.labels.shape[0] as number,
     classes: of.probabilities.shape[0] as number,
     shape: [...of.mask.shape],
     ignored: truth && of.calibration ? truth.data.length - of.calibration.n : null,
-    aula: of.aula?.value ?? null,
-    aulaNormalised: of.aula?.normalised ?? null,
-    empty: of.aula?.empty ?? false,
-    pairwiseAgreement: of.pairwiseAgreement.overall,
-    softDiceConfidence: of.softDiceConfidence.overall,
-    predictionDepth: of.predictionDepth.mean,
-    uncertainty,
+    ...recordScores(of),
     staple,
     ...(of.quality && { quality: of.quality }),
     ...(of.calibration && { calibration: of.calibration }),
@@ -271,24 +255,11 @@ interface Summary {
   spearmanWithDice?: Record<string, Correlation>;
 }
 
-/** Confidences, by name. */
-function confidences(of: FileScore): Record<string, number> {
-  return {
-    aula: of.aula ?? Number.NaN,
-    pairwiseAgreement: of.pairwiseAgreement,
-    softDiceConfidence: of.softDiceConfidence,
-    predictionDepth: of.predictionDepth,
-  };
-}
-
 /** Every number of a file, by name. */
 function numbers(of: FileScore, perClass: boolean): Record<string, number> {
-  const { aula, ...others } = confidences(of);
   const { quality, calibration } = of;
   return {
-    aula: aula as number,
-    aulaNormalised: of.aulaNormalised ?? Number.NaN,
-    ...others,
+    ...Object.fromEntries(IMAGE_SCORE_NAMES.map((name) => [name, of[name] ?? Number.NaN])),
     ...of.uncertainty,
     ...quality?.image,
     ...(perClass &&
@@ -314,15 +285,14 @@ function summarise(scores: readonly FileScore[]): Summary {
   const means = Object.fromEntries(names.map((name) => [name, spread(all.map((of) => of[name] ?? Number.NaN))]));
   const dice = scores.map((of) => of.quality?.image.dice ?? Number.NaN);
   if (dice.every(Number.isNaN)) return { files: scores.length, means };
-  const ranked = scores.map((of) => ({ ...confidences(of), ...of.uncertainty }) as Record<string, number>);
   return {
     files: scores.length,
     means,
     spearmanWithDice: Object.fromEntries(
-      Object.keys(ranked[0] ?? {}).map((name) => [
+      rankingScores(scores).map((name) => [
         name,
         correlate(
-          ranked.map((of) => of[name] as number),
+          scores.map((of) => recordedScore(of, name) ?? Number.NaN),
           dice,
         ),
       ]),

@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError } from "commander";
-import { type Gate, parseGate } from "../gate.js";
 import { type DeviceFlags, placement } from "../runs/device.js";
+import { type Gate, parseGate } from "../scores/gate.js";
 import { integer, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";

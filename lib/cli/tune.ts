@@ -3,15 +3,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
 import { RULES, type Rule, type SkipPoint } from "../calibration/skip.js";
-import {
-  FITS,
-  type Fit,
-  GATE_SCORES,
-  type TuneImage,
-  type TuneOptions,
-  type Tuning,
-  type TuningStep,
-} from "../calibration/tune.js";
+import { FITS, type Fit, type TuneImage, type TuneOptions, type Tuning, type TuningStep } from "../calibration/tune.js";
 import { csvLine } from "../data/csv.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
@@ -25,6 +17,8 @@ import { FUSIONS, type Fusion } from "../fusion/index.js";
 import { fixed, formatTable, grouped } from "../report/table.js";
 import type { DeviceFlags } from "../runs/device.js";
 import { dataOf, type RunNotes } from "../runs/notes.js";
+import { SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
+import { MAPS } from "../uncertainty/index.js";
 import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
@@ -40,7 +34,7 @@ interface Flags extends DeviceFlags, LabelFlags {
   subsets?: boolean;
   fit?: Fit[];
   gate: boolean;
-  score?: string;
+  score?: ScoreName;
   flag?: number;
   tau?: number;
   maxPixels: number;
@@ -101,8 +95,7 @@ const fits: Parser<Fit[]> = (value) => {
 };
 
 /** The name of a map alone is its sum. */
-const score: Parser<string> = (value) =>
-  GATE_SCORES.includes(`${value}.sum`) ? `${value}.sum` : oneOf(GATE_SCORES)(value);
+const score: Parser<ScoreName> = (value) => oneOf(SCORE_NAMES)(Object.hasOwn(MAPS, value) ? `${value}.sum` : value);
 
 async function tuneRun(folder: string, flags: Flags, session: Session): Promise<void> {
   if (flags.flag !== undefined && flags.tau !== undefined) throw new UsageError("expected --flag or --tau, not both");
@@ -415,7 +408,7 @@ function describe(
         : `, ${fixed(100 * gate.unseen, 1)} % of the failures pass`;
     const useless = gate.unseen !== null && gate.flagged === 1;
     parts.push(
-      `Gate: flag an image where ${gate.score.includes(".") ? "-" : ""}${gate.score} is below ` +
+      `Gate: flag an image where ${SCORES[gate.score].surer === "low" ? "-" : ""}${gate.score} is below ` +
         `${Number(gate.threshold.toPrecision(6))} (${fixed(100 * gate.flagged, 1)} % of the images${unseen})\n` +
         (useless
           ? "That is every image: the surest ones have failed too. Try another --score or --tau, or --flag.\n"

@@ -4,9 +4,10 @@ import type { Fusion } from "../fusion/index.js";
 import { FUSIONS } from "../fusion/index.js";
 import { describe, type OptionSpec, type OptionSpecs, option, type Values } from "../options.js";
 import type { MapName } from "../uncertainty/index.js";
+import { MAP_NAMES } from "../uncertainty/index.js";
 import type { Backbone } from "./backbone.js";
 import type { MethodName } from "./methods.js";
-import { MAP_NAMES, type Prediction } from "./prediction.js";
+import type { Prediction } from "./prediction.js";
 import type { Run } from "./run.js";
 
 /** How heads may be fused in a prediction (SPEC §4): STAPLE is estimated from the kept heads' masks, image by image. */

@@ -1,56 +1,26 @@
 import {
   type AgreementCounts,
-  type Aula,
   aulaFromCounts,
-  type PairwiseAgreement,
-  type PredictionDepth,
+  isEmpty,
   pairwiseAgreementFromCounts,
   predictionDepthFromCounts,
 } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
 import type { RawPrediction } from "../native/addon.js";
-import {
-  type MapName,
-  type MapSummary,
-  type SoftDiceConfidence,
-  softDiceConfidenceFromSums,
-  summaryFromSums,
-} from "../uncertainty/index.js";
-
-/** The maps, in the addon's order. */
-export const MAP_NAMES = [
-  "entropy",
-  "expectedEntropy",
-  "mutualInformation",
-  "variance",
-  "disagreement",
-  "variationRatio",
-] as const satisfies readonly MapName[];
+import type { Scored } from "../scores/register.js";
+import { MAP_NAMES, type MapName, softDiceConfidenceFromSums, summaryFromSums } from "../uncertainty/index.js";
 
 /**
  * All that one prediction says of one image, at the size of the image that was given. C classes, K kept heads. Of a volume
  * every H×W is D×H×W.
  */
-export interface Prediction {
+export interface Prediction extends Scored {
   /** H×W: the class with the highest fused probability; ties go to the lower class. */
   mask: NdArray<Uint8Array>;
   /** C×H×W: fused probabilities, in [0, 1]. */
   probabilities?: NdArray<Float32Array>;
   /** H×W each: the uncertainty maps asked for. */
   maps: Partial<Record<MapName, NdArray<Float32Array>>>;
-  /** Image-level summaries of these maps. */
-  summaries: Partial<Record<MapName, MapSummary>>;
-  /**
-   * Area under layer agreement; null where it is not defined: with fewer than three heads, and for methods whose heads have
-   * no order in depth.
-   */
-  aula: Aula | null;
-  /** Mean Dice over all pairs of heads; NaN for a single head. */
-  pairwiseAgreement: PairwiseAgreement;
-  /** Where in depth the prediction settles; null with fewer than two heads, or heads without depth. */
-  predictionDepth: PredictionDepth | null;
-  /** Soft Dice of the fused probabilities with their own mask. */
-  softDiceConfidence: SoftDiceConfidence;
   /** Names of the kept heads, in depth order. */
   heads: string[];
   /** Each head's performance as STAPLE estimates it, where the heads were fused by it. */
@@ -103,6 +73,7 @@ export function toPrediction(
     ...(raw.probabilities && { probabilities: raw.probabilities }),
     maps,
     summaries,
+    empty: isEmpty(counts),
     aula: k < 3 || !inDepth ? null : aulaFromCounts(counts, { skipped: skip }),
     pairwiseAgreement: pairwiseAgreementFromCounts(counts),
     predictionDepth: k < 2 || !inDepth ? null : predictionDepthFromCounts(counts),

@@ -4,8 +4,8 @@ import { isMissing, readText, writeAtomic } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { SEEN_IMAGES } from "../data/leaks.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { GATE_SCORES } from "../gate.js";
 import { checkFields, checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
+import { GATE, type Gate } from "../scores/gate.js";
 import { METHODS, type MethodName } from "./methods.js";
 import { MOST_PASSES, PREDICTION_FUSIONS, type PredictionFusion } from "./model.js";
 
@@ -77,14 +77,7 @@ export interface Run {
     temperature?: number;
   };
   /** Images whose score is below the threshold are to be looked at; chosen on validation. */
-  gate?: {
-    /** Name of the score: see {@link GATE_SCORES}. */
-    score: string;
-    /** Images below it are to be looked at. */
-    threshold: number;
-    /** How the threshold was chosen, for the record. */
-    rule: string;
-  };
+  gate?: Gate;
   /** How prediction and gate were chosen. */
   tuning?: Record<string, unknown>;
   /** Options of training, as given. */
@@ -172,11 +165,6 @@ const PREDICTION: OptionSpecs = {
   weights: option.array(option.number({ min: 0 }), { min: 1 }),
   temperatures: option.array(option.number({ above: 0 }), { min: 1 }),
   temperature: option.number({ above: 0 }),
-};
-
-const GATE: OptionSpecs = {
-  score: option.oneOf(GATE_SCORES),
-  threshold: option.required(option.number()),
 };
 
 /** What of a training its predictions repeat. */

@@ -1,5 +1,5 @@
-import { countPatterns } from "../agreement/counts.js";
-import { type Aula, aulaFromCounts, type PairwiseAgreement, type PredictionDepth } from "../agreement/index.js";
+import { countPatterns, isEmpty } from "../agreement/counts.js";
+import { aulaFromCounts, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
 import { FUSIONS, type Fusion, fuse, PROBABILITIES, skipHeads } from "../fusion/fuse.js";
@@ -18,13 +18,9 @@ import {
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { expand, type Staple, stapleOf } from "../fusion/staple.js";
 import { checkOptions, option } from "../options.js";
+import type { Scored } from "../scores/register.js";
 import type { MapName } from "../uncertainty/maps.js";
-import {
-  type MapSummary,
-  type SoftDiceConfidence,
-  softDiceConfidenceFromSums,
-  summaryFromSums,
-} from "../uncertainty/summary.js";
+import { type MapSummary, softDiceConfidenceFromSums, summaryFromSums } from "../uncertainty/summary.js";
 import { type Calibration, calibrationOf } from "./calibration.js";
 import { checkSaid, IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
 import { countPixels } from "./likelihood.js";
@@ -65,7 +61,7 @@ export interface ScoreOptions {
 }
 
 /** All that can be said of one image's heads. */
-export interface HeadsScore {
+export interface HeadsScore extends Scored {
   /** K×S: m_k. */
   labels: NdArray<Uint8Array>;
   /** C×S: p̄. */
@@ -76,14 +72,8 @@ export interface HeadsScore {
   maps: Record<MapName, NdArray>;
   /** Image-level summaries of each map. */
   summaries: Record<MapName, MapSummary>;
-  /** Null for fewer than three heads. */
-  aula: Aula | null;
-  /** Mean Dice over all pairs of heads; NaN for a single head. */
-  pairwiseAgreement: PairwiseAgreement;
   /** Where in depth the prediction settles. */
   predictionDepth: PredictionDepth;
-  /** Soft Dice of the probabilities with their own mask. */
-  softDiceConfidence: SoftDiceConfidence;
   /** The truth that STAPLE estimates from the labels, and how good each head is against it. */
   staple: Staple;
   /** Of the mask; where the truth is given. */
@@ -176,6 +166,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     mask: spatialMask,
     maps: mapValues(maps, shaped),
     summaries: mapValues(maps, (map) => summary(map, mask)),
+    empty: isEmpty(counts),
     aula: views.length < 3 ? null : aulaFromCounts(counts, { skipped: skip }),
     pairwiseAgreement: pairwiseAgreementFromCounts(counts),
     predictionDepth: predictionDepthFromCounts(counts, theta),

@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import type { Orientation } from "../data/orientation.js";
 import type { Prediction } from "../ensemble/prediction.js";
-import type { MapName } from "../uncertainty/index.js";
+import { recordScores } from "../scores/scores.js";
 
 /** What a prediction says in numbers, as plain JSON. */
 export type PredictionRecord = ReturnType<typeof predictionRecord>;
@@ -35,6 +35,7 @@ export function predictionRecord(
   const byName = <T>(perClass: Readonly<Record<number, T>>) =>
     Object.fromEntries(Object.entries(perClass).map(([c, value]) => [classNames[Number(c)] ?? c, value]));
   const { aula, pairwiseAgreement, predictionDepth, softDiceConfidence } = prediction;
+  const { empty, uncertainty, ...scores } = recordScores(prediction);
   return {
     ...(shape.length === 3 && {
       /** Of a volume's mask, at the stored size. */
@@ -86,15 +87,13 @@ export function predictionRecord(
       /** Each foreground class alone. */
       perClass: byName(softDiceConfidence.perClass),
     },
+    /** Whether no kept head finds any foreground. */
+    empty,
+    /** Every score of the result as a whole, null where it is not defined. */
+    scores,
     /** Image-level summaries of each map that was asked for. */
     summaries: prediction.summaries,
   };
-}
-
-/** The largest value that a map can have, which gets the last colour of a heat map, so that pictures can be compared. */
-export function largestValue(map: MapName, classes: number): number {
-  if (map === "variance") return 0.25;
-  return map === "disagreement" || map === "variationRatio" ? 1 : Math.log(classes);
 }
 
 /** The middle slice of a volume, H×W. */

@@ -1,7 +1,7 @@
 // What images and answers take, in bytes, from above: known before any of it is made, so that what is too much is refused
 // and not tried. Constants are arrays that are there at the same time, a pixel; tests hold them against what was measured.
 
-import { MAP_NAMES } from "../ensemble/prediction.js";
+import { MAP_NAMES } from "../uncertainty/index.js";
 import type { AnswerType } from "./answers.js";
 import type { ImageKind, ImageSize, OutputName } from "./image-work.js";
 import type { RequestedOutput } from "./kserve.js";

@@ -9,13 +9,14 @@ import { type Orientation, orientBack } from "../data/orientation.js";
 import { isPng, readPngHeader, withOrientation } from "../data/png.js";
 import { type Placement, type Preprocessing, preprocess, restore } from "../data/preprocess.js";
 import { type StoredImage, toStored } from "../data/stored.js";
-import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
+import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
 import { encodePng, probabilityToGrey } from "../report/png.js";
-import { type Extent, extentOf, largestValue, middleSlice } from "../report/record.js";
+import { type Extent, extentOf, middleSlice } from "../report/record.js";
 import { heatMap, overlay } from "../report/render.js";
 import type { MapName } from "../uncertainty/index.js";
+import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
 
 const DOUBLE = 8;
 
@@ -267,7 +268,7 @@ export async function finish(task: {
         }
     } else {
       const map = maps[output];
-      if (map) await png(output, heatMap(map, { range: [0, largestValue(output, classNames.length)] }));
+      if (map) await png(output, heatMap(map, { range: [0, MAPS[output].most.of(classNames.length)] }));
     }
   }
   return { extent: extentOf(mask, classNames.length, orientation), files };

@@ -1,17 +1,22 @@
 export type { SeenImage } from "../data/leaks.js";
-export {
-  checkGate,
-  decide,
-  GATE_SCORES,
-  type Gate,
-  type GateDecision,
-  type Gated,
-  type GateReason,
-  type GateScore,
-  parseGate,
-} from "../gate.js";
 export type { Extent, PredictionRecord } from "../report/record.js";
 export type { RunNotes } from "../runs/notes.js";
+export {
+  checkGate,
+  confidenceOf,
+  decide,
+  GATE_REASONS,
+  type Gate,
+  type GateDecision,
+  type GateReason,
+  parseGate,
+  SCORE_NAMES,
+  SCORES,
+  type Scored,
+  type ScoreEntry,
+  type ScoreName,
+  scoreOf,
+} from "../scores/index.js";
 export { ANSWER_TYPES, type AnswerType, type WrittenAnswer } from "./answers.js";
 export type { Budget, Evictable, Held } from "./budget.js";
 export type { FormFile } from "./form.js";

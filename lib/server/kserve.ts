@@ -5,9 +5,10 @@ import type { NdArray, NumericArray } from "../arrays.js";
 import { halfToFloat } from "../data/npy.js";
 import type { Placement } from "../data/preprocess.js";
 import { type StoredImage, toStored } from "../data/stored.js";
-import { MAP_NAMES } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { describe } from "../options.js";
+import { IMAGE_SCORE_NAMES, snake } from "../scores/scores.js";
+import { MAP_NAMES } from "../uncertainty/index.js";
 import {
   type ImageKind,
   type Prepared,
@@ -24,10 +25,7 @@ export const TENSORS: Readonly<Record<string, { datatype: DatatypeName | "BYTES"
   mask: { datatype: "UINT8", perImage: "S" },
   probabilities: { datatype: "FP32", perImage: "C×S" },
   ...Object.fromEntries(MAP_NAMES.map((map) => [map, { datatype: "FP32", perImage: "S" } as const])),
-  aula: { datatype: "FP64", perImage: "1" },
-  aula_normalised: { datatype: "FP64", perImage: "1" },
-  pairwise_agreement: { datatype: "FP64", perImage: "1" },
-  soft_dice_confidence: { datatype: "FP64", perImage: "1" },
+  ...Object.fromEntries(IMAGE_SCORE_NAMES.map((name) => [snake(name), { datatype: "FP64", perImage: "1" } as const])),
   empty: { datatype: "BOOL", perImage: "1" },
   decision: { datatype: "BYTES", perImage: "1" },
 };
@@ -311,10 +309,8 @@ function split({ data, shape }: NdArray<NumericArray>, kind: ImageKind, maxImage
 export interface InferResult {
   prediction: SpatialPrediction;
   placement: Placement;
-  aula: number;
-  aulaNormalised: number;
-  pairwiseAgreement: number;
-  softDiceConfidence: number;
+  /** By the name of its tensor. */
+  scores: Readonly<Record<string, number>>;
   empty: boolean;
   /** `accept`, `review`, or empty where no decision is made. */
   decision: string;
@@ -343,16 +339,9 @@ export function writeInfer(task: {
   const restored = results.map(({ prediction, placement }) => restorePrediction(prediction, placement));
   const tensor = (name: string): NdArray<NumericArray> | { data: string[]; shape: number[] } => {
     const shape = [results.length];
-    const numbers = (of: (result: InferResult) => number) => ({ data: Float64Array.from(results, of), shape });
+    if (name in (results[0]?.scores ?? {}))
+      return { data: Float64Array.from(results, ({ scores }) => scores[name] as number), shape };
     switch (name) {
-      case "aula":
-        return numbers((result) => result.aula);
-      case "aula_normalised":
-        return numbers((result) => result.aulaNormalised);
-      case "pairwise_agreement":
-        return numbers((result) => result.pairwiseAgreement);
-      case "soft_dice_confidence":
-        return numbers((result) => result.softDiceConfidence);
       case "empty":
         return { data: Uint8Array.from(results, (result) => Number(result.empty)), shape };
       case "decision":

@@ -1,6 +1,6 @@
 import type { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Prediction } from "../ensemble/prediction.js";
-import { isEmpty } from "../gate.js";
+import { IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
 import type { BatchEvent } from "./queue.js";
 
 /** The parts of a request: reading the body, decoding and preparing, waiting, the model, restoring and encoding. */
@@ -68,8 +68,8 @@ export async function createMetrics(
   const images = counter("images_total", "Images predicted, by the gate's decision", "model", "decision");
   const empties = counter("empty_total", "Results in which no head finds any foreground", "model");
   const shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1];
-  const aula = histogram("aula_normalised", "AULA / (K - 2)", shares, "model");
-  const agreement = histogram("pairwise_agreement", "Mean Dice over all pairs of heads", shares, "model");
+  const bounded = IMAGE_SCORE_NAMES.filter((score) => SCORES[score].range[1] === 1);
+  const scores = bounded.map((score) => ({ score, of: histogram(snake(score), SCORES[score].text, shares, "model") }));
   const entropy = histogram("mean_entropy", "Mean entropy of the fused probabilities, in nats", SHARES, "model");
   const foreground = histogram("foreground_share", "Share of the pixels predicted as foreground", SHARES, "model");
   const observe = (of: Histogram<"model">, model: string, value: number | undefined) => {
@@ -89,9 +89,8 @@ export async function createMetrics(
     },
     quality(model, prediction, decision) {
       images.inc({ model, decision: decision ?? "none" });
-      if (isEmpty(prediction)) empties.inc({ model });
-      observe(aula, model, prediction.aula?.normalised);
-      observe(agreement, model, prediction.pairwiseAgreement.overall);
+      if (prediction.empty) empties.inc({ model });
+      for (const { score, of } of scores) observe(of, model, scoreOf(prediction, score));
       observe(entropy, model, prediction.summaries.entropy?.mean);
       const { data } = prediction.mask;
       let count = 0;

@@ -1,6 +1,8 @@
 // The description of the HTTP interface (OpenAPI 3.1). Each route declares its part where it is registered.
 import { PACKAGE_VERSION } from "../native/package.js";
 import type { OptionSpec } from "../options.js";
+import { GATE_REASONS } from "../scores/gate.js";
+import { IMAGE_SCORE_NAMES, SCORES } from "../scores/scores.js";
 import { ANSWER_TYPES } from "./answers.js";
 import { INPUT, TENSORS } from "./kserve.js";
 import { CHOICES, type PredictionService } from "./service.js";
@@ -155,6 +157,10 @@ const tensor = {
   },
 };
 
+const scores = Object.fromEntries(
+  IMAGE_SCORE_NAMES.map((name) => [name, { type: ["number", "null"], description: SCORES[name].text }]),
+);
+
 const SCHEMAS = {
   Answer: {
     type: "object",
@@ -174,7 +180,7 @@ const SCHEMAS = {
         items: {
           type: "object",
           properties: {
-            code: { type: "string", enum: ["low-score", "no-score", "empty", "no-threshold"] },
+            code: { type: "string", enum: GATE_REASONS },
             message: { type: "string" },
           },
         },
@@ -190,6 +196,8 @@ const SCHEMAS = {
       aula: { type: ["object", "null"], properties: { value: number, normalised: number, empty: { type: "boolean" } } },
       pairwiseAgreement: { type: "object", properties: { overall: { type: ["number", "null"] } } },
       softDiceConfidence: { type: "object", properties: { overall: number } },
+      empty: { type: "boolean", description: "No head finds any foreground" },
+      scores: { type: "object", properties: scores },
       summaries: { type: "object", description: "Of each map: sum, mean, and mean over the foreground" },
       files: {
         type: "object",

@@ -1,9 +1,9 @@
 import path from "node:path";
 import { type Run, readRun } from "../ensemble/run.js";
-import { checkGate, type Gate } from "../gate.js";
 import type { DeviceFlags } from "../runs/device.js";
 import { openRun } from "../runs/inference.js";
 import type { RunNotes } from "../runs/notes.js";
+import { checkGate, type Gate } from "../scores/gate.js";
 import { PredictionQueue, type Predictor, type QueueOptions } from "./queue.js";
 
 /** How a run is loaded. */

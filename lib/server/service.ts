@@ -1,14 +1,16 @@
 import os from "node:os";
 import path from "node:path";
 import { PLACEMENT, PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
-import { MAP_NAMES, type Prediction } from "../ensemble/prediction.js";
+import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkGate, decide, type Gate, type GateDecision, isEmpty } from "../gate.js";
 import { CONFIGURE } from "../native/configure.js";
 import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
 import { type PredictionRecord, predictionRecord } from "../report/record.js";
 import { type DeviceFlags, placement } from "../runs/device.js";
+import { checkGate, decide, type Gate, type GateDecision } from "../scores/gate.js";
+import { IMAGE_SCORE_NAMES, scoreOf, snake } from "../scores/scores.js";
 import type { MapName } from "../uncertainty/index.js";
+import { MAP_NAMES } from "../uncertainty/index.js";
 import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
 import { Budget, type Held } from "./budget.js";
 import { imageCost, inferBytes, outputBytes, product, writingCost } from "./costs.js";
@@ -509,11 +511,8 @@ export class PredictionService {
           return {
             prediction: spatialPart(prediction, wanted),
             placement,
-            aula: prediction.aula?.value ?? Number.NaN,
-            aulaNormalised: prediction.aula?.normalised ?? Number.NaN,
-            pairwiseAgreement: prediction.pairwiseAgreement.overall,
-            softDiceConfidence: prediction.softDiceConfidence.overall,
-            empty: isEmpty(prediction),
+            scores: Object.fromEntries(IMAGE_SCORE_NAMES.map((score) => [snake(score), scoreOf(prediction, score)])),
+            empty: prediction.empty,
             decision: decision ?? "",
           };
         }),

@@ -1,19 +1,18 @@
 // From runs to methods: statistics of each run, averaged over its method's seeds, with intervals; and the paired tests.
 import { METHODS, type MethodName } from "../ensemble/methods.js";
 import { type Calibration, pairedT, qualityControlCurve, wilcoxon } from "../metrics/index.js";
+import { CONFIDENCES, type ConfidenceName, recordedConfidences } from "../scores/scores.js";
 import { unitsOf } from "./resampling.js";
-import {
-  CONFIDENCES,
-  type Comparison,
-  type ConfidenceName,
-  type ConfidenceResult,
-  type Estimate,
-  type ImageRecord,
-  type MeanEstimate,
-  type MethodResult,
-  type PairedTest,
-  type QcCurve,
-  type RunRecord,
+import type {
+  Comparison,
+  ConfidenceResult,
+  Estimate,
+  ImageRecord,
+  MeanEstimate,
+  MethodResult,
+  PairedTest,
+  QcCurve,
+  RunRecord,
 } from "./results.js";
 import {
   estimates,
@@ -104,27 +103,6 @@ export function unitOf(images: readonly Pick<ImageRecord, "group">[]): "group" |
   return new Set(groups).size < groups.length ? "group" : "image";
 }
 
-/** The confidences of an image; null for one that it has not. */
-export function confidencesOf(
-  image: ImageRecord,
-  heads: number,
-  summary: Comparison["summary"],
-): Record<ConfidenceName, number | null> {
-  const sure = (map: string) => {
-    const value = image.uncertainty[`${map}.${summary}`];
-    return value === undefined ? null : -value;
-  };
-  return {
-    aula: image.aula,
-    pairwiseAgreement: image.pairwiseAgreement,
-    softDiceConfidence: image.softDiceConfidence,
-    entropy: sure("entropy"),
-    // Of one head both are 0 whatever the image.
-    mutualInformation: heads > 1 ? sure("mutualInformation") : null,
-    variance: heads > 1 ? sure("variance") : null,
-  };
-}
-
 /** Positions of the first run's images by id, so that no result depends on the order in which images came. */
 function imageOrder(records: readonly RunRecord[]): number[] {
   const ids = (records[0] as RunRecord).images.map(({ id }) => id);
@@ -148,15 +126,10 @@ function measuredOf(
     columns[`classDice/${c}`] = all((image) => image.classDice[i]);
     columns[`classMhd/${c}`] = all((image) => image.classMhd[i]);
   });
-  const confidences = images.map((image) => confidencesOf(image, record.heads.length, settings.summary));
+  const given = { heads: record.heads.length, summary: settings.summary };
   return {
     columns,
-    confidences: Object.fromEntries(
-      CONFIDENCES.map((name) => [
-        name,
-        confidences.some((of) => of[name] === null) ? null : Float64Array.from(confidences, (of) => of[name] as number),
-      ]),
-    ),
+    confidences: Object.fromEntries(CONFIDENCES.map((name) => [name, recordedConfidences(images, name, given)])),
     dice: columns.dice as Float64Array,
     mhd: columns.mhd as Float64Array,
     calibration: own.map((i) => calibration[i] as Calibration),

@@ -267,7 +267,6 @@ async function measureRun(
     classes: model.classes,
     scored,
     ignoreIndex: notes.ignoreIndex,
-    method,
     ...(spacing && { spacing }),
   };
   const { scores, heads } = await evaluateItems(model, items, {

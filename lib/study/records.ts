@@ -1,7 +1,6 @@
 // What is measured of one image: the same for `evaluate` and for `compare`.
 import type { NdArray } from "../arrays.js";
 import { addIgnored, type Ignored } from "../data/labels.js";
-import type { MethodName } from "../ensemble/methods.js";
 import { LayerEnsemblesError } from "../errors.js";
 import {
   type Calibration,
@@ -13,6 +12,7 @@ import {
   quality,
 } from "../metrics/index.js";
 import type { Result } from "../runs/inference.js";
+import { recordScores } from "../scores/scores.js";
 import type { ImageRecord } from "./results.js";
 
 /** What counts, and how far pixels are apart. */
@@ -25,8 +25,6 @@ export interface Scoring {
   ignoreIndex: number;
   /** One number per axis of the stored image. @default 1 each */
   spacing?: readonly number[];
-  /** Only of a Layer Ensemble do heads have an order, which AULA, its curve and the prediction depth are about. */
-  method: MethodName;
 }
 
 /** All that is measured of one image. Quality is at the stored size, against the stored mask. */
@@ -64,16 +62,11 @@ export function scoredClasses(chosen: readonly number[] | undefined, classNames:
 export function scoreImage(result: Result, scoring: Scoring): ImageScore {
   const { prediction, truth: stored } = result;
   if (!stored) throw new Error("unreachable: datasets for evaluation require masks");
-  const { classes, scored, ignoreIndex, spacing, method } = scoring;
+  const { classes, scored, ignoreIndex, spacing } = scoring;
   const { mask, truth, probabilities, labels } = withBackground(result, stored, scoring);
   const { perClass } = quality(mask, truth, { classes, ignoreIndex, ...(spacing && { spacing: [...spacing] }) });
   const measured = overClasses(perClass, scored);
   const of = calibration(probabilities, truth, { ignoreIndex });
-  const ordered = method === "le";
-  const aula = ordered ? prediction.aula : null;
-  const uncertainty: Record<string, number> = {};
-  for (const [name, values] of Object.entries(prediction.summaries))
-    for (const [how, value] of Object.entries(values)) uncertainty[`${name}.${how}`] = value;
   const { image } = measured;
   return {
     id: result.id,
@@ -90,23 +83,12 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
     nll: orNull(of.nll),
     brier: orNull(of.brier),
     ece: orNull(of.ece),
-    empty: aula?.empty ?? nothingFound(prediction),
-    aula: aula?.value ?? null,
-    aulaNormalised: aula?.normalised ?? null,
-    agreements: aula?.curve ?? null,
-    pairwiseAgreement: orNull(prediction.pairwiseAgreement.overall),
-    softDiceConfidence: orNull(prediction.softDiceConfidence.overall),
-    predictionDepth: ordered ? orNull(prediction.predictionDepth?.mean) : null,
-    uncertainty,
+    agreements: prediction.aula?.curve ?? null,
+    ...recordScores(prediction),
     headDice: labels ? headDice(labels, truth, prediction.heads.length, scoring) : [],
     quality: measured,
     calibration: of,
   };
-}
-
-/** Without AULA: the fused mask is empty, and no two heads differ about any class. */
-function nothingFound({ softDiceConfidence, pairwiseAgreement }: Result["prediction"]): boolean {
-  return softDiceConfidence.overall === 0 && !(pairwiseAgreement.overall < 1);
 }
 
 /** The part of a score that results.json keeps. */

@@ -1,24 +1,11 @@
 // What a comparison finds: the contents of results.json. The tables, the figures and the report are made from this alone.
 import type { Ignored } from "../data/labels.js";
 import type { MethodName } from "../ensemble/methods.js";
-
-/**
- * Confidences of an image, each higher where the method is surer. Those named after a map are minus its image-level summary.
- */
-export const CONFIDENCES = [
-  "aula",
-  "pairwiseAgreement",
-  "softDiceConfidence",
-  "entropy",
-  "mutualInformation",
-  "variance",
-] as const;
-
-/** One of {@link CONFIDENCES}. */
-export type ConfidenceName = (typeof CONFIDENCES)[number];
+import type { ConfidenceName, ScoreRecord } from "../scores/scores.js";
+import type { MapSummary } from "../uncertainty/index.js";
 
 /** Quality, uncertainty and agreement of one image under one run. What is not defined is null. */
-export interface ImageRecord {
+export interface ImageRecord extends ScoreRecord {
   id: string;
   /** The patient, say. */
   group: string | null;
@@ -37,17 +24,8 @@ export interface ImageRecord {
   nll: number | null;
   brier: number | null;
   ece: number | null;
-  /** Whether no head finds any foreground, which makes AULA full by definition. */
-  empty: boolean;
-  aula: number | null;
-  aulaNormalised: number | null;
   /** Agreement of neighbouring heads, shallow to deep: mean over the classes that AULA averages. Null with one head. */
   agreements: number[] | null;
-  pairwiseAgreement: number | null;
-  softDiceConfidence: number | null;
-  predictionDepth: number | null;
-  /** `entropy.sum`, `entropy.mean`, `entropy.foreground`, … of every map. */
-  uncertainty: Record<string, number>;
 }
 
 /** One bin of a reliability diagram; null where it is empty. */
@@ -237,7 +215,7 @@ export interface Comparison {
   /** An image has failed where its Dice is below this. */
   tau: number;
   /** Which summary of a map is its confidence. */
-  summary: "sum" | "mean" | "foreground";
+  summary: keyof MapSummary;
   bootstrap: { resamples: number; seed: number; unit: "group" | "image" };
   /** In the order plain, mh, de, mcd, le; those compared. */
   methods: MethodResult[];

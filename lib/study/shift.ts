@@ -1,16 +1,9 @@
 // Does a confidence tell shifted images from those in distribution, and does it flag them?
 import { METHODS } from "../ensemble/methods.js";
-import { confidencesOf, unitOf } from "./aggregate.js";
+import { CONFIDENCES, recordedConfidences } from "../scores/scores.js";
+import { unitOf } from "./aggregate.js";
 import { draw, interval, sorted, type Units, unitsOf, weightedFailures } from "./resampling.js";
-import {
-  CONFIDENCES,
-  type Comparison,
-  type ConfidenceName,
-  type Estimate,
-  type ImageRecord,
-  type RunRecord,
-  type ShiftRow,
-} from "./results.js";
+import type { Comparison, Estimate, RunRecord, ShiftRow } from "./results.js";
 import { mean, orNull } from "./statistics.js";
 
 /** How a shift is measured. */
@@ -54,7 +47,11 @@ export function shiftRows(
       mean(own.map((of) => mean(of[side].images.map((image) => mean(image.classDice)))));
     const [diceIn, diceOut] = [dice("inside"), dice("outside")];
     return CONFIDENCES.flatMap((confidence): ShiftRow[] => {
-      const values = own.map((of) => [of.inside, of.outside].map((run) => valuesOf(run, confidence, summary)));
+      const values = own.map((of) =>
+        [of.inside, of.outside].map(({ images, heads }) =>
+          recordedConfidences(images, confidence, { heads: heads.length, summary }),
+        ),
+      );
       if (values.some((pair) => pair.includes(null))) return [];
       const pairs = values as [Float64Array, Float64Array][];
       const thresholds = pairs.map(([known]) => thresholdOf(known, flag));
@@ -79,15 +76,6 @@ interface Drawn {
 
 function inOrder(run: RunRecord): RunRecord {
   return { ...run, images: [...run.images].sort((a, b) => (a.id < b.id ? -1 : 1)) };
-}
-
-function valuesOf(
-  { images, heads }: RunRecord,
-  name: ConfidenceName,
-  summary: Comparison["summary"],
-): Float64Array | null {
-  const values = images.map((image: ImageRecord) => confidencesOf(image, heads.length, summary)[name]);
-  return values.some((value) => value === null) ? null : Float64Array.from(values as number[]);
 }
 
 /** At most this share of the values is below it. */

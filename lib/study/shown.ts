@@ -2,6 +2,7 @@
 import type { NdArray } from "../arrays.js";
 import { METHODS, type MethodName } from "../ensemble/methods.js";
 import type { Result } from "../runs/inference.js";
+import { type ImageScoreName, suited } from "../scores/scores.js";
 import type { ImageRecord, RunRecord, ShownImage } from "./results.js";
 import { imageMeans } from "./statistics.js";
 
@@ -22,14 +23,13 @@ export function chooseShown(runs: readonly RunRecord[]): Choice[] {
   const images = (own[0] as ImageRecord[]).map(({ id }, i) => {
     const mean = (of: readonly ImageRecord[][], pick: (image: ImageRecord) => number | null) =>
       imageMeans(of.map((record) => Float64Array.of(pick(record[i] as ImageRecord) ?? Number.NaN)))[0] as number;
-    const certainty = [
-      mean(own, ({ aula }) => aula),
-      mean(own, ({ pairwiseAgreement }) => pairwiseAgreement),
-      mean(own, ({ softDiceConfidence }) => softDiceConfidence),
-    ].find((value) => !Number.isNaN(value));
+    const certainty = suited((name) => {
+      const value = mean(own, (image) => (name in image ? image[name as ImageScoreName] : null));
+      return Number.isNaN(value) ? null : value;
+    });
     const empty = own.every((record) => record[i]?.empty);
     const dice = mean(own, (image) => image.dice);
-    return { id, i, dice, certainty: certainty ?? Number.NaN, empty, blank: empty && dice === 1 };
+    return { id, i, dice, certainty: certainty?.value ?? Number.NaN, empty, blank: empty && dice === 1 };
   });
   const visible = orAll(
     orAll(images, ({ dice }) => !Number.isNaN(dice)),

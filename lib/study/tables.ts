@@ -5,27 +5,9 @@ import { describeIgnored } from "../data/labels.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { METHOD_TITLES } from "../ensemble/methods.js";
 import { fixed, formatTable, grouped } from "../report/table.js";
-import {
-  CONFIDENCES,
-  type Comparison,
-  type ConfidenceName,
-  type ConfidenceResult,
-  type Estimate,
-  type MeanEstimate,
-  type MethodResult,
-  type PairedTest,
-} from "./results.js";
+import { CONFIDENCES, confidenceTitle, IMAGE_SCORE_NAMES } from "../scores/scores.js";
+import type { Comparison, ConfidenceResult, Estimate, MeanEstimate, MethodResult, PairedTest } from "./results.js";
 import { POOLED } from "./statistics.js";
-
-/** What confidences are called in tables. Those named after a map rank by little of it. */
-export const CONFIDENCE_TITLES: Readonly<Record<ConfidenceName, string>> = {
-  aula: "AULA",
-  pairwiseAgreement: "pairwise agreement",
-  softDiceConfidence: "soft Dice confidence",
-  entropy: "entropy",
-  mutualInformation: "mutual information",
-  variance: "variance",
-};
 
 const title = ({ method, runs }: MethodResult) =>
   `${METHOD_TITLES[method].short}${runs.length > 1 ? ` (${runs.length} seeds)` : ""}`;
@@ -133,7 +115,7 @@ function byConfidence({ methods }: Comparison, row: (of: ConfidenceResult) => st
   return CONFIDENCES.flatMap((name) => {
     const shown = methods.filter((method) => method.confidence[name] !== null);
     return shown.map((method, i) => [
-      i === 0 ? CONFIDENCE_TITLES[name] : "",
+      i === 0 ? confidenceTitle(name) : "",
       title(method),
       ...row(method.confidence[name] as ConfidenceResult),
     ]);
@@ -210,7 +192,7 @@ function shiftSection({ shift, methods, classNames }: Comparison): string[] {
       const method = methods.find((one) => one.method === row.method);
       return [
         first && method ? title(method) : "",
-        CONFIDENCE_TITLES[row.confidence],
+        confidenceTitle(row.confidence),
         estimated(row.auroc),
         fixed(row.flaggedIn),
         estimated(row.flaggedOut),
@@ -313,12 +295,11 @@ export function csvTables(comparison: Comparison): Record<string, string> {
 
 function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
   const measures = ["dice", "iou", "mhd", "hausdorff", "hd95", "assd", "nll", "brier", "ece"] as const;
-  const certainty = ["aula", "aulaNormalised", "pairwiseAgreement", "softDiceConfidence", "predictionDepth"] as const;
   const maps = Object.keys(runs[0]?.images[0]?.uncertainty ?? {});
   const header = distinctNames([
     ...["set", "method", "seed", "id", "group", ...measures],
     ...scored.flatMap((c) => [`dice_${classNames[c]}`, `mhd_${classNames[c]}`]),
-    ...["empty", ...certainty, ...maps, "ignored"],
+    ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored"],
   ]);
   const rows = (set: string, records: Comparison["runs"], classes: readonly number[]) =>
     records.flatMap(({ method, seed, images }) =>
@@ -330,7 +311,7 @@ function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
           return [image.classDice[at], image.classMhd[at]];
         }),
         String(image.empty),
-        ...certainty.map((name) => image[name]),
+        ...IMAGE_SCORE_NAMES.map((name) => image[name]),
         ...maps.map((name) => image.uncertainty[name]),
         image.ignored,
       ]),

@@ -11,14 +11,36 @@ import {
   singleView,
 } from "../fusion/input.js";
 
-/** The pixel maps of uncertainty. */
-export type MapName =
-  | "entropy"
-  | "expectedEntropy"
-  | "mutualInformation"
-  | "variance"
-  | "disagreement"
-  | "variationRatio";
+/** What there is to know of a pixel map beside its values. */
+interface PixelMap {
+  /** As tables, axes and pages call it. */
+  title: string;
+  /** "nats" for an entropy. */
+  unit?: "nats";
+  /** The largest value that it can have, in formulas and for C classes. */
+  most: { text: string; of(classes: number): number };
+  /** With fewer heads than this it is 0 everywhere, whatever the image. */
+  heads: number;
+}
+
+const IN_NATS = { unit: "nats", most: { text: "ln C", of: Math.log } } as const;
+const upTo = (value: number) => ({ text: String(value), of: () => value });
+
+/** The pixel maps of uncertainty, in the addon's order. */
+export const MAPS = {
+  entropy: { title: "entropy", ...IN_NATS, heads: 1 },
+  expectedEntropy: { title: "expected entropy", ...IN_NATS, heads: 1 },
+  mutualInformation: { title: "mutual information", ...IN_NATS, heads: 2 },
+  variance: { title: "variance", most: upTo(0.25), heads: 2 },
+  disagreement: { title: "disagreement", most: upTo(1), heads: 2 },
+  variationRatio: { title: "variation ratio", most: upTo(1), heads: 2 },
+} as const satisfies Record<string, PixelMap>;
+
+/** One of {@link MAPS}. */
+export type MapName = keyof typeof MAPS;
+
+/** Every {@link MapName}. */
+export const MAP_NAMES = Object.keys(MAPS) as MapName[];
 
 /**
  * Entropy H(p̄) = -Σ_c p̄_c ln p̄_c of each pixel, with 0 ln 0 = 0.

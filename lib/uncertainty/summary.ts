@@ -12,8 +12,11 @@ import {
 } from "../fusion/input.js";
 import { describe } from "../options.js";
 
+/** How a map is summarised: see {@link MapSummary}. */
+export const SUMMARIES = ["sum", "mean", "foreground"] as const;
+
 /** What one map comes to over the whole image, in the map's unit. */
-export interface MapSummary {
+export interface MapSummary extends Record<(typeof SUMMARIES)[number], number> {
   /** Over all pixels. */
   sum: number;
   /** Over all pixels. */

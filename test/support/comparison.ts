@@ -2,19 +2,17 @@
 
 import { Random } from "../../lib/data/random.js";
 import { METHODS, type MethodName } from "../../lib/ensemble/methods.js";
-import { confidenceOf } from "../../lib/report/figures/select.js";
+import { CONFIDENCES, type ConfidenceName, recordedConfidence } from "../../lib/scores/scores.js";
 import { augrc, aurc, auroc, eaurc, fpr95, qualityControlCurve, spearman } from "../../lib/statistics/index.js";
-import {
-  CONFIDENCES,
-  type Comparison,
-  type ConfidenceName,
-  type ConfidenceResult,
-  type Estimate,
-  type ImageRecord,
-  type MeanEstimate,
-  type MethodResult,
-  type RunRecord,
-  type ShownImage,
+import type {
+  Comparison,
+  ConfidenceResult,
+  Estimate,
+  ImageRecord,
+  MeanEstimate,
+  MethodResult,
+  RunRecord,
+  ShownImage,
 } from "../../lib/study/results.js";
 
 /** What to make. */
@@ -102,8 +100,8 @@ export function makeComparison(options: ComparisonOptions = {}): Comparison {
       runs: shifted,
       rows: results.flatMap((result) =>
         CONFIDENCES.filter((name) => result.confidence[name] !== null).map((confidence) => {
-          const inside = confidences(runs[result.runs[0]!]!.images, confidence);
-          const outside = confidences(shifted.find((run) => run.method === result.method)!.images, confidence);
+          const inside = confidences(runs[result.runs[0]!]!, confidence);
+          const outside = confidences(shifted.find((run) => run.method === result.method)!, confidence);
           const threshold = inside.toSorted((a, b) => a - b)[Math.floor(inside.length / 10)]!;
           const labels = [...inside.map(() => 0), ...outside.map(() => 1)];
           return {
@@ -218,7 +216,7 @@ function methodResult(method: MethodName, runs: number[], all: readonly RunRecor
   const confidence = Object.fromEntries(
     CONFIDENCES.map((name) => [
       name,
-      confidences(first.images, name).length === 0 ? null : confidenceResult(name, own, nulls),
+      confidences(first, name).length === 0 ? null : confidenceResult(name, own, nulls),
     ]),
   ) as Record<ConfidenceName, ConfidenceResult | null>;
   const present = CONFIDENCES.filter((name) => confidence[name] !== null);
@@ -252,10 +250,7 @@ function methodResult(method: MethodName, runs: number[], all: readonly RunRecor
     classMhd: {},
     confidence,
     qcCurves: Object.fromEntries(
-      present.map((name) => [
-        name,
-        qualityControlCurve(confidences(first.images, name), diceOf(first.images, name), { tau }),
-      ]),
+      present.map((name) => [name, qualityControlCurve(confidences(first, name), diceOf(first, name), { tau })]),
     ),
     cost: {
       parameters: first.parameters,
@@ -267,7 +262,7 @@ function methodResult(method: MethodName, runs: number[], all: readonly RunRecor
 
 function confidenceResult(name: ConfidenceName, runs: readonly RunRecord[], nulls: boolean): ConfidenceResult {
   const of = (statistic: (confidence: number[], dice: number[]) => number) => {
-    const values = runs.map((run) => statistic(confidences(run.images, name), diceOf(run.images, name)));
+    const values = runs.map((run) => statistic(confidences(run, name), diceOf(run, name)));
     return estimate(nulls ? Number.NaN : values.reduce((sum, value) => sum + value, 0) / values.length, runs.length);
   };
   const risk = (dice: number[]) => dice.map((value) => 1 - value);
@@ -285,12 +280,14 @@ function confidenceResult(name: ConfidenceName, runs: readonly RunRecord[], null
   };
 }
 
-function confidences(images: readonly ImageRecord[], name: ConfidenceName): number[] {
-  return images.map((image) => confidenceOf(image, name, "sum")).filter((value) => value !== null);
+const given = { heads: 2, summary: "sum" } as const;
+
+function confidences({ images }: RunRecord, name: ConfidenceName): number[] {
+  return images.map((image) => recordedConfidence(image, name, given)).filter((value) => value !== null);
 }
 
-function diceOf(images: readonly ImageRecord[], name: ConfidenceName): number[] {
-  return images.filter((image) => confidenceOf(image, name, "sum") !== null).map((image) => image.dice as number);
+function diceOf({ images }: RunRecord, name: ConfidenceName): number[] {
+  return images.filter((image) => recordedConfidence(image, name, given) !== null).map((image) => image.dice as number);
 }
 
 function estimate(value: number, runs: number): Estimate {

@@ -13,7 +13,7 @@ import {
   testsTable,
 } from "../../lib/report/comparison/tables.js";
 import { comparisonFigures, type Figure, rasterise, skipCurveFigure } from "../../lib/report/figures/index.js";
-import { confidenceOf, suitedConfidence } from "../../lib/report/figures/select.js";
+import { suitedConfidence } from "../../lib/report/figures/select.js";
 import { COLOURS, DARK_COLOURS, fitted, inline, textWidth } from "../../lib/report/figures/theme.js";
 import type { Comparison, SkipCurvePoint } from "../../lib/study/results.js";
 import { makeComparison } from "../support/comparison.js";
@@ -220,13 +220,6 @@ describe("text", () => {
 });
 
 describe("what is taken from a comparison", () => {
-  test("a map's confidence is minus its summary", () => {
-    const image = whole.runs[0]!.images[0]!;
-    expect(confidenceOf(image, "entropy", "sum")).toBe(-image.uncertainty["entropy.sum"]!);
-    expect(confidenceOf(image, "entropy", "foreground")).toBeNull();
-    expect(confidenceOf(image, "softDiceConfidence", "sum")).toBe(image.softDiceConfidence);
-  });
-
   test("the confidence that suits a method is the first that it has", () => {
     expect(whole.methods.map(suitedConfidence)).toEqual([
       "softDiceConfidence",

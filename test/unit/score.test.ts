@@ -53,6 +53,7 @@ function oneByOne(heads: NdArray[], truth: NdArray<Uint8Array>, fusion: metrics.
     mask,
     maps,
     summaries: Object.fromEntries(Object.entries(maps).map(([name, map]) => [name, metrics.summarise(map, mask)])),
+    empty: labels.data.every((label) => label === 0),
     aula: heads.length < 3 ? null : metrics.aula(labels, classes),
     pairwiseAgreement: metrics.pairwiseAgreement(labels, classes),
     predictionDepth: metrics.predictionDepth(labels, classes),

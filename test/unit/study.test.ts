@@ -53,6 +53,7 @@ function madeResult(seed: number, { classes = 4, size = 8, heads = 4 } = {}): Re
       mask: of.mask,
       maps: {},
       summaries: of.summaries,
+      empty: of.empty,
       aula: of.aula,
       pairwiseAgreement: of.pairwiseAgreement,
       predictionDepth: of.predictionDepth,
@@ -62,7 +63,7 @@ function madeResult(seed: number, { classes = 4, size = 8, heads = 4 } = {}): Re
   };
 }
 
-const scoring: Scoring = { classes: 4, scored: [1, 2, 3], ignoreIndex: 255, method: "le" };
+const scoring: Scoring = { classes: 4, scored: [1, 2, 3], ignoreIndex: 255 };
 
 describe("the score of an image", () => {
   it("has the values of the metrics, per class and as means", () => {
@@ -102,7 +103,7 @@ describe("the score of an image", () => {
     expect(score.aula).toBe(scoreImage(result, scoring).aula);
   });
 
-  it("has the order of depth for LE alone", () => {
+  it("has the curve that AULA is the area under", () => {
     const result = madeResult(3);
     const le = scoreImage(result, scoring);
     expect(le.aula).toBe(result.prediction.aula?.value);
@@ -112,19 +113,8 @@ describe("the score of an image", () => {
       le.aula as number,
       12,
     );
-    const de = scoreImage(result, { ...scoring, method: "de" });
-    expect(de).toMatchObject({ aula: null, aulaNormalised: null, agreements: null, predictionDepth: null });
-    expect(de.pairwiseAgreement).toBe(le.pairwiseAgreement);
-    const one = scoreImage(madeResult(3, { heads: 1 }), { ...scoring, method: "plain" });
+    const one = scoreImage(madeResult(3, { heads: 1 }), scoring);
     expect(one).toMatchObject({ aula: null, pairwiseAgreement: null, empty: false });
-    const { prediction } = result;
-    const nowhere = {
-      ...prediction,
-      aula: null,
-      softDiceConfidence: { ...prediction.softDiceConfidence, overall: 0 },
-      pairwiseAgreement: { ...prediction.pairwiseAgreement, overall: 1 },
-    };
-    expect(scoreImage({ ...result, prediction: nowhere }, { ...scoring, method: "de" }).empty).toBe(true);
   });
 
   it("refuses a class that is none", () => {

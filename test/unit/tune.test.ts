@@ -289,7 +289,9 @@ describe("tuning", () => {
     await expect(choose(images, { fusion: "vote", fit: ["temperatures"] })).rejects.toMatchObject(
       code("ERR_LE_OPTION"),
     );
-    await expect(choose(images, { gate: { score: "aulas", flag: 0.1 } })).rejects.toMatchObject(code("ERR_LE_OPTION"));
+    await expect(choose(images, { gate: { score: "aulas" as "aula", flag: 0.1 } })).rejects.toMatchObject(
+      code("ERR_LE_OPTION"),
+    );
     await expect(choose(images, { rule: "best" as never })).rejects.toMatchObject(code("ERR_LE_OPTION"));
   });
 });
@@ -312,7 +314,7 @@ describe("a choice in run.json", () => {
 
   it("takes the place of an earlier one and leaves the rest", async () => {
     const { folder, read } = makeRun();
-    const gate = { score: "aula", threshold: 1.5, rule: "by hand" };
+    const gate = { score: "aula", threshold: 1.5, rule: "by hand" } as const;
     await writeChoice(folder, choice(3, { prediction: { weights: [0.5, 0.5], temperature: 2 }, gate }));
     expect(read()).toMatchObject({ ...old, skip: 3, prediction: { weights: [0.5, 0.5], temperature: 2 }, gate });
     await writeChoice(folder, choice(0));

@@ -1,13 +1,7 @@
 import { METHOD_TITLES, type MethodName } from "../../ensemble/methods.js";
-import {
-  CONFIDENCES,
-  type Comparison,
-  type Estimate,
-  type MethodResult,
-  type PairedTest,
-} from "../../study/results.js";
+import { CONFIDENCES, confidenceTitle } from "../../scores/scores.js";
+import type { Comparison, Estimate, MethodResult, PairedTest } from "../../study/results.js";
 import { suitedConfidence } from "../figures/select.js";
-import { CONFIDENCE_TITLES } from "../figures/theme.js";
 import { number, percent, pValue } from "./tables.js";
 
 /** Below this a difference is called more than chance would give. */
@@ -76,7 +70,7 @@ function failures({ methods, tau }: Comparison): string | undefined {
   const [best, ...others] = all.sort((a, b) => b.value - a.value);
   if (!best) return undefined;
   const say = ({ method, confidence, value }: typeof best) =>
-    `${CONFIDENCE_TITLES[confidence]} of ${name(method)} (AUROC ${number(value, 3)})`;
+    `${confidenceTitle(confidence)} of ${name(method)} (AUROC ${number(value, 3)})`;
   const start = `Of all confidences, failures (Dice below ${tau}) are told best by ${say(best)}`;
   const second = others.find(({ method }) => method !== best.method);
   const then = second ? `, of another method by ${say(second)}; ${overlap(best.auroc, second.auroc)}` : "";
@@ -111,7 +105,7 @@ function shift({ shift, methods }: Comparison): string[] {
     diceIn === null || diceOut === null ? [] : [`${title} from ${number(diceIn, 3)} to ${number(diceOut, 3)}`],
   );
   const flagged = rows.flatMap(({ title, confidence, flaggedOut }) =>
-    flaggedOut.value === null ? [] : [`${title} ${percent(flaggedOut.value)} (by ${CONFIDENCE_TITLES[confidence]})`],
+    flaggedOut.value === null ? [] : [`${title} ${percent(flaggedOut.value)} (by ${confidenceTitle(confidence)})`],
   );
   return [
     dice.length > 0 && `On the shifted images mean Dice changes: ${list(dice)}.`,

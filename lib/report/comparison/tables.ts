@@ -1,13 +1,6 @@
 import { METHOD_TITLES, type MethodName } from "../../ensemble/methods.js";
-import {
-  CONFIDENCES,
-  type Comparison,
-  type ConfidenceResult,
-  type Estimate,
-  type MeanEstimate,
-  type MethodResult,
-} from "../../study/results.js";
-import { CONFIDENCE_TITLES } from "../figures/theme.js";
+import { CONFIDENCES, confidenceTitle } from "../../scores/scores.js";
+import type { Comparison, ConfidenceResult, Estimate, MeanEstimate, MethodResult } from "../../study/results.js";
 import { escapeHtml } from "../html.js";
 
 /** Which values of a column are better. */
@@ -98,7 +91,7 @@ export function correlationTable(comparison: Comparison, measure: "Dice" | "MHD"
   const good = measure === "Dice" ? "near 1" : "near −1";
   return table<(typeof CONFIDENCES)[number]>({
     caption: `Table 2${measure === "Dice" ? "a" : "b"}. Spearman’s correlation of confidence with ${measure} [interval]: good ${good}`,
-    name: { head: "confidence", of: (confidence) => CONFIDENCE_TITLES[confidence] },
+    name: { head: "confidence", of: (confidence) => confidenceTitle(confidence) },
     columns: comparison.methods.map((method) => ({
       head: METHOD_TITLES[method.method].short,
       better: measure === "Dice" ? "high" : "low",
@@ -125,7 +118,7 @@ export function failureTable(comparison: Comparison): string {
   return table({
     caption: `Table 3. Failure detection [interval]; failed: Dice below ${comparison.tau}`,
     group: (row) => METHOD_TITLES[row.method].short,
-    name: { head: "confidence", of: (row) => CONFIDENCE_TITLES[row.name] },
+    name: { head: "confidence", of: (row) => confidenceTitle(row.name) },
     columns: [
       of("AURC", "aurc", "low", 4),
       of("e-AURC", "eaurc", "low", 4),
@@ -185,7 +178,7 @@ export function shiftTable(comparison: Comparison): string {
   return table({
     caption: "Table 6. Out of distribution [interval]",
     group: (row) => METHOD_TITLES[row.method].short,
-    name: { head: "confidence", of: (row) => CONFIDENCE_TITLES[row.confidence] },
+    name: { head: "confidence", of: (row) => confidenceTitle(row.confidence) },
     columns: [
       { head: "AUROC in/out", better: "high", cell: (row) => estimateCell(row.auroc, 3) },
       { head: "Dice in", cell: (row) => ({ text: number(row.diceIn, 3) }) },

@@ -1,7 +1,7 @@
 // What the figures take from a comparison.
 import { METHOD_TITLES, type MethodName } from "../../ensemble/methods.js";
-import type { Comparison, ConfidenceName, ImageRecord, MethodResult, RunRecord } from "../../study/results.js";
-import { CONFIDENCE_TITLES } from "./theme.js";
+import { type ConfidenceName, confidenceTitle, suited } from "../../scores/scores.js";
+import type { Comparison, MethodResult, RunRecord } from "../../study/results.js";
 
 /** A method's name in a figure: "LE". */
 export function short(method: MethodName): string {
@@ -13,29 +13,12 @@ export function short(method: MethodName): string {
  * ensembles, soft Dice confidence for one head. (A sum of entropy is larger for a larger object, however sure the method.)
  */
 export function suitedConfidence(method: MethodResult): ConfidenceName {
-  const order = ["aula", "pairwiseAgreement", "softDiceConfidence", "entropy"] as const;
-  return order.find((name) => method.confidence[name] !== null) ?? "entropy";
+  return suited((name) => method.confidence[name])?.name ?? "entropy";
 }
 
 /** "LE: AULA" */
 export function ranked(method: MethodName, confidence: ConfidenceName): string {
-  return `${short(method)}: ${CONFIDENCE_TITLES[confidence]}`;
-}
-
-/** A confidence of an image; null where it has none. */
-export function confidenceOf(image: ImageRecord, name: ConfidenceName, summary: Comparison["summary"]): number | null {
-  if (name === "aula" || name === "pairwiseAgreement" || name === "softDiceConfidence") return image[name];
-  const value = image.uncertainty[`${name}.${summary}`];
-  return value === undefined ? null : -value;
-}
-
-/** What an axis of a confidence is called, with its unit. */
-export function confidenceAxis(name: ConfidenceName, summary: Comparison["summary"]): string {
-  const title = CONFIDENCE_TITLES[name];
-  if (name === "aula" || name === "softDiceConfidence") return title;
-  if (name === "pairwiseAgreement") return `${title} (Dice)`;
-  const over = { sum: "sum over pixels", mean: "mean over pixels", foreground: "mean over foreground" }[summary];
-  return `${title}, ${over}${name === "variance" ? "" : " (nats)"}`;
+  return `${short(method)}: ${confidenceTitle(confidence)}`;
 }
 
 /** The first run (seed) of a method. */

@@ -1,7 +1,8 @@
-import type { Comparison, ShiftRow } from "../../study/results.js";
+import { confidenceAxis, recordedConfidence } from "../../scores/scores.js";
+import type { Comparison, RunRecord, ShiftRow } from "../../study/results.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";
-import { confidenceAxis, confidenceOf, firstRun, fixed, ranked, suitedConfidence } from "./select.js";
+import { firstRun, fixed, ranked, suitedConfidence } from "./select.js";
 import { COLOURS } from "./theme.js";
 
 const binCount = 20;
@@ -13,13 +14,14 @@ export async function shiftFigure(comparison: Comparison): Promise<Figure | unde
   const panels = comparison.methods.flatMap((method) => {
     const confidence = suitedConfidence(method);
     const row = shift.rows.find((row) => row.method === method.method && row.confidence === confidence);
-    const inside = values(firstRun(comparison, method.method)?.images);
-    const outside = values(shift.runs.find((run) => run.method === method.method)?.images);
+    const inside = values(firstRun(comparison, method.method));
+    const outside = values(shift.runs.find((run) => run.method === method.method));
     return row && inside.length > 0 && outside.length > 0 ? [panel(row, comparison.summary, inside, outside)] : [];
 
-    function values(images: Comparison["runs"][number]["images"] = []): number[] {
-      return images
-        .map((image) => confidenceOf(image, confidence, comparison.summary))
+    function values(run: RunRecord | undefined): number[] {
+      const given = { heads: run?.heads.length ?? 0, summary: comparison.summary };
+      return (run?.images ?? [])
+        .map((image) => recordedConfidence(image, confidence, given))
         .filter((value) => value !== null);
     }
   });

@@ -1,5 +1,3 @@
-import type { ConfidenceName } from "../../study/results.js";
-
 /**
  * The colours of all figures. In a file of its own a figure has these, which suit a white page; inside the report they
  * become custom properties (see {@link inline}), so that the page sets them for light and for dark. Each value occurs once.
@@ -25,16 +23,6 @@ export const DARK_COLOURS: Readonly<Record<keyof typeof COLOURS, string>> = {
   main: "#5fb8ee",
   against: "#f2934a",
   ideal: "#3ecfa5",
-};
-
-/** Names of confidences, as axes and tables say them. */
-export const CONFIDENCE_TITLES: Readonly<Record<ConfidenceName, string>> = {
-  aula: "AULA",
-  pairwiseAgreement: "pairwise agreement",
-  softDiceConfidence: "soft Dice confidence",
-  entropy: "−entropy",
-  mutualInformation: "−mutual information",
-  variance: "−variance",
 };
 
 /** Arimo has the widths of Arial and Helvetica. It is what PNG files are set in; a page takes what its reader has. */

@@ -1,41 +1,29 @@
 // The gate: which results a person should look at.
-import { MAP_NAMES, type Prediction } from "./ensemble/prediction.js";
-import { LayerEnsemblesError } from "./errors.js";
-import { checkOptions, describe, type OptionSpecs, option } from "./options.js";
-import type { MapName } from "./uncertainty/index.js";
-
-const AGREEMENTS = ["aula", "aulaNormalised", "pairwiseAgreement", "softDiceConfidence"] as const;
-const SUMMARIES = ["mean", "sum", "foreground"] as const;
-
-/**
- * A confidence: higher where the result is surer. `aula` is in [0, K - 2], `aulaNormalised`, `pairwiseAgreement` and
- * `softDiceConfidence` in [0, 1]. One named after a map and its summary, as `entropy.mean`, is minus that summary, so at most 0.
- */
-export type GateScore = (typeof AGREEMENTS)[number] | `${MapName}.${(typeof SUMMARIES)[number]}`;
-
-/** Every {@link GateScore}. */
-export const GATE_SCORES: readonly GateScore[] = [
-  ...AGREEMENTS,
-  ...MAP_NAMES.flatMap((map) => SUMMARIES.map((summary) => `${map}.${summary}` as const)),
-];
+import { LayerEnsemblesError } from "../errors.js";
+import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
+import type { Scored } from "./register.js";
+import { confidenceOf, SCORE_NAMES, SCORES, type ScoreName } from "./scores.js";
 
 /** Where results are parted. Plain JSON: a run's run.json may hold one as `gate`. */
 export interface Gate {
-  /** @default "aula" */
-  score?: GateScore;
+  /** A map's summary counts by minus its value, so that the higher is always the surer. @default "aula" */
+  score?: ScoreName;
   /** Results whose score is below it are for a person. */
   threshold: number;
   /** How the threshold was chosen; for the record alone. */
   rule?: unknown;
 }
 
+/**
+ * Codes of reasons. `low-score`: the score is below the threshold. `no-score`: the score is not defined for this result.
+ * `empty`: no head finds any foreground, which makes AULA full by definition. `no-threshold`: there is no gate, so no decision.
+ */
+export const GATE_REASONS = ["low-score", "no-score", "empty", "no-threshold"] as const;
+
 /** Why a person should look. */
 export interface GateReason {
-  /**
-   * `low-score`: the score is below the threshold. `no-score`: the score is not defined for this result. `empty`: no head
-   * finds any foreground, which makes AULA full by definition. `no-threshold`: there is no gate, so no decision.
-   */
-  code: "low-score" | "no-score" | "empty" | "no-threshold";
+  /** One of {@link GATE_REASONS}. */
+  code: (typeof GATE_REASONS)[number];
   /** One sentence for people. */
   message: string;
 }
@@ -49,7 +37,7 @@ export interface GateDecision {
   /** The score that was compared; null without a gate. */
   score: {
     /** Which score. */
-    name: GateScore;
+    name: ScoreName;
     /** Its value; null where it is not defined. */
     value: number | null;
     /** What it was compared with. */
@@ -57,11 +45,9 @@ export interface GateDecision {
   } | null;
 }
 
-/** What of a prediction the gate looks at. */
-export type Gated = Pick<Prediction, "mask" | "summaries" | "aula" | "pairwiseAgreement" | "softDiceConfidence">;
-
-const GATE: OptionSpecs = {
-  score: option.oneOf(GATE_SCORES),
+/** What a {@link Gate} may be. */
+export const GATE: OptionSpecs = {
+  score: option.oneOf(SCORE_NAMES),
   threshold: option.required(option.number()),
   rule: option.custom("anything", () => true),
 };
@@ -90,44 +76,30 @@ export function parseGate(text: string): Gate {
   return checkGate({ score, threshold: Number(threshold) });
 }
 
-/** A result's value of a score; NaN where it is not defined, as AULA is not with fewer than three heads. */
-export function scoreOf(prediction: Gated, name: GateScore): number {
-  const { aula, pairwiseAgreement, softDiceConfidence, summaries } = prediction;
-  switch (name) {
-    case "aula":
-      return aula?.value ?? Number.NaN;
-    case "aulaNormalised":
-      return aula?.normalised ?? Number.NaN;
-    case "pairwiseAgreement":
-      return pairwiseAgreement.overall;
-    case "softDiceConfidence":
-      return softDiceConfidence.overall;
-  }
-  const [map, summary] = name.split(".") as [MapName, (typeof SUMMARIES)[number]];
-  const value = summaries[map]?.[summary];
-  return value === undefined ? Number.NaN : -value;
-}
-
-/** Whether no head finds any foreground; with fewer than three heads, whether the mask has none. */
-export function isEmpty({ aula, mask }: Pick<Gated, "aula" | "mask">): boolean {
-  return aula ? aula.empty : mask.data.every((label) => label === 0);
-}
-
 /**
  * Accepts a result, or sends it to a person. An empty result is always for a person: its AULA is full by definition, and a
  * lesion that every layer misses looks the same.
  * @param gate Left out: no decision is made, and the answer says so.
+ * @throws ERR_LE_VALUE for what is no result
  */
-export function decide(prediction: Gated, gate?: Gate): GateDecision {
+export function decide(result: Scored & { heads?: readonly string[] }, gate?: Gate): GateDecision {
   const reasons: GateReason[] = [];
-  if (isEmpty(prediction)) reasons.push({ code: "empty", message: "No head finds any foreground." });
+  // Of one that does not say, an empty result would pass by its full agreement.
+  if (typeof result.empty !== "boolean")
+    throw new LayerEnsemblesError(
+      "ERR_LE_VALUE",
+      `Expected a result that says whether it is empty, as predictions do, but received ${describe(result.empty)}.`,
+    );
+  if (result.empty) reasons.push({ code: "empty", message: "No head finds any foreground." });
   if (!gate) {
     const decision = reasons.length > 0 ? "review" : null;
     const message = "No decision: the run has no gate and none was given.";
     return { decision, reasons: [...reasons, { code: "no-threshold", message }], score: null };
   }
   const { score: name = "aula", threshold } = gate;
-  const value = scoreOf(prediction, name);
+  const { needs } = SCORES[name];
+  // Of too few heads some scores are the same for every image.
+  const value = (result.heads?.length ?? needs.heads) < needs.heads ? Number.NaN : confidenceOf(result, name);
   if (Number.isNaN(value)) reasons.push({ code: "no-score", message: `${name} is not defined for this result.` });
   else if (value < threshold)
     reasons.push({ code: "low-score", message: `${name} is ${value.toPrecision(4)}, below ${threshold}.` });

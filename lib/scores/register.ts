@@ -1,0 +1,129 @@
+// The scores of an image: what ranks images, gates them, and is tuned, compared, drawn, served and exported. A new score is
+// one entry here, and, where a result does not hold it yet, the computing of its value.
+import type { Aula, PairwiseAgreement, PredictionDepth } from "../agreement/index.js";
+import {
+  MAP_NAMES,
+  MAPS,
+  type MapName,
+  type MapSummary,
+  type SoftDiceConfidence,
+  SUMMARIES,
+} from "../uncertainty/index.js";
+
+/** What scores are read from: one image's result, be it a prediction or the score of given heads. */
+export interface Scored {
+  /** Whether no kept head of any member finds any foreground: agreement is then about nothing, and full by definition. */
+  empty: boolean;
+  /** Null where it is not defined: with fewer than three heads, and for heads that have no order in depth. */
+  aula: Aula | null;
+  /** Mean Dice over all pairs of heads; NaN for a single head. */
+  pairwiseAgreement: PairwiseAgreement;
+  /** Where in depth the prediction settles; null where it is not defined. */
+  predictionDepth: PredictionDepth | null;
+  /** Soft Dice of the fused probabilities with their own mask. */
+  softDiceConfidence: SoftDiceConfidence;
+  /** Image-level summaries of the maps that there are. */
+  summaries: Partial<Record<MapName, MapSummary>>;
+}
+
+/** A score of an image. K kept heads, C classes. */
+export interface ScoreEntry {
+  /** As tables, axes and pages call it. */
+  title: string;
+  /** What it is, in a sentence. */
+  text: string;
+  /** Between which bounds it lies. */
+  range: readonly [low: number, high: number | string];
+  /** Which values are of surer results. */
+  surer: "high" | "low";
+  /** How many heads it takes, and whether they need an order in depth, as only those of a Layer Ensemble have. */
+  needs: { heads: number; ordered?: boolean };
+  /** Of its values, where they have one. */
+  unit?: string;
+  /** The score that has the same order of images, where they are ranked: this one is left out there. */
+  ranksAs?: string;
+  /** Whether a comparison of methods has it. @default true */
+  compared?: boolean;
+  /** Its value; NaN or undefined where it is not defined. */
+  of(result: Scored): number | undefined;
+}
+
+/** Scores of a result as a whole. */
+export const IMAGE_SCORES = {
+  aula: {
+    title: "AULA",
+    text: "Area under layer agreement: how much neighbouring heads agree, from the first on",
+    range: [0, "K - 2"],
+    surer: "high",
+    needs: { heads: 3, ordered: true },
+    of: ({ aula }) => aula?.value,
+  },
+  aulaNormalised: {
+    title: "AULA, normalised",
+    text: "AULA / (K - 2)",
+    range: [0, 1],
+    surer: "high",
+    needs: { heads: 3, ordered: true },
+    ranksAs: "aula",
+    compared: false,
+    of: ({ aula }) => aula?.normalised,
+  },
+  pairwiseAgreement: {
+    title: "pairwise agreement",
+    text: "Mean Dice over all pairs of heads",
+    range: [0, 1],
+    surer: "high",
+    needs: { heads: 2 },
+    unit: "Dice",
+    of: ({ pairwiseAgreement }) => pairwiseAgreement.overall,
+  },
+  softDiceConfidence: {
+    title: "soft Dice confidence",
+    text: "Soft Dice of the fused probabilities with their own mask",
+    range: [0, 1],
+    surer: "high",
+    needs: { heads: 1 },
+    of: ({ softDiceConfidence }) => softDiceConfidence.overall,
+  },
+  predictionDepth: {
+    title: "prediction depth",
+    text: "Where in depth the agreement of neighbouring heads settles",
+    range: [1, "K - 1"],
+    surer: "low",
+    needs: { heads: 2, ordered: true },
+    compared: false,
+    of: ({ predictionDepth }) => predictionDepth?.mean,
+  },
+} as const satisfies Record<string, ScoreEntry>;
+
+/** How the pixels of a map come to one number. */
+const OVER = {
+  sum: { title: "sum over pixels", times: "N ", text: "over all pixels, N of them" },
+  mean: { title: "mean over pixels", times: "", text: "over all pixels" },
+  foreground: { title: "mean over foreground", times: "", text: "over the pixels predicted as foreground" },
+} as const;
+
+/** Maps of which a comparison of methods has a summary. */
+export const COMPARED_MAPS = ["entropy", "mutualInformation", "variance"] as const satisfies readonly MapName[];
+
+/** Scores that are summaries of a pixel map: see {@link MapSummary}. */
+export const MAP_SCORES = Object.fromEntries(
+  MAP_NAMES.flatMap((map) =>
+    SUMMARIES.map((summary): [string, ScoreEntry] => {
+      const { title, most, heads, ...more } = MAPS[map];
+      const { times, ...over } = OVER[summary];
+      return [
+        `${map}.${summary}`,
+        {
+          title: `${title}, ${over.title}`,
+          text: `${summary === "sum" ? "Sum" : "Mean"} of the map ${map} ${over.text}`,
+          range: [0, times + most.text],
+          surer: "low",
+          needs: { heads },
+          ...more,
+          of: ({ summaries }) => summaries[map]?.[summary],
+        },
+      ];
+    }),
+  ),
+) as Record<`${MapName}.${keyof MapSummary}`, ScoreEntry>;
