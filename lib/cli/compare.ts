@@ -2,9 +2,9 @@ import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
+import type { Comparison } from "../results/comparison.js";
 import { type DeviceFlags, placement } from "../runs/device.js";
 import type { ShiftOptions } from "../study/compare.js";
-import type { Comparison } from "../study/results.js";
 import type { Condition } from "../study/selection.js";
 import { integer, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -131,7 +131,7 @@ export async function writeResults(
   text = toJson(comparison),
 ): Promise<string[]> {
   const { writeTogether } = await import("./output.js");
-  const { csvTables } = await import("../study/tables.js");
+  const { csvTables } = await import("../results/files.js");
   const tables = csvTables(comparison);
   const written = ["results.json", ...Object.keys(tables).map((name) => `tables/${name}`)];
   await writeTogether(out, "results.json", async (folder) => {
@@ -151,7 +151,7 @@ export async function tellResults(
   written: readonly string[],
   session: Session,
 ): Promise<void> {
-  const { describeComparison } = await import("../study/tables.js");
+  const { describeComparison } = await import("../results/files.js");
   await session.print(
     session.json
       ? toJson({ ...comparison, shown: comparison.shown.map(withoutPictures) }, 2)

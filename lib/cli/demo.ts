@@ -7,7 +7,7 @@ import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
 import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { duration } from "../report/table.js";
+import { duration } from "../results/format.js";
 import { type DeviceFlags, placement, setThreads } from "../runs/device.js";
 import type { RunNotes } from "../runs/notes.js";
 import { integer, text } from "./arguments.js";

@@ -5,11 +5,12 @@ import { writeAtomic } from "../data/files.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
-import { fixed, formatTable } from "../report/table.js";
+import { fixed } from "../results/format.js";
+import { MEASURES, POOLED } from "../results/measures.js";
+import { formatTable } from "../results/text.js";
 import type { DeviceFlags } from "../runs/device.js";
-import { IMAGE_SCORE_NAMES, type ImageScoreName, SCORES, snake } from "../scores/scores.js";
+import { type ImageScoreName, SCORES, snake } from "../scores/scores.js";
 import type { ImageScore } from "../study/records.js";
-import { POOLED } from "../study/statistics.js";
 import { integer, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
@@ -192,28 +193,8 @@ function endsOf(rows: string[][], each: number): (string[] | null)[] {
 }
 
 /** What measures are called in tables. */
-const TITLES: Readonly<Record<MeasureName, string>> = {
-  dice: "Dice",
-  iou: "IoU",
-  hausdorff: "Hausdorff distance",
-  hd95: "HD95",
-  modifiedHausdorff: "MHD",
-  modifiedHausdorffBoundary: "MHD, boundaries",
-  assd: "ASSD",
-  sensitivity: "sensitivity",
-  precision: "precision",
-  specificity: "specificity",
-  volumeError: "volume error, relative",
-  nll: "nll",
-  brier: "Brier score",
-  ece: "ECE",
-  adaptiveEce: "ECE, adaptive",
-  classwiseEce: "ECE, class-wise",
-  ...(Object.fromEntries(IMAGE_SCORE_NAMES.map((name) => [name, SCORES[name].title])) as Record<
-    ImageScoreName,
-    string
-  >),
-};
+const titleOf = (name: MeasureName) =>
+  (name in MEASURES ? MEASURES[name as keyof typeof MEASURES] : SCORES[name as ImageScoreName]).title;
 
 /** Means with spread and interval, per class, group and head; then how well each confidence ranks, and finds failures. */
 export function describeSummary(summary: Summary): string {
@@ -232,12 +213,12 @@ export function describeSummary(summary: Summary): string {
       ...["mean", "± sd", `95 % interval (${bootstrap.unit}s)`, "images", "left out"].map((heading) => ({ heading })),
     ],
     [
-      ...Object.entries(summary.means).map(([name, of]) => row(TITLES[name as MeasureName], of)),
+      ...Object.entries(summary.means).map(([name, of]) => row(titleOf(name as MeasureName), of)),
       ...classRows(summary, row),
       ...Object.entries(summary.headDice).map(([name, of]) => row(`Dice of head ${name}`, of)),
     ],
   );
-  const pixels = `Over all pixels: ${POOLED.map((name) => `${TITLES[name]} ${fixed(calibration[name], 4)} (${fixed(calibration[`${name}Low`], 4)} to ${fixed(calibration[`${name}High`], 4)})`).join(", ")}\n`;
+  const pixels = `Over all pixels: ${POOLED.map((name) => `${titleOf(name)} ${fixed(calibration[name], 4)} (${fixed(calibration[`${name}Low`], 4)} to ${fixed(calibration[`${name}High`], 4)})`).join(", ")}\n`;
   return [means, pixels, groupTable(summary), confidenceTable(summary)].filter((part) => part !== "").join("\n");
 }
 
@@ -246,7 +227,7 @@ function classRows({ classes }: Summary, row: (name: string, of: Measure) => str
   const names: QualityName[] = ["dice", "modifiedHausdorff", "hd95"];
   const all = Object.entries(classes);
   if (all.length < 2) return [];
-  return all.flatMap(([title, of]) => names.map((name) => row(`${TITLES[name]} of ${title}`, of[name])));
+  return all.flatMap(([title, of]) => names.map((name) => row(`${titleOf(name)} of ${title}`, of[name])));
 }
 
 /** Groups by Dice, where one has several images. */
@@ -255,7 +236,11 @@ function groupTable({ groups, bootstrap }: Summary): string {
   if (bootstrap.unit !== "group" || all.length === 0) return "";
   const columns: MeasureName[] = ["dice", "modifiedHausdorff", "nll", "aulaNormalised", "pairwiseAgreement"];
   return formatTable(
-    [{ heading: "group", align: "left" }, { heading: "images" }, ...columns.map((name) => ({ heading: TITLES[name] }))],
+    [
+      { heading: "group", align: "left" },
+      { heading: "images" },
+      ...columns.map((name) => ({ heading: titleOf(name) })),
+    ],
     endsOf(
       all.map(([group, of]) => [group, String(of.images), ...columns.map((name) => fixed(of[name]))]),
       5,
@@ -288,7 +273,7 @@ function confidenceTable({ spearmanWithDice, failureDetection, tau, failed, with
 const cell = (value: number | null | undefined) =>
   value === null || value === undefined || Number.isNaN(value) ? "" : value;
 
-const MEASURES = [...QUALITY_NAMES, ...OTHER_MEASURES];
+const COLUMNS = [...QUALITY_NAMES, ...OTHER_MEASURES];
 
 function imagesCsv(
   scores: readonly ImageScore[],
@@ -298,7 +283,7 @@ function imagesCsv(
   const maps = Object.keys(scores[0]?.uncertainty ?? {});
   return csvText(
     distinctNames([
-      ...["id", "group", "empty", ...MEASURES.map(snake)],
+      ...["id", "group", "empty", ...COLUMNS.map(snake)],
       ...classes.flatMap(([, title]) => QUALITY_NAMES.map((name) => `${snake(name)}_${title}`)),
       "ignored",
       ...maps.map(snake),
@@ -306,7 +291,7 @@ function imagesCsv(
     ]),
     scores.map((score) => [
       ...[score.id, score.group ?? "", String(score.empty)],
-      ...MEASURES.map((name) => cell(measureOf(score, name))),
+      ...COLUMNS.map((name) => cell(measureOf(score, name))),
       ...classes.flatMap(([c]) => QUALITY_NAMES.map((name) => cell(score.quality.perClass[c]?.[name]))),
       score.ignored ?? 0,
       ...maps.map((name) => cell(score.uncertainty[name])),
@@ -317,8 +302,8 @@ function imagesCsv(
 
 function groupsCsv({ groups }: Summary): string {
   return csvText(
-    ["group", "images", ...MEASURES.map(snake)],
-    Object.entries(groups).map(([group, of]) => [group, of.images, ...MEASURES.map((name) => cell(of[name]))]),
+    ["group", "images", ...COLUMNS.map(snake)],
+    Object.entries(groups).map(([group, of]) => [group, of.images, ...COLUMNS.map((name) => cell(of[name]))]),
   );
 }
 

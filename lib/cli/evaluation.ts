@@ -1,14 +1,15 @@
 // What the images of one run come to: means, per class and group too, and whether confidence finds the failures.
 import type { Ignored } from "../data/labels.js";
 import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
+import type { Comparison, Estimate, RunRecord } from "../results/comparison.js";
+import { FAILURE_NAMES, LIKELIHOODS, POOLED, type PooledName } from "../results/measures.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, SCORES } from "../scores/scores.js";
 import { unitOf } from "../study/aggregate.js";
 import { pooledCalibration } from "../study/evaluate.js";
 import { type ImageScore, ignoredIn } from "../study/records.js";
 import { unitsOf } from "../study/resampling.js";
-import type { Comparison, Estimate, RunRecord } from "../study/results.js";
 import { type Spread, spread } from "../study/spread.js";
-import { estimates, POOLED, type PooledName, RunStatistics, resamplesOf, statistic } from "../study/statistics.js";
+import { estimates, RunStatistics, resamplesOf, statistic } from "../study/statistics.js";
 
 export { type Spread, spread };
 
@@ -32,10 +33,7 @@ export interface Correlation {
 }
 
 /** Whether a confidence, or minus an uncertainty, finds the failures: definitions in docs/metrics.md, §6. */
-export type FailureDetection = Record<
-  "aurc" | "eaurc" | "augrc" | "auroc" | "fpr95" | "qcArea" | "remaining5",
-  Omit<Estimate, "perRun">
->;
+export type FailureDetection = Record<(typeof FAILURE_NAMES)[number], Omit<Estimate, "perRun">>;
 
 /** What an evaluation comes to. */
 export interface Summary {
@@ -172,8 +170,7 @@ export function measureOf(score: ImageScore, name: MeasureName): number | null {
 }
 
 function failureDetection(found: Record<string, Estimate>, name: string): FailureDetection {
-  const names = ["aurc", "eaurc", "augrc", "auroc", "fpr95", "qcArea", "remaining5"] as const;
-  return record(names, (of) => {
+  return record(FAILURE_NAMES, (of) => {
     const { perRun, ...estimate } = found[statistic.confidence(name, of)] as Estimate;
     return estimate;
   });

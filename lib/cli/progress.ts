@@ -1,5 +1,5 @@
 import type { EpochEvent, PreparedEvent, TrainingEvent } from "../ensemble/training.js";
-import { duration, fixed } from "../report/table.js";
+import { duration, fixed } from "../results/format.js";
 
 /** Where progress goes: `process.stderr`, or a stand-in. */
 export interface Terminal {

@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { readText } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
-import type { Comparison } from "../study/results.js";
+import type { Comparison } from "../results/comparison.js";
 import { newCommand, runSession, type Session } from "./command.js";
 import { tellResults, writeResults } from "./compare.js";
 

@@ -18,7 +18,8 @@ import {
 import { checkWhole } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreHeads } from "../metrics/index.js";
-import { fixed, formatTable } from "../report/table.js";
+import { fixed } from "../results/format.js";
+import { formatTable } from "../results/text.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, recordScores, type ScoreRecord } from "../scores/scores.js";
 import { integer, list, number, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";

@@ -1,10 +1,10 @@
 import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { escapeHtml } from "../results/html.js";
 import { colourMap, predictionColour, truthColour } from "./colours.js";
 import { agreementCurves } from "./figures/agreement.js";
 import { drawChart } from "./figures/chart.js";
 import { COLOURS, colourProperties, inline } from "./figures/theme.js";
-import { escapeHtml } from "./html.js";
 import type { Picture } from "./png.js";
 import { heatMap, overlay } from "./render.js";
 

@@ -104,6 +104,11 @@ export function confidenceTitle(name: ConfidenceName): string {
   return isMap(name) ? `−${MAPS[name].title}` : SCORES[name].title;
 }
 
+/** What a confidence is, in a sentence. */
+export function confidenceText(name: ConfidenceName): string {
+  return isMap(name) ? `minus the image’s summary of the map of ${MAPS[name].title}` : SCORES[name].text;
+}
+
 /** What an axis of a confidence is called, with its unit. */
 export function confidenceAxis(name: ConfidenceName, summary: keyof MapSummary): string {
   const { title, unit, surer } = SCORES[scoreBehind(name, summary)];

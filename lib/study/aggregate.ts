@@ -1,8 +1,6 @@
 // From runs to methods: statistics of each run, averaged over its method's seeds, with intervals; and the paired tests.
 import { METHODS, type MethodName } from "../ensemble/methods.js";
 import { type Calibration, pairedT, qualityControlCurve, wilcoxon } from "../metrics/index.js";
-import { CONFIDENCES, type ConfidenceName, recordedConfidences } from "../scores/scores.js";
-import { unitsOf } from "./resampling.js";
 import type {
   Comparison,
   ConfidenceResult,
@@ -13,7 +11,10 @@ import type {
   PairedTest,
   QcCurve,
   RunRecord,
-} from "./results.js";
+} from "../results/comparison.js";
+import { COMPARED_MEASURES, type ComparedMeasure, POOLED, RANKING_NAMES } from "../results/measures.js";
+import { CONFIDENCES, type ConfidenceName, recordedConfidences } from "../scores/scores.js";
+import { unitsOf } from "./resampling.js";
 import {
   estimates,
   imageMeans,
@@ -21,7 +22,6 @@ import {
   mean,
   meanEstimate,
   orNull,
-  POOLED,
   RunStatistics,
   resamplesOf,
   statistic,
@@ -36,7 +36,7 @@ export interface MeasuredRun {
 /** How runs become results: fields of {@link Comparison}. */
 export type AggregateSettings = Pick<Comparison, "classNames" | "scored" | "tau" | "summary" | "bootstrap">;
 
-const QUALITY = ["dice", "iou", "mhd", "hausdorff", "hd95", "assd", "nll", "brier"] as const;
+const QUALITY = Object.keys(COMPARED_MEASURES) as ComparedMeasure[];
 
 /** Means over images, by method, and the ways to find failures; methods in the order of {@link METHODS}. */
 export function aggregate(
@@ -137,18 +137,8 @@ function measuredOf(
 }
 
 function confidenceOf(found: Record<string, Estimate>, name: ConfidenceName): ConfidenceResult {
-  const of = (of: keyof ConfidenceResult) => found[statistic.confidence(name, of)] as Estimate;
-  return {
-    spearmanDice: of("spearmanDice"),
-    spearmanMhd: of("spearmanMhd"),
-    aurc: of("aurc"),
-    eaurc: of("eaurc"),
-    augrc: of("augrc"),
-    auroc: of("auroc"),
-    fpr95: of("fpr95"),
-    qcArea: of("qcArea"),
-    remaining5: of("remaining5"),
-  };
+  const all = RANKING_NAMES.map((of) => [of, found[statistic.confidence(name, of)] as Estimate]);
+  return Object.fromEntries(all) as ConfidenceResult;
 }
 
 function curveOf({ confidences, dice }: Measured, name: ConfidenceName, tau: number): QcCurve | undefined {

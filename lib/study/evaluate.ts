@@ -2,9 +2,9 @@
 
 import type { Model, PredictionFusion, PredictOptions } from "../ensemble/model.js";
 import type { Calibration } from "../metrics/index.js";
+import type { ReliabilityBin, RunRecord } from "../results/comparison.js";
 import { type Item, infer } from "../runs/inference.js";
 import { type ImageScore, type Scoring, scoreImage } from "./records.js";
-import type { ReliabilityBin, RunRecord } from "./results.js";
 
 /** How a run is evaluated. */
 export interface EvaluateOptions {

@@ -11,9 +11,9 @@ import {
   type QualityName,
   quality,
 } from "../metrics/index.js";
+import type { ImageRecord } from "../results/comparison.js";
 import type { Result } from "../runs/inference.js";
 import { recordScores } from "../scores/scores.js";
-import type { ImageRecord } from "./results.js";
 
 /** What counts, and how far pixels are apart. */
 export interface Scoring {

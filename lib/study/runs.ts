@@ -3,8 +3,8 @@
 import type { MethodName } from "../ensemble/methods.js";
 import { readRun } from "../ensemble/run.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { SkipCurvePoint } from "../results/comparison.js";
 import { type RunNotes, readNotes } from "../runs/notes.js";
-import type { SkipCurvePoint } from "./results.js";
 
 /** A run folder, described by its run.json. */
 export interface RunFacts {

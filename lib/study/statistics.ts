@@ -1,5 +1,7 @@
 // The statistics of one run on one set of images, and what a bootstrap makes of those of several runs.
 import type { Calibration } from "../metrics/index.js";
+import type { Estimate, MeanEstimate } from "../results/comparison.js";
+import { POOLED, type PooledName, RANKING_NAMES, type RankingName } from "../results/measures.js";
 import {
   draw,
   type FailureStatistics,
@@ -12,7 +14,6 @@ import {
   weightedRanks,
   weightedSpearman,
 } from "./resampling.js";
-import type { Estimate, MeanEstimate } from "./results.js";
 import { spread } from "./spread.js";
 
 /** What the statistics of a run are taken of: one entry per image, NaN where there is none, the same order in every run. */
@@ -28,25 +29,6 @@ export interface Measured {
   calibration: readonly Calibration[];
 }
 
-/** Of the pixels of all images together: {@link pooledCalibration}. */
-export const POOLED = ["ece", "brier", "nll"] as const;
-
-/** One of {@link POOLED}. */
-export type PooledName = (typeof POOLED)[number];
-
-/** What is known of each confidence: {@link ConfidenceResult}. */
-const OF_CONFIDENCE = [
-  "spearmanDice",
-  "spearmanMhd",
-  "aurc",
-  "eaurc",
-  "augrc",
-  "auroc",
-  "fpr95",
-  "qcArea",
-  "remaining5",
-] as const;
-
 /** One statistic of each kind by its name: the ECE of all pixels is another number than the mean of the images' ECE. */
 export const statistic = {
   /** Mean over the images of a column. */
@@ -54,7 +36,7 @@ export const statistic = {
   /** Of the pixels of all images together. */
   pooled: (name: PooledName) => `pooled ${name}`,
   /** Of a confidence, how well it ranks images and finds failures. */
-  confidence: (confidence: string, name: (typeof OF_CONFIDENCE)[number]) => `${name} by ${confidence}`,
+  confidence: (confidence: string, name: (typeof RANKING_NAMES)[number]) => `${name} by ${confidence}`,
 };
 
 /** Every statistic of one run: prepared once, then computed for as many resamples as wanted. */
@@ -96,7 +78,7 @@ export class RunStatistics {
     this.names = distinct([
       ...Object.keys(columns).map(statistic.mean),
       ...POOLED.map(statistic.pooled),
-      ...Object.keys(confidences).flatMap((of) => OF_CONFIDENCE.map((name) => statistic.confidence(of, name))),
+      ...Object.keys(confidences).flatMap((of) => RANKING_NAMES.map((name) => statistic.confidence(of, name))),
     ]);
   }
 
@@ -124,7 +106,7 @@ export class RunStatistics {
     const ideal = weightedIdealAurc(this.#byDice, this.#diceTimes, this.#risk);
     for (const confidence of this.#confidences) {
       const found = confidence && this.#confidence(confidence, ideal);
-      for (const name of OF_CONFIDENCE) out[at++] = found ? found[name] : Number.NaN;
+      for (const name of RANKING_NAMES) out[at++] = found ? found[name] : Number.NaN;
     }
   }
 
@@ -139,7 +121,7 @@ export class RunStatistics {
     weightedRanks(this.#byMhd, this.#mhdTimes, this.#mhdRanks);
   }
 
-  #confidence(of: Sorted, ideal: number): Record<(typeof OF_CONFIDENCE)[number], number> {
+  #confidence(of: Sorted, ideal: number): Record<(typeof RANKING_NAMES)[number], number> {
     const found: FailureStatistics = weightedFailures(of, this.#diceTimes, this.#risk, this.#failed);
     return {
       ...found,

@@ -20,7 +20,8 @@ import { checkOutput, writeTogether } from "../../lib/cli/output.js";
 import { bar, StatusLine, trainingProgress } from "../../lib/cli/progress.js";
 import { checkWhole } from "../../lib/data/output-list.js";
 import type { TrainingEvent } from "../../lib/ensemble/training.js";
-import { duration, fixed, formatTable } from "../../lib/report/table.js";
+import { duration, fixed } from "../../lib/results/format.js";
+import { formatTable } from "../../lib/results/text.js";
 
 describe("formatTable", () => {
   it("lines up columns by what is seen, and shows where rows were left out", () => {

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseCsv } from "../../lib/data/csv.js";
 import { readMask } from "../../lib/data/mask.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
-import type { Comparison } from "../../lib/study/results.js";
+import type { Comparison } from "../../lib/results/comparison.js";
 import { cli } from "../support/cli.js";
 import { killedAt } from "../support/killed.js";
 
@@ -258,7 +258,7 @@ describe("compare", () => {
       "tests",
     ];
     expect(readdirSync(path.join(out, "tables")).sort()).toEqual(names.map((name) => `${name}.csv`));
-    for (const part of ["Table 1", "Table 2", "Table 3", "LE minus other, group means", "Shift", "Written to"])
+    for (const part of ["Table 1", "Table 2", "Table 3", "group by group", "Shift", "Written to"])
       expect(printed).toContain(part);
   });
 

@@ -2,8 +2,6 @@
 
 import { Random } from "../../lib/data/random.js";
 import { METHODS, type MethodName } from "../../lib/ensemble/methods.js";
-import { CONFIDENCES, type ConfidenceName, recordedConfidence } from "../../lib/scores/scores.js";
-import { augrc, aurc, auroc, eaurc, fpr95, qualityControlCurve, spearman } from "../../lib/statistics/index.js";
 import type {
   Comparison,
   ConfidenceResult,
@@ -13,7 +11,9 @@ import type {
   MethodResult,
   RunRecord,
   ShownImage,
-} from "../../lib/study/results.js";
+} from "../../lib/results/comparison.js";
+import { CONFIDENCES, type ConfidenceName, recordedConfidence } from "../../lib/scores/scores.js";
+import { augrc, aurc, auroc, eaurc, fpr95, qualityControlCurve, spearman } from "../../lib/statistics/index.js";
 
 /** What to make. */
 export interface ComparisonOptions {

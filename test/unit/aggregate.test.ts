@@ -15,10 +15,16 @@ import {
   spearman,
   wilcoxon,
 } from "../../lib/metrics/index.js";
+import type {
+  ConfidenceResult,
+  Estimate,
+  ImageRecord,
+  MeanEstimate,
+  MethodResult,
+} from "../../lib/results/comparison.js";
 import { CONFIDENCES, type ConfidenceName } from "../../lib/scores/scores.js";
 import { aggregate, type MeasuredRun, unitOf } from "../../lib/study/aggregate.js";
 import { pooledCalibration } from "../../lib/study/evaluate.js";
-import type { ConfidenceResult, Estimate, ImageRecord, MeanEstimate, MethodResult } from "../../lib/study/results.js";
 import { madePixels, madeRun, SETTINGS } from "./support/study.js";
 
 const only = (runs: MeasuredRun[], settings = SETTINGS): MethodResult => {

@@ -2,20 +2,16 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
+import { parseCsv } from "../../lib/data/csv.js";
 import { decodePng } from "../../lib/data/png.js";
 import { comparisonPage, writeReport } from "../../lib/report/comparison/index.js";
 import { summarise } from "../../lib/report/comparison/summary.js";
-import {
-  correlationTable,
-  failureTable,
-  qualityTable,
-  shiftTable,
-  testsTable,
-} from "../../lib/report/comparison/tables.js";
 import { comparisonFigures, type Figure, rasterise, skipCurveFigure } from "../../lib/report/figures/index.js";
 import { suitedConfidence } from "../../lib/report/figures/select.js";
 import { COLOURS, DARK_COLOURS, fitted, inline, textWidth } from "../../lib/report/figures/theme.js";
-import type { Comparison, SkipCurvePoint } from "../../lib/study/results.js";
+import type { Comparison, SkipCurvePoint } from "../../lib/results/comparison.js";
+import { toCsv, toHtml, toText } from "../../lib/results/table.js";
+import { correlationTable, failureTable, qualityTable, shiftTable, testsTable } from "../../lib/results/tables.js";
 import { makeComparison } from "../support/comparison.js";
 
 const whole = makeComparison();
@@ -244,53 +240,72 @@ describe("tables", () => {
     const [plain, mh] = comparison.methods;
     Object.assign(plain!.quality.dice, { value: 0.999 });
     Object.assign(mh!.quality.mhd, { value: 0.001 });
-    const [head, ...rows] = rowsOf(qualityTable(comparison));
+    const [head, ...rows] = rowsOf(toHtml(qualityTable(comparison)));
     const marked = (column: number) => rows.filter((row) => row[column]!.includes("★")).map((row) => row[0]);
     expect(head!.slice(0, 3)).toEqual(["method", "Dice", "MHD (pixels)"]);
-    expect(marked(1)).toEqual(["Plain"]);
-    expect(marked(2)).toEqual(["MH"]);
+    expect(marked(1)).toEqual(["Plain (2 seeds)"]);
+    expect(marked(2)).toEqual(["MH (2 seeds)"]);
   });
 
   test("mark nothing where all are alike or there is one alone", () => {
-    expect(qualityTable(makeComparison({ methods: ["le"] }))).not.toContain("★");
+    expect(toHtml(qualityTable(makeComparison({ methods: ["le"] })))).not.toContain("★");
   });
 
   test("show a value, its spread and its interval", () => {
     const comparison = makeComparison({ methods: ["plain"] });
     Object.assign(comparison.methods[0]!.quality.dice, { value: 0.8125, sd: 0.25, low: 0.75, high: 0.875, leftOut: 0 });
-    expect(qualityTable(comparison)).toContain("<td>0.813 ± 0.250<small>[0.750, 0.875]</small></td>");
+    expect(toHtml(qualityTable(comparison))).toContain("<td>0.813 ± 0.250<small>[0.750, 0.875]</small></td>");
   });
 
   test("say how many images a mean is of where some have no value", () => {
-    const row = rowsOf(qualityTable(makeComparison({ methods: ["le"] })))[1]!;
+    const row = rowsOf(toHtml(qualityTable(makeComparison({ methods: ["le"] }))))[1]!;
     expect(row[2]).toContain("59 images");
     expect(row[1]).not.toContain("images");
   });
 
   test("of classes are there where there are several", () => {
-    expect(qualityTable(makeComparison({ classes: 3 }))).toContain("Dice, cyst");
-    expect(qualityTable(whole)).not.toContain("Dice, lesion");
+    expect(toHtml(qualityTable(makeComparison({ classes: 3 })))).toContain("Dice, cyst");
+    expect(toHtml(qualityTable(whole))).not.toContain("Dice, lesion");
   });
 
-  test("show a dash for what a method has not", () => {
-    const [head, ...rows] = rowsOf(correlationTable(whole, "Dice"));
-    const aula = rows.find((row) => row[0] === "AULA")!;
-    expect(head!.slice(1)).toEqual(["Plain", "MH", "DE", "MCD", "LE"]);
-    expect(aula.slice(1, 5)).toEqual(["–", "–", "–", "–"]);
-    expect(aula[5]).toMatch(/0\.\d\d/);
+  test("show a dash for what is not defined", () => {
+    const [, ...rows] = rowsOf(toHtml(correlationTable(makeComparison({ nulls: true, methods: ["le"] }))));
+    expect(rows[0]).toEqual(["AULA", "–", "–"]);
   });
 
-  test("put the tests of a measure together", () => {
-    const comparison = makeComparison();
-    comparison.tests.sort((a, b) => a.other.localeCompare(b.other));
-    const groups = [...testsTable(comparison).matchAll(/rowgroup"[^>]*>([^<]+)</g)].map((match) => match[1]);
-    expect(groups).toEqual(["Dice", "MHD", "nll"]);
+  const groupsOf = (html: string) => [...html.matchAll(/rowgroup"[^>]*>([^<]+)</g)].map((match) => match[1]);
+  const methods = ["Plain", "MH", "DE", "MCD", "LE"];
+
+  test("group what is said of a method", () => {
+    const comparison = makeComparison({ seeds: 1 });
+    expect(groupsOf(toHtml(testsTable(comparison)))).toEqual(methods.slice(0, -1));
+    for (const table of [correlationTable, failureTable]) expect(groupsOf(toHtml(table(comparison)))).toEqual(methods);
+    expect(groupsOf(toHtml(shiftTable(comparison)))).toEqual(methods);
+    expect(toHtml(shiftTable(makeComparison({ shift: false })))).toBe("");
   });
 
-  test("group the confidences of a method", () => {
-    const groups = [...failureTable(whole).matchAll(/rowgroup"[^>]*>([^<]+)</g)].map((match) => match[1]);
-    expect(groups).toEqual(["Plain", "MH", "DE", "MCD", "LE"]);
-    expect(shiftTable(makeComparison({ shift: false }))).toBe("");
+  test("say the same as text, as a file and on a page", () => {
+    const table = failureTable(makeComparison({ seeds: 1 }));
+    const file = parseCsv(toCsv(table, { method: ({ method }) => method.method }), "table").rows;
+    const text = toText(table).trimEnd().split("\n").slice(2);
+    const [, ...page] = rowsOf(toHtml(table));
+    expect(text).toHaveLength(table.rows.length);
+    table.rows.forEach((row, i) => {
+      const value = row.result.auroc.value as number;
+      expect(Number(file[i]?.auroc)).toBe(value);
+      expect(text[i]).toContain(`${value.toFixed(3)} [`);
+      expect(page[i]?.[4]).toContain(value.toFixed(3));
+    });
+  });
+
+  test("have a minus sign on a page, and what can be typed elsewhere", () => {
+    const comparison = makeComparison({ seeds: 1, methods: ["plain", "le"] });
+    comparison.tests[0]!.difference = -0.0125;
+    comparison.tests[0]!.wilcoxonP = 2e-5;
+    const table = testsTable(comparison);
+    expect(toText(table)).toMatch(/ -0\.0125 +< 0\.001 /);
+    expect(rowsOf(toHtml(table))[1]).toEqual(expect.arrayContaining(["−0.0125", "&lt; 0.001"]));
+    expect(toCsv(table, {})).toContain("-0.0125,0.00002,");
   });
 });
 

@@ -7,9 +7,9 @@ import { decodePng } from "../../lib/data/png.js";
 import { colourMap, predictionColour, truthColour } from "../../lib/report/colours.js";
 import { type DemoImage, demoPage, pickCases } from "../../lib/report/demo-page.js";
 import { agreementCurves } from "../../lib/report/figures/agreement.js";
-import { escapeHtml } from "../../lib/report/html.js";
 import { encodePng, probabilityToGrey } from "../../lib/report/png.js";
 import { heatMap, overlay } from "../../lib/report/render.js";
+import { escapeHtml } from "../../lib/results/html.js";
 
 const luma = ([r, g, b]: readonly number[]) => 0.299 * r! + 0.587 * g! + 0.114 * b!;
 

@@ -1,10 +1,8 @@
 import { METHOD_TITLES } from "../../ensemble/methods.js";
-import type { Comparison } from "../../study/results.js";
-import type { Figure } from "../figures/index.js";
-import { inline } from "../figures/theme.js";
-import { escapeHtml } from "../html.js";
-import { styles } from "./styles.js";
-import { summarise } from "./summary.js";
+import type { Comparison } from "../../results/comparison.js";
+import { escapeHtml } from "../../results/html.js";
+import { COMPARED_MEASURES, FAILURE_NAMES, MEASURES, RANKINGS } from "../../results/measures.js";
+import { toHtml } from "../../results/table.js";
 import {
   calibrationTable,
   correlationTable,
@@ -14,32 +12,22 @@ import {
   runsTable,
   shiftTable,
   testsTable,
-} from "./tables.js";
+} from "../../results/tables.js";
+import { CONFIDENCES, confidenceText, confidenceTitle } from "../../scores/scores.js";
+import type { Figure } from "../figures/index.js";
+import { inline } from "../figures/theme.js";
+import { styles } from "./styles.js";
+import { summarise } from "./summary.js";
 
 /** What each column means, in a line. */
 const definitions: readonly [term: string, meaning: string][] = [
-  ["Dice", "overlap of prediction and truth, 2·|A∩B| / (|A|+|B|); 1 is the same, 0 is nothing in common"],
-  ["MHD", "modified Hausdorff distance: the larger of the two mean nearest distances between the masks"],
-  ["HD95, ASSD", "95th percentile, and mean, of the nearest distances between the two boundaries"],
-  ["nll", "negative log-likelihood of the truth, in nats per pixel; low is good"],
-  ["ECE", "expected calibration error: mean gap between confidence and accuracy over 15 bins, all pixels"],
-  ["Brier", "squared error of the probabilities; low is good"],
-  [
-    "AULA",
-    "area under layer agreement: how much neighbouring heads of LE agree; other methods have no layers to compare",
-  ],
-  ["pairwise agreement", "mean Dice over all pairs of heads; one head has none"],
-  ["soft Dice confidence", "Dice that the probabilities themselves expect"],
-  ["−entropy, −mutual information, −variance", "minus the image’s summary of that uncertainty map"],
-  [
-    "AURC, e-AURC",
-    "area under the risk-coverage curve, risk 1 − Dice, and what it has above the ideal order; low is good",
-  ],
-  ["AUGRC", "the same for the generalised risk, which weighs silent failures by how many images are kept"],
-  ["AUROC", "chance that an image that is good enough gets the higher confidence than one that failed; 0.5 is a coin"],
-  ["FPR95", "share of the failures that pass where 95 % of the good images pass; low is good"],
-  ["QC area", "area under the quality-control curve: failures unseen against share reviewed; low is good"],
-  ["5 % remaining at", "smallest reviewed share that leaves at most 5 % of the failures unseen"],
+  ...(Object.values(COMPARED_MEASURES).map((name) => [MEASURES[name].title, MEASURES[name].text]) as [
+    string,
+    string,
+  ][]),
+  [MEASURES.ece.title, MEASURES.ece.text],
+  ...CONFIDENCES.map((name): [string, string] => [confidenceTitle(name), confidenceText(name)]),
+  ...FAILURE_NAMES.map((name): [string, string] => [RANKINGS[name].title, RANKINGS[name].text]),
   ["AUROC in/out", "chance that a shifted image gets the lower confidence than one in distribution"],
   ["flagged", "share of images with a confidence below the threshold, which was set in distribution"],
 ];
@@ -108,35 +96,34 @@ ${summarise(comparison)
 
 <section>
 <h2>Quality</h2>
-${qualityTable(comparison)}
-${testsTable(comparison)}
+${toHtml(qualityTable(comparison))}
+${toHtml(testsTable(comparison))}
 ${draw("figure-1")}
 </section>
 
 <section>
 <h2>Does uncertainty find the failures?</h2>
-${correlationTable(comparison, "Dice")}
-${correlationTable(comparison, "MHD")}
-${failureTable(comparison)}
+${toHtml(correlationTable(comparison))}
+${toHtml(failureTable(comparison))}
 ${draw("figure-2")}
 </section>
 ${heads ? `\n<section>\n<h2>The heads of the Layer Ensemble</h2>\n${heads}\n</section>\n` : ""}
 <section>
 <h2>Calibration</h2>
-${calibrationTable(comparison)}
+${toHtml(calibrationTable(comparison))}
 ${draw("figure-6")}
 </section>
 
 <section>
 <h2>Cost</h2>
-${costTable(comparison)}
+${toHtml(costTable(comparison))}
 </section>
 ${
   shift
     ? `
 <section>
 <h2>Out of distribution</h2>
-${shiftTable(comparison)}
+${toHtml(shiftTable(comparison))}
 ${draw("figure-7")}
 </section>
 `
@@ -152,7 +139,7 @@ ${definitions.map(([term, meaning]) => `<div><dt>${escapeHtml(term)}</dt><dd>${e
 
 <section>
 <h2>How this was made</h2>
-${runsTable(comparison)}
+${toHtml(runsTable(comparison))}
 <dl class="facts">
 ${Object.entries(comparison.made)
   .map(([term, fact]) => `<div><dt>${escapeHtml(term)}</dt><dd>${escapeHtml(fact)}</dd></div>`)

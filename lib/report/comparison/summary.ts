@@ -1,8 +1,8 @@
 import { METHOD_TITLES, type MethodName } from "../../ensemble/methods.js";
+import type { Comparison, Estimate, MethodResult, PairedTest } from "../../results/comparison.js";
+import { fixed, percent, pValue, typeset } from "../../results/format.js";
 import { CONFIDENCES, confidenceTitle } from "../../scores/scores.js";
-import type { Comparison, Estimate, MethodResult, PairedTest } from "../../study/results.js";
 import { suitedConfidence } from "../figures/select.js";
-import { number, percent, pValue } from "./tables.js";
 
 /** Below this a difference is called more than chance would give. */
 const LEVEL = 0.05;
@@ -17,7 +17,7 @@ export function summarise(comparison: Comparison): string[] {
     correlation(comparison),
     cost(comparison),
     ...shift(comparison),
-  ].filter((sentence) => sentence !== undefined);
+  ].flatMap((sentence) => (sentence === undefined ? [] : typeset(sentence)));
 }
 
 function quality(comparison: Comparison, measure: "dice" | "nll"): string | undefined {
@@ -25,7 +25,7 @@ function quality(comparison: Comparison, measure: "dice" | "nll"): string | unde
   const sorted = order(comparison.methods, (method) => method.quality[measure], measure === "dice");
   const [best, second] = sorted;
   if (!best) return undefined;
-  const value = (method: MethodResult) => number(method.quality[measure].value, measure === "dice" ? 3 : 4);
+  const value = (method: MethodResult) => fixed(method.quality[measure].value, measure === "dice" ? 3 : 4);
   if (!second) return `${name(best)} reaches a mean ${measure === "dice" ? "Dice" : "nll"} of ${value(best)}.`;
   const lead = `${name(best)} has ${what} (${value(best)}), ${name(second)} the next (${value(second)}).`;
   return `${lead} ${support(comparison.tests, measure, best.method)}`.trim();
@@ -57,7 +57,7 @@ function support(tests: readonly PairedTest[], measure: PairedTest["measure"], b
 function calibration({ methods }: Comparison): string | undefined {
   const [best, second] = order(methods, (method) => method.pooled.ece, false);
   if (!best || !second) return undefined;
-  return `Best calibrated is ${name(best)} (ECE ${number(best.pooled.ece.value, 4)}), then ${name(second)} (${number(second.pooled.ece.value, 4)}); ${overlap(best.pooled.ece, second.pooled.ece)}.`;
+  return `Best calibrated is ${name(best)} (ECE ${fixed(best.pooled.ece.value, 4)}), then ${name(second)} (${fixed(second.pooled.ece.value, 4)}); ${overlap(best.pooled.ece, second.pooled.ece)}.`;
 }
 
 function failures({ methods, tau }: Comparison): string | undefined {
@@ -70,12 +70,12 @@ function failures({ methods, tau }: Comparison): string | undefined {
   const [best, ...others] = all.sort((a, b) => b.value - a.value);
   if (!best) return undefined;
   const say = ({ method, confidence, value }: typeof best) =>
-    `${confidenceTitle(confidence)} of ${name(method)} (AUROC ${number(value, 3)})`;
+    `${confidenceTitle(confidence)} of ${name(method)} (AUROC ${fixed(value, 3)})`;
   const start = `Of all confidences, failures (Dice below ${tau}) are told best by ${say(best)}`;
   const second = others.find(({ method }) => method !== best.method);
   const then = second ? `, of another method by ${say(second)}; ${overlap(best.auroc, second.auroc)}` : "";
   const aula = others.find(({ confidence }) => confidence === "aula");
-  const also = aula && aula !== second ? ` AULA reaches ${number(aula.value, 3)}.` : "";
+  const also = aula && aula !== second ? ` AULA reaches ${fixed(aula.value, 3)}.` : "";
   return `${start}${then}.${also} Each method is judged on its own failures.`;
 }
 
@@ -84,14 +84,14 @@ function correlation({ methods }: Comparison): string | undefined {
   if (!aula || aula.value === null) return undefined;
   const strength = Math.abs(aula.value) >= 0.7 ? "strongly" : Math.abs(aula.value) >= 0.4 ? "moderately" : "weakly";
   const clear = aula.low !== null && aula.high !== null && (aula.low > 0 || aula.high < 0);
-  const interval = aula.low === null || aula.high === null ? "" : ` [${number(aula.low, 2)}, ${number(aula.high, 2)}]`;
-  return `AULA of LE goes ${strength} with Dice: Spearman ${number(aula.value, 2)}${interval}${clear || interval === "" ? "" : ", an interval that includes 0"}.`;
+  const interval = aula.low === null || aula.high === null ? "" : ` [${fixed(aula.low, 2)}, ${fixed(aula.high, 2)}]`;
+  return `AULA of LE goes ${strength} with Dice: Spearman ${fixed(aula.value, 2)}${interval}${clear || interval === "" ? "" : ", an interval that includes 0"}.`;
 }
 
 function cost({ methods }: Comparison): string | undefined {
   const known = methods.filter((method) => method.method !== "plain" && method.cost.ratioToPlain !== null);
   if (known.length === 0) return undefined;
-  const each = known.map((method) => `${name(method)} ${number(method.cost.ratioToPlain, 2)}×`);
+  const each = known.map((method) => `${name(method)} ${fixed(method.cost.ratioToPlain, 2)}×`);
   return `The time of one prediction against Plain: ${list(each)}.`;
 }
 
@@ -102,7 +102,7 @@ function shift({ shift, methods }: Comparison): string[] {
     return row ? [{ ...row, title: name(method) }] : [];
   });
   const dice = rows.flatMap(({ title, diceIn, diceOut }) =>
-    diceIn === null || diceOut === null ? [] : [`${title} from ${number(diceIn, 3)} to ${number(diceOut, 3)}`],
+    diceIn === null || diceOut === null ? [] : [`${title} from ${fixed(diceIn, 3)} to ${fixed(diceOut, 3)}`],
   );
   const flagged = rows.flatMap(({ title, confidence, flaggedOut }) =>
     flaggedOut.value === null ? [] : [`${title} ${percent(flaggedOut.value)} (by ${confidenceTitle(confidence)})`],

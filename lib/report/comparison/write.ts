@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { writeAtomic } from "../../data/files.js";
-import type { Comparison } from "../../study/results.js";
+import type { Comparison } from "../../results/comparison.js";
 import { comparisonFigures, rasterise } from "../figures/index.js";
 import { comparisonPage } from "./page.js";
 

@@ -1,4 +1,4 @@
-import type { Comparison, ShownImage } from "../../study/results.js";
+import type { Comparison, ShownImage } from "../../results/comparison.js";
 import { overlay } from "../render.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";

@@ -1,5 +1,5 @@
 import type { Config, TopLevelSpec } from "vega-lite";
-import { escapeHtml } from "../html.js";
+import { escapeHtml } from "../../results/html.js";
 import { COLOURS, FONT, textWidth } from "./theme.js";
 
 /** A chart in the grammar of Vega-Lite: a `TopLevelSpec`, whose own type is too large to build one from parts. */

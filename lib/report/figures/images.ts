@@ -1,6 +1,6 @@
 // The pictures inside a comparison, decoded.
 import type { NdArray } from "../../arrays.js";
-import type { ShownImage } from "../../study/results.js";
+import type { ShownImage } from "../../results/comparison.js";
 
 /** One byte per pixel: the grey image or a label map, H×W. */
 export function bytesOf(shown: ShownImage, base64: string): NdArray<Uint8Array> {

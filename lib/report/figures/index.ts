@@ -1,4 +1,4 @@
-import type { Comparison } from "../../study/results.js";
+import type { Comparison } from "../../results/comparison.js";
 import { agreementFigure } from "./agreement.js";
 import { aulaDiceFigure } from "./aula-dice.js";
 import type { Figure } from "./figure.js";

@@ -1,4 +1,4 @@
-import { escapeHtml } from "../html.js";
+import { escapeHtml } from "../../results/html.js";
 import type { Picture } from "../png.js";
 import { COLOURS, FONT } from "./theme.js";
 

@@ -1,4 +1,4 @@
-import type { Comparison } from "../../study/results.js";
+import type { Comparison } from "../../results/comparison.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";
 import { firstRun } from "./select.js";

@@ -1,4 +1,4 @@
-import type { Comparison, MethodResult, ReliabilityBin } from "../../study/results.js";
+import type { Comparison, MethodResult, ReliabilityBin } from "../../results/comparison.js";
 import { drawChart, panelGrid } from "./chart.js";
 import type { Figure } from "./figure.js";
 import { fixed, short } from "./select.js";

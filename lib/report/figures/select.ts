@@ -1,7 +1,7 @@
 // What the figures take from a comparison.
 import { METHOD_TITLES, type MethodName } from "../../ensemble/methods.js";
+import type { Comparison, MethodResult, RunRecord } from "../../results/comparison.js";
 import { type ConfidenceName, confidenceTitle, suited } from "../../scores/scores.js";
-import type { Comparison, MethodResult, RunRecord } from "../../study/results.js";
 
 /** A method's name in a figure: "LE". */
 export function short(method: MethodName): string {

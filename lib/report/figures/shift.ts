@@ -1,5 +1,5 @@
+import type { Comparison, RunRecord, ShiftRow } from "../../results/comparison.js";
 import { confidenceAxis, recordedConfidence } from "../../scores/scores.js";
-import type { Comparison, RunRecord, ShiftRow } from "../../study/results.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";
 import { firstRun, fixed, ranked, suitedConfidence } from "./select.js";

@@ -1,4 +1,4 @@
-import type { SkipCurvePoint } from "../../study/results.js";
+import type { SkipCurvePoint } from "../../results/comparison.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";
 import { fixed } from "./select.js";

@@ -35,23 +35,3 @@ export function formatTable(columns: readonly Column[], rows: readonly (readonly
 function width(text: string): number {
   return [...text.replace(/\p{M}/gu, "")].length;
 }
-
-/** A number with so many decimals, `–` where there is none. */
-export function fixed(value: number | null | undefined, decimals = 3): string {
-  return value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(decimals);
-}
-
-/** Thousands separated by a comma. */
-export function grouped(value: number): string {
-  return value.toLocaleString("en-US");
-}
-
-/** Seconds as `8 s`, `2:05` or `1:02:05`. */
-export function duration(seconds: number): string {
-  if (!Number.isFinite(seconds)) return "–";
-  const whole = Math.max(0, Math.round(seconds));
-  if (whole < 60) return `${whole} s`;
-  const two = (n: number) => String(n).padStart(2, "0");
-  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
-}

@@ -1,5 +1,5 @@
-/** Text that is safe inside an element or a quoted attribute. */
+/** Text as it stands in HTML and SVG, in attributes too. */
 export function escapeHtml(text: string): string {
   const entities: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
-  return text.replace(/[&<>"']/g, (char) => entities[char]!);
+  return text.replace(/[&<>"']/g, (char) => entities[char] as string);
 }

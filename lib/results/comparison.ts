@@ -3,27 +3,21 @@ import type { Ignored } from "../data/labels.js";
 import type { MethodName } from "../ensemble/methods.js";
 import type { ConfidenceName, ScoreRecord } from "../scores/scores.js";
 import type { MapSummary } from "../uncertainty/index.js";
+import type { ComparedMeasure, RankingName } from "./measures.js";
 
-/** Quality, uncertainty and agreement of one image under one run. What is not defined is null. */
-export interface ImageRecord extends ScoreRecord {
+/**
+ * Quality, uncertainty and agreement of one image under one run. What is not defined is null. Quality is the mean over the
+ * foreground classes; of distances, over those that are defined, in the unit of `spacing`.
+ */
+export interface ImageRecord extends ScoreRecord, Record<ComparedMeasure | "ece", number | null> {
   id: string;
   /** The patient, say. */
   group: string | null;
-  /** Means over the foreground classes; of distances, over those that are defined. In the unit of `spacing`. */
-  dice: number | null;
-  iou: number | null;
-  mhd: number | null;
-  hausdorff: number | null;
-  hd95: number | null;
-  assd: number | null;
   /** By scored foreground class, in the order of {@link Comparison.classNames}. */
   classDice: (number | null)[];
   classMhd: (number | null)[];
   /** Pixels that do not count; where no other is left, there is no Dice, distance or likelihood. Earlier versions do not say. */
   ignored?: number;
-  nll: number | null;
-  brier: number | null;
-  ece: number | null;
   /** Agreement of neighbouring heads, shallow to deep: mean over the classes that AULA averages. Null with one head. */
   agreements: number[] | null;
 }
@@ -106,22 +100,11 @@ export interface PairedTest {
   tP: number | null;
 }
 
-/** How well a confidence ranks images and finds failures. */
-export interface ConfidenceResult {
-  /** Spearman's correlation of the confidence with Dice and with MHD: near 1 and near -1 for a good one. */
-  spearmanDice: Estimate;
-  spearmanMhd: Estimate;
-  /** Risk 1 - Dice. */
-  aurc: Estimate;
-  eaurc: Estimate;
-  augrc: Estimate;
-  /** Failure: Dice below {@link Comparison.tau}. */
-  auroc: Estimate;
-  fpr95: Estimate;
-  /** Area under the quality-control curve, and the flagged share that leaves 5 % of the failures unseen. */
-  qcArea: Estimate;
-  remaining5: Estimate;
-}
+/**
+ * How well a confidence ranks images and finds failures: correlations with Dice and MHD; risk 1 - Dice; failure: Dice below
+ * {@link Comparison.tau}; the area under the quality-control curve, and the flagged share that leaves 5 % of the failures unseen.
+ */
+export type ConfidenceResult = Record<RankingName, Estimate>;
 
 /** A quality-control curve: failures that stay unseen, as a share of all images, against the flagged share. */
 export interface QcCurve {
@@ -137,7 +120,7 @@ export interface MethodResult {
   method: MethodName;
   /** Indices into {@link Comparison.runs}. */
   runs: number[];
-  quality: Record<"dice" | "iou" | "mhd" | "hausdorff" | "hd95" | "assd" | "nll" | "brier", MeanEstimate>;
+  quality: Record<ComparedMeasure, MeanEstimate>;
   /** By name of the scored class. */
   classDice: Record<string, MeanEstimate>;
   classMhd: Record<string, MeanEstimate>;

@@ -1,0 +1,139 @@
+// A comparison as text for the terminal, and as CSV files.
+import { distinctNames } from "../data/csv.js";
+import { describeIgnored } from "../data/labels.js";
+import { describeSeen, describeUnknown } from "../data/leaks.js";
+import { METHOD_TITLES } from "../ensemble/methods.js";
+import { IMAGE_SCORE_NAMES } from "../scores/scores.js";
+import type { Comparison, MeanEstimate, MethodResult } from "./comparison.js";
+import { COMPARED_MEASURES, type ComparedMeasure, POOLED } from "./measures.js";
+import { type CsvCell, csvOf, type Table, toCsv, toText } from "./table.js";
+import {
+  calibrationTable,
+  correlationTable,
+  costTable,
+  failureTable,
+  qualityTable,
+  type Ranked,
+  shiftTable,
+  testsTable,
+} from "./tables.js";
+
+/** Everything that the terminal shows of a comparison. */
+export function describeComparison(comparison: Comparison): string {
+  const { data, bootstrap, scored, classNames, shift } = comparison;
+  const classes = scored.map((c) => classNames[c]).join(", ");
+  const failed = comparison.methods.map(
+    (method) => `${METHOD_TITLES[method.method].short} ${failures(comparison, method)}`,
+  );
+  const told = <Row>(table: Table<Row>, more = "") =>
+    table.rows.length > 0 ? [`${table.caption}${more}`, toText(table)] : [];
+  return [
+    `${comparison.title}: ${data.images} images${data.groups < data.images ? ` of ${data.groups} groups` : ""}; ${classes}`,
+    ...about(data, data.images),
+    ...(data.unknown ?? []).map(({ run, splits }) => describeUnknown(run, splits)),
+    `Brackets: 95 % intervals, ${bootstrap.resamples} resamples of ${bootstrap.unit}s. Means of images, then of seeds.`,
+    "",
+    ...told(qualityTable(comparison)),
+    ...told(testsTable(comparison)),
+    ...told(correlationTable(comparison)),
+    ...told(failureTable(comparison), ` (${failed.join(", ")} of ${data.images - (data.ignored?.unlabelled ?? 0)})`),
+    ...told(calibrationTable(comparison)),
+    ...told(costTable(comparison)),
+    ...(shift
+      ? [
+          `Shift: ${shift.images} images of ${shift.folder} (${shift.split}) against ${shift.imagesIn} in distribution; ${shift.scored.map((c) => classNames[c]).join(", ")}`,
+          ...about(shift, shift.images),
+          ...told(shiftTable(comparison)),
+        ]
+      : []),
+  ].join("\n");
+}
+
+/** What does not count of the images, and what the runs have seen of them. */
+function about({ ignored, seen }: Pick<Comparison["data"], "ignored" | "seen">, images: number): string[] {
+  const said = ignored && describeIgnored(ignored, images);
+  return [...(said === undefined ? [] : [said]), ...(seen ? [describeSeen(seen, images)] : [])];
+}
+
+/** Failed images of each of a method's runs, averaged. */
+function failures({ runs, tau }: Comparison, method: MethodResult): string {
+  const counts = method.runs.map((r) => runs[r]?.images.filter(({ dice }) => dice !== null && dice < tau).length ?? 0);
+  const mean = counts.reduce((sum, count) => sum + count, 0) / counts.length;
+  return Number.isInteger(mean) ? String(mean) : mean.toFixed(1);
+}
+
+/** The CSV files by name. Numbers are not rounded; an empty cell is what is not defined. */
+export function csvTables(comparison: Comparison): Record<string, string> {
+  const { methods, runs, bootstrap, shift, tau } = comparison;
+  const quality = methods.flatMap(({ method, runs: { length }, ...of }) => {
+    const row = (measure: string, name: string, { value, low, high, ...more }: Partial<MeanEstimate>): CsvCell[] => [
+      ...[method, length, measure, name, value, low, high],
+      ...[more.sd, more.n, more.leftOut],
+    ];
+    return [
+      ...Object.entries(of.quality).map(([measure, estimate]) => row(measure, "", estimate)),
+      ...Object.entries(of.classDice).map(([name, estimate]) => row("dice", name, estimate)),
+      ...Object.entries(of.classMhd).map(([name, estimate]) => row("mhd", name, estimate)),
+      ...POOLED.map((name) => row(`pooled_${name}`, "", of.pooled[name])),
+    ];
+  });
+  const ofMethod = { method: ({ method }: MethodResult) => method };
+  const ofConfidence = {
+    method: ({ method }: Ranked) => method.method,
+    runs: ({ method }: Ranked) => method.runs.length,
+    confidence: ({ confidence }: Ranked) => confidence,
+  };
+  return {
+    "table1-quality.csv": csvOf(
+      ["method", "runs", "measure", "class", "value", "low", "high", "sd", "images", "left_out"],
+      quality,
+    ),
+    "table2-correlation.csv": toCsv(correlationTable(comparison), ofConfidence),
+    "table3-failure-detection.csv": toCsv(failureTable(comparison), { ...ofConfidence, tau: () => tau }),
+    "calibration.csv": csvOf(
+      ["method", "seed", "ece", "brier", "nll", "bin", "bin_pixels", "bin_confidence", "bin_accuracy"],
+      runs.flatMap(({ method, seed, calibration: { ece, brier, nll, bins } }) =>
+        bins.map((bin, b) => [method, seed, ece, brier, nll, b + 1, bin.count, bin.confidence, bin.accuracy]),
+      ),
+    ),
+    "cost.csv": toCsv(costTable(comparison), ofMethod),
+    "tests.csv": toCsv(testsTable(comparison), {
+      measure: ({ measure }) => measure,
+      other: ({ other }) => other,
+      unit: () => bootstrap.unit,
+    }),
+    ...(shift && {
+      "shift.csv": toCsv(shiftTable(comparison), {
+        method: ({ method }) => method,
+        confidence: ({ confidence }) => confidence,
+      }),
+    }),
+    "images.csv": imagesCsv(comparison),
+  };
+}
+
+function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
+  const measures = [...(Object.keys(COMPARED_MEASURES) as ComparedMeasure[]), "ece"] as const;
+  const maps = Object.keys(runs[0]?.images[0]?.uncertainty ?? {});
+  const header = distinctNames([
+    ...["set", "method", "seed", "id", "group", ...measures],
+    ...scored.flatMap((c) => [`dice_${classNames[c]}`, `mhd_${classNames[c]}`]),
+    ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored"],
+  ]);
+  const rows = (set: string, records: Comparison["runs"], classes: readonly number[]) =>
+    records.flatMap(({ method, seed, images }) =>
+      images.map((image): CsvCell[] => [
+        ...[set, method, seed, image.id, image.group],
+        ...measures.map((name) => image[name]),
+        ...scored.flatMap((c) => {
+          const at = classes.indexOf(c);
+          return [image.classDice[at], image.classMhd[at]];
+        }),
+        String(image.empty),
+        ...IMAGE_SCORE_NAMES.map((name) => image[name]),
+        ...maps.map((name) => image.uncertainty[name]),
+        image.ignored,
+      ]),
+    );
+  return csvOf(header, [...rows("in", runs, scored), ...(shift ? rows("out", shift.runs, shift.scored) : [])]);
+}

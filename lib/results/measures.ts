@@ -1,0 +1,173 @@
+// The register of what is measured of a prediction against its truth, and of a confidence against failures.
+import type { QualityName } from "../metrics/index.js";
+
+/** How a measure is called and shown. */
+interface Measure {
+  title: string;
+  /** What it is, in a line. */
+  text: string;
+  better: "high" | "low";
+  /** Decimals. @default 3 */
+  decimals?: number;
+}
+
+/** Measures of an image: its quality, and its calibration. */
+export const MEASURES = {
+  dice: {
+    title: "Dice",
+    text: "overlap of prediction and truth, 2·|A∩B| / (|A|+|B|); 1 is the same, 0 is nothing in common",
+    better: "high",
+  },
+  iou: { title: "IoU", text: "intersection over union, |A∩B| / |A∪B|", better: "high" },
+  hausdorff: {
+    title: "Hausdorff distance",
+    text: "largest of the nearest distances between the two boundaries",
+    better: "low",
+    decimals: 2,
+  },
+  hd95: {
+    title: "HD95",
+    text: "95th percentile of the nearest distances between the two boundaries",
+    better: "low",
+    decimals: 2,
+  },
+  modifiedHausdorff: {
+    title: "MHD",
+    text: "modified Hausdorff distance: the larger of the two mean nearest distances between the masks",
+    better: "low",
+    decimals: 2,
+  },
+  modifiedHausdorffBoundary: {
+    title: "MHD, boundaries",
+    text: "the same between the boundaries",
+    better: "low",
+    decimals: 2,
+  },
+  assd: { title: "ASSD", text: "mean of the nearest distances between the two boundaries", better: "low", decimals: 2 },
+  sensitivity: { title: "sensitivity", text: "share of the truth that is found", better: "high" },
+  precision: { title: "precision", text: "share of the prediction that is true", better: "high" },
+  specificity: {
+    title: "specificity",
+    text: "share of what is not in the truth that is not predicted",
+    better: "high",
+  },
+  volumeError: {
+    title: "volume error, relative",
+    text: "volume of the prediction beyond that of the truth, as a share of the truth’s",
+    better: "low",
+  },
+  nll: {
+    title: "nll",
+    text: "negative log-likelihood of the truth, in nats per pixel; low is good",
+    better: "low",
+    decimals: 4,
+  },
+  brier: { title: "Brier score", text: "squared error of the probabilities; low is good", better: "low", decimals: 4 },
+  ece: {
+    title: "ECE",
+    text: "expected calibration error: mean gap between confidence and accuracy over 15 bins, all pixels",
+    better: "low",
+    decimals: 4,
+  },
+  adaptiveEce: {
+    title: "ECE, adaptive",
+    text: "the same over bins of as many pixels each",
+    better: "low",
+    decimals: 4,
+  },
+  classwiseEce: {
+    title: "ECE, class-wise",
+    text: "the same of each class’s probability, mean over the classes",
+    better: "low",
+    decimals: 4,
+  },
+} as const satisfies Record<QualityName | (typeof LIKELIHOODS)[number], Measure>;
+
+/** Measures of an image's probabilities. */
+export const LIKELIHOODS = ["nll", "brier", "ece", "adaptiveEce", "classwiseEce"] as const;
+
+/** Measures of an image by which methods are compared, by their names in results.json. */
+export const COMPARED_MEASURES = {
+  dice: "dice",
+  iou: "iou",
+  mhd: "modifiedHausdorff",
+  hausdorff: "hausdorff",
+  hd95: "hd95",
+  assd: "assd",
+  nll: "nll",
+  brier: "brier",
+} as const satisfies Record<string, keyof typeof MEASURES>;
+
+/** One of {@link COMPARED_MEASURES}. */
+export type ComparedMeasure = keyof typeof COMPARED_MEASURES;
+
+/** How well a confidence ranks images by quality and finds failures (docs/metrics.md, §6), in the order of files. */
+export const RANKINGS = {
+  spearmanDice: {
+    title: "Spearman with Dice",
+    text: "rank correlation of a confidence with Dice: near 1 for a good one",
+    better: "high",
+  },
+  spearmanMhd: {
+    title: "Spearman with MHD",
+    text: "rank correlation of a confidence with MHD: near −1 for a good one",
+    better: "low",
+  },
+  aurc: {
+    title: "AURC",
+    text: "area under the risk-coverage curve, risk 1 − Dice; low is good",
+    better: "low",
+    decimals: 4,
+  },
+  eaurc: {
+    title: "e-AURC",
+    text: "what AURC has above that of the ideal order; low is good",
+    better: "low",
+    decimals: 4,
+  },
+  augrc: {
+    title: "AUGRC",
+    text: "the same for the generalised risk, which weighs silent failures by how many images are kept",
+    better: "low",
+    decimals: 4,
+  },
+  auroc: {
+    title: "AUROC",
+    text: "chance that an image that is good enough gets the higher confidence than one that failed; 0.5 is a coin",
+    better: "high",
+  },
+  fpr95: {
+    title: "FPR95",
+    text: "share of the failures that pass where 95 % of the good images pass; low is good",
+    better: "low",
+  },
+  qcArea: {
+    title: "QC area",
+    text: "area under the quality-control curve: failures unseen against share reviewed; low is good",
+    better: "low",
+    decimals: 4,
+  },
+  remaining5: {
+    title: "5 % left at",
+    text: "smallest reviewed share that leaves at most 5 % of the failures unseen",
+    better: "low",
+  },
+} as const satisfies Record<string, Measure>;
+
+/** One of {@link RANKINGS}. */
+export type RankingName = keyof typeof RANKINGS;
+
+/** Every {@link RankingName}. */
+export const RANKING_NAMES = Object.keys(RANKINGS) as RankingName[];
+
+/** Those about failures, not about correlation. */
+export const FAILURE_NAMES = RANKING_NAMES.filter((name) => !name.startsWith("spearman")) as Exclude<
+  RankingName,
+  "spearmanDice" | "spearmanMhd"
+>[];
+
+/** Of the pixels of all images together. */
+export const POOLED = ["ece", "brier", "nll"] as const;
+
+/** One of {@link POOLED}. */
+export type PooledName = (typeof POOLED)[number];

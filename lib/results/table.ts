@@ -1,0 +1,141 @@
+// A table: its columns are declared once, and printed as text, as a file of values and as HTML.
+import { csvText } from "../data/csv.js";
+import type { Estimate, MeanEstimate } from "./comparison.js";
+import { bracketed, fixed, typeset } from "./format.js";
+import { escapeHtml } from "./html.js";
+import { formatTable } from "./text.js";
+
+/** What a cell says: text, a number, or a statistic with what is known of it. */
+export type Value = string | number | null | Estimate | MeanEstimate;
+
+/** A column of a {@link Table}. */
+export interface Column<Row> {
+  /** What stands over it. */
+  head: string;
+  /** Which of its values are better; the best is marked on a page. */
+  better?: "high" | "low" | undefined;
+  /** How a number is shown. @default three decimals */
+  format?: (value: number) => string;
+  /** What it is called in a file; without a name it is in none. */
+  csv?: string;
+  /** Whether its interval is in files too, as `_low` and `_high`. */
+  bounds?: boolean;
+  /** Not on the terminal, which is narrow. */
+  page?: boolean;
+  of(row: Row): Value;
+}
+
+/** A table. */
+export interface Table<Row> {
+  caption: string;
+  /** Neighbouring rows of the same group stand under its name. */
+  group?: { head: string; of(row: Row): string };
+  /** The column that names a row. */
+  name: { head: string; of(row: Row): string };
+  columns: readonly Column<Row>[];
+  rows: readonly Row[];
+}
+
+/** A cell, or one that nothing is in. */
+export type CsvCell = string | number | null | undefined;
+
+interface Shown {
+  text: string;
+  /** The interval, and what else is said in small. */
+  detail: string;
+  /** What the best is found by. */
+  value: number | null;
+}
+
+const show = (value: Value, format: (value: number) => string = fixed): Shown => {
+  if (typeof value === "string") return { text: value, detail: "", value: null };
+  if (value === null || typeof value === "number")
+    return { text: value === null ? "–" : format(value), detail: "", value };
+  if (value.value === null) return { text: "–", detail: "", value: null };
+  const spread = "sd" in value && value.sd !== null ? ` ± ${format(value.sd)}` : "";
+  const left = "leftOut" in value && value.leftOut > 0 ? `${value.n} images` : "";
+  const detail = [bracketed(value.low, value.high, format), left].filter(Boolean).join(" ");
+  return { text: format(value.value) + spread, detail, value: value.value };
+};
+
+/** For the terminal. */
+export function toText<Row>({ group, name, columns, rows }: Table<Row>): string {
+  const shown = columns.filter(({ page }) => !page);
+  const lead = group ? [group, name] : [name];
+  return formatTable(
+    [
+      ...lead.map(({ head }) => ({ heading: head, align: "left" as const })),
+      ...shown.map(({ head }) => ({ heading: head })),
+    ],
+    rows.map((row, i) => [
+      ...(group ? [i > 0 && group.of(rows[i - 1] as Row) === group.of(row) ? "" : group.of(row)] : []),
+      name.of(row),
+      ...shown.map(({ of, format }) => {
+        const { text, detail } = show(of(row), format);
+        return detail ? `${text} ${detail}` : text;
+      }),
+    ]),
+  );
+}
+
+/**
+ * The columns that have a name in files, after those that say which row it is. Numbers are not rounded; an empty cell is what
+ * is not defined.
+ */
+export function toCsv<Row>({ columns, rows }: Table<Row>, lead: Record<string, (row: Row) => CsvCell>): string {
+  const named = columns.filter(({ csv }) => csv !== undefined);
+  return csvOf(
+    [
+      ...Object.keys(lead),
+      ...named.flatMap(({ csv = "", bounds }) => (bounds ? [csv, `${csv}_low`, `${csv}_high`] : [csv])),
+    ],
+    rows.map((row) => [
+      ...Object.values(lead).map((of) => of(row)),
+      ...named.flatMap(({ of }): CsvCell[] => {
+        const value = of(row);
+        return typeof value === "object" && value !== null ? [value.value, value.low, value.high] : [value];
+      }),
+    ]),
+  );
+}
+
+/** Rows of a file of values. */
+export function csvOf(header: readonly string[], rows: readonly (readonly CsvCell[])[]): string {
+  return csvText(
+    header,
+    rows.map((row) => row.map((cell) => (cell === null || cell === undefined || Number.isNaN(cell) ? "" : cell))),
+  );
+}
+
+/** For a page; empty for a table without rows. */
+export function toHtml<Row>({ caption, group, name, columns, rows }: Table<Row>): string {
+  if (rows.length === 0) return "";
+  const cells = rows.map((row) => columns.map(({ of, format }) => show(of(row), format)));
+  const best = columns.map(({ better }, j) => {
+    const values = cells.map((row) => (row[j] as Shown).value).filter((value) => value !== null);
+    if (!better || new Set(values).size < 2) return undefined;
+    return better === "high" ? Math.max(...values) : Math.min(...values);
+  });
+  const heads = [name, ...columns].map(({ head }) => `<th scope="col">${escapeHtml(head)}</th>`);
+  const body = rows.map((row, i) => {
+    const title = group?.of(row);
+    const isFirst = title !== undefined && (i === 0 || group?.of(rows[i - 1] as Row) !== title);
+    const over = isFirst
+      ? `<tr class="group"><th scope="rowgroup" colspan="${columns.length + 1}">${escapeHtml(title)}</th></tr>\n`
+      : "";
+    const values = (cells[i] as Shown[]).map((cell, j) => td(cell, cell.value !== null && cell.value === best[j]));
+    return `${over}<tr><th scope="row">${escapeHtml(name.of(row))}</th>${values.join("")}</tr>`;
+  });
+  return `<div class="scroll" role="region" tabindex="0" aria-label="${escapeHtml(caption)}"><table>
+<caption>${escapeHtml(caption)}</caption>
+<thead><tr>${heads.join("")}</tr></thead>
+<tbody>
+${body.join("\n")}
+</tbody></table></div>`;
+}
+
+function td({ text, detail }: Shown, best: boolean): string {
+  const shown = escapeHtml(typeset(text));
+  const marked = best ? `<b>${shown}<span class="best" title="best of the column"> ★</span></b>` : shown;
+  return `<td>${marked}${detail ? `<small>${escapeHtml(typeset(detail))}</small>` : ""}</td>`;
+}

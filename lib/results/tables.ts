@@ -1,0 +1,207 @@
+// The tables of a comparison, each declared once for the terminal, for files and for the page.
+import { METHOD_TITLES, type MethodName } from "../ensemble/methods.js";
+import { CONFIDENCES, type ConfidenceName, confidenceTitle, snake } from "../scores/scores.js";
+import type { Comparison, ConfidenceResult, MethodResult, PairedTest, RunRecord, ShiftRow } from "./comparison.js";
+import { fixed, grouped, percent, pValue, signed } from "./format.js";
+import {
+  COMPARED_MEASURES,
+  type ComparedMeasure,
+  FAILURE_NAMES,
+  MEASURES,
+  POOLED,
+  RANKINGS,
+  type RankingName,
+} from "./measures.js";
+import type { Column, Table } from "./table.js";
+
+const decimals = (of: { better: string; decimals?: number }) => (value: number) => fixed(value, of.decimals);
+
+/** A method's name, and how many seeds it has. */
+const title = ({ method, runs }: MethodResult) =>
+  `${METHOD_TITLES[method].short}${runs.length > 1 ? ` (${runs.length} seeds)` : ""}`;
+const METHOD = { head: "method", of: title };
+
+/** Quality of each method. */
+export function qualityTable({ methods, spacing }: Comparison): Table<MethodResult> {
+  const unit = spacing.every((step) => step === 1) ? "pixels" : "unit of the spacing";
+  const column = (name: ComparedMeasure, head?: string): Column<MethodResult> => {
+    const measure = MEASURES[COMPARED_MEASURES[name]];
+    const { title, better } = measure;
+    return { head: head ?? title, better, format: decimals(measure), of: ({ quality }) => quality[name] };
+  };
+  const classes = [...new Set(methods.flatMap(({ classDice }) => Object.keys(classDice)))];
+  return {
+    caption: "Table 1. Quality: mean ± standard deviation over images [interval of the mean]",
+    name: METHOD,
+    columns: [
+      column("dice"),
+      column("mhd", `MHD (${unit})`),
+      column("nll"),
+      { ...column("hd95"), page: true },
+      { ...column("assd"), page: true },
+      ...(classes.length > 1
+        ? classes.map((name) => ({
+            ...column("dice", `Dice, ${name}`),
+            of: ({ classDice }: MethodResult) => classDice[name] ?? null,
+          }))
+        : []),
+    ],
+    rows: methods,
+  };
+}
+
+/** LE against each other method. */
+export function testsTable({ tests, bootstrap }: Comparison): Table<PairedTest> {
+  return {
+    caption: `Paired tests: LE minus the other method, ${bootstrap.unit} by ${bootstrap.unit}; two-sided p, not corrected for their number`,
+    group: { head: "LE minus", of: ({ other }) => METHOD_TITLES[other].short },
+    name: { head: "measure", of: ({ measure }) => MEASURES[COMPARED_MEASURES[measure]].title },
+    columns: [
+      { head: "pairs", csv: "pairs", format: String, of: ({ n }) => n },
+      {
+        head: "difference",
+        csv: "difference",
+        format: (value) => signed(value, 4),
+        of: ({ difference }) => difference,
+      },
+      { head: "p (Wilcoxon)", csv: "wilcoxon_p", format: pValue, of: ({ wilcoxonP }) => wilcoxonP },
+      { head: "p (paired t)", csv: "t_p", format: pValue, of: ({ tP }) => tP },
+    ],
+    rows: tests,
+  };
+}
+
+/** A confidence of a method. */
+export interface Ranked {
+  method: MethodResult;
+  confidence: ConfidenceName;
+  result: ConfidenceResult;
+}
+
+/** Every confidence that each method has. */
+function ranked({ methods }: Comparison): Ranked[] {
+  return methods.flatMap((method) =>
+    CONFIDENCES.flatMap((confidence) => {
+      // Results of before a confidence was known say nothing of it.
+      const result = method.confidence[confidence] ?? null;
+      return result ? [{ method, confidence, result }] : [];
+    }),
+  );
+}
+
+const BY_CONFIDENCE = {
+  group: { head: "method", of: ({ method }: Ranked) => title(method) },
+  name: { head: "confidence", of: ({ confidence }: Ranked) => confidenceTitle(confidence) },
+};
+const ranking = (name: RankingName): Column<Ranked> => ({
+  head: RANKINGS[name].title,
+  better: RANKINGS[name].better,
+  format: decimals(RANKINGS[name]),
+  csv: name.startsWith("spearman") ? snake(name) : name,
+  bounds: true,
+  of: ({ result }) => result[name],
+});
+
+/** Rank correlation of each confidence with quality. */
+export function correlationTable(comparison: Comparison): Table<Ranked> {
+  return {
+    caption: `Table 2. Spearman’s correlation of each confidence with Dice, good near 1, and with MHD, good near −1 [interval] (maps: minus their ${comparison.summary})`,
+    ...BY_CONFIDENCE,
+    columns: [ranking("spearmanDice"), ranking("spearmanMhd")],
+    rows: ranked(comparison),
+  };
+}
+
+/** How well each confidence ranks images and finds failures. */
+export function failureTable(comparison: Comparison): Table<Ranked> {
+  return {
+    caption: `Table 3. Failure detection [interval]; failed: Dice below ${comparison.tau}`,
+    ...BY_CONFIDENCE,
+    columns: FAILURE_NAMES.map(ranking),
+    rows: ranked(comparison),
+  };
+}
+
+/** Calibration over all pixels. */
+export function calibrationTable({ methods }: Comparison): Table<MethodResult> {
+  return {
+    caption: "Table 4. Calibration over all pixels [interval]",
+    name: METHOD,
+    columns: POOLED.map((name) => ({
+      head: MEASURES[name].title,
+      better: MEASURES[name].better,
+      format: decimals(MEASURES[name]),
+      of: ({ pooled }) => pooled[name],
+    })),
+    rows: methods,
+  };
+}
+
+/** What each method costs. */
+export function costTable({ methods }: Comparison): Table<MethodResult> {
+  return {
+    caption: "Table 5. Cost of one prediction with all maps",
+    name: METHOD,
+    columns: [
+      { head: "parameters", csv: "parameters", better: "low", format: grouped, of: ({ cost }) => cost.parameters },
+      {
+        head: "ms per image",
+        csv: "ms_per_image",
+        better: "low",
+        format: (ms) => fixed(ms, 1),
+        of: ({ cost }) => cost.msPerImage,
+      },
+      {
+        head: "× Plain",
+        csv: "ratio_to_plain",
+        format: (ratio) => fixed(ratio, 2),
+        of: ({ cost }) => cost.ratioToPlain,
+      },
+    ],
+    rows: methods,
+  };
+}
+
+/** The methods on shifted images. */
+export function shiftTable({ shift, methods }: Comparison): Table<ShiftRow> {
+  const titles = Object.fromEntries(methods.map((method) => [method.method, title(method)])) as Record<
+    MethodName,
+    string
+  >;
+  return {
+    caption: "Table 6. Out of distribution [interval]",
+    group: { head: "method", of: ({ method }) => titles[method] },
+    name: { head: "confidence", of: ({ confidence }) => confidenceTitle(confidence) },
+    columns: [
+      { head: "AUROC in/out", csv: "auroc", bounds: true, better: "high", of: ({ auroc }) => auroc },
+      { head: "flagged in", csv: "flagged_in", format: percent, of: ({ flaggedIn }) => flaggedIn },
+      { head: "flagged out", csv: "flagged_out", bounds: true, format: percent, of: ({ flaggedOut }) => flaggedOut },
+      { head: "Dice in", csv: "dice_in", of: ({ diceIn }) => diceIn },
+      { head: "Dice out", csv: "dice_out", better: "high", of: ({ diceOut }) => diceOut },
+    ],
+    rows: shift?.rows ?? [],
+  };
+}
+
+/** The runs that were compared. */
+export function runsTable({ runs }: Comparison): Table<RunRecord> {
+  return {
+    caption: "Runs",
+    name: { head: "run", of: ({ run }) => run },
+    columns: [
+      { head: "method", of: ({ method }) => METHOD_TITLES[method].short },
+      { head: "seed", format: String, of: ({ seed }) => seed },
+      { head: "heads", format: String, of: ({ heads }) => heads.length },
+      { head: "skipped (T)", format: String, of: ({ skip }) => skip },
+      { head: "fusion", of: ({ fusion }) => fusion },
+      { head: "mean Dice", of: ({ images }) => mean(images.map(({ dice }) => dice)) },
+      { head: "ms per image", format: (ms) => fixed(ms, 1), of: ({ msPerImage }) => msPerImage },
+    ],
+    rows: runs,
+  };
+}
+
+function mean(values: readonly (number | null)[]): number | null {
+  const known = values.filter((value) => value !== null);
+  return known.length === 0 ? null : known.reduce((sum, value) => sum + value, 0) / known.length;
+}
