@@ -33,18 +33,15 @@ export type { BaselineOptions, EnsembleOptions } from "./ensemble/head-options.j
 export { LayerEnsemble } from "./ensemble/layer-ensemble.js";
 export { loadModel } from "./ensemble/load.js";
 export { type CustomLoss, LOSSES, type LossName, type LossOptions } from "./ensemble/losses.js";
-export { METHOD_TITLES, METHODS, type MethodName } from "./ensemble/methods.js";
 export type {
   ForwardOptions,
   Head,
   Model,
   PlacementOptions,
-  PredictionFusion,
   PredictOptions,
 } from "./ensemble/model.js";
 export type { HeadPerformance, Prediction } from "./ensemble/prediction.js";
 export { imagenetWeights, type WeightsOptions } from "./ensemble/pretrained.js";
-export { type Run, readRun } from "./ensemble/run.js";
 export { autoTaps } from "./ensemble/taps.js";
 export type {
   EpochEvent,
@@ -57,9 +54,12 @@ export type {
 } from "./ensemble/training.js";
 export { type BackboneKind, type BackboneOptions, ENCODERS, type EncoderName } from "./ensemble/zoo.js";
 export { type ErrorCode, LayerEnsemblesError } from "./errors.js";
+export type { PredictionFusion } from "./fusion/index.js";
 export { type Configuration, configure } from "./native/configure.js";
 export type { DownloadProgress } from "./native/download.js";
 export type { KernelDetour, KernelReport } from "./native/kernels.js";
+export { METHOD_TITLES, METHODS, type MethodName } from "./runs/methods.js";
+export { type Run, readRun } from "./runs/run.js";
 export {
   checkGate,
   confidenceOf,

@@ -1,7 +1,7 @@
 import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import type { Comparison } from "../results/comparison.js";
 import { type DeviceFlags, placement } from "../runs/device.js";
 import type { ShiftOptions } from "../study/compare.js";

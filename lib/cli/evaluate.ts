@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { csvText, distinctNames } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
 import { fixed } from "../results/format.js";
 import { MEASURES, POOLED } from "../results/measures.js";

@@ -2,7 +2,7 @@
 import type { Ignored } from "../data/labels.js";
 import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
 import type { Comparison, Estimate, RunRecord } from "../results/comparison.js";
-import { FAILURE_NAMES, LIKELIHOODS, POOLED, type PooledName } from "../results/measures.js";
+import { FAILURE_NAMES, POOLED, type PooledName } from "../results/measures.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, SCORES } from "../scores/scores.js";
 import { unitOf } from "../study/aggregate.js";
 import { pooledCalibration } from "../study/evaluate.js";

@@ -2,7 +2,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import { extentOf, middleSlice, predictionRecord } from "../report/record.js";
 import { fixed } from "../results/format.js";
 import { formatTable } from "../results/text.js";

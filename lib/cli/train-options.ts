@@ -4,7 +4,6 @@ import { type Command, Option } from "commander";
 import { NORMALISATIONS, RESIZES } from "../data/preprocess.js";
 import { FIT, type FitOptions, type OptimizerOptions, PAPER } from "../ensemble/fit-options.js";
 import { COUNTS, ENSEMBLE } from "../ensemble/head-options.js";
-import { METHODS } from "../ensemble/methods.js";
 import { BACKBONE_KINDS, BACKBONES } from "../ensemble/zoo.js";
 import { LayerEnsemblesError } from "../errors.js";
 import {
@@ -17,6 +16,7 @@ import {
   toldOf,
   type Values,
 } from "../options.js";
+import { METHODS } from "../runs/methods.js";
 import { type RunNotes, runNotes } from "../runs/notes.js";
 import { dashed, givenOf, integer, list, size, text, withOptions } from "./arguments.js";
 import { BACKBONE_FLAGS, ENCODER_FLAGS } from "./backbone-options.js";
@@ -240,7 +240,7 @@ export async function effectiveOptions(
       `Expected a new folder for --run but received ${flags.run}, which holds a run: add --resume to go on with it, or choose another.`,
     );
   if (flags.resume && hasState) {
-    const { described, readRun, RUN_FILES } = await import("../ensemble/run.js");
+    const { described, readRun, RUN_FILES } = await import("../runs/run.js");
     const resumed = runNotes(await readRun(run), flags.run);
     const recorded = described(path.join(run, RUN_FILES.run), () =>
       checkFields("'options' of 'notes'", resumed.options as unknown as TrainOptions, RECORDED),

@@ -9,18 +9,17 @@ import { type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
 import { memberFolder } from "../ensemble/deep-ensemble.js";
-import { METHOD_TITLES, type MethodName } from "../ensemble/methods.js";
 import type { Head } from "../ensemble/model.js";
 import type { Network } from "../ensemble/network.js";
-import { asDamaged, RUN_FILES, readRun, writeRun } from "../ensemble/run.js";
 import type { EpochEvent, History } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
-import { PACKAGE_VERSION } from "../native/package.js";
 import { duration, fixed } from "../results/format.js";
 import { formatTable } from "../results/text.js";
 import { placement, setThreads } from "../runs/device.js";
+import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
 import { chooseSplit, datasetOptions, type RunNotes, runNotes } from "../runs/notes.js";
+import { asDamaged, RUN_FILES, readRun, writeRun } from "../runs/run.js";
 import { givenOf } from "./arguments.js";
 import { backboneOptions } from "./backbone-options.js";
 import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -203,7 +202,6 @@ async function beginDeepEnsemble(
   const { backbone, model } = await build({ ...options, method: "plain" }, dataset, run, session);
   try {
     await writeRun(run, {
-      versions: { "layer-ensembles": PACKAGE_VERSION, node: process.version },
       method: "de",
       members: options.members,
       ...model.described(),

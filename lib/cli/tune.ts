@@ -11,13 +11,13 @@ import type { LabelOptions } from "../data/labels.js";
 import { describeUnknown, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
-import type { RunChoice } from "../ensemble/run-tuning.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { FUSIONS, type Fusion } from "../fusion/index.js";
 import { fixed, grouped } from "../results/format.js";
 import { formatTable } from "../results/text.js";
 import type { DeviceFlags } from "../runs/device.js";
 import { dataOf, type RunNotes } from "../runs/notes.js";
+import type { RunChoice } from "../runs/tuning.js";
 import { SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
 import { MAPS } from "../uncertainty/index.js";
 import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
@@ -106,7 +106,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
   const { checkOutput, checkPlaces } = await import("./output.js");
   const { openRun } = await import("../runs/inference.js");
   const { tune } = await import("../calibration/tune.js");
-  const { writeChoice } = await import("../ensemble/run-tuning.js");
+  const { writeChoice } = await import("../runs/tuning.js");
   if (!flags.dryRun) {
     checkOutput(folder, "the run");
     await checkPlaces(folder, TUNING_FILES);

@@ -4,8 +4,8 @@ import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle, RawBackbone, RawLayer } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
 import { checkOptions, defaultsOf, option, type Values } from "../options.js";
+import { asDamaged, RUN_FILES, readRun } from "../runs/run.js";
 import { disposeNative, fromNative } from "./call.js";
-import { asDamaged, RUN_FILES, readRun } from "./run.js";
 import { BACKBONE_KINDS, BACKBONES, type BackboneKind, type BackboneOptions } from "./zoo.js";
 
 /** One layer (submodule) of a backbone. */

@@ -2,6 +2,7 @@
 import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, defaultsOf } from "../options.js";
+import { asDamaged, ofOneState, RUN_FILES, type Run } from "../runs/run.js";
 import type { Backbone } from "./backbone.js";
 import { BASELINE, type BaselineOptions, COUNTS } from "./head-options.js";
 import type { PlacementOptions } from "./model.js";
@@ -13,7 +14,6 @@ import {
   type NetworkOptions,
   type NetworkParts,
 } from "./network.js";
-import { asDamaged, RUN_FILES } from "./run.js";
 
 /** The plain network: its own output is the one head. */
 export class Plain extends Network {
@@ -30,7 +30,12 @@ export class Plain extends Network {
    * @throws ERR_LE_CHECKPOINT for a folder that is no run of a plain network, or whose weights do not fit
    */
   static async load(folder: string, options: PlacementOptions = {}): Promise<Plain> {
-    return new Plain(await loadNetwork(folder, "plain", options));
+    return ofOneState(folder, (run) => Plain.ofRun(folder, run, options));
+  }
+
+  /** Of what run.json said when it was read. @internal */
+  static async ofRun(folder: string, run: Run, options: PlacementOptions): Promise<Plain> {
+    return new Plain(await loadNetwork(folder, "plain", run, options));
   }
 }
 
@@ -57,7 +62,12 @@ export class MultiHead extends Network {
    * @throws ERR_LE_CHECKPOINT for a folder that is no run of a multi-head network, or whose weights do not fit
    */
   static async load(folder: string, options: PlacementOptions = {}): Promise<MultiHead> {
-    return new MultiHead(await loadNetwork(folder, "mh", options));
+    return ofOneState(folder, (run) => MultiHead.ofRun(folder, run, options));
+  }
+
+  /** Of what run.json said when it was read. @internal */
+  static async ofRun(folder: string, run: Run, options: PlacementOptions): Promise<MultiHead> {
+    return new MultiHead(await loadNetwork(folder, "mh", run, options));
   }
 }
 
@@ -87,7 +97,12 @@ export class McDropout extends Network {
    * @throws ERR_LE_CHECKPOINT for a folder that is no run of Monte Carlo dropout, or whose weights do not fit
    */
   static async load(folder: string, options: PlacementOptions = {}): Promise<McDropout> {
-    const parts = await loadNetwork(folder, "mcd", options);
+    return ofOneState(folder, (run) => McDropout.ofRun(folder, run, options));
+  }
+
+  /** Of what run.json said when it was read. @internal */
+  static async ofRun(folder: string, run: Run, options: PlacementOptions): Promise<McDropout> {
+    const parts = await loadNetwork(folder, "mcd", run, options);
     if (parts.made.hasDropout) return new McDropout(parts);
     await parts.addon.disposeEnsemble(parts.handle);
     await parts.backbone.dispose();

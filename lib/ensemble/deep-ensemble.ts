@@ -2,8 +2,19 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
-import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions } from "../options.js";
+import {
+  checkPrediction,
+  keptOf,
+  ofOneState,
+  RUN_FILES,
+  type Run,
+  readRun,
+  replaceRun,
+  type Tuned,
+  tunedOf,
+  writeRun,
+} from "../runs/run.js";
 import type { Backbone } from "./backbone.js";
 import { Plain } from "./baselines.js";
 import type { FitOptions } from "./fit-options.js";
@@ -11,7 +22,6 @@ import { BASELINE, type BaselineOptions, COUNTS } from "./head-options.js";
 import type { Head, Model, PlacementOptions } from "./model.js";
 import { checkFit, hasBegun } from "./network.js";
 import { type HeadSource, Predictor } from "./predicting.js";
-import { checkPrediction, keptOf, RUN_FILES, type Run, readRun, type Tuned, tunedOf, writeRun } from "./run.js";
 import { SampleGuard } from "./sample-guard.js";
 import { gather } from "./samples.js";
 import type { History, SampleSource, TrainingEvent } from "./training.js";
@@ -86,7 +96,11 @@ export class DeepEnsemble extends Predictor implements Model {
    * @throws ERR_LE_CHECKPOINT for a folder that is no run of a deep ensemble, or of which a member is not trained
    */
   static async load(folder: string, options: PlacementOptions = {}): Promise<DeepEnsemble> {
-    const run = await readRun(folder);
+    return ofOneState(folder, (run) => DeepEnsemble.ofRun(folder, run, options));
+  }
+
+  /** Of what run.json said when it was read. @internal */
+  static async ofRun(folder: string, run: Run, options: PlacementOptions): Promise<DeepEnsemble> {
     if (run.method !== "de" || !Number.isInteger(run.members) || (run.members as number) < 1)
       throw new LayerEnsemblesError(
         "ERR_LE_CHECKPOINT",
@@ -197,7 +211,8 @@ export class DeepEnsemble extends Predictor implements Model {
     const held = validation && (await gather(addon, validation, axes, "validation", rest.signal, guard));
     const histories: History[] = [];
     const trainAll = async () => {
-      if (run !== undefined) await this.#writeRun(run, notes, {});
+      const before = run !== undefined && existsSync(path.join(run, RUN_FILES.run)) ? await readRun(run) : undefined;
+      if (run !== undefined) await this.#writeRun(run, notes, keptOf(before, {}));
       this.#tuned = {};
       for (const [i, member] of this.#members.entries()) {
         const own = {
@@ -225,17 +240,18 @@ export class DeepEnsemble extends Predictor implements Model {
    * @throws ERR_LE_IO
    */
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
-    await withFolder(folder, async () => {
+    const members = async () => {
       for (const [i, member] of this.#members.entries()) await member.save(memberFolder(folder, i + 1), notes);
-      await this.#writeRun(folder, notes, keptOf(this.run, this.#tuned));
-    });
+    };
+    await withFolder(folder, () =>
+      replaceRun(folder, members, () => this.#writeRun(folder, notes, keptOf(this.run, this.#tuned))),
+    );
   }
 
   async #writeRun(folder: string, notes: Record<string, unknown>, kept: Partial<Run>): Promise<void> {
     const { backbone, ensemble } = this.#first.described();
     await writeRun(folder, {
       ...kept,
-      versions: { "layer-ensembles": PACKAGE_VERSION, node: process.version },
       method: "de",
       members: this.#members.length,
       backbone,

@@ -1,6 +1,7 @@
 // How heads are put on a network, by every method.
 import { option, type Values } from "../options.js";
-import { MOST_PASSES, PLACEMENT } from "./model.js";
+import { MOST_PASSES } from "../runs/methods.js";
+import { PLACEMENT } from "./model.js";
 
 const side = option.integer({ min: 1, max: 65536 });
 const layer = option.string();

@@ -1,4 +1,5 @@
 import { checkOptions, defaultsOf } from "../options.js";
+import { ofOneState, type Run } from "../runs/run.js";
 import type { Backbone } from "./backbone.js";
 import { ENSEMBLE, type EnsembleOptions } from "./head-options.js";
 import type { PlacementOptions } from "./model.js";
@@ -36,6 +37,11 @@ export class LayerEnsemble extends Network {
    *   architecture
    */
   static async load(folder: string, options: PlacementOptions = {}): Promise<LayerEnsemble> {
-    return new LayerEnsemble(await loadNetwork(folder, "le", options));
+    return ofOneState(folder, (run) => LayerEnsemble.ofRun(folder, run, options));
+  }
+
+  /** Of what run.json said when it was read. @internal */
+  static async ofRun(folder: string, run: Run, options: PlacementOptions): Promise<LayerEnsemble> {
+    return new LayerEnsemble(await loadNetwork(folder, "le", run, options));
   }
 }

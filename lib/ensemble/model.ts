@@ -1,20 +1,13 @@
 import { arrayType, type NdArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import type { Fusion } from "../fusion/index.js";
-import { FUSIONS } from "../fusion/index.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import { describe, type OptionSpec, type OptionSpecs, option, type Values } from "../options.js";
+import { type MethodName, MOST_PASSES } from "../runs/methods.js";
+import type { Run } from "../runs/run.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import type { Backbone } from "./backbone.js";
-import type { MethodName } from "./methods.js";
 import type { Prediction } from "./prediction.js";
-import type { Run } from "./run.js";
-
-/** How heads may be fused in a prediction (SPEC §4): STAPLE is estimated from the kept heads' masks, image by image. */
-export const PREDICTION_FUSIONS = [...FUSIONS, "staple"] as const;
-
-/** How heads may be fused in a prediction: `"staple"` estimates the truth from the kept heads' masks, image by image. */
-export type PredictionFusion = Fusion | "staple";
 
 type Device = "auto" | "cpu" | "cuda" | `cuda:${number}`;
 
@@ -139,9 +132,6 @@ export interface ForwardOptions {
   /** Stops before the next batch; the promise rejects with `signal.reason`. */
   signal?: AbortSignal;
 }
-
-/** Most passes of Monte Carlo dropout. */
-export const MOST_PASSES = 10_000;
 
 export const PREDICT: OptionSpecs = {
   skip: option.integer({ min: 0 }),

@@ -5,17 +5,8 @@ import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle } from "../native/addon.js";
 import { withFolder } from "../native/folder-lock.js";
 import { loadAddon } from "../native/load.js";
-import { PACKAGE_VERSION } from "../native/package.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
-import { AUGMENTATIONS } from "./augment.js";
-import { Backbone } from "./backbone.js";
-import { callNative, disposeNative, fromNative, onAbort, reasonOf } from "./call.js";
-import { FIT, FIT_DEFAULTS, type FitOptions } from "./fit-options.js";
-import { METHOD_TITLES, type MethodName } from "./methods.js";
-import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
-import { type HeadSource, Predictor } from "./predicting.js";
-import { prepare } from "./prepare.js";
-import { Recorder } from "./recorder.js";
+import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
 import {
   asDamaged,
   checkPrediction,
@@ -24,10 +15,19 @@ import {
   RUN_FILES,
   type Run,
   readRun,
+  replaceRun,
   type Tuned,
   tunedOf,
   writeRun,
-} from "./run.js";
+} from "../runs/run.js";
+import { AUGMENTATIONS } from "./augment.js";
+import { Backbone } from "./backbone.js";
+import { callNative, disposeNative, fromNative, onAbort, reasonOf } from "./call.js";
+import { FIT, FIT_DEFAULTS, type FitOptions } from "./fit-options.js";
+import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
+import { type HeadSource, Predictor } from "./predicting.js";
+import { prepare } from "./prepare.js";
+import { Recorder } from "./recorder.js";
 import { SampleGuard } from "./sample-guard.js";
 import { Gathered, gather } from "./samples.js";
 import type { History, SampleSource, TrainingEvent } from "./training.js";
@@ -61,7 +61,13 @@ export function checkFit<Options extends object>(options: Options): Options {
  * @throws ERR_LE_IO where one is there that is not to be gone on with
  */
 export function hasBegun(run: string | undefined, resume: boolean): run is string {
-  const begun = run !== undefined && existsSync(path.join(run, RUN_FILES.state));
+  const has = (file: string) => run !== undefined && existsSync(path.join(run, file));
+  const begun = has(RUN_FILES.state);
+  if (!begun && has(RUN_FILES.weights))
+    throw new LayerEnsemblesError(
+      "ERR_LE_IO",
+      `Expected an empty folder for option 'run' but received ${run}, which holds a model that was saved, and no training to resume: choose another.`,
+    );
   if (begun && !resume)
     throw new LayerEnsemblesError(
       "ERR_LE_IO",
@@ -177,10 +183,10 @@ function defined<T extends object>(options: T): Partial<T> {
 export async function loadNetwork(
   folder: string,
   method: MethodName,
+  run: Run,
   options: PlacementOptions,
 ): Promise<NetworkParts> {
   const placement = checkOptions("load", options, PLACEMENT);
-  const run = await readRun(folder);
   if (run.method !== method)
     throw new LayerEnsemblesError(
       "ERR_LE_CHECKPOINT",
@@ -291,10 +297,14 @@ export abstract class Network extends Predictor implements Model {
    */
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
     this.#check();
-    await withFolder(folder, async () => {
-      await this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned));
-      await this.#native(() => this.#addon.saveEnsemble(this.#handle, path.join(folder, RUN_FILES.weights)));
-    });
+    const weights = path.join(folder, RUN_FILES.weights);
+    await withFolder(folder, () =>
+      replaceRun(
+        folder,
+        () => this.#native(() => this.#addon.saveEnsemble(this.#handle, weights)),
+        () => this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned)),
+      ),
+    );
   }
 
   async #writeRun(
@@ -313,9 +323,8 @@ export abstract class Network extends Predictor implements Model {
       await makeFolders(folder);
       await this.backbone.save(path.join(folder, config.file as string));
     }
-    return writeRun(folder, {
+    const content = {
       ...kept,
-      versions: { "layer-ensembles": PACKAGE_VERSION, libtorch: String(info.libtorch), node: process.version },
       method: this.method,
       backbone: config,
       ensemble,
@@ -324,7 +333,8 @@ export abstract class Network extends Predictor implements Model {
       // What a loaded run says of its training stays, wherever the model runs now.
       ...(training && { training: { device: this.device, precision: this.precision, ...placed, ...training } }),
       notes: { ...this.run?.notes, ...notes },
-    });
+    };
+    return writeRun(folder, content, String(info.libtorch));
   }
 
   /**
@@ -385,7 +395,9 @@ export abstract class Network extends Predictor implements Model {
     const ignore = onAbort(signal, () => abort.abort(reasonOf(signal)));
     try {
       signal?.throwIfAborted();
-      if (begun) await this.#takePrecisionOf(run);
+      const before = begun ? await readRun(run) : undefined;
+      // A training that goes on is computed as it was begun.
+      if (this.#anyPrecision && before?.training?.precision === "fp32") await this.#setPrecision("fp32");
       let told = 0;
       const prepared = await prepare(
         {
@@ -413,7 +425,7 @@ export abstract class Network extends Predictor implements Model {
         ...(custom && { loss: { name: "custom" } }),
         ...(prepared.kernels && prepared.kernels.detours.length > 0 && { detours: prepared.kernels.detours }),
       };
-      if (run !== undefined) await this.#writeRun(run, notes, recorded, {});
+      if (run !== undefined) await this.#writeRun(run, notes, recorded, keptOf(before, {}));
       this.#tuned = {};
       const history = await callNative(this.#addon, abort.signal, (control) =>
         this.#addon.fit(
@@ -434,12 +446,6 @@ export abstract class Network extends Predictor implements Model {
       await recorder?.close();
       ignore();
     }
-  }
-
-  /** A training that goes on is computed as it was begun. */
-  async #takePrecisionOf(run: string): Promise<void> {
-    const { training } = await readRun(run);
-    if (this.#anyPrecision && training?.precision === "fp32") await this.#setPrecision("fp32");
   }
 
   async #setPrecision(precision: "fp32" | "bf16"): Promise<void> {

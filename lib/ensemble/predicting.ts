@@ -3,11 +3,11 @@ import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle } from "../native/addon.js";
 import { checkOptions, nearest } from "../options.js";
+import type { MethodName } from "../runs/methods.js";
+import type { Run } from "../runs/run.js";
 import { callNative } from "./call.js";
-import type { MethodName } from "./methods.js";
 import { checkImage, FORWARD, type ForwardOptions, PREDICT, type PredictOptions } from "./model.js";
 import { type Prediction, toPrediction } from "./prediction.js";
-import type { Run } from "./run.js";
 
 /** What gives the heads. */
 export interface HeadSource {

@@ -1,7 +1,7 @@
 import path from "node:path";
-import { HistoryFile } from "../report/history.js";
-import { TensorBoardWriter } from "../report/tensorboard.js";
-import { RUN_FILES } from "./run.js";
+import { HistoryFile } from "../runs/history.js";
+import { RUN_FILES } from "../runs/run.js";
+import { TensorBoardWriter } from "../runs/tensorboard.js";
 import type { EpochEvent } from "./training.js";
 
 /** Writes a run's history.csv and TensorBoard events, one epoch after another. */

@@ -25,6 +25,12 @@ export type Fusion = (typeof FUSIONS)[number];
 /** Every {@link Fusion}. */
 export const FUSIONS = ["mean", "logit-mean", "vote", "last"] as const;
 
+/** How heads may be fused in a prediction: `"staple"` estimates the truth from the kept heads' masks, image by image. */
+export type PredictionFusion = (typeof PREDICTION_FUSIONS)[number];
+
+/** Every {@link PredictionFusion} (SPEC §4). */
+export const PREDICTION_FUSIONS = [...FUSIONS, "staple"] as const;
+
 /** What makes logits of values that look like something else. */
 export interface TrustOptions {
   /**

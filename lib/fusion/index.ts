@@ -5,6 +5,8 @@ export {
   type Fusion,
   fuse,
   labelMaps,
+  PREDICTION_FUSIONS,
+  type PredictionFusion,
   skipHeads,
   softmax,
   type TrustOptions,

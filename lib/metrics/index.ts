@@ -39,6 +39,8 @@ export {
   fuse,
   type Heads,
   labelMaps,
+  PREDICTION_FUSIONS as SCORE_FUSIONS,
+  type PredictionFusion as ScoreFusion,
   type Staple,
   type StapleOptions,
   skipHeads,
@@ -99,7 +101,7 @@ export {
 } from "./calibration.js";
 export { brier, type LikelihoodOptions, nll } from "./likelihood.js";
 export { dice, iou, type OverlapOptions } from "./overlap.js";
-export { type HeadsScore, SCORE_FUSIONS, type ScoreFusion, type ScoreOptions, scoreHeads } from "./score.js";
+export { type HeadsScore, type ScoreOptions, scoreHeads } from "./score.js";
 export {
   assd,
   hausdorff,

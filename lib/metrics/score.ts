@@ -2,7 +2,7 @@ import { countPatterns, isEmpty } from "../agreement/counts.js";
 import { aulaFromCounts, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
-import { FUSIONS, type Fusion, fuse, PROBABILITIES, skipHeads } from "../fusion/fuse.js";
+import { fuse, PREDICTION_FUSIONS, PROBABILITIES, type PredictionFusion, skipHeads } from "../fusion/fuse.js";
 import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads, sumOfProbabilities } from "../fusion/head-sums.js";
 import {
   checkLabels,
@@ -26,12 +26,6 @@ import { checkSaid, IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
 import { countPixels } from "./likelihood.js";
 import { type Quality, quality } from "./surface.js";
 
-/** How heads may be fused in {@link scoreHeads}: as by {@link fuse}, or to STAPLE's W. */
-export type ScoreFusion = Fusion | "staple";
-
-/** Every {@link ScoreFusion}. */
-export const SCORE_FUSIONS = [...FUSIONS, "staple"] as const;
-
 /** Options of {@link scoreHeads}. */
 export interface ScoreOptions {
   /**
@@ -44,7 +38,7 @@ export interface ScoreOptions {
   /** T: how many first heads are left out. @default 0 */
   skip?: number;
   /** @default "mean" */
-  fusion?: ScoreFusion;
+  fusion?: PredictionFusion;
   /** One per kept head; see {@link FuseOptions}. @default 1 each */
   weights?: readonly number[];
   /** θ of the prediction depth, in [0, 1]. @default 0.95 */
@@ -102,7 +96,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     values: option.oneOf(["logits", "probabilities"]),
     trust: option.boolean(),
     skip: option.integer({ min: 0 }),
-    fusion: option.oneOf(SCORE_FUSIONS),
+    fusion: option.oneOf(PREDICTION_FUSIONS),
     weights: option.array(option.number({ min: 0 })),
     theta: option.number({ min: 0, max: 1 }),
     truth: option.custom("an array S with data and shape", (value) => typeof value === "object" && value !== null),

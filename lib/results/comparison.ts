@@ -1,6 +1,6 @@
 // What a comparison finds: the contents of results.json. The tables, the figures and the report are made from this alone.
 import type { Ignored } from "../data/labels.js";
-import type { MethodName } from "../ensemble/methods.js";
+import type { MethodName } from "../runs/methods.js";
 import type { ConfidenceName, ScoreRecord } from "../scores/scores.js";
 import type { MapSummary } from "../uncertainty/index.js";
 import type { ComparedMeasure, RankingName } from "./measures.js";

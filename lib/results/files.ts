@@ -2,7 +2,7 @@
 import { distinctNames } from "../data/csv.js";
 import { describeIgnored } from "../data/labels.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
-import { METHOD_TITLES } from "../ensemble/methods.js";
+import { METHOD_TITLES } from "../runs/methods.js";
 import { IMAGE_SCORE_NAMES } from "../scores/scores.js";
 import type { Comparison, MeanEstimate, MethodResult } from "./comparison.js";
 import { COMPARED_MEASURES, type ComparedMeasure, POOLED } from "./measures.js";

@@ -1,5 +1,5 @@
 // The tables of a comparison, each declared once for the terminal, for files and for the page.
-import { METHOD_TITLES, type MethodName } from "../ensemble/methods.js";
+import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
 import { CONFIDENCES, type ConfidenceName, confidenceTitle, snake } from "../scores/scores.js";
 import type { Comparison, ConfidenceResult, MethodResult, PairedTest, RunRecord, ShiftRow } from "./comparison.js";
 import { fixed, grouped, percent, pValue, signed } from "./format.js";

@@ -12,10 +12,13 @@ import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
 import { type DeviceFlags, placement, setThreads } from "./device.js";
 import { chooseSplit, dataOf, datasetOptions, isSeenSplit, type RunNotes, readNotes, seenBy } from "./notes.js";
+import { RUN_FILES, type Run } from "./run.js";
 
-/** A trained model with what its run says of the data. */
+/** A trained model with its run. */
 export interface OpenRun {
   model: Model;
+  run: Run;
+  /** What it says of the data. */
   notes: RunNotes;
 }
 
@@ -25,16 +28,18 @@ export interface OpenRun {
  */
 export async function openRun(folder: string, flags: DeviceFlags): Promise<OpenRun> {
   setThreads(flags);
-  const { loadModel } = await import("../ensemble/load.js");
-  const { readRun } = await import("../ensemble/run.js");
-  const run = await readRun(folder);
-  const notes = await readNotes(run, folder);
-  if (run.method !== "de" && !existsSync(path.join(folder, "weights.safetensors")))
-    throw new LayerEnsemblesError(
-      "ERR_LE_CHECKPOINT",
-      `Expected weights.safetensors in ${folder} but received none: its training was stopped before the first checkpoint.`,
-    );
-  return { model: await loadModel(folder, placement(flags)), notes };
+  const { modelOf } = await import("../ensemble/load.js");
+  const { ofOneState } = await import("./run.js");
+  return ofOneState(folder, async (run) => {
+    const notes = await readNotes(run, folder);
+    if (run.method !== "de" && !existsSync(path.join(folder, RUN_FILES.weights)))
+      throw new LayerEnsemblesError(
+        "ERR_LE_CHECKPOINT",
+        `Expected ${RUN_FILES.weights} in ${folder} but received none: its training was stopped before the first checkpoint.`,
+      );
+    const model = await modelOf(folder, run, placement(flags));
+    return { model, run, notes, dispose: () => model.dispose() };
+  });
 }
 
 /** One image to predict. */

@@ -4,10 +4,10 @@ import { LABEL_OPTIONS, type LabelOptions, type LabelRule } from "../data/labels
 import { checkGroups, SEEN_IMAGES, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import { NORMALISATIONS, type Preprocessing, RESIZES } from "../data/preprocess.js";
-import { described, RUN_FILES, type Run } from "../ensemble/run.js";
-import type { RunTuning } from "../ensemble/run-tuning.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkFields, type OptionSpecs, option } from "../options.js";
+import { described, RUN_FILES, type Run } from "./run.js";
+import type { RunTuning } from "./tuning.js";
 
 /** What `train` adds to run.json, so that a run folder is all that prediction needs. */
 export interface RunNotes {
@@ -143,7 +143,7 @@ export async function readNotes(run: Run, folder: string): Promise<RunNotes> {
 }
 
 async function memberContents(folder: string): Promise<RunNotes["data"]["contents"]> {
-  const { readRun } = await import("../ensemble/run.js");
+  const { readRun } = await import("./run.js");
   const member = path.join(folder, "members", "1");
   return readRun(member).then(
     (first) => runNotes(first, member).data.contents,

@@ -1,8 +1,8 @@
 import path from "node:path";
-import { type Run, readRun } from "../ensemble/run.js";
 import type { DeviceFlags } from "../runs/device.js";
 import { openRun } from "../runs/inference.js";
 import type { RunNotes } from "../runs/notes.js";
+import type { Run } from "../runs/run.js";
 import { checkGate, type Gate } from "../scores/gate.js";
 import { PredictionQueue, type Predictor, type QueueOptions } from "./queue.js";
 
@@ -47,11 +47,11 @@ export async function loadModel(
   version: number,
   options: ServedModelOptions,
 ): Promise<ServedModel> {
-  const run = await readRun(folder);
-  const gate = options.gate === undefined && run.gate ? checkGate(run.gate) : (options.gate ?? undefined);
-  const { model, notes } = await openRun(folder, options.device);
+  const { model, run, notes } = await openRun(folder, options.device);
   const size = notes.preprocessing.size ?? run.ensemble.inputSize;
+  let gate: Gate | undefined;
   try {
+    gate = options.gate === undefined && run.gate ? checkGate(run.gate) : (options.gate ?? undefined);
     await warmUp(model, [notes.preprocessing.channels, ...size]);
   } catch (error) {
     await model.dispose();

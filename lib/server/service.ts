@@ -1,8 +1,9 @@
 import os from "node:os";
 import path from "node:path";
-import { PLACEMENT, PREDICTION_FUSIONS, type PredictionFusion } from "../ensemble/model.js";
+import { PLACEMENT } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import { CONFIGURE } from "../native/configure.js";
 import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
 import { type PredictionRecord, predictionRecord } from "../report/record.js";

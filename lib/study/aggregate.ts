@@ -1,5 +1,5 @@
 // From runs to methods: statistics of each run, averaged over its method's seeds, with intervals; and the paired tests.
-import { METHODS, type MethodName } from "../ensemble/methods.js";
+
 import { type Calibration, pairedT, qualityControlCurve, wilcoxon } from "../metrics/index.js";
 import type {
   Comparison,
@@ -13,6 +13,7 @@ import type {
   RunRecord,
 } from "../results/comparison.js";
 import { COMPARED_MEASURES, type ComparedMeasure, POOLED, RANKING_NAMES } from "../results/measures.js";
+import { METHODS, type MethodName } from "../runs/methods.js";
 import { CONFIDENCES, type ConfidenceName, recordedConfidences } from "../scores/scores.js";
 import { unitsOf } from "./resampling.js";
 import {

@@ -2,21 +2,21 @@
 import { cpus } from "node:os";
 import path from "node:path";
 import type { LabelOptions } from "../data/labels.js";
-import { METHODS, type MethodName } from "../ensemble/methods.js";
-import type { PredictionFusion } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { PredictionFusion } from "../fusion/index.js";
 import type { Calibration } from "../metrics/index.js";
 import { loadedAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import type { Comparison, RunRecord, ShownImage } from "../results/comparison.js";
 import type { DeviceFlags } from "../runs/device.js";
-import { folderItems, type Item, infer, type OpenRun, openRun, type Result } from "../runs/inference.js";
+import { folderItems, type Item, infer, type OpenRun, type Result } from "../runs/inference.js";
+import { METHODS, type MethodName } from "../runs/methods.js";
 import { datasetOptions, seenBy } from "../runs/notes.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
 import { ignoredIn, recordOf, type Scoring, scoredClasses } from "./records.js";
-import { checkComparable, type RunFacts, runFacts } from "./runs.js";
+import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
 import { chooseShown, showImage } from "./shown.js";
@@ -100,7 +100,7 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
   const measured: MeasuredRun[] = [];
   const shifted: MeasuredRun[] = [];
   for (const [r, run] of facts.entries()) {
-    const opened = await openRun(run.folder, options);
+    const opened = await openKnown(run, options);
     try {
       const name = `${run.method}, seed ${run.seed} (${r + 1}/${facts.length})`;
       measured.push(await measureRun(opened, run, await inside.items(run), scored, name, options));
@@ -307,7 +307,7 @@ async function costAndPictures(
   const first = METHODS.flatMap((method) => facts.find((run) => run.method === method) ?? []);
   const opened: OpenRun[] = [];
   try {
-    for (const { folder } of first) opened.push(await openRun(folder, options));
+    for (const run of first) opened.push(await openKnown(run, options));
     const timed = await Promise.all(
       opened.map(async ({ model }, i) => {
         const run = first[i] as RunFacts;

@@ -1,9 +1,9 @@
 import path from "node:path";
 import { readText } from "../data/files.js";
 import { parseJson } from "../data/json.js";
-import { METHODS, type MethodName } from "../ensemble/methods.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, option } from "../options.js";
+import { METHODS, type MethodName } from "../runs/methods.js";
 
 /** Flags of a command by name, without the dashes and in camelCase: `{ "size": "128x128", "classes": 2 }`. */
 export type Flags = Readonly<Record<string, string | number | boolean | readonly (string | number)[]>>;

@@ -1,6 +1,7 @@
 // One run on one set of images: scores of all of them, and what they come to over all pixels.
 
-import type { Model, PredictionFusion, PredictOptions } from "../ensemble/model.js";
+import type { Model, PredictOptions } from "../ensemble/model.js";
+import type { PredictionFusion } from "../fusion/index.js";
 import type { Calibration } from "../metrics/index.js";
 import type { ReliabilityBin, RunRecord } from "../results/comparison.js";
 import { type Item, infer } from "../runs/inference.js";

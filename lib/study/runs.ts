@@ -1,14 +1,19 @@
 // What a comparison needs to know of a run beside its model.
 
-import type { MethodName } from "../ensemble/methods.js";
-import { readRun } from "../ensemble/run.js";
+import { isDeepStrictEqual } from "node:util";
 import { LayerEnsemblesError } from "../errors.js";
 import type { SkipCurvePoint } from "../results/comparison.js";
+import type { DeviceFlags } from "../runs/device.js";
+import { type OpenRun, openRun } from "../runs/inference.js";
+import type { MethodName } from "../runs/methods.js";
 import { type RunNotes, readNotes } from "../runs/notes.js";
+import { type Run, readRun } from "../runs/run.js";
 
 /** A run folder, described by its run.json. */
 export interface RunFacts {
   folder: string;
+  /** What run.json said. */
+  run: Run;
   method: MethodName;
   /** Of the training. */
   seed: number;
@@ -27,6 +32,7 @@ export async function runFacts(folder: string): Promise<RunFacts> {
   const { curve } = (run.tuning ?? {}) as { curve?: SkipCurvePoint[] };
   return {
     folder,
+    run,
     method: run.method,
     seed: typeof seed === "number" ? seed : (run.ensemble.seed ?? 0),
     notes,
@@ -34,6 +40,20 @@ export async function runFacts(folder: string): Promise<RunFacts> {
       skipCurve: curve.map(({ skip, nll, nllSd, dice, diceSd, aurc }) => ({ skip, nll, nllSd, dice, diceSd, aurc })),
     }),
   };
+}
+
+/**
+ * Opens a run of which the facts are known.
+ * @throws as {@link openRun}; ERR_LE_CHECKPOINT for one that was replaced since
+ */
+export async function openKnown({ folder, run }: RunFacts, flags: DeviceFlags): Promise<OpenRun> {
+  const opened = await openRun(folder, flags);
+  if (isDeepStrictEqual(opened.run, run)) return opened;
+  await opened.model.dispose();
+  throw new LayerEnsemblesError(
+    "ERR_LE_CHECKPOINT",
+    `Expected the run in ${folder} to stay as it was when the comparison began but received another one: compare again.`,
+  );
 }
 
 /**

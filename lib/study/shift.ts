@@ -1,6 +1,7 @@
 // Does a confidence tell shifted images from those in distribution, and does it flag them?
-import { METHODS } from "../ensemble/methods.js";
+
 import type { Comparison, Estimate, RunRecord, ShiftRow } from "../results/comparison.js";
+import { METHODS } from "../runs/methods.js";
 import { CONFIDENCES, recordedConfidences } from "../scores/scores.js";
 import { unitOf } from "./aggregate.js";
 import { draw, interval, sorted, type Units, unitsOf, weightedFailures } from "./resampling.js";

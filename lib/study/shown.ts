@@ -1,8 +1,8 @@
 // Which images a report shows, and what of them.
 import type { NdArray } from "../arrays.js";
-import { METHODS, type MethodName } from "../ensemble/methods.js";
 import type { ImageRecord, RunRecord, ShownImage } from "../results/comparison.js";
 import type { Result } from "../runs/inference.js";
+import { METHODS, type MethodName } from "../runs/methods.js";
 import { type ImageScoreName, suited } from "../scores/scores.js";
 import { imageMeans } from "./statistics.js";
 

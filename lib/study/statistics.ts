@@ -1,7 +1,7 @@
 // The statistics of one run on one set of images, and what a bootstrap makes of those of several runs.
 import type { Calibration } from "../metrics/index.js";
 import type { Estimate, MeanEstimate } from "../results/comparison.js";
-import { POOLED, type PooledName, RANKING_NAMES, type RankingName } from "../results/measures.js";
+import { POOLED, type PooledName, RANKING_NAMES } from "../results/measures.js";
 import {
   draw,
   type FailureStatistics,

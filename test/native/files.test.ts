@@ -15,10 +15,10 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { makeFolders, temporaryName, writeAtomic } from "../../lib/data/files.js";
-import { writeChoice } from "../../lib/ensemble/run-tuning.js";
 import { Backbone, LayerEnsemble } from "../../lib/index.js";
 import { withFolder } from "../../lib/native/folder-lock.js";
 import { findAddon } from "../../lib/native/load.js";
+import { writeChoice } from "../../lib/runs/tuning.js";
 import { discs, smallModel } from "../support/model.js";
 
 let folder: string;

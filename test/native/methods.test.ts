@@ -235,6 +235,75 @@ describe("a run folder", () => {
     await free(model);
   });
 
+  it.each(methods)("of %s gives one state or the other where it is replaced while it is opened", async (_, make) => {
+    const run = await folder();
+    const first = await make();
+    const other = await make();
+    await other.fit(discs(4, 32), { epochs: 1, batchSize: 2 });
+    const models = { first, other };
+    const expected = new Map<string, unknown>();
+    for (const [name, model] of Object.entries(models))
+      expected.set(name, (await model.predict(image)).probabilities?.data);
+    await first.save(run, { which: "first" });
+    let reading = true;
+    const writer = (async () => {
+      while (reading) for (const [which, model] of Object.entries(models)) await model.save(run, { which });
+    })();
+    const seen = new Set<string>();
+    try {
+      for (let i = 0; i < 12; i++) {
+        const loaded = await loadModel(run, { device: "cpu", precision: "fp32" });
+        const which = loaded.run?.notes.which as string;
+        seen.add(which);
+        expect((await loaded.predict(image)).probabilities?.data, which).toEqual(expected.get(which));
+        await loaded.dispose();
+      }
+    } finally {
+      reading = false;
+      await writer;
+    }
+    expect(seen.size).toBeGreaterThan(0);
+    await free(first, other);
+  });
+
+  it("that was left half replaced is refused, and whole again once it is saved", async () => {
+    const run = await folder();
+    const model = await LayerEnsemble.create(await network(1), placement);
+    await model.save(run);
+    await writeFile(path.join(run, ".replacing"), "");
+    await expect(loadModel(run)).rejects.toThrow(/whole run.*save it again/);
+    await model.save(run);
+    await (await loadModel(run)).dispose();
+    await free(model);
+  });
+
+  it("that holds a saved model is not trained over", async () => {
+    const run = await folder();
+    const model = await LayerEnsemble.create(await network(1), placement);
+    await model.save(run);
+    const before = await readFile(path.join(run, "run.json"), "utf8");
+    for (const resume of [false, true])
+      await expect(model.fit(discs(4, 32), { run, epochs: 1, resume })).rejects.toThrow(/holds a model that was saved/);
+    expect(await readFile(path.join(run, "run.json"), "utf8")).toBe(before);
+    await free(model);
+  });
+
+  it.each(methods)("of %s keeps what others wrote there when its training goes on", async (_, make) => {
+    const run = await folder();
+    const model = await make();
+    await model.fit(discs(4, 32), { run, epochs: 1, batchSize: 2 });
+    const file = path.join(run, "run.json");
+    const written = JSON.parse(await readFile(file, "utf8"));
+    await writeFile(file, JSON.stringify({ ...written, later: 2 }));
+    await model.fit(discs(4, 32), { run, epochs: 2, batchSize: 2, resume: true });
+    expect(JSON.parse(await readFile(file, "utf8"))).toMatchObject({
+      ...written,
+      training: expect.anything(),
+      later: 2,
+    });
+    await free(model);
+  });
+
   it.each(methods)("of %s is not begun where an option is wrong, and no sample is read", async (_method, make) => {
     const run = path.join(await folder(), "run");
     const model = await make();

@@ -1,7 +1,6 @@
 // A made-up comparison: noisy images of one disc or two, methods of some skill, and the statistics that follow from them.
 
 import { Random } from "../../lib/data/random.js";
-import { METHODS, type MethodName } from "../../lib/ensemble/methods.js";
 import type {
   Comparison,
   ConfidenceResult,
@@ -12,6 +11,7 @@ import type {
   RunRecord,
   ShownImage,
 } from "../../lib/results/comparison.js";
+import { METHODS, type MethodName } from "../../lib/runs/methods.js";
 import { CONFIDENCES, type ConfidenceName, recordedConfidence } from "../../lib/scores/scores.js";
 import { augrc, aurc, auroc, eaurc, fpr95, qualityControlCurve, spearman } from "../../lib/statistics/index.js";
 

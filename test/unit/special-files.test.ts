@@ -11,11 +11,11 @@ import { readImage } from "../../lib/data/image.js";
 import { readStoredMask } from "../../lib/data/mask.js";
 import { readNpy } from "../../lib/data/npy-file.js";
 import { readNpz } from "../../lib/data/npz.js";
-import { readRun } from "../../lib/ensemble/run.js";
 import { hashFile } from "../../lib/native/download.js";
 import { readVersion } from "../../lib/native/locate.js";
 import { encodePng } from "../../lib/report/png.js";
-import { TensorBoardWriter } from "../../lib/report/tensorboard.js";
+import { readRun } from "../../lib/runs/run.js";
+import { TensorBoardWriter } from "../../lib/runs/tensorboard.js";
 import { readStudy } from "../../lib/study/config.js";
 import { tableOf } from "../../lib/study/selection.js";
 

@@ -298,6 +298,7 @@ describe("the images that count", () => {
 describe("runs to compare", () => {
   const facts = (change: Partial<RunFacts> & { names?: string[]; ignoreIndex?: number } = {}): RunFacts => ({
     folder: change.folder ?? "runs/a",
+    run: {} as RunFacts["run"],
     method: change.method ?? "le",
     seed: change.seed ?? 0,
     notes: { classNames: change.names ?? ["bg", "x"], ignoreIndex: change.ignoreIndex ?? 255 } as RunFacts["notes"],

@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { crc32, crc32c } from "../../lib/data/crc.js";
-import { HistoryFile } from "../../lib/report/history.js";
-import { TensorBoardWriter } from "../../lib/report/tensorboard.js";
+import { HistoryFile } from "../../lib/runs/history.js";
+import { TensorBoardWriter } from "../../lib/runs/tensorboard.js";
 import { readScalars } from "../support/tensorboard.js";
 
 let folder: string;

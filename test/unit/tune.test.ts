@@ -8,7 +8,6 @@ import { type TuneImage, type TuneOptions, tune } from "../../lib/calibration/tu
 import { Dataset } from "../../lib/data/dataset.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { Random } from "../../lib/data/random.js";
-import { type RunChoice, writeChoice } from "../../lib/ensemble/run-tuning.js";
 import {
   argmax,
   aula,
@@ -25,6 +24,7 @@ import {
   summarise,
   temper,
 } from "../../lib/metrics/index.js";
+import { type RunChoice, writeChoice } from "../../lib/runs/tuning.js";
 import { temporaryFolder } from "../support/libtorch.js";
 import { bytes } from "./support/heads.js";
 

@@ -1,4 +1,3 @@
-import { METHOD_TITLES } from "../../ensemble/methods.js";
 import type { Comparison } from "../../results/comparison.js";
 import { escapeHtml } from "../../results/html.js";
 import { COMPARED_MEASURES, FAILURE_NAMES, MEASURES, RANKINGS } from "../../results/measures.js";
@@ -13,6 +12,7 @@ import {
   shiftTable,
   testsTable,
 } from "../../results/tables.js";
+import { METHOD_TITLES } from "../../runs/methods.js";
 import { CONFIDENCES, confidenceText, confidenceTitle } from "../../scores/scores.js";
 import type { Figure } from "../figures/index.js";
 import { inline } from "../figures/theme.js";

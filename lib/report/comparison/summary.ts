@@ -1,6 +1,6 @@
-import { METHOD_TITLES, type MethodName } from "../../ensemble/methods.js";
 import type { Comparison, Estimate, MethodResult, PairedTest } from "../../results/comparison.js";
 import { fixed, percent, pValue, typeset } from "../../results/format.js";
+import { METHOD_TITLES, type MethodName } from "../../runs/methods.js";
 import { CONFIDENCES, confidenceTitle } from "../../scores/scores.js";
 import { suitedConfidence } from "../figures/select.js";
 

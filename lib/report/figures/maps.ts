@@ -1,5 +1,5 @@
-import type { MethodName } from "../../ensemble/methods.js";
 import type { Comparison, ShownImage } from "../../results/comparison.js";
+import type { MethodName } from "../../runs/methods.js";
 import { colourMap, predictionColour, truthColour } from "../colours.js";
 import { heatMap, overlay } from "../render.js";
 import type { Figure } from "./figure.js";

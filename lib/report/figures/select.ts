@@ -1,6 +1,7 @@
 // What the figures take from a comparison.
-import { METHOD_TITLES, type MethodName } from "../../ensemble/methods.js";
+
 import type { Comparison, MethodResult, RunRecord } from "../../results/comparison.js";
+import { METHOD_TITLES, type MethodName } from "../../runs/methods.js";
 import { type ConfidenceName, confidenceTitle, suited } from "../../scores/scores.js";
 
 /** A method's name in a figure: "LE". */

@@ -1,7 +1,7 @@
 import { Random } from "../../../lib/data/random.js";
-import type { MethodName } from "../../../lib/ensemble/methods.js";
 import { type Calibration, calibration } from "../../../lib/metrics/index.js";
 import type { ImageRecord } from "../../../lib/results/comparison.js";
+import type { MethodName } from "../../../lib/runs/methods.js";
 import type { AggregateSettings, MeasuredRun } from "../../../lib/study/aggregate.js";
 import { pooledCalibration } from "../../../lib/study/evaluate.js";
 

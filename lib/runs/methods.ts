@@ -22,3 +22,6 @@ export const METHOD_TITLES: Readonly<
   mcd: { short: "MCD", long: "Monte Carlo dropout" },
   le: { short: "LE", long: "Layer Ensemble" },
 };
+
+/** Most passes of Monte Carlo dropout. */
+export const MOST_PASSES = 10_000;

@@ -1,13 +1,16 @@
-import { stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { rm, stat } from "node:fs/promises";
 import path from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { isMissing, readText, writeAtomic } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { SEEN_IMAGES } from "../data/leaks.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
+import { PACKAGE_VERSION } from "../native/package.js";
 import { checkFields, checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
 import { GATE, type Gate } from "../scores/gate.js";
-import { METHODS, type MethodName } from "./methods.js";
-import { MOST_PASSES, PREDICTION_FUSIONS, type PredictionFusion } from "./model.js";
+import { METHODS, type MethodName, MOST_PASSES } from "./methods.js";
 
 /** Version of run.json's layout. */
 const FORMAT = 1;
@@ -23,6 +26,8 @@ export const RUN_FILES = {
   weights: "weights.safetensors",
   state: "state.safetensors",
   history: "history.csv",
+  /** There while files of a whole run are replaced, one after the other. */
+  replacing: ".replacing",
 } as const;
 
 /** The copy of a network that came from a file, by kind. */
@@ -304,7 +309,80 @@ export function keptOf({ prediction, gate, tuning, ...run }: Partial<Run> = {}, 
   return { ...run, ...tuned };
 }
 
+/** What a model, or a command, says of a run. */
+export type RunContent = Omit<Run, "format" | "versions">;
+
 /** Writes run.json, atomically; the folder is made. @throws ERR_LE_IO */
-export async function writeRun(folder: string, run: Omit<Run, "format">): Promise<void> {
-  await writeAtomic(path.join(folder, RUN_FILES.run), `${JSON.stringify({ format: FORMAT, ...run }, null, 2)}\n`);
+export async function writeRun(folder: string, run: RunContent, libtorch?: string): Promise<void> {
+  const versions = { "layer-ensembles": PACKAGE_VERSION, ...(libtorch && { libtorch }), node: process.version };
+  await writeAtomic(
+    path.join(folder, RUN_FILES.run),
+    `${JSON.stringify({ format: FORMAT, ...run, versions }, null, 2)}\n`,
+  );
+}
+
+/**
+ * Writes a run of several files into a folder that may hold another: who opens it meanwhile waits, and who opens what a killed
+ * process has left is told.
+ * @param write writes all files but run.json
+ * @throws ERR_LE_IO; the folder holds what it did, unless run.json could not be written
+ */
+export async function replaceRun(
+  folder: string,
+  write: () => Promise<void>,
+  writeDescription: () => Promise<void>,
+): Promise<void> {
+  const marker = path.join(folder, RUN_FILES.replacing);
+  await writeAtomic(marker, "");
+  let written = false;
+  try {
+    await write();
+    written = true;
+    await writeDescription();
+    written = false;
+  } finally {
+    if (!written) await rm(marker, { force: true });
+  }
+}
+
+/** How long a run that is replaced is waited for. */
+const PATIENCE = { tries: 30, milliseconds: 100 };
+
+/**
+ * Makes something of a run folder as it is at one time: where the folder is replaced meanwhile, it is made again.
+ * @param make of what run.json says, which is read once
+ * @throws what `make` throws; ERR_LE_CHECKPOINT for a folder that is no run, or stays half replaced
+ */
+export async function ofOneState<T extends { dispose(): Promise<void> }>(
+  folder: string,
+  make: (run: Run) => Promise<T>,
+): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    const before = await stateOf(folder);
+    try {
+      if (before === null) throw halfReplaced(folder);
+      const made = await make(await readRun(folder));
+      if ((await stateOf(folder)) === before) return made;
+      await made.dispose();
+      throw halfReplaced(folder);
+    } catch (error) {
+      const isWhole = before !== null && (await stateOf(folder)) === before;
+      if (isWhole || tries === PATIENCE.tries) throw error;
+    }
+    await setTimeout(PATIENCE.milliseconds);
+  }
+}
+
+/** Tells one run.json from another; null while a run is replaced. */
+async function stateOf(folder: string): Promise<string | null> {
+  const found = await stat(path.join(folder, RUN_FILES.run), { bigint: true }).catch(() => undefined);
+  if (existsSync(path.join(folder, RUN_FILES.replacing))) return null;
+  return found ? `${found.ino} ${found.mtimeNs} ${found.size}` : "none";
+}
+
+function halfReplaced(folder: string): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_CHECKPOINT",
+    `Expected a whole run in ${folder} but received one of which some files are replaced and others not: wait for what writes it, or save it again where that was stopped.`,
+  );
 }
