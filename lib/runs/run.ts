@@ -346,7 +346,7 @@ export async function replaceRun(
 }
 
 /** How long a run that is replaced is waited for. */
-const PATIENCE = { tries: 30, milliseconds: 100 };
+const PATIENCE = { tries: 200, milliseconds: 20 };
 
 /**
  * Makes something of a run folder as it is at one time: where the folder is replaced meanwhile, it is made again.

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import {
   Backbone,
@@ -247,11 +248,15 @@ describe("a run folder", () => {
     await first.save(run, { which: "first" });
     let reading = true;
     const writer = (async () => {
-      while (reading) for (const [which, model] of Object.entries(models)) await model.save(run, { which });
+      for (let i = 0; reading; i++) {
+        const which = i % 2 === 0 ? "other" : "first";
+        await models[which].save(run, { which });
+        await setTimeout(40 * (i % 7));
+      }
     })();
     const seen = new Set<string>();
     try {
-      for (let i = 0; i < 12; i++) {
+      for (let i = 0; i < 15; i++) {
         const loaded = await loadModel(run, { device: "cpu", precision: "fp32" });
         const which = loaded.run?.notes.which as string;
         seen.add(which);
@@ -262,7 +267,7 @@ describe("a run folder", () => {
       reading = false;
       await writer;
     }
-    expect(seen.size).toBeGreaterThan(0);
+    expect(seen.size).toBe(2);
     await free(first, other);
   });
 
@@ -296,11 +301,7 @@ describe("a run folder", () => {
     const written = JSON.parse(await readFile(file, "utf8"));
     await writeFile(file, JSON.stringify({ ...written, later: 2 }));
     await model.fit(discs(4, 32), { run, epochs: 2, batchSize: 2, resume: true });
-    expect(JSON.parse(await readFile(file, "utf8"))).toMatchObject({
-      ...written,
-      training: expect.anything(),
-      later: 2,
-    });
+    expect(JSON.parse(await readFile(file, "utf8"))).toMatchObject({ later: 2, method: written.method });
     await free(model);
   });
 

@@ -81,7 +81,7 @@ it("in predict, evaluate, score, compare, and its page", async () => {
   expect(runs[0].images[0].leastAgreement).toBeGreaterThanOrEqual(0);
   expect(text("comparison/tables/table3-failure-detection.csv")).toMatch(/^le,1,leastAgreement,/m);
   expect(text("comparison/tables/images.csv").split("\n")[0]).toContain("leastAgreement");
-  expect(text("comparison/index.html")).toContain("least agreement");
+  expect(text("comparison/report.html")).toContain("least agreement");
 });
 
 it("in tune, the gate, the server's answers, tensors, metrics and description", async () => {

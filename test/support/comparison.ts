@@ -280,14 +280,16 @@ function confidenceResult(name: ConfidenceName, runs: readonly RunRecord[], null
   };
 }
 
-const given = { heads: 2, summary: "sum" } as const;
+const given = ({ heads }: RunRecord) => ({ heads: heads.length, summary: "sum" }) as const;
 
-function confidences({ images }: RunRecord, name: ConfidenceName): number[] {
-  return images.map((image) => recordedConfidence(image, name, given)).filter((value) => value !== null);
+function confidences(run: RunRecord, name: ConfidenceName): number[] {
+  return run.images.map((image) => recordedConfidence(image, name, given(run))).filter((value) => value !== null);
 }
 
-function diceOf({ images }: RunRecord, name: ConfidenceName): number[] {
-  return images.filter((image) => recordedConfidence(image, name, given) !== null).map((image) => image.dice as number);
+function diceOf(run: RunRecord, name: ConfidenceName): number[] {
+  return run.images
+    .filter((image) => recordedConfidence(image, name, given(run)) !== null)
+    .map((image) => image.dice as number);
 }
 
 function estimate(value: number, runs: number): Estimate {
