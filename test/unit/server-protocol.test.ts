@@ -145,8 +145,8 @@ describe("an answer of the Open Inference Protocol", () => {
   };
   const write = (...outputs: { name: string; binary: boolean }[]) => {
     const results = [
-      result([0.25, 0.75], { decision: "accept", aula: 1.5, empty: false }),
-      result([0, 0.5], { decision: "review", aula: Number.NaN, empty: true }),
+      result([0.25, 0.75], { decision: "accept", scores: { aula: 1.5 }, empty: false }),
+      result([0, 0.5], { decision: "review", scores: { aula: Number.NaN }, empty: true }),
     ] as InferResult[];
     return writeInfer({ model: "m", version: "3", id: "42", outputs, results });
   };
