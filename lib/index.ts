@@ -68,12 +68,14 @@ export {
   type Gate,
   type GateDecision,
   type GateReason,
+  type ImageScoreName,
   parseGate,
   SCORE_NAMES,
   SCORES,
   type Scored,
   type ScoreEntry,
   type ScoreName,
+  type ScoreValues,
   scoreOf,
 } from "./scores/index.js";
-export { MAP_NAMES, MAPS, type MapName } from "./uncertainty/index.js";
+export { MAP_NAMES, type MapName } from "./uncertainty/index.js";

@@ -1,7 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import type { Orientation } from "../data/orientation.js";
 import type { Prediction } from "../ensemble/prediction.js";
-import { recordScores } from "../scores/scores.js";
+import { recordScores, type ScoreValues } from "../scores/scores.js";
 
 /** What a prediction says in numbers, as plain JSON. */
 export type PredictionRecord = ReturnType<typeof predictionRecord>;
@@ -90,7 +90,7 @@ export function predictionRecord(
     /** Whether no kept head finds any foreground. */
     empty,
     /** Every score of the result as a whole, null where it is not defined. */
-    scores,
+    scores: scores as ScoreValues,
     /** Image-level summaries of each map that was asked for. */
     summaries: prediction.summaries,
   };

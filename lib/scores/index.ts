@@ -8,4 +8,12 @@ export {
   parseGate,
 } from "./gate.js";
 export type { Scored, ScoreEntry } from "./register.js";
-export { confidenceOf, SCORE_NAMES, SCORES, type ScoreName, scoreOf } from "./scores.js";
+export {
+  confidenceOf,
+  type ImageScoreName,
+  SCORE_NAMES,
+  SCORES,
+  type ScoreName,
+  type ScoreValues,
+  scoreOf,
+} from "./scores.js";

@@ -36,8 +36,13 @@ export interface ScoreEntry {
   range: readonly [low: number, high: number | string];
   /** Which values are of surer results. */
   surer: "high" | "low";
-  /** How many heads it takes, and whether they need an order in depth, as only those of a Layer Ensemble have. */
-  needs: { heads: number; ordered?: boolean };
+  /** What a method must have for it. */
+  needs: {
+    /** How many. */
+    heads: number;
+    /** Whether they need an order in depth, as only those of a Layer Ensemble have. */
+    ordered?: boolean;
+  };
   /** Of its values, where they have one. */
   unit?: string;
   /** The score that has the same order of images, where they are ranked: this one is left out there. */

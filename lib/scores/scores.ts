@@ -6,7 +6,7 @@ import { COMPARED_MAPS, IMAGE_SCORES, MAP_SCORES, type Scored, type ScoreEntry }
 export type ImageScoreName = keyof typeof IMAGE_SCORES;
 
 /** A score: one of a result as a whole, or a map and its summary, as `entropy.mean`. */
-export type ScoreName = ImageScoreName | keyof typeof MAP_SCORES;
+export type ScoreName = ImageScoreName | `${MapName}.${keyof MapSummary}`;
 
 /** Every score by name. */
 export const SCORES: Readonly<Record<ScoreName, ScoreEntry>> = { ...IMAGE_SCORES, ...MAP_SCORES };
@@ -43,8 +43,11 @@ export function lacking(name: ScoreName, heads: number): string | undefined {
   return heads < needs.heads ? `${name}, which needs ${needs.heads} heads` : undefined;
 }
 
+/** The scores of a result as a whole, null where they are not defined. */
+export type ScoreValues = Record<ImageScoreName, number | null>;
+
 /** An image's scores as files hold them, null where they are not defined. */
-export interface ScoreRecord extends Record<ImageScoreName, number | null> {
+export interface ScoreRecord extends ScoreValues {
   /** Whether no kept head of any member finds any foreground. */
   empty: boolean;
   /** `entropy.sum`, `entropy.mean`, `entropy.foreground`, … of every map that there is. */

@@ -9,12 +9,14 @@ export {
   type Gate,
   type GateDecision,
   type GateReason,
+  type ImageScoreName,
   parseGate,
   SCORE_NAMES,
   SCORES,
   type Scored,
   type ScoreEntry,
   type ScoreName,
+  type ScoreValues,
   scoreOf,
 } from "../scores/index.js";
 export { ANSWER_TYPES, type AnswerType, type WrittenAnswer } from "./answers.js";

@@ -36,7 +36,7 @@ export const MAPS = {
   variationRatio: { title: "variation ratio", most: upTo(1), heads: 2 },
 } as const satisfies Record<string, PixelMap>;
 
-/** One of {@link MAPS}. */
+/** A pixel map of uncertainty. */
 export type MapName = keyof typeof MAPS;
 
 /** Every {@link MapName}. */
