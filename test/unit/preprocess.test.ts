@@ -71,6 +71,7 @@ describe("resizeLabels", () => {
   test("takes the label that covers most, the lower one on a tie", () => {
     const labels = Uint8Array.from([1, 1, 2, 2, 1, 2, 2, 2, 0, 3, 4, 4, 0, 3, 5, 5]);
     expect([...resizeLabels(labels, [4, 4], [2, 2])]).toEqual([1, 2, 0, 4]);
+    expect([...resizeLabels(labels.toReversed(), [4, 4], [2, 2])]).toEqual([4, 0, 2, 1]);
   });
 
   test("weighs partly covered pixels", () => {
@@ -92,6 +93,15 @@ describe("resizeLabels", () => {
         for (const label of resizeNearest(labels, 1, [h, w], [newH, newW])) expect(there).toContain(label);
       }),
     );
+  });
+});
+
+describe("resizeNearest", () => {
+  test("takes the pixel under the centre of the new one", () => {
+    const labels = Uint8Array.from([1, 2, 3, 4, 5]);
+    expect([...resizeNearest(labels, 1, [1, 5], [1, 1])]).toEqual([3]);
+    expect([...resizeNearest(labels, 1, [5, 1], [3, 1])]).toEqual([1, 3, 5]);
+    expect([...resizeNearest(labels.subarray(0, 2), 1, [1, 2], [1, 3])]).toEqual([1, 2, 2]);
   });
 });
 

@@ -361,6 +361,17 @@ describe("paired tests", () => {
     expect(wilcoxon([], [])).toMatchObject({ n: 0 });
   });
 
+  it("take the normal distribution where there are ties or many differences, as SciPy does", () => {
+    // scipy.stats.wilcoxon(x, y, method="asymptotic", correction=False)
+    const tied = wilcoxon([3, 1, 4, 1, 5, 9, 2, 6, 5, 3], [2, 2, 4, 3, 4, 5, 4, 5, 6, 0]);
+    expect(tied).toMatchObject({ n: 9, statistic: 19, method: "asymptotic" });
+    expect(tied.p).toBeCloseTo(0.6726599925645731, 12);
+    const many = Array.from({ length: 51 }, (_, i) => ((i + 1) % 3 ? i + 1 : -(i + 1)));
+    const { p, ...rest } = wilcoxon(many, new Array(51).fill(0));
+    expect(rest).toEqual({ n: 51, statistic: 459, method: "asymptotic" });
+    expect(p).toBeCloseTo(0.055852182035584695, 12);
+  });
+
   it("by Student's t are those of SciPy", () => {
     // scipy.stats.ttest_rel
     const { t, df, p } = pairedT([1, 2, 3, 4, 6], [0.5, 2.5, 2, 3, 3]);

@@ -131,6 +131,14 @@ describe("volumes as inputs", () => {
     expect(JSON.parse(JSON.stringify(placement))).toEqual(placement);
   });
 
+  test("have the odd slice behind, whether it is cropped or padded", () => {
+    const moved = (from: number, to: number) => [
+      ...preprocess(ramp([1, from, 1, 1]), { ...plain, size: [to, 1, 1] }).image.data,
+    ];
+    expect(moved(5, 2)).toEqual([2, 3]);
+    expect(moved(2, 5)).toEqual([0, 1, 2, 0, 0]);
+  });
+
   test("whatever the sizes, what was not cropped comes back as it was; the rest is background", () => {
     for (const from of [1, 2, 5, 6])
       for (const to of [1, 2, 5, 6]) {
