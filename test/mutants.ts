@@ -33,14 +33,14 @@ export const MUTANTS: readonly Mutant[] = [
     file: "lib/scores/gate.ts",
     text: "else if (value < threshold)",
     by: "else if (value <= threshold)",
-    tests: ["test/unit/gate.test.ts"],
+    tests: ["test/unit/scores.test.ts"],
   },
   {
     name: "much uncertainty is high confidence",
     file: "lib/scores/scores.ts",
     text: 'return SCORES[name].surer === "low" ? -value : value;',
     by: "return value;",
-    tests: ["test/unit/gate.test.ts"],
+    tests: ["test/unit/scores.test.ts"],
   },
   {
     name: "the mean of heads without their weights",
