@@ -1,15 +1,12 @@
 export type { NdArray, NumericArray } from "./arrays.js";
 export {
   Dataset,
-  type DatasetOptions,
-  type FolderOptions,
-  type LoadOptions,
-  type MaskValues,
   type MemorySample,
   type OriginalSample,
   type Sample,
   type SampleInfo,
 } from "./data/dataset.js";
+export type { DatasetOptions, FolderOptions, LoadOptions, MaskValues } from "./data/dataset-options.js";
 export { type ImageArray, type ReadOptions, readImage } from "./data/image.js";
 export type { Ignored, LabelOptions, LabelRule } from "./data/labels.js";
 export type { Orientation } from "./data/orientation.js";

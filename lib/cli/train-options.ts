@@ -1,7 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import path from "node:path";
 import { type Command, Option } from "commander";
-import { NORMALISATIONS, RESIZES } from "../data/preprocess.js";
+import { DATASET } from "../data/dataset-options.js";
 import { FIT, type FitOptions, type OptimizerOptions, PAPER } from "../ensemble/fit-options.js";
 import { COUNTS, ENSEMBLE } from "../ensemble/head-options.js";
 import { BACKBONE_KINDS, BACKBONES } from "../ensemble/zoo.js";
@@ -33,7 +33,6 @@ type Size = readonly [height: number, width: number] | readonly [depth: number, 
 const names = option.array(option.string());
 const some = option.integer({ min: 1 });
 const side = option.integer({ min: 1, max: 65536 });
-const fraction = { min: 0, below: 1, otherwise: "0.15, or 0 with a split.csv" } as const;
 
 const DATA = {
   data: option.string({ text: "folder with images/, masks/ and, for fixed splits, split.csv", arg: "dir" }),
@@ -48,14 +47,14 @@ const DATA = {
       arg: "HxW",
     },
   ),
-  resize: option.oneOf(RESIZES, { default: "stretch", text: "how the size is reached", arg: "how" }),
-  normalise: option.oneOf(NORMALISATIONS, { default: "zscore", text: "how intensities are scaled", arg: "how" }),
-  channels: option.integer({ min: 1, max: 32, default: 1, text: "1: grey, 3: RGB, up to 32: images of as many bands" }),
+  resize: DATASET.resize,
+  normalise: DATASET.normalise,
+  channels: DATASET.channels,
   bands: option.with(names, { text: "names of the channels, in order; they are as many as --channels" }),
   trainSplit: option.string({ default: "train", text: "split to train on", arg: "name" }),
   valSplit: option.string({ default: "val", text: "split to validate on", arg: "name" }),
-  valFraction: option.number({ ...fraction, text: "draw the validation split, whole groups at a time" }),
-  testFraction: option.number({ ...fraction, text: "draw the test split" }),
+  valFraction: DATASET.valFraction,
+  testFraction: DATASET.testFraction,
   ...labelSpecs({ labels: "auto", ignore: "255, where it is no class" }),
 };
 

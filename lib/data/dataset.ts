@@ -2,8 +2,9 @@ import { readdir } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
+import { checkOptions, describe } from "../options.js";
 import { parseCsv } from "./csv.js";
+import { DATASET, type DatasetOptions, FOLDER, type FolderOptions, LOAD, type LoadOptions } from "./dataset-options.js";
 import { isAbsent, isMissing, readText, readTextIfAny } from "./files.js";
 import { dataError, type ImageArray, imageExtensions, toDisplay } from "./image.js";
 import {
@@ -14,7 +15,6 @@ import {
   decideLabels,
   type Ignored,
   ignoredLabel,
-  LABEL_OPTIONS,
   type LabelCounts,
   type LabelOptions,
   type LabelRule,
@@ -24,16 +24,8 @@ import { checkGroups, contentOf } from "./leaks.js";
 import { readStoredMask } from "./mask.js";
 import { bothNames, nameOf } from "./names.js";
 import { checkWhole } from "./output-list.js";
-import {
-  defaultPreprocessing,
-  NORMALISATIONS,
-  type Placement,
-  type Preprocessing,
-  preprocess,
-  preprocessMask,
-  RESIZES,
-} from "./preprocess.js";
-import { fractionSplit, type SplitFractions } from "./splits.js";
+import { defaultPreprocessing, type Placement, type Preprocessing, preprocess, preprocessMask } from "./preprocess.js";
+import { fractionSplit } from "./splits.js";
 import { readStored, readStoredSize, type StoredImage, type Wanted, wantedOf } from "./stored.js";
 
 /** One image, ready for a network. */
@@ -78,65 +70,6 @@ export interface MemorySample {
   mask?: NdArray<NumericArray>;
 }
 
-/** How masks store labels: see {@link LabelOptions.scale}. */
-export type MaskValues = "auto" | "index" | "0/255";
-
-/** Options that every dataset has. */
-export interface DatasetOptions extends SplitFractions {
-  /**
-   * Input size of the network: [height, width] (one number for both), [depth, height, width] for volumes, or null for each
-   * image's own.
-   * @default null
-   */
-  size?:
-    | readonly [height: number, width: number]
-    | readonly [depth: number, height: number, width: number]
-    | number
-    | null;
-  /** See {@link Preprocessing.resize}. @default "stretch" */
-  resize?: Preprocessing["resize"];
-  /** See {@link Preprocessing.normalise}; a name alone takes percentiles 0.5 and 99.5. @default "zscore" */
-  normalise?: Preprocessing["normalise"] | Preprocessing["normalise"]["kind"];
-  /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated); up to 32: images of as many bands. @default as many as `bands`, else 1 */
-  channels?: number;
-  /** Names of the channels, in order. They are recorded; files are not asked for them. @default none */
-  bands?: readonly string[];
-  /** Number of classes with background, or their names, background first. @default what the masks hold, at least 2 */
-  classes?: number | readonly string[];
-  /** What the numbers in masks mean: one rule for all of them. @default decided from all masks together */
-  labels?: LabelOptions;
-  /** The same as `labels.ignore`. */
-  ignoreIndex?: number | null;
-  /** The same as `labels.scale`. */
-  maskValues?: MaskValues;
-}
-
-/** Options of {@link Dataset.fromFolder}. */
-export interface FolderOptions extends DatasetOptions {
-  /** File name of the table of splits. @default "split.csv", if there is one */
-  splitFile?: string;
-  /** Whether an image without a mask is an error. @default "required" */
-  masks?: "required" | "optional";
-  /** Most pixels of an image or mask. @default 100_000_000 */
-  maxPixels?: number;
-  /**
-   * Which images are opened; the others need no file. What masks mean does not depend on it: unless `labels.scale` and
-   * `classes` are given, all masks of the folder are read for that.
-   * @default all
-   */
-  only?: (info: Pick<SampleInfo, "id" | "split" | "group">) => boolean;
-}
-
-/** Options of {@link Dataset.loadAll}. */
-export interface LoadOptions {
-  /** Stops before the next image; the promise rejects with `signal.reason`. */
-  signal?: AbortSignal;
-  /** Called after each image. */
-  onProgress?: (progress: { done: number; total: number }) => void;
-  /** Images read at the same time. @default 4 */
-  concurrency?: number;
-}
-
 /** What is known of an image without reading it. */
 export interface SampleInfo {
   /** Its name: the file name without its ending, or as given to {@link Dataset.fromSamples}. Unique in a dataset. */
@@ -167,64 +100,6 @@ interface Shared {
   labels: number[];
   unclear: string | undefined;
 }
-
-const percentile = option.number({ min: 0, max: 100 });
-
-const datasetSpecs: OptionSpecs = {
-  size: option.anyOf(
-    option.integer({ min: 1 }),
-    option.array(option.integer({ min: 1 }), { length: 2 }),
-    option.array(option.integer({ min: 1 }), { length: 3 }),
-    option.oneOf([null]),
-  ),
-  resize: option.oneOf(RESIZES),
-  normalise: option.anyOf(
-    option.oneOf(NORMALISATIONS),
-    option.custom("{ kind, low, high } with percentiles low < high", (value) => {
-      const { kind, low = 0.5, high = 99.5 } = (value ?? {}) as { kind?: string; low?: number; high?: number };
-      return (
-        (NORMALISATIONS as readonly unknown[]).includes(kind) &&
-        percentile.accepts(low) &&
-        percentile.accepts(high) &&
-        low < high
-      );
-    }),
-  ),
-  channels: option.integer({ min: 1, max: 32 }),
-  bands: option.custom("1 to 32 distinct names", (value) => {
-    const names = Array.isArray(value) ? value : [];
-    const distinctNames = new Set(names.filter((name) => typeof name === "string" && name !== ""));
-    return names.length >= 1 && names.length <= 32 && distinctNames.size === names.length;
-  }),
-  classes: option.anyOf(
-    option.integer({ min: 2, max: 255 }),
-    option.custom("2 to 255 distinct names", (value) => {
-      const names = Array.isArray(value) ? value : [];
-      const distinctNames = new Set(names.filter((name) => typeof name === "string" && name !== ""));
-      return names.length >= 2 && names.length <= 255 && distinctNames.size === names.length;
-    }),
-  ),
-  labels: option.object(LABEL_OPTIONS),
-  ignoreIndex: LABEL_OPTIONS.ignore,
-  maskValues: LABEL_OPTIONS.scale,
-  valFraction: option.number({ min: 0, below: 1 }),
-  testFraction: option.number({ min: 0, below: 1 }),
-  seed: option.integer(),
-};
-
-const folderSpecs: OptionSpecs = {
-  ...datasetSpecs,
-  splitFile: option.string(),
-  masks: option.oneOf(["required", "optional"]),
-  maxPixels: option.integer({ min: 1 }),
-  only: option.callback(),
-};
-
-const loadSpecs: OptionSpecs = {
-  signal: option.signal(),
-  onProgress: option.callback(),
-  concurrency: option.integer({ min: 1 }),
-};
 
 /** What a sample's arrays are now: see `snapshot`. */
 function ownArrays(sample: MemorySample): Pick<MemorySample, "image" | "mask"> {
@@ -258,7 +133,7 @@ export class Dataset implements AsyncIterable<Sample> {
    * was killed left; ERR_LE_OPTION for an option
    */
   static async fromFolder(folder: string, given: FolderOptions = {}): Promise<Dataset> {
-    const options = checkOptions("Dataset.fromFolder", given, folderSpecs);
+    const options = checkOptions("Dataset.fromFolder", given, FOLDER);
     const { masks = "required", maxPixels, only } = options;
     const shared = sharedOptions(folder, options);
     const network = wantedOf(shared.preprocessing);
@@ -310,7 +185,7 @@ export class Dataset implements AsyncIterable<Sample> {
    * @throws ERR_LE_DATA for a repeated id, a mask that does not fit its image, or a label that is no class
    */
   static fromSamples(samples: readonly MemorySample[], given: DatasetOptions = {}): Dataset {
-    const options = checkOptions("Dataset.fromSamples", given, datasetSpecs);
+    const options = checkOptions("Dataset.fromSamples", given, DATASET);
     const shared = sharedOptions("samples", options);
     const seen = new Map<string, string>();
     const scanned = new Map<string, LabelCounts>();
@@ -518,7 +393,7 @@ export class Dataset implements AsyncIterable<Sample> {
    * @throws ERR_LE_DATA naming the file; `signal.reason` when aborted
    */
   async loadAll(options: LoadOptions = {}): Promise<Sample[]> {
-    const { signal, onProgress, concurrency = 4 } = checkOptions("Dataset.loadAll", options, loadSpecs);
+    const { signal, onProgress, concurrency = 4 } = checkOptions("Dataset.loadAll", options, LOAD);
     const total = this.length;
     const samples = new Array<Sample>(total);
     let next = 0;

@@ -1,20 +1,11 @@
 import { LayerEnsemblesError } from "../errors.js";
+import type { DatasetOptions } from "./dataset-options.js";
 import { Random } from "./random.js";
 
 /** What a split is made from: an id and, where known, the group (patient, volume) that must stay together. */
 export interface SplitItem {
   id: string;
   group?: string;
-}
-
-/** Shares of images; the rest is for training. */
-export interface SplitFractions {
-  /** Share of images for "val", in [0, 1). @default 0 */
-  valFraction?: number;
-  /** Share of images for "test", in [0, 1). @default 0 */
-  testFraction?: number;
-  /** @default 0 */
-  seed?: number;
 }
 
 /**
@@ -24,7 +15,10 @@ export interface SplitFractions {
  * @returns the split's name for each item
  * @throws ERR_LE_OPTION for shares that leave nothing to train; ERR_LE_DATA where there are too few groups
  */
-export function fractionSplit(items: readonly SplitItem[], fractions: SplitFractions): string[] {
+export function fractionSplit(
+  items: readonly SplitItem[],
+  fractions: Pick<DatasetOptions, "valFraction" | "testFraction" | "seed">,
+): string[] {
   const { valFraction = 0, testFraction = 0, seed = 0 } = fractions;
   if (valFraction + testFraction >= 1) {
     throw new LayerEnsemblesError(

@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import type { NdArray } from "../arrays.js";
-import type { Dataset, FolderOptions } from "../data/dataset.js";
+import type { Dataset } from "../data/dataset.js";
+import type { FolderOptions } from "../data/dataset-options.js";
 import type { LabelOptions } from "../data/labels.js";
 import { bothNames, nameOf } from "../data/names.js";
 import type { Orientation } from "../data/orientation.js";

@@ -1,5 +1,6 @@
 import path from "node:path";
-import type { Dataset, DatasetOptions } from "../data/dataset.js";
+import type { Dataset } from "../data/dataset.js";
+import type { DatasetOptions } from "../data/dataset-options.js";
 import { LABEL_OPTIONS, type LabelOptions, type LabelRule } from "../data/labels.js";
 import { checkGroups, SEEN_IMAGES, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";

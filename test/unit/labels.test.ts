@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { Dataset, type DatasetOptions } from "../../lib/data/dataset.js";
+import { Dataset } from "../../lib/data/dataset.js";
+import type { DatasetOptions } from "../../lib/data/dataset-options.js";
 import { applyLabels, checkMasks, countLabels, decideLabels, describeIgnored } from "../../lib/data/labels.js";
 import { SampleGuard } from "../../lib/ensemble/sample-guard.js";
 import * as metrics from "../../lib/metrics/index.js";

@@ -1,0 +1,103 @@
+import { type OptionSpec, option, type Values } from "../options.js";
+import type { SampleInfo } from "./dataset.js";
+import { LABEL_OPTIONS, type LabelOptions } from "./labels.js";
+import { defaultPreprocessing, NORMALISATIONS, type Normalise, RESIZES } from "./preprocess.js";
+
+/** How masks store labels: see {@link LabelOptions.scale}. */
+export type MaskValues = "auto" | "index" | "0/255";
+
+const side = option.integer({ min: 1 });
+const sides = option.anyOf(option.array(side, { length: 2 }), option.array(side, { length: 3 })) as OptionSpec<
+  readonly [height: number, width: number] | readonly [depth: number, height: number, width: number]
+>;
+
+const kinds = option.oneOf(NORMALISATIONS);
+const percentile = option.number({ min: 0, max: 100 });
+const percentiles = option.custom<Normalise>("{ kind, low, high } with percentiles low < high", (value) => {
+  const { kind, low = 0.5, high = 99.5 } = (value ?? {}) as { kind?: unknown; low?: number; high?: number };
+  return kinds.accepts(kind) && percentile.accepts(low) && percentile.accepts(high) && low < high;
+});
+
+const names = (min: number, max: number) =>
+  option.custom<readonly string[]>(`${min} to ${max} distinct names`, (value) => {
+    const all: readonly unknown[] = Array.isArray(value) ? value : [];
+    const distinct = new Set(all.filter((name) => typeof name === "string" && name !== ""));
+    return all.length >= min && all.length <= max && distinct.size === all.length;
+  });
+
+const { resize, normalise, channels } = defaultPreprocessing;
+const fraction = { min: 0, below: 1, otherwise: "0.15, or 0 with a split.csv" } as const;
+
+export const DATASET = {
+  /**
+   * Input size of the network: [height, width] (one number for both), [depth, height, width] for volumes, or null for each
+   * image's own.
+   * @default null
+   */
+  size: option.orNull(option.anyOf(side, sides)),
+  /** See {@link Preprocessing.resize}. @default "stretch" */
+  resize: option.oneOf(RESIZES, { default: resize, text: "how the size is reached", arg: "how" }),
+  /** See {@link Preprocessing.normalise}; a name alone takes percentiles 0.5 and 99.5. @default "zscore" */
+  normalise: option.with(option.anyOf(kinds, percentiles), {
+    default: normalise.kind,
+    text: "how intensities are scaled",
+    arg: "how",
+  }),
+  /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated); up to 32: images of as many bands. @default as many as `bands`, else 1 */
+  channels: option.integer({
+    min: 1,
+    max: 32,
+    default: channels,
+    text: "1: grey, 3: RGB, up to 32: images of as many bands",
+  }),
+  /** Names of the channels, in order. They are recorded; files are not asked for them. @default none */
+  bands: names(1, 32),
+  /** Number of classes with background, or their names, background first. @default what the masks hold, at least 2 */
+  classes: option.anyOf(option.integer({ min: 2, max: 255 }), names(2, 255)),
+  /** What the numbers in masks mean: one rule for all of them. @default decided from all masks together */
+  labels: option.object<LabelOptions>(LABEL_OPTIONS),
+  /** The same as `labels.ignore`. */
+  ignoreIndex: LABEL_OPTIONS.ignore,
+  /** The same as `labels.scale`. */
+  maskValues: LABEL_OPTIONS.scale,
+  /** Share of images for "val", in [0, 1). @default 0 */
+  valFraction: option.number({ ...fraction, text: "draw the validation split, whole groups at a time" }),
+  /** Share of images for "test", in [0, 1). @default 0 */
+  testFraction: option.number({ ...fraction, text: "draw the test split" }),
+  /** Of the drawing. @default 0 */
+  seed: option.integer(),
+};
+
+/** Options that every dataset has. */
+export interface DatasetOptions extends Values<typeof DATASET> {}
+
+export const FOLDER = {
+  ...DATASET,
+  /** File name of the table of splits. @default "split.csv", if there is one */
+  splitFile: option.string(),
+  /** Whether an image without a mask is an error. @default "required" */
+  masks: option.oneOf(["required", "optional"]),
+  /** Most pixels of an image or mask. @default 100_000_000 */
+  maxPixels: option.integer({ min: 1 }),
+  /**
+   * Which images are opened; the others need no file. What masks mean does not depend on it: unless `labels.scale` and
+   * `classes` are given, all masks of the folder are read for that.
+   * @default all
+   */
+  only: option.callback<(info: Pick<SampleInfo, "id" | "split" | "group">) => boolean>(),
+};
+
+/** Options of {@link Dataset.fromFolder}. */
+export interface FolderOptions extends Values<typeof FOLDER> {}
+
+export const LOAD = {
+  /** Stops before the next image; the promise rejects with `signal.reason`. */
+  signal: option.signal(),
+  /** Called after each image. */
+  onProgress: option.callback<(progress: { done: number; total: number }) => void>(),
+  /** Images read at the same time. @default 4 */
+  concurrency: option.integer({ min: 1 }),
+};
+
+/** Options of {@link Dataset.loadAll}. */
+export interface LoadOptions extends Values<typeof LOAD> {}
