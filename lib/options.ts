@@ -281,6 +281,11 @@ function copyList(where: string, value: unknown): unknown {
   return Array.from({ length }, (_, i) => value[i]);
 }
 
+/** An option as a flag: `clipNorm` is `--clip-norm`. */
+export function dashed(name: string): string {
+  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
 /** The candidate most like `name`, ignoring case; undefined where none is near enough to be a slip of the hand. */
 export function nearest(name: string, candidates: readonly string[]): string | undefined {
   return nearestFew(name, candidates, 1)[0];

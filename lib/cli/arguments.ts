@@ -1,5 +1,13 @@
 import { type Command, InvalidArgumentError } from "commander";
-import { type NumberBounds, nearest, type OptionSpec, type OptionSpecs, option, type Values } from "../options.js";
+import {
+  dashed,
+  type NumberBounds,
+  nearest,
+  type OptionSpec,
+  type OptionSpecs,
+  option,
+  type Values,
+} from "../options.js";
 
 /** Reads one command-line value; throws commander's error for a bad one, which ends the program with exit code 2. */
 export type Parser<T> = (text: string) => T;
@@ -110,11 +118,6 @@ export function flagOf(name: string, spec: OptionSpec): string {
 }
 
 const ARGUMENTS = { integer: "n", number: "x", oneOf: "name", array: "list", string: "text", boolean: "" } as const;
-
-/** `clipNorm` as `--clip-norm`. */
-export function dashed(name: string): string {
-  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-}
 
 /** What an option does, with the names that its text does not explain. */
 export function listed({ text = "", values = [] }: OptionSpec): string {

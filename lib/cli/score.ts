@@ -1,5 +1,5 @@
 import path from "node:path";
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { NdArray, NumericArray } from "../arrays.js";
 import { csvLine } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
@@ -21,7 +21,7 @@ import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreH
 import { fixed } from "../results/format.js";
 import { formatTable } from "../results/text.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, recordScores, type ScoreRecord } from "../scores/scores.js";
-import { integer, list, number, oneOf, text } from "./arguments.js";
+import { integer, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { type Correlation, correlate, type Spread, spread } from "./evaluation.js";
 import {
@@ -33,6 +33,7 @@ import {
   withLabelOptions,
 } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
+import { spacing } from "./scoring-options.js";
 
 interface Flags extends LabelFlags {
   probabilities?: boolean;
@@ -82,12 +83,6 @@ export function scoreCommand(): Command {
   return withLabelOptions(command, { labels: "auto", ignore: "255, where it is no class" }).action(
     (files: string[], flags: Flags) => runSession(flags.json ?? false, (session) => score(files, flags, session)),
   );
-}
-
-function spacing(value: string): number[] {
-  const values = list(number({ min: 0 }))(value);
-  if (values.some((one) => one === 0)) throw new InvalidArgumentError("Expected numbers above 0.");
-  return values;
 }
 
 async function score(files: readonly string[], flags: Flags, session: Session): Promise<void> {

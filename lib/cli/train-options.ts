@@ -9,6 +9,7 @@ import { LayerEnsemblesError } from "../errors.js";
 import {
   checkFields,
   type Defaults,
+  dashed,
   defaultsOf,
   type OptionSpec,
   type OptionSpecs,
@@ -18,7 +19,7 @@ import {
 } from "../options.js";
 import { METHODS } from "../runs/methods.js";
 import { type RunNotes, runNotes } from "../runs/notes.js";
-import { dashed, givenOf, integer, list, size, text, withOptions } from "./arguments.js";
+import { givenOf, integer, list, size, text, withOptions } from "./arguments.js";
 import { BACKBONE_FLAGS, ENCODER_FLAGS } from "./backbone-options.js";
 import { newCommand, UsageError } from "./command.js";
 import { DEVICE } from "./device-options.js";

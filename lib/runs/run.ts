@@ -8,7 +8,7 @@ import { SEEN_IMAGES } from "../data/leaks.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import { PACKAGE_VERSION } from "../native/package.js";
-import { checkFields, checkOptions, type OptionSpec, type OptionSpecs, option } from "../options.js";
+import { checkFields, checkOptions, type OptionSpecs, option } from "../options.js";
 import { GATE, type Gate } from "../scores/gate.js";
 import { METHODS, type MethodName, MOST_PASSES } from "./methods.js";
 
@@ -175,7 +175,6 @@ const PREDICTION: OptionSpecs = {
 /** What of a training its predictions repeat. */
 const TRAINING: OptionSpecs = { precision: option.oneOf(["auto", "fp32", "bf16"]), channelsLast: option.boolean() };
 
-const orNull = (spec: OptionSpec) => option.anyOf(spec, option.oneOf([null]));
 const TUNING: OptionSpecs = {
   data: option.string(),
   split: option.string(),
@@ -184,7 +183,9 @@ const TUNING: OptionSpecs = {
 };
 const CURVE_POINT: OptionSpecs = {
   skip: option.required(option.integer({ min: 0 })),
-  ...Object.fromEntries(["nll", "nllSd", "dice", "diceSd", "aurc"].map((name) => [name, orNull(option.number())])),
+  ...Object.fromEntries(
+    ["nll", "nllSd", "dice", "diceSd", "aurc"].map((name) => [name, option.orNull(option.number())]),
+  ),
 };
 
 /** A value of a network's configuration: its own maker knows which. */

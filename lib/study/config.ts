@@ -2,7 +2,7 @@ import path from "node:path";
 import { readText } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkOptions, option } from "../options.js";
+import { checkOptions, dashed, option } from "../options.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
 
 /** Flags of a command by name, without the dashes and in camelCase: `{ "size": "128x128", "classes": 2 }`. */
@@ -128,9 +128,9 @@ const REPEATED = new Set(["where", "oodWhere", "referenceWhere"]);
 /** `{ "clipNorm": 1, "resume": true }` as `--clip-norm 1 --resume`. False leaves a flag out; lists are joined by commas. */
 export function commandLine(flags: Flags): string[] {
   return Object.entries(flags).flatMap(([name, value]) => {
-    const dashed = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    const flag = dashed(name);
     if (value === false) return [];
-    if (REPEATED.has(name)) return [value].flat().flatMap((one) => [dashed, String(one)]);
-    return value === true ? [dashed] : [dashed, Array.isArray(value) ? value.join(",") : String(value)];
+    if (REPEATED.has(name)) return [value].flat().flatMap((one) => [flag, String(one)]);
+    return value === true ? [flag] : [flag, Array.isArray(value) ? value.join(",") : String(value)];
   });
 }
