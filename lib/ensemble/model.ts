@@ -1,10 +1,9 @@
 import { arrayType, type NdArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
-import { describe, type OptionSpec, type OptionSpecs, option, type Values } from "../options.js";
+import { PREDICTION_FUSIONS } from "../fusion/index.js";
+import { describe, type OptionSpec, option, type Values } from "../options.js";
 import { type MethodName, MOST_PASSES } from "../runs/methods.js";
 import type { Run } from "../runs/run.js";
-import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import type { Backbone } from "./backbone.js";
 import type { Prediction } from "./prediction.js";
@@ -48,38 +47,47 @@ export interface Head {
   size: number[];
 }
 
-/** How a prediction is made. What is left out is as the run's tuning chose, where the model came from a tuned run. */
-export interface PredictOptions {
-  /** Leave out the first T heads. @default the model's own */
-  skip?: number;
-  /** Keep these heads instead, by name. @default as `skip` says */
-  heads?: readonly string[];
-  /** @default "mean" */
-  fusion?: PredictionFusion;
-  /** One weight per kept head, for mean and logit-mean. @default all 1 */
-  weights?: readonly number[];
-  /** τ of each kept head, positive: its probabilities are softmax(z / τ). @default all 1 */
-  temperatures?: readonly number[];
-  /** τ of the fused probabilities, positive: p̄^(1/τ), normalised. The mask stays. @default 1 */
-  temperature?: number;
-  /** Which maps to bring out. @default all six */
-  maps?: readonly MapName[];
-  /** Bring out the fused probabilities. @default true */
-  probabilities?: boolean;
-  /** Bring out each head's own mask. @default false */
-  labels?: boolean;
-  /** Images of one size that share a pass. @default 8 */
-  batchSize?: number;
+export const FORWARD = {
   /** Monte Carlo dropout: passes of each image. @default the model's own */
-  passes?: number;
+  passes: option.integer({ min: 1, max: MOST_PASSES }),
   /**
    * Monte Carlo dropout: seed of what is dropped. An image's passes draw the same whatever shares its batch.
    * @default 0
    */
-  seed?: number;
+  seed: option.integer({ min: 0 }),
   /** Stops before the next batch; the promise rejects with `signal.reason`. */
-  signal?: AbortSignal;
-}
+  signal: option.signal(),
+};
+
+/** How logits are brought out. */
+export interface ForwardOptions extends Values<typeof FORWARD> {}
+
+export const PREDICT = {
+  /** Leave out the first T heads. @default the model's own */
+  skip: option.integer({ min: 0 }),
+  /** Keep these heads instead, by name. @default as `skip` says */
+  heads: option.array(option.string(), { min: 1 }),
+  /** @default "mean" */
+  fusion: option.oneOf(PREDICTION_FUSIONS),
+  /** One weight per kept head, for mean and logit-mean. @default all 1 */
+  weights: option.array(option.number({ min: 0 })),
+  /** τ of each kept head, positive: its probabilities are softmax(z / τ). @default all 1 */
+  temperatures: option.array(option.number({ above: 0 })),
+  /** τ of the fused probabilities, positive: p̄^(1/τ), normalised. The mask stays. @default 1 */
+  temperature: option.number({ above: 0 }),
+  /** Which maps to bring out. @default all six */
+  maps: option.array(option.oneOf(MAP_NAMES)),
+  /** Bring out the fused probabilities. @default true */
+  probabilities: option.boolean(),
+  /** Bring out each head's own mask. @default false */
+  labels: option.boolean(),
+  /** Images of one size that share a pass. @default 8 */
+  batchSize: option.integer({ min: 1 }),
+  ...FORWARD,
+};
+
+/** How a prediction is made. What is left out is as the run's tuning chose, where the model came from a tuned run. */
+export interface PredictOptions extends Values<typeof PREDICT> {}
 
 /** What every method is to those who use it: a list of heads behind one prediction. */
 export interface Model {
@@ -122,38 +130,6 @@ export interface Model {
   /** As {@link dispose}; for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
-
-/** How logits are brought out. */
-export interface ForwardOptions {
-  /** Monte Carlo dropout: as in {@link PredictOptions}. */
-  passes?: number;
-  /** Monte Carlo dropout: as in {@link PredictOptions}. */
-  seed?: number;
-  /** Stops before the next batch; the promise rejects with `signal.reason`. */
-  signal?: AbortSignal;
-}
-
-export const PREDICT: OptionSpecs = {
-  skip: option.integer({ min: 0 }),
-  heads: option.array(option.string(), { min: 1 }),
-  fusion: option.oneOf(PREDICTION_FUSIONS),
-  weights: option.array(option.number({ min: 0 })),
-  temperatures: option.array(option.number({ above: 0 })),
-  temperature: option.number({ above: 0 }),
-  maps: option.array(option.oneOf(MAP_NAMES)),
-  probabilities: option.boolean(),
-  labels: option.boolean(),
-  batchSize: option.integer({ min: 1 }),
-  passes: option.integer({ min: 1, max: MOST_PASSES }),
-  seed: option.integer({ min: 0 }),
-  signal: option.signal(),
-};
-
-export const FORWARD: OptionSpecs = {
-  passes: option.integer({ min: 1, max: MOST_PASSES }),
-  seed: option.integer({ min: 0 }),
-  signal: option.signal(),
-};
 
 /**
  * What the image is now: see {@link snapshot}.
