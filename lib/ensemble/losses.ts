@@ -2,7 +2,7 @@ import type { NdArray } from "../arrays.js";
 import { option, type Values } from "../options.js";
 
 /**
- * The losses, by name; docs/metrics.md defines them, native/core/losses.cpp computes them. Those of regression (mse, mae,
+ * The losses, by name; docs/metrics.md defines them, losses.cpp of the core computes them. Those of regression (mse, mae,
  * huber) come with its heads in a later version.
  */
 export const LOSSES = [

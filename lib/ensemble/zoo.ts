@@ -1,4 +1,4 @@
-// The networks that this package builds itself, with their options: native/core/backbones/zoo.cpp makes them.
+// The networks that this package builds itself, with their options: zoo.cpp of the core makes them.
 import { type OptionSpecs, option, type Values } from "../options.js";
 
 /** ResNets: encoders of unet, deeplabv3plus and fpn, and networks of their own. */
