@@ -154,6 +154,7 @@ describe("the module", () => {
       "fusion",
       "metrics",
       "options",
+      "scores",
       "statistics",
       "uncertainty",
       "wasm",
