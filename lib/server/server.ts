@@ -58,7 +58,12 @@ export async function createServer(
     reply.header("x-request-id", request.id);
     if (hosts && !isAllowed(request.headers.host, hosts)) throw misdirected();
   });
+  // A connection whose request came before the end began, and is answered after, would be kept open for another, and the end wait for it.
+  app.addHook("onSend", async (_request, reply) => {
+    if (service.closing) reply.header("connection", "close");
+  });
   app.addHook("onResponse", async (request, reply) => {
+    if (service.closing) setImmediate(() => app.server.closeIdleConnections());
     if (!isThere(request)) return; // told of as a client that has gone
     const { method, url } = request;
     const admitted = admissionOf(request);

@@ -127,6 +127,13 @@ describe("the end, by SIGTERM, comes", () => {
     expect((await fetch(`${server.base}/livez`)).status).toBe(200);
     server.child.kill("SIGTERM");
     await server.line(({ msg }) => msg.startsWith("stopping"));
+    // Those that idle by then have been closed; the end must not wait until this one has idled for long enough.
+    await until(() =>
+      fetch(server.base).then(
+        () => false,
+        () => true,
+      ),
+    );
     socket.write(png.subarray(50));
     await closed;
     expect(received()).toMatch(/^HTTP\/1\.1 503 /);
