@@ -10,8 +10,8 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { decodeImage } from "../dist/data/image.js";
+import { fileItems, infer, openRun } from "../dist/inference/inference.js";
 import { PACKAGE_ROOT } from "../dist/native/package.js";
-import { fileItems, infer, openRun } from "../dist/runs/inference.js";
 import { hostileRequests, sendRaw } from "./hostile.mjs";
 
 const sharp = createRequire(import.meta.url)("sharp");

@@ -1,5 +1,5 @@
 import type { NdArray } from "../arrays.js";
-import { checkClasses, checkLabelLayout, checkLabels, checkLabelValues, fail } from "../fusion/input.js";
+import { checkClasses, checkLabelLayout, checkLabels, checkLabelValues, fail } from "../checks.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { describe } from "../options.js";
 import { countNeighboursInWasm } from "./neighbours.js";

@@ -1,8 +1,8 @@
 // How much the heads of one image agree with each other. Heads of a Layer Ensemble have an order, that of depth: AULA and
 // prediction depth are about it. Classes are foreground classes 1..C-1.
 import type { NdArray } from "../arrays.js";
+import { fail } from "../checks.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { fail } from "../fusion/input.js";
 import { checkOptions, describe, option } from "../options.js";
 import {
   type AgreementCounts,

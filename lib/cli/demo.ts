@@ -7,8 +7,8 @@ import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
 import type { LayerEnsemble } from "../ensemble/layer-ensemble.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { type DeviceFlags, placement, setThreads } from "../inference/device.js";
 import { duration } from "../results/format.js";
-import { type DeviceFlags, placement, setThreads } from "../runs/device.js";
 import type { RunNotes } from "../runs/notes.js";
 import { integer, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
@@ -144,9 +144,9 @@ async function show(
 ): Promise<void> {
   const { demoPage } = await import("../report/demo-page.js");
   const { describeImages, describeSummary } = await import("./evaluate.js");
-  const { summarise } = await import("./evaluation.js");
+  const { summarise } = await import("../study/summary.js");
   const { scoredClasses, scoreImage } = await import("../study/records.js");
-  const { datasetItems, infer } = await import("../runs/inference.js");
+  const { datasetItems, infer } = await import("../inference/inference.js");
   const scored = scoredClasses(undefined, test.classNames);
   const scores = [];
   const images = [];

@@ -4,16 +4,13 @@ import { csvText, distinctNames } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
+import type { DeviceFlags } from "../inference/device.js";
 import { QUALITY_NAMES, type QualityName } from "../metrics/index.js";
 import { fixed } from "../results/format.js";
 import { MEASURES, POOLED } from "../results/measures.js";
 import { formatTable } from "../results/text.js";
-import type { DeviceFlags } from "../runs/device.js";
 import { type ImageScoreName, SCORES, snake } from "../scores/scores.js";
 import type { ImageScore } from "../study/records.js";
-import { integer, oneOf, text } from "./arguments.js";
-import { newCommand, runSession, type Session, toJson } from "./command.js";
-import { withDeviceOptions } from "./device-options.js";
 import {
   type Measure,
   type MeasureName,
@@ -21,7 +18,10 @@ import {
   OTHER_MEASURES,
   type SummariseOptions,
   type Summary,
-} from "./evaluation.js";
+} from "../study/summary.js";
+import { integer, oneOf, text } from "./arguments.js";
+import { newCommand, runSession, type Session, toJson } from "./command.js";
+import { withDeviceOptions } from "./device-options.js";
 import { type LabelFlags, labelsOf, noteIgnored, noteUnclear, withLabelOptions } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 import { type ScoringFlags, withScoringOptions } from "./scoring-options.js";
@@ -62,8 +62,8 @@ export function evaluateCommand(): Command {
 
 async function evaluate(flags: Flags, session: Session): Promise<void> {
   const { checkOutput, writeTogether } = await import("./output.js");
-  const { folderItems, openRun } = await import("../runs/inference.js");
-  const { summarise } = await import("./evaluation.js");
+  const { folderItems, openRun } = await import("../inference/inference.js");
+  const { summarise } = await import("../study/summary.js");
   const { scoredClasses } = await import("../study/records.js");
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");

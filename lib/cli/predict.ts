@@ -3,11 +3,11 @@ import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
-import { extentOf, middleSlice, predictionRecord } from "../report/record.js";
+import type { DeviceFlags } from "../inference/device.js";
+import type { Result } from "../inference/inference.js";
+import { extentOf, middleSlice, predictionRecord } from "../inference/record.js";
 import { fixed } from "../results/format.js";
 import { formatTable } from "../results/text.js";
-import type { DeviceFlags } from "../runs/device.js";
-import type { Result } from "../runs/inference.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
@@ -68,7 +68,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
   if (images.length === 0 && flags.data === undefined) throw new UsageError("expected image files or --data <dir>");
   if (flags.split !== undefined && flags.data === undefined) throw new UsageError("--split needs --data <dir>");
   const { checkOutput, writeTogether } = await import("./output.js");
-  const { fileItems, folderItems, infer, openRun } = await import("../runs/inference.js");
+  const { fileItems, folderItems, infer, openRun } = await import("../inference/inference.js");
   checkOutput(flags.out, "--out");
   const { model, notes } = await openRun(flags.run, flags);
   const line = new StatusLine(process.stderr);
@@ -133,8 +133,8 @@ async function writePictures(
   wanted: readonly MapName[],
   ignoreIndex: number,
 ): Promise<Record<string, string>> {
-  const { probabilityToGrey, writePng } = await import("../report/png.js");
-  const { heatMap, overlay } = await import("../report/render.js");
+  const { probabilityToGrey, writePng } = await import("../data/encode-png.js");
+  const { heatMap, overlay } = await import("../pictures/render.js");
   const files: Record<string, string> = {};
   const write = async (what: string, file: string, picture: Parameters<typeof writePng>[1]) => {
     await writePng(path.join(folder, file), picture, what === "overlay" ? 1 : orientation);
@@ -177,8 +177,8 @@ async function writeVolumes(
   ignoreIndex: number,
 ): Promise<Record<string, string>> {
   const { encodeNpy } = await import("../data/npy-file.js");
-  const { writePng } = await import("../report/png.js");
-  const { overlay } = await import("../report/render.js");
+  const { writePng } = await import("../data/encode-png.js");
+  const { overlay } = await import("../pictures/render.js");
   const arrays: Record<string, [file: string, array: Parameters<typeof encodeNpy>[0]]> = {
     mask: [`masks/${id}.npy`, mask],
     probabilities: [`probabilities/${id}.npy`, probabilities],

@@ -21,9 +21,9 @@ import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreH
 import { fixed } from "../results/format.js";
 import { formatTable } from "../results/text.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, recordScores, type ScoreRecord } from "../scores/scores.js";
+import { type Correlation, correlate, type Spread, spread } from "../study/summary.js";
 import { integer, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
-import { type Correlation, correlate, type Spread, spread } from "./evaluation.js";
 import {
   ignoredLabelOf,
   type LabelFlags,

@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError } from "commander";
-import { type DeviceFlags, placement } from "../runs/device.js";
+import { type DeviceFlags, placement } from "../inference/device.js";
 import { type Gate, parseGate } from "../scores/gate.js";
 import { integer, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, UsageError } from "./command.js";

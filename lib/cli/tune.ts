@@ -2,8 +2,6 @@ import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
-import { RULES, type Rule, type SkipPoint } from "../calibration/skip.js";
-import { FITS, type Fit, type TuneImage, type TuneOptions, type Tuning, type TuningStep } from "../calibration/tune.js";
 import { csvLine } from "../data/csv.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
@@ -13,12 +11,14 @@ import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { FUSIONS, type Fusion } from "../fusion/index.js";
+import type { DeviceFlags } from "../inference/device.js";
 import { fixed, grouped } from "../results/format.js";
 import { formatTable } from "../results/text.js";
-import type { DeviceFlags } from "../runs/device.js";
 import { dataOf, type RunNotes } from "../runs/notes.js";
 import type { RunChoice } from "../runs/tuning.js";
 import { SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
+import { RULES, type Rule, type SkipPoint } from "../tuning/skip.js";
+import { FITS, type Fit, type TuneImage, type TuneOptions, type Tuning, type TuningStep } from "../tuning/tune.js";
 import { MAPS } from "../uncertainty/index.js";
 import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -104,8 +104,8 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
   const named = gateFlag.find((name) => name);
   if (!flags.gate && named) throw new UsageError(`expected --no-gate or ${named}, not both`);
   const { checkOutput, checkPlaces } = await import("./output.js");
-  const { openRun } = await import("../runs/inference.js");
-  const { tune } = await import("../calibration/tune.js");
+  const { openRun } = await import("../inference/inference.js");
+  const { tune } = await import("../tuning/tune.js");
   const { writeChoice } = await import("../runs/tuning.js");
   if (!flags.dryRun) {
     checkOutput(folder, "the run");
@@ -196,7 +196,7 @@ async function validationImages(
   notes: RunNotes,
   labels: LabelOptions,
 ): Promise<{ split: string; dataset: Dataset }> {
-  const { openFolder } = await import("../runs/inference.js");
+  const { openFolder } = await import("../inference/inference.js");
   const { trainSplit, valSplit, drawn } = dataOf(notes, folder);
   if (valSplit === null || valSplit === "test") {
     const received = valSplit === null ? "a run that was trained without one" : 'one that validates on "test"';

@@ -1,8 +1,8 @@
 // What the numbers in masks mean: one rule for a whole set of masks, decided once, then held against every mask.
 import type { NumericArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { notShown } from "../metrics/ignored.js";
 import { option } from "../options.js";
+import { notShown } from "../quality/ignored.js";
 
 /** How masks say which class a pixel has. */
 export interface LabelRule {

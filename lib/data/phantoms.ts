@@ -1,11 +1,11 @@
 import { join } from "node:path";
 import type { NdArray } from "../arrays.js";
 import { checkOptions, option } from "../options.js";
-import { writePng } from "../report/png.js";
+import { Random } from "../random.js";
 import { csvLine } from "./csv.js";
 import type { MemorySample } from "./dataset.js";
+import { writePng } from "./encode-png.js";
 import { writeAtomic } from "./files.js";
-import { Random } from "./random.js";
 import { resizeBilinear } from "./resample.js";
 
 /** How well a phantom's lesion can be seen: from plain to not at all. */

@@ -1,6 +1,6 @@
 import { LayerEnsemblesError } from "../errors.js";
+import { Random } from "../random.js";
 import type { DatasetOptions } from "./dataset-options.js";
-import { Random } from "./random.js";
 
 /** What a split is made from: an id and, where known, the group (patient, volume) that must stay together. */
 export interface SplitItem {

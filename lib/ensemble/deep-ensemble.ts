@@ -21,7 +21,7 @@ import type { FitOptions } from "./fit-options.js";
 import { BASELINE, type BaselineOptions, COUNTS } from "./head-options.js";
 import type { Head, Model, PlacementOptions } from "./model.js";
 import { checkFit, hasBegun } from "./network.js";
-import { type HeadSource, Predictor } from "./predicting.js";
+import { type HeadSource, Predictor } from "./predictor.js";
 import { SampleGuard } from "./sample-guard.js";
 import { gather } from "./samples.js";
 import type { History, SampleSource, TrainingEvent } from "./training.js";

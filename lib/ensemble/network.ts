@@ -25,7 +25,7 @@ import { Backbone } from "./backbone.js";
 import { callNative, disposeNative, fromNative, onAbort, reasonOf } from "./call.js";
 import { FIT, FIT_DEFAULTS, type FitOptions } from "./fit-options.js";
 import { type Head, type Model, PLACEMENT, type PlacementOptions } from "./model.js";
-import { type HeadSource, Predictor } from "./predicting.js";
+import { type HeadSource, Predictor } from "./predictor.js";
 import { prepare } from "./prepare.js";
 import { Recorder } from "./recorder.js";
 import { SampleGuard } from "./sample-guard.js";

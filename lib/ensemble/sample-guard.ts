@@ -2,7 +2,7 @@
 import { Dataset } from "../data/dataset.js";
 import { bothNames } from "../data/names.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { UNSAID_CURE, UnsaidLabels } from "../metrics/ignored.js";
+import { UNSAID_CURE, UnsaidLabels } from "../quality/ignored.js";
 import type { FitOptions } from "./fit-options.js";
 import type { TrainingSample } from "./training.js";
 

@@ -1,17 +1,15 @@
 import type { NdArray } from "../arrays.js";
+import { checkFinite, type FloatArray, fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
 import {
-  checkFinite,
   checkLogits,
   checkNoShares,
   checkProbabilities,
-  type FloatArray,
-  fail,
   type Heads,
   type HeadViews,
   headViews,
   singleView,
-} from "./input.js";
+} from "./heads.js";
 
 /**
  * How K heads become one probability map p̄ (SPEC: fusion):

@@ -1,8 +1,8 @@
 // What the maps need of the heads' logits, in one pass: several times as fast as softmax, entropy and variance of each head
 // one after the other. Rounding apart, the results are the same.
 import { arrayType } from "../arrays.js";
-import { expOfNegative, lnOfPositive } from "./elementary.js";
-import type { FloatArray } from "./input.js";
+import type { FloatArray } from "../checks.js";
+import { expOfNegative, lnOfPositive } from "./exp-log.js";
 import { kernels } from "./kernels.js";
 
 /** What the pass over the heads comes to. S pixels. */

@@ -1,3 +1,4 @@
+export type { FloatArray } from "../checks.js";
 export {
   argmax,
   FUSIONS,
@@ -11,5 +12,5 @@ export {
   softmax,
   type TrustOptions,
 } from "./fuse.js";
-export type { FloatArray, Heads } from "./input.js";
+export type { Heads } from "./heads.js";
 export { type Staple, type StapleOptions, staple } from "./staple.js";

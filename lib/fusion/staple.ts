@@ -1,6 +1,6 @@
 import type { NdArray } from "../arrays.js";
+import { checkClasses, checkLabels } from "../checks.js";
 import { checkOptions, option } from "../options.js";
-import { checkClasses, checkLabels } from "./input.js";
 import { findPatterns, type Half, type Patterns } from "./patterns.js";
 
 /** Options of {@link staple}. */

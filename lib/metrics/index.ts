@@ -14,21 +14,6 @@ export {
   predictionDepthFromCounts,
 } from "../agreement/index.js";
 export type { NdArray, NumericArray } from "../arrays.js";
-export {
-  type ChooseSkipOptions,
-  chooseSkip,
-  type FittedTemperature,
-  fitHeadWeights,
-  fitProbabilityTemperature,
-  fitTemperature,
-  type HeadWeightOptions,
-  type HeadWeights,
-  type SkipCurveOptions,
-  type SkipPoint,
-  skipCurve,
-  type TemperatureOptions,
-  temper,
-} from "../calibration/index.js";
 export { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 export {
   argmax,
@@ -48,6 +33,37 @@ export {
   staple,
   type TrustOptions,
 } from "../fusion/index.js";
+export {
+  adaptiveEce,
+  type Calibration,
+  type CalibrationOptions,
+  type ClasswiseEce,
+  calibration,
+  classwiseEce,
+  ece,
+  type Reliability,
+  reliability,
+} from "../quality/calibration.js";
+export { brier, type LikelihoodOptions, nll } from "../quality/likelihood.js";
+export { dice, iou, type OverlapOptions } from "../quality/overlap.js";
+export { type HeadsScore, type ScoreOptions, scoreHeads } from "../quality/score.js";
+export {
+  assd,
+  hausdorff,
+  hd95,
+  type ModifiedHausdorffOptions,
+  modifiedHausdorff,
+  precision,
+  QUALITY_NAMES,
+  type Quality,
+  type QualityName,
+  type QualityOptions,
+  quality,
+  type SurfaceOptions,
+  sensitivity,
+  specificity,
+  volumeError,
+} from "../quality/surface.js";
 export {
   augrc,
   aurc,
@@ -73,6 +89,21 @@ export {
   wilcoxon,
 } from "../statistics/index.js";
 export {
+  type ChooseSkipOptions,
+  chooseSkip,
+  type FittedTemperature,
+  fitHeadWeights,
+  fitProbabilityTemperature,
+  fitTemperature,
+  type HeadWeightOptions,
+  type HeadWeights,
+  type SkipCurveOptions,
+  type SkipPoint,
+  skipCurve,
+  type TemperatureOptions,
+  temper,
+} from "../tuning/index.js";
+export {
   disagreement,
   entropy,
   expectedEntropy,
@@ -88,34 +119,3 @@ export {
   variance,
   variationRatio,
 } from "../uncertainty/index.js";
-export {
-  adaptiveEce,
-  type Calibration,
-  type CalibrationOptions,
-  type ClasswiseEce,
-  calibration,
-  classwiseEce,
-  ece,
-  type Reliability,
-  reliability,
-} from "./calibration.js";
-export { brier, type LikelihoodOptions, nll } from "./likelihood.js";
-export { dice, iou, type OverlapOptions } from "./overlap.js";
-export { type HeadsScore, type ScoreOptions, scoreHeads } from "./score.js";
-export {
-  assd,
-  hausdorff,
-  hd95,
-  type ModifiedHausdorffOptions,
-  modifiedHausdorff,
-  precision,
-  QUALITY_NAMES,
-  type Quality,
-  type QualityName,
-  type QualityOptions,
-  quality,
-  type SurfaceOptions,
-  sensitivity,
-  specificity,
-  volumeError,
-} from "./surface.js";

@@ -1,12 +1,12 @@
 import type { NdArray } from "../arrays.js";
+import type { Picture } from "../data/encode-png.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { colourMap, predictionColour, truthColour } from "../pictures/colours.js";
+import { heatMap, overlay } from "../pictures/render.js";
 import { escapeHtml } from "../results/html.js";
-import { colourMap, predictionColour, truthColour } from "./colours.js";
 import { agreementCurves } from "./figures/agreement.js";
 import { drawChart } from "./figures/chart.js";
 import { COLOURS, colourProperties, inline } from "./figures/theme.js";
-import type { Picture } from "./png.js";
-import { heatMap, overlay } from "./render.js";
 
 /** One test image of the demo, with what the ensemble made of it. All arrays have the image's H×W. */
 export interface DemoImage {

@@ -1,10 +1,10 @@
 import path from "node:path";
-import type { RankedPoint, SkipPoint } from "../calibration/skip.js";
-import type { TuningStep } from "../calibration/tune.js";
 import { readText, writeAtomic } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import type { SeenImage } from "../data/leaks.js";
 import { withFolder } from "../native/folder-lock.js";
+import type { RankedPoint, SkipPoint } from "../tuning/skip.js";
+import type { TuningStep } from "../tuning/tune.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
 
 /** What the choice was made from: run.json's `tuning`. Numbers that are not defined are null. */

@@ -2,6 +2,7 @@
 // threads: see image-pool.ts.
 import type { NdArray } from "../arrays.js";
 import { display } from "../data/dataset.js";
+import { encodePng, probabilityToGrey } from "../data/encode-png.js";
 import { decodeExtent, decodeImage } from "../data/image.js";
 import { parseNpy } from "../data/npy.js";
 import { encodeNpy } from "../data/npy-file.js";
@@ -12,9 +13,8 @@ import { type StoredImage, toStored } from "../data/stored.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
-import { encodePng, probabilityToGrey } from "../report/png.js";
-import { type Extent, extentOf, middleSlice } from "../report/record.js";
-import { heatMap, overlay } from "../report/render.js";
+import { type Extent, extentOf, middleSlice } from "../inference/record.js";
+import { heatMap, overlay } from "../pictures/render.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
 

@@ -1,5 +1,5 @@
 export type { SeenImage } from "../data/leaks.js";
-export type { Extent, PredictionRecord } from "../report/record.js";
+export type { Extent, PredictionRecord } from "../inference/record.js";
 export type { RunNotes } from "../runs/notes.js";
 export {
   checkGate,

@@ -1,9 +1,9 @@
 import { spawn } from "node:child_process";
 import path from "node:path";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
+import type { DeviceFlags } from "../inference/device.js";
 import { load } from "../native/load.js";
 import { PACKAGE_ROOT } from "../native/package.js";
-import type { DeviceFlags } from "../runs/device.js";
 
 /** What the child is told. */
 export interface RunTrial {

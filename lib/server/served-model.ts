@@ -1,6 +1,6 @@
 import path from "node:path";
-import type { DeviceFlags } from "../runs/device.js";
-import { openRun } from "../runs/inference.js";
+import type { DeviceFlags } from "../inference/device.js";
+import { openRun } from "../inference/inference.js";
 import type { RunNotes } from "../runs/notes.js";
 import type { Run } from "../runs/run.js";
 import { checkGate, type Gate } from "../scores/gate.js";

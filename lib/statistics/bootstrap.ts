@@ -1,6 +1,6 @@
-import { Random } from "../data/random.js";
-import { fail } from "../fusion/input.js";
+import { fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
+import { Random } from "../random.js";
 
 /** Options of {@link bootstrap}. */
 export interface BootstrapOptions {

@@ -1,6 +1,6 @@
 // Does a confidence find the failures? n images; a high confidence should mean a low risk. Images with equal confidence
 // cannot be told apart: no result depends on the order in which they are given.
-import { fail } from "../fusion/input.js";
+import { fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
 import { ranks } from "./correlation.js";
 import { checkPaired } from "./input.js";

@@ -1,4 +1,4 @@
-import { checkFinite, fail } from "../fusion/input.js";
+import { checkFinite, fail } from "../checks.js";
 
 /** Two lists of finite numbers, one entry per image. */
 export function checkPaired(

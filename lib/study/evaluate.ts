@@ -2,9 +2,9 @@
 
 import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { PredictionFusion } from "../fusion/index.js";
+import { type Item, infer } from "../inference/inference.js";
 import type { Calibration } from "../metrics/index.js";
 import type { ReliabilityBin, RunRecord } from "../results/comparison.js";
-import { type Item, infer } from "../runs/inference.js";
 import { type ImageScore, type Scoring, scoreImage } from "./records.js";
 
 /** How a run is evaluated. */

@@ -2,6 +2,7 @@
 import type { NdArray } from "../arrays.js";
 import { addIgnored, type Ignored } from "../data/labels.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { Result } from "../inference/inference.js";
 import {
   type Calibration,
   calibration,
@@ -12,7 +13,6 @@ import {
   quality,
 } from "../metrics/index.js";
 import type { ImageRecord } from "../results/comparison.js";
-import type { Result } from "../runs/inference.js";
 import { recordScores } from "../scores/scores.js";
 
 /** What counts, and how far pixels are apart. */

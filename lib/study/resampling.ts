@@ -1,6 +1,6 @@
 // The statistics of a comparison on resampled images. What a bootstrap draws is kept as how often each image was drawn, so
 // that images are sorted once and a resample costs one walk through them. The definitions are those of lib/statistics.
-import { Random } from "../data/random.js";
+import { Random } from "../random.js";
 
 /** Groups of images that are drawn together. */
 export interface Units {

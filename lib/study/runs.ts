@@ -2,9 +2,9 @@
 
 import { isDeepStrictEqual } from "node:util";
 import { LayerEnsemblesError } from "../errors.js";
+import type { DeviceFlags } from "../inference/device.js";
+import { type OpenRun, openRun } from "../inference/inference.js";
 import type { SkipCurvePoint } from "../results/comparison.js";
-import type { DeviceFlags } from "../runs/device.js";
-import { type OpenRun, openRun } from "../runs/inference.js";
 import type { MethodName } from "../runs/methods.js";
 import { type RunNotes, readNotes } from "../runs/notes.js";
 import { type Run, readRun } from "../runs/run.js";

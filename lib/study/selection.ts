@@ -4,8 +4,8 @@ import { parseCsv } from "../data/csv.js";
 import { readTextIfAny } from "../data/files.js";
 import { nameOf } from "../data/names.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { Item } from "../inference/inference.js";
 import { nearest } from "../options.js";
-import type { Item } from "../runs/inference.js";
 
 /** A condition on a column of split.csv. */
 export interface Condition {

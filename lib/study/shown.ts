@@ -1,7 +1,7 @@
 // Which images a report shows, and what of them.
 import type { NdArray } from "../arrays.js";
+import type { Result } from "../inference/inference.js";
 import type { ImageRecord, RunRecord, ShownImage } from "../results/comparison.js";
-import type { Result } from "../runs/inference.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
 import { type ImageScoreName, suited } from "../scores/scores.js";
 import { imageMeans } from "./statistics.js";

@@ -1,15 +1,7 @@
 // Pixel maps of uncertainty. All are non-negative and in nats where they are entropies; all sums are in double precision.
 import type { NdArray } from "../arrays.js";
-import {
-  checkClasses,
-  checkLabels,
-  checkProbabilities,
-  type FloatArray,
-  type Heads,
-  type HeadViews,
-  headViews,
-  singleView,
-} from "../fusion/input.js";
+import { checkClasses, checkLabels, type FloatArray } from "../checks.js";
+import { checkProbabilities, type Heads, type HeadViews, headViews, singleView } from "../fusion/heads.js";
 
 /** What there is to know of a pixel map beside its values. */
 interface PixelMap {

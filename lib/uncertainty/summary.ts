@@ -1,15 +1,7 @@
 import type { NdArray } from "../arrays.js";
+import { checkFinite, checkFloats, checkLabels, checkSameShape, type FloatArray, fail } from "../checks.js";
 import { argmax } from "../fusion/fuse.js";
-import {
-  checkFinite,
-  checkFloats,
-  checkLabels,
-  checkProbabilities,
-  checkSameShape,
-  type FloatArray,
-  fail,
-  singleView,
-} from "../fusion/input.js";
+import { checkProbabilities, singleView } from "../fusion/heads.js";
 import { describe } from "../options.js";
 
 /** How a map is summarised: see {@link MapSummary}. */

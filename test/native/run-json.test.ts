@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseJson } from "../../lib/data/json.js";
 import type { Model } from "../../lib/ensemble/model.js";
 import { Backbone, DeepEnsemble, LayerEnsemble, loadModel, McDropout, MultiHead, Plain } from "../../lib/index.js";
-import { openRun } from "../../lib/runs/inference.js";
+import { openRun } from "../../lib/inference/inference.js";
 import { METHODS, type MethodName } from "../../lib/runs/methods.js";
 import { runFacts } from "../../lib/study/runs.js";
 

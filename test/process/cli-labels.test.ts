@@ -4,8 +4,8 @@ import os from "node:os";
 import path from "node:path";
 import { zipSync } from "fflate";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { writePng } from "../../lib/data/encode-png.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
-import { writePng } from "../../lib/report/png.js";
 import { cli } from "../support/cli.js";
 import { discs } from "../support/model.js";
 

@@ -15,12 +15,12 @@ import path from "node:path";
 import { zipSync } from "fflate";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseCsv } from "../../lib/data/csv.js";
+import { writePng } from "../../lib/data/encode-png.js";
 import { readImage } from "../../lib/data/image.js";
 import { readMask } from "../../lib/data/mask.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { scoreHeads } from "../../lib/metrics/index.js";
 import { PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/native/package.js";
-import { writePng } from "../../lib/report/png.js";
 import { cli } from "../support/cli.js";
 import { killedAt } from "../support/killed.js";
 

@@ -10,7 +10,7 @@ import { predictCommand } from "../../lib/cli/predict.js";
 import { scoreCommand } from "../../lib/cli/score.js";
 import { tuneCommand } from "../../lib/cli/tune.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
-import { Random } from "../../lib/data/random.js";
+import { Random } from "../../lib/random.js";
 import { parseGate } from "../../lib/scores/gate.js";
 import type { ScoreEntry } from "../../lib/scores/register.js";
 import { createServer, PredictionService } from "../../lib/server/index.js";

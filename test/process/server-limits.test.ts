@@ -7,7 +7,7 @@ import path from "node:path";
 import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { blankPng, costlyRequests, sendRaw } from "../../bench/hostile.mjs";
-import { encodePng } from "../../lib/report/png.js";
+import { encodePng } from "../../lib/data/encode-png.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
 
 let folder: string;

@@ -6,8 +6,8 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { blankPng } from "../../bench/hostile.mjs";
+import { encodePng } from "../../lib/data/encode-png.js";
 import { Backbone, LayerEnsemble } from "../../lib/index.js";
-import { encodePng } from "../../lib/report/png.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
 
 vi.setConfig({ testTimeout: 120_000 });

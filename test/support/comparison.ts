@@ -1,6 +1,6 @@
 // A made-up comparison: noisy images of one disc or two, methods of some skill, and the statistics that follow from them.
 
-import { Random } from "../../lib/data/random.js";
+import { Random } from "../../lib/random.js";
 import type {
   Comparison,
   ConfidenceResult,

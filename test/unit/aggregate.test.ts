@@ -1,7 +1,6 @@
 // From runs to methods: seeds, intervals, tests. The fast resampling agrees with lib/statistics.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Random } from "../../lib/data/random.js";
 import {
   augrc,
   aurc,
@@ -15,6 +14,7 @@ import {
   spearman,
   wilcoxon,
 } from "../../lib/metrics/index.js";
+import { Random } from "../../lib/random.js";
 import type {
   ConfidenceResult,
   Estimate,

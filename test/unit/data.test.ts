@@ -5,10 +5,10 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Dataset } from "../../lib/data/dataset.js";
+import { encodePng, writePng } from "../../lib/data/encode-png.js";
 import { readImage, readSize, toDisplay } from "../../lib/data/image.js";
 import { readMask } from "../../lib/data/mask.js";
 import { readStored } from "../../lib/data/stored.js";
-import { encodePng, writePng } from "../../lib/report/png.js";
 import { encodeTiff } from "./support/tiff.js";
 
 let folder: string;

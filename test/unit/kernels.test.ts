@@ -185,12 +185,12 @@ describe("kernels", () => {
     expect(aula(labels, 2).value).toBeCloseTo((2 / 3 + 2 / 3) / 2, 12);
     const { countNeighboursInWasm } = await import("../../lib/agreement/neighbours.js");
     expect(countNeighboursInWasm(labels.data, 3, 2)).toBeNull();
-    const { scoreHeads } = await import("../../lib/metrics/score.js");
+    const { scoreHeads } = await import("../../lib/quality/score.js");
     const data = Float32Array.from({ length: 3 * 2 * 50 }, (_, i) => 3 * Math.sin(i * i * 0.37));
     const slow = scoreHeads({ data, shape: [3, 2, 50] });
     vi.unstubAllGlobals();
     vi.resetModules();
-    const fresh = await import("../../lib/metrics/score.js");
+    const fresh = await import("../../lib/quality/score.js");
     const quick = fresh.scoreHeads({ data, shape: [3, 2, 50] });
     expect(quick.labels).toEqual(slow.labels);
     expect(quick.aula?.value).toBe(slow.aula?.value);

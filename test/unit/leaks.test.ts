@@ -4,12 +4,12 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import type { NumericArray } from "../../lib/arrays.js";
 import { Dataset } from "../../lib/data/dataset.js";
+import { encodePng, writePng } from "../../lib/data/encode-png.js";
 import { contentOf, SeenImages } from "../../lib/data/leaks.js";
 import { SampleGuard } from "../../lib/ensemble/sample-guard.js";
 import { gather } from "../../lib/ensemble/samples.js";
 import type { TrainingSample } from "../../lib/ensemble/training.js";
 import type { Addon } from "../../lib/native/addon.js";
-import { encodePng, writePng } from "../../lib/report/png.js";
 import { chooseSplit, isSeenSplit, type RunNotes, seenBy } from "../../lib/runs/notes.js";
 
 let folder: string;

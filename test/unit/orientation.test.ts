@@ -6,11 +6,11 @@ import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { crc32 } from "../../lib/data/crc.js";
 import { Dataset } from "../../lib/data/dataset.js";
+import { encodePng } from "../../lib/data/encode-png.js";
 import { readImage, readSize } from "../../lib/data/image.js";
 import { readMask } from "../../lib/data/mask.js";
 import { type Orientation, orientBack } from "../../lib/data/orientation.js";
 import { withOrientation } from "../../lib/data/png.js";
-import { encodePng } from "../../lib/report/png.js";
 import { encodeTiff } from "./support/tiff.js";
 
 let folder: string;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { Dataset } from "../../lib/data/dataset.js";
 import { makePhantoms, type Phantom, writePhantoms } from "../../lib/data/phantoms.js";
-import { Random } from "../../lib/data/random.js";
+import { Random } from "../../lib/random.js";
 
 /** How far apart lesion and surroundings are, in standard deviations of the surroundings' small-scale mean. */
 function visibility({ image, mask }: Phantom): number {

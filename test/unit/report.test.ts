@@ -2,13 +2,13 @@ import { chmod, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { encodePng, probabilityToGrey } from "../../lib/data/encode-png.js";
 import { writeAtomic } from "../../lib/data/files.js";
 import { decodePng } from "../../lib/data/png.js";
-import { colourMap, predictionColour, truthColour } from "../../lib/report/colours.js";
+import { colourMap, predictionColour, truthColour } from "../../lib/pictures/colours.js";
+import { heatMap, overlay } from "../../lib/pictures/render.js";
 import { type DemoImage, demoPage, pickCases } from "../../lib/report/demo-page.js";
 import { agreementCurves } from "../../lib/report/figures/agreement.js";
-import { encodePng, probabilityToGrey } from "../../lib/report/png.js";
-import { heatMap, overlay } from "../../lib/report/render.js";
 import { escapeHtml } from "../../lib/results/html.js";
 
 const luma = ([r, g, b]: readonly number[]) => 0.299 * r! + 0.587 * g! + 0.114 * b!;

@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Random } from "../../lib/data/random.js";
-import { expOfNegative, lnOfPositive } from "../../lib/fusion/elementary.js";
+import { expOfNegative, lnOfPositive } from "../../lib/fusion/exp-log.js";
 import type { Heads, NdArray } from "../../lib/metrics/index.js";
 import * as metrics from "../../lib/metrics/index.js";
+import { Random } from "../../lib/random.js";
 import { bytes, expectError, floats, type HeadsCase, isUnclear, logitHeads, stack } from "./support/heads.js";
 
 const withTruth = logitHeads({ minClasses: 2 }).chain((of) =>

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { Random } from "../../lib/data/random.js";
 import { scoreHeads } from "../../lib/metrics/index.js";
+import { Random } from "../../lib/random.js";
 import { checkGate, decide, parseGate } from "../../lib/scores/gate.js";
 import type { Scored } from "../../lib/scores/register.js";
 import {

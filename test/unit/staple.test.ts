@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Random } from "../../lib/data/random.js";
 import { argmax, labelMaps, type NdArray, staple } from "../../lib/metrics/index.js";
+import { Random } from "../../lib/random.js";
 import { bytes, expectError, labelsOf, logitHeads } from "./support/heads.js";
 
 /** SPEC's two-class method, pixel by pixel and in logarithms, as it is written there. */

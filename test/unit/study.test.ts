@@ -4,14 +4,13 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { describeSummary, evaluationTables } from "../../lib/cli/evaluate.js";
-import { summarise } from "../../lib/cli/evaluation.js";
 import { conditions } from "../../lib/cli/scoring-options.js";
 import { parseCsv } from "../../lib/data/csv.js";
-import { Random } from "../../lib/data/random.js";
+import type { Item, Result } from "../../lib/inference/inference.js";
 import { bootstrap, calibration, type NdArray, quality, scoreHeads } from "../../lib/metrics/index.js";
+import { Random } from "../../lib/random.js";
 import type { Comparison, ImageRecord, RunRecord, ShiftRow } from "../../lib/results/comparison.js";
 import { csvTables, describeComparison } from "../../lib/results/files.js";
-import type { Item, Result } from "../../lib/runs/inference.js";
 import { aggregate } from "../../lib/study/aggregate.js";
 import { pooledCalibration } from "../../lib/study/evaluate.js";
 import { recordOf, type Scoring, scoredClasses, scoreImage } from "../../lib/study/records.js";
@@ -19,6 +18,7 @@ import { checkComparable, type RunFacts, runFacts } from "../../lib/study/runs.j
 import { selectItems, tableOf } from "../../lib/study/selection.js";
 import { shiftRows } from "../../lib/study/shift.js";
 import { chooseShown, showImage } from "../../lib/study/shown.js";
+import { summarise } from "../../lib/study/summary.js";
 import { madeRun, SETTINGS } from "./support/study.js";
 
 let folder: string;

@@ -1,6 +1,5 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { squaredDistances } from "../../lib/metrics/distance-transform.js";
 import {
   assd,
   dice,
@@ -15,6 +14,7 @@ import {
   specificity,
   volumeError,
 } from "../../lib/metrics/index.js";
+import { squaredDistances } from "../../lib/quality/distance-transform.js";
 import { bytes, expectError } from "./support/heads.js";
 
 /** Coordinates of every position, in C order. */

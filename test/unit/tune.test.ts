@@ -3,11 +3,8 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { thresholdForFailures, thresholdForShare } from "../../lib/calibration/gate.js";
-import { type TuneImage, type TuneOptions, tune } from "../../lib/calibration/tune.js";
 import { Dataset } from "../../lib/data/dataset.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
-import { Random } from "../../lib/data/random.js";
 import {
   argmax,
   aula,
@@ -24,7 +21,10 @@ import {
   summarise,
   temper,
 } from "../../lib/metrics/index.js";
+import { Random } from "../../lib/random.js";
 import { type RunChoice, writeChoice } from "../../lib/runs/tuning.js";
+import { thresholdForFailures, thresholdForShare } from "../../lib/tuning/thresholds.js";
+import { type TuneImage, type TuneOptions, tune } from "../../lib/tuning/tune.js";
 import { temporaryFolder } from "../support/libtorch.js";
 import { bytes } from "./support/heads.js";
 

@@ -3,12 +3,12 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Dataset } from "../../lib/data/dataset.js";
+import { encodePng } from "../../lib/data/encode-png.js";
 import { readArrayMask } from "../../lib/data/mask.js";
 import { encodeNpy, readNpy, readNpyHeader } from "../../lib/data/npy-file.js";
 import { type Preprocessing, preprocess, preprocessMask, restore, restoreLabels } from "../../lib/data/preprocess.js";
 import { readStored } from "../../lib/data/stored.js";
 import { aula, dice, entropy, fuse, labelMaps, nll, softmax } from "../../lib/metrics/index.js";
-import { encodePng } from "../../lib/report/png.js";
 
 let folder: string;
 beforeAll(async () => {

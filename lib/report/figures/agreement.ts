@@ -1,5 +1,5 @@
+import { overlay } from "../../pictures/render.js";
 import type { Comparison, ShownImage } from "../../results/comparison.js";
-import { overlay } from "../render.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";
 import { bytesOf } from "./images.js";

@@ -1,7 +1,7 @@
+import { colourMap, predictionColour, truthColour } from "../../pictures/colours.js";
+import { heatMap, overlay } from "../../pictures/render.js";
 import type { Comparison, ShownImage } from "../../results/comparison.js";
 import type { MethodName } from "../../runs/methods.js";
-import { colourMap, predictionColour, truthColour } from "../colours.js";
-import { heatMap, overlay } from "../render.js";
 import type { Figure } from "./figure.js";
 import { bytesOf, floatsOf } from "./images.js";
 import { contained, picture, round, type Size, svgDocument, text } from "./panels.js";

@@ -1,5 +1,5 @@
+import type { Picture } from "../../data/encode-png.js";
 import { escapeHtml } from "../../results/html.js";
-import type { Picture } from "../png.js";
 import { COLOURS, FONT } from "./theme.js";
 
 /** A size in pixels. */

@@ -1,5 +1,5 @@
-import { Random } from "../../../lib/data/random.js";
 import { type Calibration, calibration } from "../../../lib/metrics/index.js";
+import { Random } from "../../../lib/random.js";
 import type { ImageRecord } from "../../../lib/results/comparison.js";
 import type { MethodName } from "../../../lib/runs/methods.js";
 import type { AggregateSettings, MeasuredRun } from "../../../lib/study/aggregate.js";

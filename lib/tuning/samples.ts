@@ -1,5 +1,6 @@
 import type { NdArray } from "../arrays.js";
-import { checkLabels, checkSameShape, fail, type HeadViews } from "../fusion/input.js";
+import { checkLabels, checkSameShape, fail } from "../checks.js";
+import type { HeadViews } from "../fusion/heads.js";
 
 /** Checks an image's truth and counts its pixels that are not ignored. @returns what it is now, each property read once */
 export function checkTruth(

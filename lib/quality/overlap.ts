@@ -1,5 +1,5 @@
 import type { NdArray } from "../arrays.js";
-import { checkClasses, checkLabels, checkSameShape } from "../fusion/input.js";
+import { checkClasses, checkLabels, checkSameShape } from "../checks.js";
 import { checkOptions, option } from "../options.js";
 import { checkSaid, IGNORE_INDEX, leftOut } from "./ignored.js";
 

@@ -2,19 +2,10 @@ import { countPatterns, isEmpty } from "../agreement/counts.js";
 import { aulaFromCounts, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
+import { checkLabels, checkSameShape, type FloatArray, fail } from "../checks.js";
 import { fuse, PREDICTION_FUSIONS, PROBABILITIES, type PredictionFusion, skipHeads } from "../fusion/fuse.js";
 import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads, sumOfProbabilities } from "../fusion/head-sums.js";
-import {
-  checkLabels,
-  checkLogits,
-  checkNoShares,
-  checkProbabilities,
-  checkSameShape,
-  type FloatArray,
-  fail,
-  type Heads,
-  headViews,
-} from "../fusion/input.js";
+import { checkLogits, checkNoShares, checkProbabilities, type Heads, headViews } from "../fusion/heads.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { expand, type Staple, stapleOf } from "../fusion/staple.js";
 import { checkOptions, option } from "../options.js";

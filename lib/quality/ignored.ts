@@ -1,5 +1,5 @@
 // The label of a truth that is left out: one meaning for every metric.
-import { fail } from "../fusion/input.js";
+import { fail } from "../checks.js";
 import { option } from "../options.js";
 
 /** Specification of an option `ignoreIndex`. */

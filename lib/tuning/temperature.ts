@@ -1,10 +1,11 @@
 import type { NdArray } from "../arrays.js";
-import { expOfNegative, lnOfPositive } from "../fusion/elementary.js";
+import { type FloatArray, fail } from "../checks.js";
+import { expOfNegative, lnOfPositive } from "../fusion/exp-log.js";
 import type { TrustOptions } from "../fusion/fuse.js";
-import { checkLogits, checkProbabilities, type FloatArray, fail, singleView } from "../fusion/input.js";
-import { checkSaid, IGNORE_INDEX, leftOut } from "../metrics/ignored.js";
-import { NLL_EPSILON } from "../metrics/likelihood.js";
+import { checkLogits, checkProbabilities, singleView } from "../fusion/heads.js";
 import { checkOptions, describe, option } from "../options.js";
+import { checkSaid, IGNORE_INDEX, leftOut } from "../quality/ignored.js";
+import { NLL_EPSILON } from "../quality/likelihood.js";
 import { checkTruth } from "./samples.js";
 
 /** Options of {@link fitTemperature} and {@link fitProbabilityTemperature}. */

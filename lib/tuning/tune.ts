@@ -2,13 +2,13 @@
 // confidence an image is flagged. Works from the raw logits of all heads, so that what was chosen before has no say.
 import { aula, countAgreement, isEmpty, pairwiseAgreement, predictionDepth } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
-import { Random } from "../data/random.js";
+import { type FloatArray, fail } from "../checks.js";
 import { argmax, FUSIONS, type Fusion, fuse, labelMaps } from "../fusion/fuse.js";
-import { type FloatArray, fail } from "../fusion/input.js";
-import { IGNORE_INDEX, NOTHING } from "../metrics/ignored.js";
-import { nll } from "../metrics/likelihood.js";
-import { dice } from "../metrics/overlap.js";
 import { checkOptions, option } from "../options.js";
+import { IGNORE_INDEX, NOTHING } from "../quality/ignored.js";
+import { nll } from "../quality/likelihood.js";
+import { dice } from "../quality/overlap.js";
+import { Random } from "../random.js";
 import type { Scored } from "../scores/register.js";
 import { confidenceOf, lacking, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
 import {
@@ -23,7 +23,6 @@ import {
   variance,
   variationRatio,
 } from "../uncertainty/index.js";
-import { thresholdForFailures, thresholdForShare } from "./gate.js";
 import { checkTruth } from "./samples.js";
 import {
   choose,
@@ -37,6 +36,7 @@ import {
 } from "./skip.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
 import { fitProbabilityTemperature, fitTemperature, temper } from "./temperature.js";
+import { thresholdForFailures, thresholdForShare } from "./thresholds.js";
 import { fitHeadWeights } from "./weights.js";
 
 /** What can be fitted, in the order in which it is. */

@@ -11,9 +11,9 @@ import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
+import { chooseSplit, dataOf, datasetOptions, isSeenSplit, type RunNotes, readNotes, seenBy } from "../runs/notes.js";
+import { RUN_FILES, type Run } from "../runs/run.js";
 import { type DeviceFlags, placement, setThreads } from "./device.js";
-import { chooseSplit, dataOf, datasetOptions, isSeenSplit, type RunNotes, readNotes, seenBy } from "./notes.js";
-import { RUN_FILES, type Run } from "./run.js";
 
 /** A trained model with its run. */
 export interface OpenRun {
@@ -30,7 +30,7 @@ export interface OpenRun {
 export async function openRun(folder: string, flags: DeviceFlags): Promise<OpenRun> {
   setThreads(flags);
   const { modelOf } = await import("../ensemble/load.js");
-  const { ofOneState } = await import("./run.js");
+  const { ofOneState } = await import("../runs/run.js");
   return ofOneState(folder, async (run) => {
     const notes = await readNotes(run, folder);
     if (run.method !== "de" && !existsSync(path.join(folder, RUN_FILES.weights)))

@@ -1,6 +1,6 @@
 // Is a probability of 0.8 right in eight cases of ten? Over the pixels of one image.
 import type { NdArray } from "../arrays.js";
-import type { FloatArray } from "../fusion/input.js";
+import type { FloatArray } from "../checks.js";
 import { checkOptions, option } from "../options.js";
 import {
   brierOf,

@@ -1,8 +1,8 @@
 import type { NdArray } from "../arrays.js";
-import { writeAtomic } from "../data/files.js";
-import type { Orientation } from "../data/orientation.js";
-import { withOrientation } from "../data/png.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { writeAtomic } from "./files.js";
+import type { Orientation } from "./orientation.js";
+import { withOrientation } from "./png.js";
 
 /** A picture to look at: RGB, one byte each, interleaved. */
 export interface Picture {

@@ -1,8 +1,8 @@
 import type { NdArray } from "../arrays.js";
+import type { Picture } from "../data/encode-png.js";
 import { resizeBilinear } from "../data/resample.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type Colour, type ColourMapName, colourMap, predictionColour, truthColour } from "./colours.js";
-import type { Picture } from "./png.js";
 
 /** Options of {@link heatMap}. */
 export interface HeatMapOptions {

@@ -1,9 +1,10 @@
 import type { NdArray } from "../arrays.js";
-import { lnOfPositive } from "../fusion/elementary.js";
-import { checkProbabilities, fail, type Heads, headViews } from "../fusion/input.js";
-import { checkSaid, IGNORE_INDEX, leftOut } from "../metrics/ignored.js";
-import { NLL_EPSILON } from "../metrics/likelihood.js";
+import { fail } from "../checks.js";
+import { lnOfPositive } from "../fusion/exp-log.js";
+import { checkProbabilities, type Heads, headViews } from "../fusion/heads.js";
 import { checkOptions, option } from "../options.js";
+import { checkSaid, IGNORE_INDEX, leftOut } from "../quality/ignored.js";
+import { NLL_EPSILON } from "../quality/likelihood.js";
 import { checkTruth } from "./samples.js";
 
 /** Options of {@link fitHeadWeights}. */

@@ -1,6 +1,6 @@
 // How far two masks are apart, and how often they agree: per foreground class of one image, in two or three dimensions.
 import type { NdArray } from "../arrays.js";
-import { checkClasses, checkLabels, checkSameShape, fail } from "../fusion/input.js";
+import { checkClasses, checkLabels, checkSameShape, fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
 import { squaredDistances } from "./distance-transform.js";
 import { checkSaid, IGNORE_INDEX, leftOut } from "./ignored.js";

@@ -3,10 +3,11 @@
 import { type AgreementCounts, countAgreement } from "../agreement/counts.js";
 import { aulaFromCounts } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
-import { expOfNegative, lnOfPositive } from "../fusion/elementary.js";
+import type { FloatArray } from "../checks.js";
+import { expOfNegative, lnOfPositive } from "../fusion/exp-log.js";
 import { type Fusion, labelMaps } from "../fusion/fuse.js";
-import { checkLogits, type FloatArray, type Heads, headViews, LOGARITHMS } from "../fusion/input.js";
-import { NLL_EPSILON } from "../metrics/likelihood.js";
+import { checkLogits, type Heads, headViews, LOGARITHMS } from "../fusion/heads.js";
+import { NLL_EPSILON } from "../quality/likelihood.js";
 import { checkTruth } from "./samples.js";
 
 /** How an image fares with some of its heads. */

@@ -4,12 +4,12 @@ import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
 import type { Comparison, Estimate, RunRecord } from "../results/comparison.js";
 import { FAILURE_NAMES, POOLED, type PooledName } from "../results/measures.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, SCORES } from "../scores/scores.js";
-import { unitOf } from "../study/aggregate.js";
-import { pooledCalibration } from "../study/evaluate.js";
-import { type ImageScore, ignoredIn } from "../study/records.js";
-import { unitsOf } from "../study/resampling.js";
-import { type Spread, spread } from "../study/spread.js";
-import { estimates, RunStatistics, resamplesOf, statistic } from "../study/statistics.js";
+import { unitOf } from "./aggregate.js";
+import { pooledCalibration } from "./evaluate.js";
+import { type ImageScore, ignoredIn } from "./records.js";
+import { unitsOf } from "./resampling.js";
+import { type Spread, spread } from "./spread.js";
+import { estimates, RunStatistics, resamplesOf, statistic } from "./statistics.js";
 
 export { type Spread, spread };
 

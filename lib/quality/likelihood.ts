@@ -1,6 +1,7 @@
 import type { NdArray } from "../arrays.js";
+import { checkLabels, checkSameShape, type FloatArray } from "../checks.js";
 import type { ClassSums } from "../fusion/head-sums.js";
-import { checkLabels, checkProbabilities, checkSameShape, type FloatArray, singleView } from "../fusion/input.js";
+import { checkProbabilities, singleView } from "../fusion/heads.js";
 import { checkOptions, option } from "../options.js";
 import { checkSaid, IGNORE_INDEX, leftOut } from "./ignored.js";
 

@@ -1,8 +1,9 @@
 import type { NdArray } from "../arrays.js";
+import { fail } from "../checks.js";
 import { FUSIONS, type Fusion, type TrustOptions } from "../fusion/fuse.js";
-import { fail, type Heads } from "../fusion/input.js";
-import { IGNORE_INDEX, leftOut, UnsaidLabels } from "../metrics/ignored.js";
+import type { Heads } from "../fusion/heads.js";
 import { checkOptions, describe, option } from "../options.js";
+import { IGNORE_INDEX, leftOut, UnsaidLabels } from "../quality/ignored.js";
 import { spearman } from "../statistics/correlation.js";
 import { aurc } from "../statistics/failures.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
