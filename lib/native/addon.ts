@@ -44,6 +44,16 @@ export interface RawBackbone {
   config: Record<string, unknown>;
 }
 
+/** A new ensemble as the addon reports it. */
+export interface RawEnsemble {
+  /** `tap` is empty for the network's own output. */
+  heads: { name: string; tap: string; channels: number; size: number[] }[];
+  device: string;
+  precision: "fp32" | "bf16";
+  parameters: number;
+  hasDropout: boolean;
+}
+
 /** What a load of weights did. */
 export interface RawLoadReport {
   missing: string[];
@@ -94,14 +104,7 @@ export interface Addon {
     options: object,
   ): {
     handle: Handle;
-    ready: Promise<{
-      /** `tap` is empty for the network's own output. */
-      heads: { name: string; tap: string; channels: number; size: number[] }[];
-      device: string;
-      precision: "fp32" | "bf16";
-      parameters: number;
-      hasDropout: boolean;
-    }>;
+    ready: Promise<RawEnsemble>;
   };
   disposeEnsemble(ensemble: Handle): Promise<void>;
   /** Several ensembles are the members of one prediction; see native/core/predict.h. */
@@ -169,5 +172,4 @@ export interface Addon {
   /** Sets the intra-op thread count (0: all) and the CPU allocator. */
   configure(options: { threads?: number; allocator?: "pool" | "system" }): void;
   info(): Record<string, unknown>;
-  trimMemory(): void;
 }

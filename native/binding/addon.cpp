@@ -5,13 +5,13 @@
 #include "allocator.h"
 #include "convert.h"
 #include "device.h"
-#include "error.h"
 #include "errors.h"
 #include "jobs.h"
 #include "kernels.h"
 #include "kernels/guard.h"
 #include "models.h"
 #include "napi_setup.h"
+#include "options.h"
 #include "threads.h"
 #include "version.h"
 
@@ -20,19 +20,18 @@ namespace {
 using namespace le;
 using namespace le::binding;
 
-// configure({threads?, allocator?})
+// configure(options)
 Napi::Value configure(const Napi::CallbackInfo& info) {
   const Json options = to_json(info[0]);
   if (options.has("threads")) {
     const int64_t threads = options.at("threads").integer("threads");
-    if (threads < 1 || threads > 1024)
-      fail(code::kOption, "Expected 1 to 1024 for option 'threads' but received ", threads, ".");
-    at::set_num_threads(static_cast<int>(threads));
+    at::set_num_threads(static_cast<int>(in_range("threads", threads, {1, 1024})));
   }
   if (options.has("allocator")) use_pool_allocator(options.at("allocator").string("allocator") == "pool");
   return info.Env().Undefined();
 }
 
+// info(): of the device, libtorch and this addon
 Napi::Value info(const Napi::CallbackInfo& info) {
   Napi::Object result = from_json(info.Env(), device_info()).As<Napi::Object>();
   result.Set("addon", kVersion);
@@ -40,19 +39,16 @@ Napi::Value info(const Napi::CallbackInfo& info) {
   return result;
 }
 
-void trim_memory(const Napi::CallbackInfo&) { trim_allocator(); }
-
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   static const bool pooled = (use_pool_allocator(true), true);  // once per process; configure() may switch it off
   (void)pooled;
   end_threads_at_exit();
   guard_convolutions();
   Channel::install(env);
-  exports.Set("configure", Napi::Function::New(env, guarded<configure>, "configure"));
-  exports.Set("info", Napi::Function::New(env, info, "info"));
-  exports.Set("trimMemory", Napi::Function::New(env, trim_memory, "trimMemory"));
-  export_models(env, exports);
-  export_kernels(env, exports);
+  export_function<configure>(exports, "configure");
+  export_function<info>(exports, "info");
+  export_models(exports);
+  export_kernels(exports);
   return exports;
 }
 

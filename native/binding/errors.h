@@ -28,4 +28,9 @@ Napi::Value guarded(const Napi::CallbackInfo& info) {
   }
 }
 
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+void export_function(Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New(exports.Env(), guarded<function>, name));
+}
+
 }  // namespace le::binding

@@ -17,7 +17,7 @@ Napi::Value checked_memory(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// describeKernel(call) → {call, text, ways}
+// describeKernel(call) → RawKernel
 Napi::Value describe_one(const Napi::CallbackInfo& info) {
   return from_json(info.Env(), describe_kernel(ConvolutionCall::from(to_json(info[0]))));
 }
@@ -47,14 +47,11 @@ Json describe_kernel(const ConvolutionCall& call) {
   return Json::Object{{"call", call.json()}, {"text", call.describe()}, {"ways", std::move(ways)}};
 }
 
-void export_kernels(Napi::Env env, Napi::Object exports) {
-  const auto add = [&]<Napi::Value (*function)(const Napi::CallbackInfo&)>(const char* name) {
-    exports.Set(name, Napi::Function::New(env, guarded<function>, name));
-  };
-  add.operator()<checked_memory>("useCheckedMemory");
-  add.operator()<describe_one>("describeKernel");
-  add.operator()<check>("checkKernel");
-  add.operator()<remember>("rememberKernel");
+void export_kernels(Napi::Object exports) {
+  export_function<checked_memory>(exports, "useCheckedMemory");
+  export_function<describe_one>(exports, "describeKernel");
+  export_function<check>(exports, "checkKernel");
+  export_function<remember>(exports, "rememberKernel");
 }
 
 }  // namespace le::binding

@@ -9,6 +9,6 @@ namespace le::binding {
 // {"call", "text", "ways": names of the detours to try, in order}
 Json describe_kernel(const ConvolutionCall& call);
 
-void export_kernels(Napi::Env env, Napi::Object exports);
+void export_kernels(Napi::Object exports);
 
 }  // namespace le::binding

@@ -166,7 +166,7 @@ NamedTensors backbone_state(const Backbone& backbone, const std::string& prefix)
   return chosen;
 }
 
-// createBackbone(config) → {handle, ready: Promise<{layers, inChannels, spatialAxes, config}>}
+// createBackbone(config) → {handle, ready: Promise<RawBackbone>}
 Napi::Value create_backbone(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto handle = std::make_shared<BackboneHandle>(env);
@@ -190,7 +190,7 @@ Napi::Value create_backbone(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// fileKind(path) → Promise<"torchscript" | "exported" | "state-dict" | "safetensors" | "unknown">
+// fileKind(path) → Promise<FileKind>
 Napi::Value kind_of_file(const Napi::CallbackInfo& info) {
   const std::string path = to_string(info[0], "path");
   auto worker = std::make_shared<Worker>(info.Env());  // goes with the job
@@ -228,21 +228,20 @@ std::shared_ptr<BackboneHandle> owner_of(const Napi::Value& value) {
   return from_handle<BackboneHandle>(value, kBackboneTag, "backbone");
 }
 
-// jobsLife(backbone or ensemble) → a number that changes while its jobs get on; undefined for a network that cannot
-// loop
+// jobsLife(network) → a number that changes while its jobs get on; undefined for a network that cannot loop
 Napi::Value jobs_life(const Napi::CallbackInfo& info) {
   const auto owner = owner_of(info[0]);
   if (!owner->may_loop) return info.Env().Undefined();
   return Napi::Number::New(info.Env(), static_cast<double>(owner->worker.thread().life()));
 }
 
-// stopJobs(backbone or ensemble): tells all its jobs to stop
+// stopJobs(network): tells all its jobs to stop
 Napi::Value stop_jobs(const Napi::CallbackInfo& info) {
   owner_of(info[0])->worker.thread().stop();
   return info.Env().Undefined();
 }
 
-// giveUpJobs(backbone or ensemble): rejects what waits for its jobs, though one may still run
+// giveUpJobs(network): rejects what waits for its jobs, though one may still run
 Napi::Value give_up_jobs(const Napi::CallbackInfo& info) {
   const auto owner = owner_of(info[0]);
   owner->worker.thread().stop();
@@ -264,7 +263,7 @@ Napi::Value trace_backbone(const Napi::CallbackInfo& info) {
   });
 }
 
-// traceOutput(backbone, shape, findFeatures) → Promise<{shape, features?, reason?}>: of what forward returns
+// traceOutput(backbone, shape, features) → Promise<{shape, features?, reason?}>: of what forward returns
 Napi::Value trace_output(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
   std::vector<int64_t> shape;
@@ -311,7 +310,7 @@ std::optional<std::string> optional_string(const Napi::Value& value, const char*
   return to_string(value, name);
 }
 
-// loadEncoder(backbone, path, prefix | null) → Promise<{missing, unexpected, prefix, loaded}>
+// loadEncoder(backbone, path, prefix) → Promise<RawLoadReport>
 Napi::Value load_encoder_weights(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
   return run_on(info.Env(), handle, std::make_shared<JobControl>(),
@@ -321,11 +320,11 @@ Napi::Value load_encoder_weights(const Napi::CallbackInfo& info) {
                 });
 }
 
-// loadBackbone(backbone, path, {strict, part, prefix}) → Promise<{missing, unexpected, prefix, loaded}>
+// loadBackbone(backbone, path, options) → Promise<RawLoadReport>
 Napi::Value load_backbone(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
   const Json given = to_json(info[2]);
-  LoadOptions options{given.boolean_or("strict", true), given.string_or("part", ""), {}};
+  LoadOptions options{given.at("strict").boolean("strict"), given.at("part").string("part"), {}};
   if (given.has("prefix")) options.prefix = given.at("prefix").string("prefix");
   return run_on(info.Env(), handle, std::make_shared<JobControl>(),
                 [handle, path = to_string(info[1], "path"), options]() -> Finish {
@@ -364,7 +363,7 @@ Napi::Value save_model(const Napi::CallbackInfo& info) {
                 });
 }
 
-// createEnsemble(backbone, options) → {handle, ready: Promise<{heads, device, precision, parameters}>}
+// createEnsemble(backbone, options) → {handle, ready: Promise<RawEnsemble>}
 Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto handle = std::make_shared<EnsembleHandle>(backbone_of(info));
@@ -372,13 +371,13 @@ Napi::Value create_ensemble(const Napi::CallbackInfo& info) {
   result.Set("handle", make_handle(env, handle, kEnsembleTag));
   const auto work = [handle, options = to_json(info[1])]() -> Finish {
     handle->owner->get();
-    const c10::Device device = resolve_device(options.string_or("device", "cpu"));
+    const c10::Device device = resolve_device(options.at("device").string("device"));
     prepare_device(device);
-    handle->dtype = resolve_precision(options.string_or("precision", "auto"), device);
+    handle->dtype = resolve_precision(options.at("precision").string("precision"), device);
     // The probe runs where the backbone is put last: on the CPU.
     handle->owner->backbone->to(c10::kCPU, false);
     handle->ensemble = std::make_unique<Ensemble>(handle->owner->backbone, EnsembleOptions::from(options));
-    handle->ensemble->to(device, options.boolean_or("channelsLast", true));
+    handle->ensemble->to(device, options.at("channelsLast").boolean("channelsLast"));
     Json::Array heads;
     for (const HeadInfo& head : handle->ensemble->heads())
       heads.emplace_back(Json::Object{
@@ -403,29 +402,28 @@ Napi::Value dispose_ensemble(const Napi::CallbackInfo& info) {
   });
 }
 
-// forward(ensembles, data, shape, {passes, seed}, control) → Promise<[{data, shape}]>, by head
+// forward(ensembles, data, shape, sampling, control?) → Promise<NdArray[]>, by head
 Napi::Value forward_images(const Napi::CallbackInfo& info) {
-  const Json passes = to_json(info[3]);
+  const Json sampling = to_json(info[3]);
   auto control = control_of(info[4]);
   auto members = members_of(info);
-  return run_on_all(info.Env(), std::move(members), control,
-                    [images = to_tensor(info[1], info[2], "images"), count = passes.integer_or("passes", 0),
-                     seed = passes.integer_or("seed", 0), control](const Members& all, at::ScalarType dtype) -> Finish {
-                      const HeardInside heard(*control);
-                      auto arrays = std::make_shared<std::vector<HostArray>>();
-                      for (const auto& logits : forward(all, images, dtype, count, static_cast<uint64_t>(seed)))
-                        arrays->emplace_back(logits);
-                      return [arrays](Napi::Env env) {
-                        Napi::Array result = Napi::Array::New(env, arrays->size());
-                        for (size_t k = 0; k < arrays->size(); ++k)
-                          result.Set(static_cast<uint32_t>(k), (*arrays)[k].release(env));
-                        return result;
-                      };
-                    });
+  return run_on_all(
+      info.Env(), std::move(members), control,
+      [images = to_tensor(info[1], info[2], "images"), count = sampling.at("passes").integer("passes"),
+       seed = sampling.at("seed").integer("seed"), control](const Members& all, at::ScalarType dtype) -> Finish {
+        const HeardInside heard(*control);
+        auto arrays = std::make_shared<std::vector<HostArray>>();
+        for (const auto& logits : forward(all, images, dtype, count, static_cast<uint64_t>(seed)))
+          arrays->emplace_back(logits);
+        return [arrays](Napi::Env env) {
+          Napi::Array result = Napi::Array::New(env, arrays->size());
+          for (size_t k = 0; k < arrays->size(); ++k) result.Set(static_cast<uint32_t>(k), (*arrays)[k].release(env));
+          return result;
+        };
+      });
 }
 
-// predict(ensembles, [data], [shape], options, control) → Promise<[{probabilities, mask, maps: [6], labels, summaries,
-// classSums, counts, intersections, confusion, rounds}]>
+// predict(ensembles, data, shapes, options, control?) → Promise<RawPrediction[]>
 Napi::Value predict_images(const Napi::CallbackInfo& info) {
   PredictOptions options = PredictOptions::from(to_json(info[3]));
   auto control = control_of(info[4]);
@@ -440,29 +438,13 @@ Napi::Value predict_images(const Napi::CallbackInfo& info) {
       [images = std::move(images), options, control](const Members& networks, at::ScalarType dtype) -> Finish {
         PredictOptions in_type = options;
         in_type.dtype = dtype;
-        struct Arrays {
-          HostArray probabilities, mask, maps[kMapCount], labels, summaries, class_sums, counts, intersections,
-              confusion, rounds;
-        };
-        auto all = std::make_shared<std::vector<Arrays>>();
+        auto all = std::make_shared<std::vector<ReducedAs<HostArray>>>();
         const auto one = [](const at::Tensor& tensor) { return tensor.defined() ? HostArray(tensor[0]) : HostArray(); };
-        for (const Reduced& reduced : predict(networks, images, in_type, *control)) {
-          Arrays& arrays = all->emplace_back();
-          arrays.probabilities = one(reduced.probabilities);
-          arrays.mask = one(reduced.mask);
-          for (unsigned map = 0; map < kMapCount; ++map) arrays.maps[map] = one(reduced.maps[map]);
-          arrays.labels = one(reduced.labels);
-          arrays.summaries = one(reduced.summaries);
-          arrays.class_sums = one(reduced.class_sums);
-          arrays.counts = one(reduced.counts);
-          arrays.intersections = one(reduced.intersections);
-          arrays.confusion = one(reduced.confusion);
-          arrays.rounds = one(reduced.rounds);
-        }
+        for (const Reduced& reduced : predict(networks, images, in_type, *control)) all->push_back(reduced.each(one));
         return [all](Napi::Env env) {
           Napi::Array results = Napi::Array::New(env, all->size());
           for (size_t i = 0; i < all->size(); ++i) {
-            Arrays& arrays = (*all)[i];
+            ReducedAs<HostArray>& arrays = (*all)[i];
             Napi::Object result = Napi::Object::New(env);
             Napi::Array maps = Napi::Array::New(env, kMapCount);
             for (unsigned map = 0; map < kMapCount; ++map) maps.Set(map, arrays.maps[map].release(env));
@@ -488,7 +470,7 @@ Napi::Value create_dataset(const Napi::CallbackInfo& info) {
   return make_handle(info.Env(), std::make_shared<Dataset>(), kDatasetTag);
 }
 
-// addSample(dataset, image: Float32Array, shape: [C, H, W] or [C, D, H, W], mask: Uint8Array)
+// addSample(dataset, image, shape, mask), C×H×W or C×D×H×W
 Napi::Value add_sample(const Napi::CallbackInfo& info) {
   auto dataset = from_handle<Dataset>(info[0], kDatasetTag, "dataset");
   if (dataset.use_count() > 2)
@@ -524,7 +506,7 @@ struct Callbacks {
   }
 };
 
-// The caller's loss: (logits: Float32Array, target: Uint8Array, shape) → {value, gradient: Float32Array}
+// The caller's loss: (logits, target), each as {data, shape}, → {value, gradient: Float32Array}
 Loss callback_loss(const std::shared_ptr<Channel>& channel, const std::shared_ptr<Callbacks>& callbacks,
                    const std::shared_ptr<const Control>& control) {
   return external_loss([channel, callbacks, control](const at::Tensor& logits, const at::Tensor& target) {
@@ -543,7 +525,7 @@ Loss callback_loss(const std::shared_ptr<Channel>& channel, const std::shared_pt
   });
 }
 
-// fit(ensemble, training, validation | null, options, onEvent(text), loss | null, control) → Promise<history>
+// fit(ensemble, training, validation, options, onEvent, loss, control?) → Promise<history>
 Napi::Value fit(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   TrainOptions options = TrainOptions::from(to_json(info[3]));
@@ -591,7 +573,7 @@ struct Plan {
   std::shared_ptr<const Dataset> training, validation;
 };
 
-// trainingKernels(ensemble, training, validation | null, options, precision, control) → Promise<kernels>
+// trainingKernels(ensemble, training, validation, options, precision, control?) → Promise<RawKernel[]>
 Napi::Value kernels_of_training(const Napi::CallbackInfo& info) {
   Plan plan(info);
   plan.options.dtype = to_string(info[4], "precision") == "bf16" ? at::kBFloat16 : at::kFloat;
@@ -605,7 +587,7 @@ Napi::Value kernels_of_training(const Napi::CallbackInfo& info) {
   });
 }
 
-// timeSteps(ensemble, training, validation | null, options, control) → Promise<{fp32, bf16}>, seconds
+// timeSteps(ensemble, training, validation, options, control?) → Promise<{fp32, bf16}>, seconds
 Napi::Value time_both(const Napi::CallbackInfo& info) {
   const Plan plan(info);
   const auto control = control_of(info[4]);
@@ -615,7 +597,7 @@ Napi::Value time_both(const Napi::CallbackInfo& info) {
   });
 }
 
-// setPrecision(ensemble, "fp32" | "bf16") → Promise<void>, for the jobs behind it
+// setPrecision(ensemble, precision) → Promise<void>, for the jobs behind it
 Napi::Value set_precision(const Napi::CallbackInfo& info) {
   auto handle = ensemble_of(info);
   return run_on(info.Env(), handle->owner, std::make_shared<JobControl>(),
@@ -646,10 +628,12 @@ Napi::Value load_ensemble(const Napi::CallbackInfo& info) {
                 });
 }
 
+// createControl() → control
 Napi::Value create_control(const Napi::CallbackInfo& info) {
   return make_handle(info.Env(), std::make_shared<JobControl>(), kControlTag);
 }
 
+// stopControl(control): tells its job to stop
 Napi::Value stop_control(const Napi::CallbackInfo& info) {
   from_handle<JobControl>(info[0], kControlTag, "control")->stop = true;
   return info.Env().Undefined();
@@ -665,37 +649,34 @@ Napi::Value give_up_control(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-void export_models(Napi::Env env, Napi::Object exports) {
-  const auto add = [&]<Napi::Value (*function)(const Napi::CallbackInfo&)>(const char* name) {
-    exports.Set(name, Napi::Function::New(env, guarded<function>, name));
-  };
-  add.operator()<create_backbone>("createBackbone");
-  add.operator()<dispose_backbone>("disposeBackbone");
-  add.operator()<trace_backbone>("traceBackbone");
-  add.operator()<trace_output>("traceOutput");
-  add.operator()<load_backbone>("loadBackbone");
-  add.operator()<load_encoder_weights>("loadEncoder");
-  add.operator()<save_backbone>("saveBackbone");
-  add.operator()<save_model>("saveModel");
-  add.operator()<kind_of_file>("fileKind");
-  add.operator()<create_ensemble>("createEnsemble");
-  add.operator()<dispose_ensemble>("disposeEnsemble");
-  add.operator()<forward_images>("forward");
-  add.operator()<predict_images>("predict");
-  add.operator()<create_dataset>("createDataset");
-  add.operator()<add_sample>("addSample");
-  add.operator()<fit>("fit");
-  add.operator()<kernels_of_training>("trainingKernels");
-  add.operator()<time_both>("timeSteps");
-  add.operator()<set_precision>("setPrecision");
-  add.operator()<save_ensemble>("saveEnsemble");
-  add.operator()<load_ensemble>("loadEnsemble");
-  add.operator()<create_control>("createControl");
-  add.operator()<stop_control>("stopControl");
-  add.operator()<give_up_control>("giveUpControl");
-  add.operator()<jobs_life>("jobsLife");
-  add.operator()<stop_jobs>("stopJobs");
-  add.operator()<give_up_jobs>("giveUpJobs");
+void export_models(Napi::Object exports) {
+  export_function<create_backbone>(exports, "createBackbone");
+  export_function<dispose_backbone>(exports, "disposeBackbone");
+  export_function<trace_backbone>(exports, "traceBackbone");
+  export_function<trace_output>(exports, "traceOutput");
+  export_function<load_backbone>(exports, "loadBackbone");
+  export_function<load_encoder_weights>(exports, "loadEncoder");
+  export_function<save_backbone>(exports, "saveBackbone");
+  export_function<save_model>(exports, "saveModel");
+  export_function<kind_of_file>(exports, "fileKind");
+  export_function<create_ensemble>(exports, "createEnsemble");
+  export_function<dispose_ensemble>(exports, "disposeEnsemble");
+  export_function<forward_images>(exports, "forward");
+  export_function<predict_images>(exports, "predict");
+  export_function<create_dataset>(exports, "createDataset");
+  export_function<add_sample>(exports, "addSample");
+  export_function<fit>(exports, "fit");
+  export_function<kernels_of_training>(exports, "trainingKernels");
+  export_function<time_both>(exports, "timeSteps");
+  export_function<set_precision>(exports, "setPrecision");
+  export_function<save_ensemble>(exports, "saveEnsemble");
+  export_function<load_ensemble>(exports, "loadEnsemble");
+  export_function<create_control>(exports, "createControl");
+  export_function<stop_control>(exports, "stopControl");
+  export_function<give_up_control>(exports, "giveUpControl");
+  export_function<jobs_life>(exports, "jobsLife");
+  export_function<stop_jobs>(exports, "stopJobs");
+  export_function<give_up_jobs>(exports, "giveUpJobs");
 }
 
 }  // namespace le::binding

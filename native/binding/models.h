@@ -4,6 +4,6 @@
 
 namespace le::binding {
 
-void export_models(Napi::Env env, Napi::Object exports);
+void export_models(Napi::Object exports);
 
 }  // namespace le::binding

@@ -64,9 +64,8 @@ class PoolAllocator final : public c10::Allocator {
       std::lock_guard lock(mutex_);
       keep_ = on;
     }
-    if (!on) trim();
+    if (!on) free_until(0);
   }
-  void trim() { free_until(0); }
   void limit(size_t bytes) {
     {
       std::lock_guard lock(mutex_);
@@ -96,7 +95,7 @@ class PoolAllocator final : public c10::Allocator {
     const size_t alignment = total >= kHugePage ? kHugePage : kAlignment;
     void* block = nullptr;
     if (posix_memalign(&block, alignment, total) != 0) {
-      trim();  // what is cached in other sizes may be what is missing
+      free_until(0);  // what is cached in other sizes may be what is missing
       if (posix_memalign(&block, alignment, total) != 0) {
         std::lock_guard lock(mutex_);
         live_ -= size;
@@ -164,8 +163,6 @@ void use_pool_allocator(bool on) {
 }
 
 void limit_cached_memory(size_t bytes) { PoolAllocator::instance().limit(bytes); }
-
-void trim_allocator() { PoolAllocator::instance().trim(); }
 
 AllocatorStats allocator_stats() { return PoolAllocator::instance().stats(); }
 

@@ -9,9 +9,6 @@ namespace le {
 // once. To be called first before libtorch takes any memory.
 void use_pool_allocator(bool on);
 
-// Gives cached blocks back to the system.
-void trim_allocator();
-
 // At most this many bytes are kept for reuse; what is above it is given back at once.
 inline constexpr size_t kDefaultCachedLimit = size_t{2} << 30;
 void limit_cached_memory(size_t bytes);

@@ -13,6 +13,7 @@
 #include "error.h"
 #include "kernels/guard.h"
 #include "numbers.h"
+#include "options.h"
 #include "version.h"
 
 namespace le {
@@ -24,21 +25,15 @@ std::string head_prefix(size_t index) { return "heads." + std::to_string(index) 
 EnsembleOptions EnsembleOptions::from(const Json& options) {
   EnsembleOptions result;
   result.taps = options.strings_or("taps", {});
-  result.classes = options.integer_or("classes", 2);
+  result.classes = in_range(options, "classes", result.classes, {2, 255});
   if (options.has("final") && !options.at("final").is_string())
     result.final = options.at("final").boolean("final") ? Final::kYes : Final::kNo;
-  result.heads_per_tap = options.integer_or("headsPerTap", 1);
+  result.heads_per_tap = in_range(options, "headsPerTap", result.heads_per_tap, {1, 1000});
   result.order_given = options.string_or("order", "execution") == "given";
-  result.dropout = options.number_or("dropout", 0);
+  result.dropout = in_range(options, "dropout", result.dropout, {0, 1, kBelow});
   result.freeze_backbone = options.boolean_or("freezeBackbone", false);
   result.input_size = options.integers_or("inputSize", result.input_size);
   result.seed = static_cast<uint64_t>(options.integer_or("seed", 0));
-  if (result.classes < 2 || result.classes > 255)
-    fail(code::kOption, "Expected 2 to 255 for option 'classes' but received ", result.classes, ".");
-  if (result.heads_per_tap < 1 || result.heads_per_tap > 1000)
-    fail(code::kOption, "Expected 1 to 1000 for option 'headsPerTap' but received ", result.heads_per_tap, ".");
-  if (!(result.dropout >= 0 && result.dropout < 1))
-    fail(code::kOption, "Expected a number from 0 to below 1 for option 'dropout' but received ", result.dropout, ".");
   for (const int64_t side : result.input_size)
     if (side < 1 || side > 1 << 16)
       fail(code::kOption, "Expected positive sides for option 'inputSize' but received ", side, ".");

@@ -8,8 +8,6 @@
 #include <ATen/ops/expm1.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/pow.h>
-#include <ATen/ops/upsample_bilinear2d.h>
-#include <ATen/ops/upsample_trilinear3d.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -30,8 +28,7 @@ namespace {
 at::Tensor interpolated(const at::Tensor& logits, at::IntArrayRef size) {
   if (logits.sizes().slice(2) == size) return logits;
   const at::Tensor wide = logits.scalar_type() == at::kBFloat16 ? logits.to(at::kFloat) : logits;
-  return size.size() == 2 ? at::upsample_bilinear2d(wide.contiguous(), size, false)
-                          : at::upsample_trilinear3d(wide.contiguous(), size, false);
+  return resized(wide.contiguous(), size, Upsampling::kLinear);
 }
 
 void check_shapes(const at::Tensor& logits, const at::Tensor& target) {

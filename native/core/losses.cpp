@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "error.h"
 #include "loss_sums.h"
+#include "options.h"
 #include "region_losses.h"
 
 namespace le {
@@ -84,23 +84,18 @@ class Boundary {
   at::Tensor target_, distance_, counted_;
 };
 
-double in_range(const Json& options, const char* name, double fallback, double low, double high) {
-  const double value = options.number_or(name, fallback);
-  if (!(value >= low && value <= high))
-    fail(code::kOption, "Expected ", low, " to ", high, " for option '", name, "' of the loss but received ", value,
-         ".");
-  return value;
-}
-
 }  // namespace
 
 Loss make_loss(const Json& options, int64_t ignore_index) {
   LossSettings settings;
-  settings.include_background = options.boolean_or("includeBackground", false);
-  settings.smooth = in_range(options, "smooth", 1e-5, 0, 1e6);
-  settings.label_smoothing = in_range(options, "labelSmoothing", 0, 0, 1);
-  settings.alpha = in_range(options, "alpha", 0.5, 0, 1e6);
-  settings.beta = in_range(options, "beta", 0.5, 0, 1e6);
+  const auto number = [&](const char* name, double fallback, double high) {
+    return in_range(options, name, fallback, {0, high}, " of the loss");
+  };
+  settings.include_background = options.boolean_or("includeBackground", settings.include_background);
+  settings.smooth = number("smooth", settings.smooth, 1e6);
+  settings.label_smoothing = number("labelSmoothing", settings.label_smoothing, 1);
+  settings.alpha = number("alpha", settings.alpha, 1e6);
+  settings.beta = number("beta", settings.beta, 1e6);
   settings.class_weights = options.numbers_or("classWeights", {});
   for (const double weight : settings.class_weights)
     if (!(weight >= 0))
@@ -117,7 +112,7 @@ Loss make_loss(const Json& options, int64_t ignore_index) {
   wanted.nll = name == "crossEntropy" || name == "diceCrossEntropy";
   wanted.all_nll = wanted.nll && settings.label_smoothing > 0;
   wanted.focal = name == "focal";
-  wanted.gamma = in_range(options, "gamma", 2, 0, 100);
+  wanted.gamma = number("gamma", 2, 100);
   if (name == "lovaszSoftmax")
     return [ignore_index](const at::Tensor& logits, const at::Tensor& target) {
       const Pixels pixels = probabilities(logits, target, ignore_index);

@@ -12,22 +12,14 @@
 
 #include <cmath>
 
-#include "error.h"
 #include "numbers.h"
+#include "options.h"
 
 namespace le {
 
 namespace {
 
-double in_range(const Json& options, const char* name, double fallback, double low, double below) {
-  const double value = options.number_or(name, fallback);
-  if (!(value >= low && value < below))
-    fail(code::kOption, "Expected ", low, " to below ", below, " for option '", name,
-         "' of the optimizer but received ", value, ".");
-  return value;
-}
-
-constexpr double kUnbounded = 1e300;
+constexpr const char* kOf = " of the optimizer";
 
 // Copies the tensors of those names from a saved state; nothing is changed where one is missing or of another shape.
 void load(const std::map<std::string, at::Tensor>& state, const NamedTensors& into) {
@@ -53,8 +45,8 @@ class Adam final : public Optimizer {
       : Optimizer(std::move(parameters)),
         decoupled_(decoupled),
         fused_(options.boolean_or("fused", true)),
-        decay_(in_range(options, "weightDecay", decoupled ? 0.01 : 0.0, 0, kUnbounded)),
-        eps_(in_range(options, "eps", 1e-8, 0, kUnbounded)) {
+        decay_(in_range(options, "weightDecay", decoupled ? 0.01 : 0.0, at_least(0.0), kOf)),
+        eps_(in_range(options, "eps", 1e-8, at_least(0.0), kOf)) {
     const auto betas = options.numbers_or("betas", {0.9, 0.999});
     if (betas.size() != 2 || !(betas[0] >= 0 && betas[0] < 1 && betas[1] >= 0 && betas[1] < 1))
       fail(code::kOption, "Expected two numbers from 0 to below 1 for option 'betas' of the optimizer but received ",
@@ -132,8 +124,8 @@ class Sgd final : public Optimizer {
       : Optimizer(std::move(parameters)),
         fused_(options.boolean_or("fused", true)),
         nesterov_(options.boolean_or("nesterov", false)),
-        decay_(in_range(options, "weightDecay", 0, 0, kUnbounded)),
-        momentum_(in_range(options, "momentum", 0, 0, 1)) {
+        decay_(in_range(options, "weightDecay", 0.0, at_least(0.0), kOf)),
+        momentum_(in_range(options, "momentum", 0.0, {0, 1, kBelow}, kOf)) {
     if (nesterov_ && momentum_ == 0)
       fail(code::kOption, "Expected a positive 'momentum' with 'nesterov' but received 0.");
     if (momentum_ != 0) make_velocity();

@@ -8,8 +8,6 @@
 #include <ATen/ops/hardshrink.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/upsample_bilinear2d.h>
-#include <ATen/ops/upsample_trilinear3d.h>
 #include <c10/core/InferenceMode.h>
 
 #include <deque>
@@ -19,14 +17,16 @@
 
 #include "backbones/folded_conv.h"
 #include "default_generator.h"
+#include "interpolation.h"
+#include "options.h"
 #include "random.h"
 
 namespace le {
 
 namespace {
 
-enum Purpose : uint64_t { kSampling = 11 };
-
+// In the order of Fusion and of Map.
+constexpr const char* kFusionNames[] = {"mean", "logit-mean", "vote", "last", "staple"};
 constexpr const char* kMapNames[kMapCount] = {"entropy",  "expectedEntropy", "mutualInformation",
                                               "variance", "disagreement",    "variationRatio"};
 
@@ -120,11 +120,8 @@ void check_finite(const at::Tensor& image, size_t index) {
 std::vector<int64_t> kept_heads(const PredictOptions& options, int64_t heads) {
   std::vector<int64_t> kept = options.heads;
   if (kept.empty()) {
-    if (options.skip < 0 || options.skip >= heads)
-      fail(code::kOption, "Expected 0 to ", heads - 1, " for option 'skip' (there are ", heads, " heads) but received ",
-           options.skip, ".");
-    kept.resize(heads - options.skip);
-    std::iota(kept.begin(), kept.end(), options.skip);
+    kept.resize(heads);
+    std::iota(kept.begin(), kept.end(), int64_t{0});
   }
   for (size_t i = 0; i < kept.size(); ++i)
     if (kept[i] < 0 || kept[i] >= heads || (i > 0 && kept[i] <= kept[i - 1]))
@@ -143,44 +140,20 @@ std::vector<int64_t> kept_heads(const PredictOptions& options, int64_t heads) {
 
 PredictOptions PredictOptions::from(const Json& options) {
   PredictOptions result;
-  result.skip = options.integer_or("skip", 0);
-  result.batch_size = options.integer_or("batchSize", 8);
-  const std::string fusion = options.string_or("fusion", "mean");
-  if (fusion == "mean")
-    result.reduce.fusion = Fusion::kMean;
-  else if (fusion == "logit-mean")
-    result.reduce.fusion = Fusion::kLogitMean;
-  else if (fusion == "vote")
-    result.reduce.fusion = Fusion::kVote;
-  else if (fusion == "last")
-    result.reduce.fusion = Fusion::kLast;
-  else if (fusion == "staple")
-    result.reduce.fusion = Fusion::kStaple;
-  else
-    fail(code::kOption, "Expected mean, logit-mean, vote, last or staple for option 'fusion' but received '", fusion,
-         "'.");
+  result.batch_size = in_range(options, "batchSize", result.batch_size, at_least<int64_t>(1));
+  result.reduce.fusion = static_cast<Fusion>(one_of("fusion", options.string_or("fusion", "mean"), kFusionNames));
   result.reduce.temperature = options.number_or("temperature", 1);
   result.heads = options.integers_or("heads", {});
   result.temperatures = options.numbers_or("temperatures", {});
-  result.passes = options.integer_or("passes", 0);
+  result.passes = in_range(options, "passes", result.passes, {0, 10'000});
   result.seed = static_cast<uint64_t>(options.integer_or("seed", 0));
-  if (result.passes < 0 || result.passes > 10'000)
-    fail(code::kOption, "Expected 0 to 10000 for option 'passes' but received ", result.passes, ".");
   result.reduce.weights = options.numbers_or("weights", {});
   if (options.has("maps")) {
     result.reduce.maps = 0;
-    for (const auto& name : options.strings_or("maps", {})) {
-      unsigned bit = 0;
-      while (bit < kMapCount && name != kMapNames[bit]) ++bit;
-      if (bit == kMapCount)
-        fail(code::kOption, "Expected the name of a map for option 'maps' but received '", name, "'.");
-      result.reduce.maps |= 1u << bit;
-    }
+    for (const auto& name : options.strings_or("maps", {})) result.reduce.maps |= 1u << one_of("maps", name, kMapNames);
   }
   result.reduce.probabilities = options.boolean_or("probabilities", true);
   result.reduce.labels = options.boolean_or("labels", false);
-  if (result.batch_size < 1)
-    fail(code::kOption, "Expected a positive integer for option 'batchSize' but received ", result.batch_size, ".");
   return result;
 }
 
@@ -222,32 +195,13 @@ std::vector<Reduced> predict(const Members& members, const std::vector<at::Tenso
       all.clear();
       control.check();
       const Reduced reduced = reduce(logits, at::IntArrayRef(shape).slice(1), options.reduce);
-      for (size_t i = begin; i < end; ++i) {
-        const auto one = [&](const at::Tensor& all) {
+      for (size_t i = begin; i < end; ++i)
+        results[indices[i]] = reduced.each([&](const at::Tensor& all) {
           return all.defined() ? all.narrow(0, static_cast<int64_t>(i - begin), 1) : all;
-        };
-        Reduced& result = results[indices[i]];
-        result.probabilities = one(reduced.probabilities);
-        result.mask = one(reduced.mask);
-        for (unsigned map = 0; map < kMapCount; ++map) result.maps[map] = one(reduced.maps[map]);
-        result.labels = one(reduced.labels);
-        result.summaries = one(reduced.summaries);
-        result.class_sums = one(reduced.class_sums);
-        result.counts = one(reduced.counts);
-        result.intersections = one(reduced.intersections);
-        result.confusion = one(reduced.confusion);
-        result.rounds = one(reduced.rounds);
-      }
+        });
     }
   }
   return results;
-}
-
-at::Tensor interpolate(const at::Tensor& logits, at::IntArrayRef size) {
-  // In float and contiguous: resizing bfloat16 channels_last logits takes five to seven times as long.
-  at::Tensor x = logits.to(at::kFloat).contiguous();
-  if (x.sizes().slice(2) == size) return x;
-  return size.size() == 3 ? at::upsample_trilinear3d(x, size, false) : at::upsample_bilinear2d(x, size, false);
 }
 
 std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images, at::ScalarType dtype, int64_t passes,

@@ -9,9 +9,7 @@
 namespace le {
 
 struct PredictOptions {
-  int64_t skip = 0;  // leave out the first T heads
-  // Which heads to keep instead, by index and in increasing order; empty: as `skip` says.
-  std::vector<int64_t> heads;
+  std::vector<int64_t> heads;        // which to keep, by index and in increasing order; empty: all
   std::vector<double> temperatures;  // τ of each kept head: softmax(z / τ); empty: all 1
   // Monte Carlo dropout: so many passes of each image with dropout, each giving all heads; 0: one pass without.
   int64_t passes = 0;
@@ -20,8 +18,8 @@ struct PredictOptions {
   int64_t batch_size = 8;
   at::ScalarType dtype = at::kFloat;  // kBFloat16: the network runs in bfloat16, fusion in float
 
-  // {"skip", "heads", "fusion": "mean" | "logit-mean" | "vote" | "last" | "staple", "weights", "temperatures",
-  //  "temperature", "maps": [names], "probabilities", "labels", "batchSize", "passes", "seed"}
+  // {"heads", "fusion": "mean" | "logit-mean" | "vote" | "last" | "staple", "weights", "temperatures", "temperature",
+  //  "maps": [names], "probabilities", "labels", "batchSize", "passes", "seed"}
   static PredictOptions from(const Json& options);
 };
 
@@ -31,7 +29,7 @@ using Members = std::vector<Ensemble*>;
 
 // images: each C×s float on the CPU; sizes may differ, those of one size share batches. Results are in the order of the
 // images, each with a leading axis of 1. Heads are in the order of the members, of a member's passes, and of its heads.
-// ERR_LE_SHAPE, ERR_LE_VALUE (not finite), ERR_LE_OPTION (skip, heads, weights; passes of networks without dropout).
+// ERR_LE_SHAPE, ERR_LE_VALUE (not finite), ERR_LE_OPTION (heads, weights; passes of networks without dropout).
 std::vector<Reduced> predict(const Members& members, const std::vector<at::Tensor>& images,
                              const PredictOptions& options, const Control& control);
 inline std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Tensor>& images,
@@ -44,8 +42,5 @@ inline std::vector<Reduced> predict(Ensemble& ensemble, const std::vector<at::Te
 // logits that are not; else as predict().
 std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images, at::ScalarType dtype,
                                 int64_t passes = 0, uint64_t seed = 0);
-
-// Interpolation of SPEC section 2 from a head's own size to the input's: bilinear or trilinear, align_corners=false.
-at::Tensor interpolate(const at::Tensor& logits, at::IntArrayRef size);
 
 }  // namespace le

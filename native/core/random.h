@@ -6,6 +6,9 @@
 
 namespace le {
 
+// What a stream is for. Numbers that are taken stay taken: a run that is resumed draws by them.
+enum Purpose : uint64_t { kShuffle = 1, kAugment = 2, kDropout = 3, kSampling = 11 };
+
 class Random {
  public:
   Random(uint64_t seed, uint64_t a, uint64_t b = 0, uint64_t c = 0) : state_(mix(mix(mix(mix(seed) ^ a) ^ b) ^ c)) {}

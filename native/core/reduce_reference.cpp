@@ -7,8 +7,6 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/special_entr.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/upsample_bilinear2d.h>
-#include <ATen/ops/upsample_trilinear3d.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -16,6 +14,7 @@
 #include <algorithm>
 
 #include "error.h"
+#include "interpolation.h"
 #include "reduce.h"
 #include "refuse.h"
 
@@ -58,9 +57,7 @@ Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef 
   at::Tensor mean, deviations, expected, fused;
   for (int64_t k = 0; k < heads; ++k) {
     finite.push_back(at::isfinite(logits[k]).all());
-    at::Tensor z = logits[k].to(at::kFloat).contiguous();
-    if (z.sizes().slice(2) != size)
-      z = size.size() == 3 ? at::upsample_trilinear3d(z, size, false) : at::upsample_bilinear2d(z, size, false);
+    const at::Tensor z = interpolate(logits[k], size);
     labels.push_back(z.argmax(1).to(at::kByte));
     // Where differences of logits overflow, p is 0 and its logarithm must not become 0 · ∞.
     const at::Tensor log_p = at::log_softmax(z, 1).clamp_min_(-1e4), p = log_p.exp();

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "error.h"
+#include "options.h"
 
 namespace le {
 
@@ -12,20 +12,7 @@ namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 
-double in_range(const Json& options, const char* name, double fallback, double low, double high) {
-  const double value = options.number_or(name, fallback);
-  if (!(value >= low && value <= high))
-    fail(code::kOption, "Expected ", low, " to ", high, " for option '", name, "' of the schedule but received ", value,
-         ".");
-  return value;
-}
-
-int64_t count(const Json& options, const char* name, int64_t fallback) {
-  const int64_t value = options.integer_or(name, fallback);
-  if (value < 0)
-    fail(code::kOption, "Expected 0 or more for option '", name, "' of the schedule but received ", value, ".");
-  return value;
-}
+constexpr const char* kOf = " of the schedule";
 
 class Constant final : public Schedule {
  public:
@@ -36,14 +23,11 @@ class Constant final : public Schedule {
 class Plateau final : public Schedule {
  public:
   explicit Plateau(const Json& options)
-      : drop_(in_range(options, "factor", 0.1, 0, 1)),
-        threshold_(in_range(options, "threshold", 1e-4, 0, 1)),
-        lowest_(in_range(options, "minFactor", 0, 0, 1)),
-        patience_(count(options, "patience", 10)),
-        cooldown_(count(options, "cooldown", 0)) {
-    if (drop_ >= 1)
-      fail(code::kOption, "Expected below 1 for option 'factor' of the schedule but received ", drop_, ".");
-  }
+      : drop_(in_range(options, "factor", 0.1, {0, 1, kBelow}, kOf)),
+        threshold_(in_range(options, "threshold", 1e-4, {0, 1}, kOf)),
+        lowest_(in_range(options, "minFactor", 0.0, {0, 1}, kOf)),
+        patience_(in_range(options, "patience", int64_t{10}, at_least<int64_t>(0), kOf)),
+        cooldown_(in_range(options, "cooldown", int64_t{0}, at_least<int64_t>(0), kOf)) {}
   double factor(int64_t, int64_t) const override { return factor_; }
   void epoch_end(double monitored) override {
     if (has_best_ ? monitored < best_ * (1 - threshold_) : !std::isnan(monitored)) {
@@ -89,7 +73,8 @@ class Plateau final : public Schedule {
 class Cosine final : public Schedule {
  public:
   explicit Cosine(const Json& options)
-      : lowest_(in_range(options, "minFactor", 0, 0, 1)), warmup_(count(options, "warmupSteps", 0)) {}
+      : lowest_(in_range(options, "minFactor", 0.0, {0, 1}, kOf)),
+        warmup_(in_range(options, "warmupSteps", int64_t{0}, at_least<int64_t>(0), kOf)) {}
   double factor(int64_t step, int64_t total) const override {
     if (step < warmup_) return static_cast<double>(step + 1) / static_cast<double>(warmup_ + 1);
     const auto length = static_cast<double>(std::max<int64_t>(1, total - warmup_));
@@ -106,11 +91,11 @@ class Cosine final : public Schedule {
 class OneCycle final : public Schedule {
  public:
   explicit OneCycle(const Json& options)
-      : rise_(in_range(options, "pctStart", 0.3, 0, 1)),
-        first_(1 / in_range(options, "divFactor", 25, 1, 1e12)),
-        last_(first_ / in_range(options, "finalDivFactor", 1e4, 1, 1e12)),
-        least_(in_range(options, "baseMomentum", 0.85, 0, 0.9999999)),
-        most_(in_range(options, "maxMomentum", 0.95, 0, 0.9999999)),
+      : rise_(in_range(options, "pctStart", 0.3, {0, 1}, kOf)),
+        first_(1 / in_range(options, "divFactor", 25.0, {1, 1e12}, kOf)),
+        last_(first_ / in_range(options, "finalDivFactor", 1e4, {1, 1e12}, kOf)),
+        least_(in_range(options, "baseMomentum", 0.85, {0, 0.9999999}, kOf)),
+        most_(in_range(options, "maxMomentum", 0.95, {0, 0.9999999}, kOf)),
         cycles_(options.boolean_or("cycleMomentum", true)) {
     if (least_ > most_)
       fail(code::kOption, "Expected at most 'maxMomentum', ", most_,

@@ -16,9 +16,11 @@
 
 #include "checkpoint.h"
 #include "default_generator.h"
+#include "interpolation.h"
 #include "kernels/guard.h"
 #include "numbers.h"
 #include "optim.h"
+#include "options.h"
 #include "predict.h"
 #include "reduce.h"
 #include "schedule.h"
@@ -27,16 +29,8 @@ namespace le {
 
 namespace {
 
-enum Purpose : uint64_t { kDropout = 3 };
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double checked(double value, const char* option, double low) {
-  if (!(value >= low) || !std::isfinite(value))
-    fail(code::kOption, "Expected a number of at least ", low, " for option '", option, "' but received ", value, ".");
-  return value;
 }
 
 // Sums over images that turn into means at the end; two results with the same images in the same order are equal.
@@ -74,26 +68,21 @@ double nll_sum(const at::Tensor& probabilities, const at::Tensor& truth, int64_t
 
 TrainOptions TrainOptions::from(const Json& options) {
   TrainOptions result;
-  const auto positive = [&](const char* name, int64_t fallback) {
-    return static_cast<int64_t>(checked(static_cast<double>(options.integer_or(name, fallback)), name, 1));
-  };
-  result.epochs = positive("epochs", result.epochs);
-  result.batch_size = positive("batchSize", result.batch_size);
-  result.accumulate = positive("accumulate", result.accumulate);
-  result.checkpoint_every = positive("checkpointEvery", result.checkpoint_every);
-  result.learning_rate = checked(options.number_or("learningRate", result.learning_rate), "learningRate", 0);
-  const auto part = [&](const char* name, const char* fallback) {
-    return options.has(name) ? options.at(name) : Json(Json::Object{{"name", fallback}});
-  };
-  result.loss = part("loss", "softDice");
-  result.optimizer = part("optimizer", "adam");
-  result.schedule = part("schedule", "constant");
+  const Range<int64_t> positive = at_least<int64_t>(1);
+  result.epochs = in_range("epochs", options.at("epochs").integer("epochs"), positive);
+  result.batch_size = in_range(options, "batchSize", result.batch_size, positive);
+  result.accumulate = in_range(options, "accumulate", result.accumulate, positive);
+  result.checkpoint_every = in_range(options, "checkpointEvery", result.checkpoint_every, positive);
+  result.learning_rate = in_range("learningRate", options.at("learningRate").number("learningRate"), at_least(0.0));
+  result.loss = options.at("loss");
+  result.optimizer = options.at("optimizer");
+  result.schedule = options.at("schedule");
   result.head_weights = options.numbers_or("headWeights", {});
-  result.clip_norm = checked(options.number_or("clipNorm", 0), "clipNorm", 0);
-  result.early_stopping = options.integer_or("earlyStopping", 0);
+  result.clip_norm = in_range(options, "clipNorm", result.clip_norm, at_least(0.0));
+  result.early_stopping = options.integer_or("earlyStopping", result.early_stopping);
   if (options.has("augment")) result.augmentation = AugmentOptions::from(options.at("augment"));
   result.seed = static_cast<uint64_t>(options.integer_or("seed", 0));
-  result.ignore_index = options.integer_or("ignoreIndex", 255);
+  result.ignore_index = options.integer_or("ignoreIndex", result.ignore_index);
   result.augmentation.fill_mask =
       static_cast<uint8_t>(result.ignore_index >= 0 && result.ignore_index < 256 ? result.ignore_index : 0);
   Json::Object decisive = options.object("training options");
@@ -101,8 +90,8 @@ TrainOptions TrainOptions::from(const Json& options) {
     decisive.erase(name);
   result.decisive = std::move(decisive);
   result.run = options.string_or("run", "");
-  result.resume = options.boolean_or("resume", false);
-  result.restore_best = options.boolean_or("restoreBest", true);
+  result.resume = options.boolean_or("resume", result.resume);
+  result.restore_best = options.boolean_or("restoreBest", result.restore_best);
   return result;
 }
 
@@ -148,7 +137,7 @@ class Trainer {
            " numbers, one per head, for option 'headWeights' but "
            "received ",
            weights_.size(), ".");
-    for (const double weight : weights_) checked(weight, "headWeights", 0);
+    for (const double weight : weights_) in_range("headWeights", weight, at_least(0.0));
     Json::Array heads;
     for (const auto& head : ensemble.heads()) heads.emplace_back(head.name);
     fingerprint_ = Json(Json::Object{{"options", options.decisive},

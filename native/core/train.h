@@ -13,11 +13,12 @@
 
 namespace le {
 
+// What JavaScript always says has no default here: one set of those is enough.
 struct TrainOptions {
-  int64_t epochs = 1;
+  int64_t epochs = 0;
   int64_t batch_size = 8;
   int64_t accumulate = 1;  // batches per optimiser step
-  double learning_rate = 1e-4;
+  double learning_rate = 0;
   Json loss, optimizer, schedule;    // see losses.h, optim.h, schedule.h
   std::vector<double> head_weights;  // w_k, one per head; empty: all 1
   double clip_norm = 0;              // 0: no clipping

@@ -98,6 +98,9 @@ TrainOptions options_of(Json::Object options) {
   options.try_emplace("epochs", 3);
   options.try_emplace("batchSize", 4);
   options.try_emplace("learningRate", 0.01);
+  options.try_emplace("loss", Json::Object{{"name", "softDice"}});
+  options.try_emplace("optimizer", Json::Object{{"name", "adam"}});
+  options.try_emplace("schedule", Json::Object{{"name", "constant"}});
   return TrainOptions::from(Json(std::move(options)));
 }
 
@@ -218,7 +221,8 @@ TEST("predict: images of different sizes, skipped heads, abort, and what is refu
   Ensemble ensemble(small_backbone(), small_options());
   const std::vector<at::Tensor> images = {at::rand({1, 16, 20}), at::rand({1, 9, 7}), at::rand({1, 16, 20})};
   Control control;
-  PredictOptions options = PredictOptions::from(Json::Object{{"skip", 1}, {"labels", true}, {"batchSize", 1}});
+  PredictOptions options =
+      PredictOptions::from(Json::Object{{"heads", Json::Array{1, 2}}, {"labels", true}, {"batchSize", 1}});
   const auto results = predict(ensemble, images, options, control);
   CHECK(results.size() == 3);
   CHECK(results[1].mask.sizes() == at::IntArrayRef({1, 9, 7}));
@@ -228,7 +232,7 @@ TEST("predict: images of different sizes, skipped heads, abort, and what is refu
   control.stop = false;
   CHECK_THROWS(predict(ensemble, {at::rand({2, 8, 8})}, options, control), code::kShape);
   CHECK_THROWS(predict(ensemble, {at::zeros({1, 8, 8}) / 0}, options, control), code::kValue);
-  options.skip = 3;
+  options.heads = {3};
   CHECK_THROWS(predict(ensemble, images, options, control), code::kOption);
 }
 

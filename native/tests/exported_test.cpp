@@ -249,18 +249,16 @@ TEST("exported: made in training mode with a state of its own is refused by the 
   }
 }
 
-TEST("exported: changed weights show in derived ones, in copies and in saved files") {
+TEST("exported: changed weights show in derived ones and in saved files") {
   const at::NoGradGuard no_grad;
   const auto backbone = load_exported(options(fixture("dynamic.pt2")));
   const at::Tensor input = at::randn({2, 2, 8, 8});
   backbone->begin_inference(at::kFloat);
   const at::Tensor before = backbone->forward(input, nullptr).output;
-  const auto copy = backbone->clone();
   for (const auto& [name, parameter] : backbone->parameters()) parameter.mul_(1.5);
   backbone->begin_inference(at::kFloat);
   const at::Tensor after = backbone->forward(input, nullptr).output;
   CHECK(difference(after, before) > 1e-2);
-  compare("the copy", copy->forward(input, nullptr).output, before, 1e-5);
   const std::string path = (std::filesystem::temp_directory_path() / "le-exported-saved.pt2").string();
   backbone->save(path);
   compare("the saved file", load_exported(options(path))->forward(input, nullptr).output, after, 1e-5);

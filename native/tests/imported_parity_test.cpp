@@ -219,9 +219,10 @@ void run(const ImportCase& imported) {
   };
   try {
     const auto folder = std::filesystem::path(imported.path).parent_path();
-    const auto backbone = load(imported, (folder / imported.json.at("file").string("file")).string());
+    const std::string file = (folder / imported.json.at("file").string("file")).string();
+    const auto backbone = load(imported, file);
     const auto names = tappable(imported, *backbone, errors);
-    const auto trained = backbone->clone();  // before anything else is done with it
+    const auto trained = load(imported, file);
     check_evaluation(fixture, *backbone, names, "eval", "eval", errors);
     check_modules(fixture, *backbone, names, errors);
     check_evaluation(fixture, *backbone, names, "eval", "eval",

@@ -110,7 +110,7 @@ TEST("methods: the heads of several networks make one prediction, if they fit to
   const Reduced wanted = reduce_reference({logits[1] / 2, logits[4] / 0.5}, {11, 13}, ReduceOptions());
   CHECK_NEAR((wanted.probabilities - some.probabilities).abs().max().item<double>(), 0, 1e-5);
   for (Json::Object wrong : {Json::Object{{"heads", Json::Array{4, 1}}}, Json::Object{{"heads", Json::Array{5}}},
-                             Json::Object{{"temperatures", Json::Array{1}}}, Json::Object{{"skip", 5}}})
+                             Json::Object{{"temperatures", Json::Array{1}}}})
     CHECK_THROWS(predict({&first, &second, &third}, {image}, options_of(wrong), control), code::kOption);
   EnsembleOptions four = plain_options();
   four.classes = 4;

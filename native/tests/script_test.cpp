@@ -119,7 +119,6 @@ void compare_fixture(const std::string& name, const std::string& source = "") {
     if (!untappable.contains(call.string(""))) expected_calls.push_back(call.string(""));
   CHECK(calls == expected_calls);
   compare(*backbone, expected, name);
-  compare(*backbone->clone(), expected, name);
 }
 
 }  // namespace
@@ -305,18 +304,6 @@ TEST("script: a traced convolution trains in bfloat16 as a scripted one does") {
     const Autocast autocast(at::kCPU, at::kBFloat16);
     const Pass pass = backbone->forward(at::randn({2, 3, 8, 8}), taps.get());
     for (const at::Tensor& tap : pass.taps) CHECK(tap.scalar_type() == at::kBFloat16);
-  }
-}
-
-TEST("script: a clone has weights of its own") {
-  auto backbone = loaded("block-traced");
-  auto copy = backbone->clone();
-  const auto from = backbone->parameters(), to = copy->parameters();
-  CHECK(from.size() == to.size());
-  for (size_t i = 0; i < from.size(); ++i) {
-    CHECK(from[i].first == to[i].first && at::equal(from[i].second, to[i].second));
-    CHECK(from[i].second.data_ptr() != to[i].second.data_ptr());
-    CHECK(to[i].second.is_leaf() && to[i].second.requires_grad());
   }
 }
 

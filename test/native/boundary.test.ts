@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { runInNewContext } from "node:vm";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { Backbone, configure, Dataset, LayerEnsemble, LayerEnsemblesError } from "../../lib/index.js";
 import type { Addon } from "../../lib/native/addon.js";
 import { loadAddon } from "../../lib/native/load.js";
@@ -211,10 +211,6 @@ describe("the event loop", () => {
     await model.dispose();
     await backbone.dispose();
   });
-});
-
-afterAll(() => {
-  addon.trimMemory();
 });
 
 describe("an argument", () => {

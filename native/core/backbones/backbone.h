@@ -86,8 +86,6 @@ class Backbone {
   // Writes the network with its present weights in the format that it came from, atomically. ERR_LE_OPTION for the
   // networks of the zoo, which have no format of their own: their weights are saved as safetensors.
   virtual void save(const std::string& path) const;
-  // A second backbone with the same configuration and a copy of the weights.
-  virtual std::unique_ptr<Backbone> clone() const = 0;
 };
 
 // {"kind": "unet" | "resnet18" | "unet3d" | ..., ...}: see zoo.h. Weights are initialised from config.seed without

@@ -3,15 +3,12 @@
 #include <ATen/core/Generator.h>
 
 #include <array>
-#include <string>
 
 #include "backbones/segmentation.h"
 
 namespace le {
 
-struct DeepLabV3PlusOptions {
-  std::string encoder = "resnet18";
-  int64_t in_channels = 3, classes = 1;
+struct DeepLabV3PlusOptions : EncoderOptions {
   int64_t decoder_channels = 256;
   int64_t output_stride = 16;                          // or 8: of the encoder's last map
   std::array<int64_t, 3> atrous_rates = {12, 24, 36};  // dilations of the pyramid's three separable convolutions

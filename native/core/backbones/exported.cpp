@@ -131,7 +131,6 @@ class ExportedBackbone final : public Backbone {
     versions_.clear();
   }
   void save(const std::string& path) const override;
-  std::unique_ptr<Backbone> clone() const override;
 
  private:
   const ExportedInput& image() const { return program_->inputs[image_]; }
@@ -776,23 +775,6 @@ void ExportedBackbone::save(const std::string& path) const {
     writer.add(entry.name, bytes.const_data_ptr(), static_cast<uint64_t>(bytes.numel()));
   }
   writer.finish();
-}
-
-std::unique_ptr<Backbone> ExportedBackbone::clone() const {
-  const at::NoGradGuard no_grad;
-  LoadedProgram copy{program_, {}};
-  std::unordered_map<const void*, at::Tensor> copies;  // names that share a tensor still do
-  for (const at::Tensor& tensor : weights_) {
-    at::Tensor& made = copies[tensor.unsafeGetTensorImpl()];
-    if (!made.defined()) made = tensor.detach().clone().set_requires_grad(tensor.requires_grad());
-    copy.weights.push_back(made);
-  }
-  auto result = std::make_unique<ExportedBackbone>(std::move(copy), options_);
-  result->device_ = device_;
-  result->channels_last_ = channels_last_;
-  result->layout_differs_ = layout_differs_;
-  result->training_ = training_;
-  return result;
 }
 
 }  // namespace

@@ -3,15 +3,11 @@
 // segmentation_models_pytorch builds and names it.
 #include <ATen/core/Generator.h>
 
-#include <string>
-
 #include "backbones/segmentation.h"
 
 namespace le {
 
-struct FpnOptions {
-  std::string encoder = "resnet18";
-  int64_t in_channels = 3, classes = 1;
+struct FpnOptions : EncoderOptions {
   int64_t pyramid_channels = 256;
   int64_t segmentation_channels = 128;  // a multiple of 32, the groups of its norms
   double dropout = 0.2;                 // of whole channels, before the head

@@ -17,10 +17,6 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
-#include <ATen/ops/upsample_bilinear2d.h>
-#include <ATen/ops/upsample_nearest2d.h>
-#include <ATen/ops/upsample_nearest3d.h>
-#include <ATen/ops/upsample_trilinear3d.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -151,14 +147,6 @@ at::Tensor AdaptiveAvgPool2d::forward(const at::Tensor& x) { return at::adaptive
 Linear::Linear(int64_t in, int64_t out) : WeightedModule(at::zeros({out, in}), at::zeros({out})) {}
 
 at::Tensor Linear::forward(const at::Tensor& x) { return at::linear(x, current_weight(), current_bias()); }
-
-at::Tensor resized(const at::Tensor& x, at::IntArrayRef size, Upsampling how) {
-  if (x.sizes().slice(2) == size) return x;
-  const bool volume = size.size() == 3;
-  if (how == Upsampling::kNearest) return volume ? at::upsample_nearest3d(x, size) : at::upsample_nearest2d(x, size);
-  const bool aligned = how == Upsampling::kLinearAlignedCorners;
-  return volume ? at::upsample_trilinear3d(x, size, aligned) : at::upsample_bilinear2d(x, size, aligned);
-}
 
 at::Tensor conv_norm(Conv& conv, BatchNorm& norm, const at::Tensor& x) {
   if (conv.folded().defined() && evaluating(norm) && !wanted(conv)) return norm.report(conv.folded()(x));

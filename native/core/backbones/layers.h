@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backbones/folded_conv.h"
+#include "interpolation.h"
 #include "taps/hooks.h"
 
 namespace le {
@@ -191,10 +192,6 @@ class Linear final : public WeightedModule {
  protected:
   at::Tensor forward(const at::Tensor& x) override;
 };
-
-enum class Upsampling { kNearest, kLinear, kLinearAlignedCorners };
-// x: N×C×s, 2 or 3 spatial axes, resampled to `size`; as it is where it has that size already.
-at::Tensor resized(const at::Tensor& x, at::IntArrayRef size, Upsampling how);
 
 // norm(conv(x)), and relu(norm(conv(x)) [+ shortcut]), in as few operations as evaluation and the pass's taps allow.
 at::Tensor conv_norm(Conv& conv, BatchNorm& norm, const at::Tensor& x);

@@ -186,17 +186,4 @@ void NativeBackbone::end_inference() {
   derived_.reset();
 }
 
-std::unique_ptr<Backbone> NativeBackbone::clone() const {
-  auto copy = make_backbone(config_);
-  const at::NoGradGuard no_grad;
-  const auto copy_all = [](const NamedTensors& from, const NamedTensors& to) {
-    for (size_t i = 0; i < from.size(); ++i) to[i].second.copy_(from[i].second);
-  };
-  copy_all(parameters(), copy->parameters());
-  copy_all(buffers(), copy->buffers());
-  copy->to(device(), channels_last_);
-  copy->train(root_->training());
-  return copy;
-}
-
 }  // namespace le

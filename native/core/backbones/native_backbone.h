@@ -29,7 +29,6 @@ class NativeBackbone final : public Backbone {
   void to(c10::Device device, bool channels_last) override;
   void begin_inference(at::ScalarType dtype) override;
   void end_inference() override;
-  std::unique_ptr<Backbone> clone() const override;
 
  private:
   // Checks and lays out the input, and runs the network with whichever weights apply.

@@ -406,11 +406,10 @@ struct Program {
 
 class ScriptBackbone final : public Backbone {
  public:
-  ScriptBackbone(torch::jit::Module module, ImportOptions options, std::vector<bool> follows, Widened widened)
+  ScriptBackbone(torch::jit::Module module, ImportOptions options, Widened widened)
       : module_(std::move(module)),
         options_(std::move(options)),
         modules_(script::named_modules(module_)),
-        follows_(std::move(follows)),
         widened_(std::move(widened)),
         traced_(script::is_traced(module_)),
         arguments_(resolve_arguments(module_.get_method("forward").function().getSchema(), options_)),
@@ -420,15 +419,14 @@ class ScriptBackbone final : public Backbone {
     writes_ = script::possible_writes(*inlined_, module_, modules_.size(), arguments_.image);
     addresses_memory_ = script::addresses_memory(*inlined_);
     if (addresses_memory_) channels_last_works_ = false;
-    const bool as_read = follows_.empty();  // and no copy
-    if (as_read) note_frozen();
+    note_frozen();
     const auto made_of_inputs = script::made_of_inputs(*inlined_, modules_.size());
     for (size_t i = 1; i < modules_.size(); ++i)
       if (modules_[i].why_not.empty() && !made_of_inputs[i])
         modules_[i].why_not = "its output does not depend on the image";
     find_aliases();
     note_power_iterations();
-    if (as_read) script::refuse_training_only(*inlined_, module_, options_.file);
+    script::refuse_training_only(*inlined_, module_, options_.file);
     resolve_shape();
     no_taps_ = std::make_shared<ScriptTapSet>(std::vector<std::string>(), std::vector<int>(modules_.size(), -1), this);
   }
@@ -454,7 +452,6 @@ class ScriptBackbone final : public Backbone {
   void begin_inference(at::ScalarType dtype) override;
   void end_inference() override;
   void save(const std::string& path) const override;
-  std::unique_ptr<Backbone> clone() const override;
 
  private:
   void note_frozen();
@@ -1073,19 +1070,6 @@ void ScriptBackbone::save(const std::string& path) const {
   file.commit();
 }
 
-std::unique_ptr<Backbone> ScriptBackbone::clone() const {
-  auto copy = std::make_unique<ScriptBackbone>(copied(), options_, follows_, widened_);
-  copy->lay_out(device_, channels_last_);
-  copy->channels_last_asked_ = channels_last_asked_;
-  copy->channels_last_works_ = channels_last_works_;
-  copy->fates_ = fates_;
-  copy->batch_ = batch_;
-  copy->images_mix_ = images_mix_;
-  copy->keeps_state_ = keeps_state_;
-  copy->examined_ = examined_;
-  return copy;
-}
-
 }  // namespace
 
 std::unique_ptr<Backbone> load_script(const ImportOptions& options) {
@@ -1100,7 +1084,7 @@ std::unique_ptr<Backbone> load_script(const ImportOptions& options) {
   script::refuse_foreign_operators(module, options.file);
   try {
     Widened widened = widen(module, options.file);
-    return std::make_unique<ScriptBackbone>(std::move(module), options, std::vector<bool>(), std::move(widened));
+    return std::make_unique<ScriptBackbone>(std::move(module), options, std::move(widened));
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {

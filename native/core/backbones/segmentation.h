@@ -3,10 +3,16 @@
 #include <ATen/core/Generator.h>
 
 #include <array>
+#include <string>
 
 #include "backbones/resnet.h"
 
 namespace le {
+
+struct EncoderOptions {
+  std::string encoder = "resnet18";
+  int64_t in_channels = 3, classes = 1;
+};
 
 // A ResNet without its classifier, which returns the feature maps of every stage.
 class ResNetEncoder final : public Module {

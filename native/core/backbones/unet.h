@@ -2,16 +2,13 @@
 // U-Net (Ronneberger et al. 2015) on a ResNet encoder, as segmentation_models_pytorch builds and names it.
 #include <ATen/core/Generator.h>
 
-#include <string>
 #include <vector>
 
 #include "backbones/segmentation.h"
 
 namespace le {
 
-struct UnetOptions {
-  std::string encoder = "resnet18";
-  int64_t in_channels = 3, classes = 1;
+struct UnetOptions : EncoderOptions {
   std::vector<int64_t> decoder_channels = {256, 128, 64, 32, 16};  // from the deepest block on, one per stride of 2
   // Of whole channels, after the encoder's last map and after each decoder block but the last.
   double dropout = 0;

@@ -5,6 +5,7 @@
 #include <ATen/ops/equal.h>
 
 #include <algorithm>
+#include <array>
 
 #include "backbones/deeplabv3plus.h"
 #include "backbones/fpn.h"
@@ -13,17 +14,11 @@
 #include "backbones/plain_unet.h"
 #include "backbones/resnet.h"
 #include "backbones/unet.h"
-#include "error.h"
+#include "options.h"
 
 namespace le {
 
 namespace {
-
-std::string listed(const std::vector<std::string>& names) {
-  std::string all;
-  for (const auto& name : names) all += (all.empty() ? "" : ", ") + name;
-  return all;
-}
 
 void check_known(const Json& config, const std::string& kind, const std::vector<std::string>& known) {
   for (const auto& [key, value] : config.object("backbone"))
@@ -32,43 +27,22 @@ void check_known(const Json& config, const std::string& kind, const std::vector<
            "': did you mean '", nearest_names(key, known, 1).front(), "'?");
 }
 
-int64_t in_range(const std::string& name, int64_t value, int64_t low, int64_t high) {
-  if (value < low || value > high)
-    fail(code::kOption, "Expected ", low, " to ", high, " for option '", name, "' but received ", value, ".");
-  return value;
-}
-
-double in_range(const std::string& name, double value, double low, double below) {
-  if (!(value >= low && value < below))
-    fail(code::kOption, "Expected a number from ", low, " to below ", below, " for option '", name, "' but received ",
-         value, ".");
-  return value;
-}
-
-std::string one_of(const std::string& name, std::string value, const std::vector<std::string>& names) {
-  if (std::find(names.begin(), names.end(), value) == names.end())
-    fail(code::kOption, "Expected one of ", listed(names), " for option '", name, "' but received '", value, "'.");
-  return value;
-}
-
 constexpr int64_t kMaxChannels = 4096;
 
 std::unique_ptr<Backbone> make_resnet(const std::string& kind, const Json& config, int64_t seed,
                                       at::Generator& generator) {
   check_known(config, kind, {"inChannels", "classes"});
-  const int64_t in = in_range("inChannels", config.integer_or("inChannels", 3), 1, kMaxChannels);
-  const int64_t classes = in_range("classes", config.integer_or("classes", 1000), 0, 1'000'000);
+  const int64_t in = in_range(config, "inChannels", int64_t{3}, {1, kMaxChannels});
+  const int64_t classes = in_range(config, "classes", int64_t{1000}, {0, 1'000'000});
   return std::make_unique<NativeBackbone>(
       std::make_unique<ResNet>(resnet_spec(kind), in, classes, generator),
       Json::Object{{"kind", kind}, {"inChannels", in}, {"classes", classes}, {"seed", seed}}, in);
 }
 
-// What every network with a ResNet encoder has.
-template <class Options>
-void read_encoder_options(const Json& config, Options& options) {
+void read_encoder_options(const Json& config, EncoderOptions& options) {
   options.encoder = config.string_or("encoder", options.encoder);
-  options.in_channels = in_range("inChannels", config.integer_or("inChannels", options.in_channels), 1, kMaxChannels);
-  options.classes = in_range("classes", config.integer_or("classes", options.classes), 1, kMaxChannels);
+  options.in_channels = in_range(config, "inChannels", options.in_channels, {1, kMaxChannels});
+  options.classes = in_range(config, "classes", options.classes, {1, kMaxChannels});
 }
 
 std::unique_ptr<Backbone> make_unet(const Json& config, int64_t seed, at::Generator& generator) {
@@ -76,7 +50,8 @@ std::unique_ptr<Backbone> make_unet(const Json& config, int64_t seed, at::Genera
               {"encoder", "inChannels", "classes", "decoderChannels", "attention", "preset", "dropout"});
   UnetOptions options;
   if (config.has("preset")) {
-    const auto preset = one_of("preset", config.at("preset").string("preset"), {"paper", "deep"});
+    const std::string& preset = config.at("preset").string("preset");
+    one_of("preset", preset, std::array{"paper", "deep"});
     if (preset == "deep") options.encoder = "resnet101";
     options.in_channels = 1;
     options.classes = 2;
@@ -95,10 +70,10 @@ std::unique_ptr<Backbone> make_unet(const Json& config, int64_t seed, at::Genera
       fail(code::kOption, "Expected 'scse' or null for option 'attention' but received '",
            all.at("attention").string("attention"), "'.");
   }
-  options.dropout = in_range("dropout", config.number_or("dropout", 0), 0.0, 1.0);
+  options.dropout = in_range(config, "dropout", options.dropout, {0, 1, kBelow});
   Json::Array channels;
   for (const int64_t c : options.decoder_channels)
-    channels.emplace_back(in_range("decoderChannels", c, options.scse ? 16 : 1, kMaxChannels));
+    channels.emplace_back(in_range("decoderChannels", c, {options.scse ? 16 : 1, kMaxChannels}));
   Json::Object made{{"kind", "unet"},
                     {"encoder", options.encoder},
                     {"inChannels", options.in_channels},
@@ -116,16 +91,15 @@ std::unique_ptr<Backbone> make_deeplabv3plus(const Json& config, int64_t seed, a
               {"encoder", "inChannels", "classes", "decoderChannels", "outputStride", "atrousRates", "dropout"});
   DeepLabV3PlusOptions options;
   read_encoder_options(config, options);
-  options.decoder_channels =
-      in_range("decoderChannels", config.integer_or("decoderChannels", options.decoder_channels), 1, kMaxChannels);
+  options.decoder_channels = in_range(config, "decoderChannels", options.decoder_channels, {1, kMaxChannels});
   options.output_stride = config.integer_or("outputStride", options.output_stride);
   if (options.output_stride != 8 && options.output_stride != 16)
     fail(code::kOption, "Expected 8 or 16 for option 'outputStride' but received ", options.output_stride, ".");
   const auto rates = config.integers_or("atrousRates", {options.atrous_rates.begin(), options.atrous_rates.end()});
   if (rates.size() != options.atrous_rates.size())
     fail(code::kOption, "Expected 3 integers for option 'atrousRates' but received ", rates.size(), ".");
-  for (size_t i = 0; i < rates.size(); ++i) options.atrous_rates[i] = in_range("atrousRates", rates[i], 1, 1024);
-  options.dropout = in_range("dropout", config.number_or("dropout", options.dropout), 0.0, 1.0);
+  for (size_t i = 0; i < rates.size(); ++i) options.atrous_rates[i] = in_range("atrousRates", rates[i], {1, 1024});
+  options.dropout = in_range(config, "dropout", options.dropout, {0, 1, kBelow});
   return std::make_unique<NativeBackbone>(std::make_unique<DeepLabV3Plus>(options, generator),
                                           Json::Object{{"kind", "deeplabv3plus"},
                                                        {"encoder", options.encoder},
@@ -144,15 +118,13 @@ std::unique_ptr<Backbone> make_fpn(const Json& config, int64_t seed, at::Generat
               {"encoder", "inChannels", "classes", "pyramidChannels", "segmentationChannels", "dropout"});
   FpnOptions options;
   read_encoder_options(config, options);
-  options.pyramid_channels =
-      in_range("pyramidChannels", config.integer_or("pyramidChannels", options.pyramid_channels), 1, kMaxChannels);
+  options.pyramid_channels = in_range(config, "pyramidChannels", options.pyramid_channels, {1, kMaxChannels});
   options.segmentation_channels =
-      in_range("segmentationChannels", config.integer_or("segmentationChannels", options.segmentation_channels), 1,
-               kMaxChannels);
+      in_range(config, "segmentationChannels", options.segmentation_channels, {1, kMaxChannels});
   if (options.segmentation_channels % Fpn::kNormGroups != 0)
     fail(code::kOption, "Expected a multiple of ", Fpn::kNormGroups, " for option 'segmentationChannels' but received ",
          options.segmentation_channels, ".");
-  options.dropout = in_range("dropout", config.number_or("dropout", options.dropout), 0.0, 1.0);
+  options.dropout = in_range(config, "dropout", options.dropout, {0, 1, kBelow});
   return std::make_unique<NativeBackbone>(std::make_unique<Fpn>(options, generator),
                                           Json::Object{{"kind", "fpn"},
                                                        {"encoder", options.encoder},
@@ -175,12 +147,12 @@ std::unique_ptr<Backbone> make_plain_unet(const std::string& kind, const Json& c
     options.axes = 3;
   }
   check_known(config, kind, known);
-  options.in_channels = in_range("inChannels", config.integer_or("inChannels", options.in_channels), 1, kMaxChannels);
-  options.classes = in_range("classes", config.integer_or("classes", options.classes), 1, kMaxChannels);
-  options.width = in_range("width", config.integer_or("width", options.width), 1, 512);
-  options.depth = in_range("depth", config.integer_or("depth", options.depth), 1, 8);
-  in_range("width", options.width << (options.depth - 1), 1, kMaxChannels);
-  options.dropout = in_range("dropout", config.number_or("dropout", 0), 0.0, 1.0);
+  options.in_channels = in_range(config, "inChannels", options.in_channels, {1, kMaxChannels});
+  options.classes = in_range(config, "classes", options.classes, {1, kMaxChannels});
+  options.width = in_range(config, "width", options.width, {1, 512});
+  options.depth = in_range(config, "depth", options.depth, {1, 8});
+  in_range("width", options.width << (options.depth - 1), {1, kMaxChannels});
+  options.dropout = in_range(config, "dropout", options.dropout, {0, 1, kBelow});
   Json::Object made{{"kind", kind},
                     {"inChannels", options.in_channels},
                     {"classes", options.classes},
@@ -189,8 +161,9 @@ std::unique_ptr<Backbone> make_plain_unet(const std::string& kind, const Json& c
                     {"seed", seed}};
   if (options.dropout > 0) made["dropout"] = options.dropout;
   if (options.axes == 3) {
-    const auto norm = one_of("norm", config.string_or("norm", "batch"), {"batch", "instance"});
-    const auto upsampling = one_of("upsampling", config.string_or("upsampling", "nearest"), {"nearest", "trilinear"});
+    const auto norm = config.string_or("norm", "batch"), upsampling = config.string_or("upsampling", "nearest");
+    one_of("norm", norm, std::array{"batch", "instance"});
+    one_of("upsampling", upsampling, std::array{"nearest", "trilinear"});
     options.instance_norm = norm == "instance";
     options.upsampling = upsampling == "trilinear" ? Upsampling::kLinear : Upsampling::kNearest;
     made["norm"] = norm;

@@ -1,13 +1,15 @@
 #pragma once
 // The native networks by name, and the options of each. make_backbone() of backbone.h takes these as JSON:
 //
+// clang-format off
 //   "resnet18" | "resnet34" | "resnet50" | "resnet101"  {"inChannels": 3, "classes": 1000 (0: no fc)}
-//   "unet"           {"decoderChannels": [256, 128, 64, 32, 16], "attention": null | "scse", "preset": "paper" |
-//   "deep"} "deeplabv3plus"  {"decoderChannels": 256, "outputStride": 16 | 8, "atrousRates": [12, 24, 36], "dropout":
-//   0.5} "fpn"            {"pyramidChannels": 256, "segmentationChannels": 128, "dropout": 0.2} "plain-unet"
-//   {"inChannels": 1, "classes": 2, "width": 16, "depth": 4} "unet3d"         {"inChannels": 1, "classes": 2, "width":
-//   16, "depth": 4, "norm": "batch" | "instance",
-//                     "upsampling": "nearest" | "trilinear"}
+//   "unet"           {"decoderChannels": [256, 128, 64, 32, 16], "attention": null | "scse", "preset": "paper" | "deep",
+//                     "dropout": 0}
+//   "deeplabv3plus"  {"decoderChannels": 256, "outputStride": 16 | 8, "atrousRates": [12, 24, 36], "dropout": 0.5}
+//   "fpn"            {"pyramidChannels": 256, "segmentationChannels": 128, "dropout": 0.2}
+//   "plain-unet"     {"inChannels": 1, "classes": 2, "width": 16, "depth": 4, "dropout": 0}
+//   "unet3d"         {as "plain-unet", "norm": "batch" | "instance", "upsampling": "nearest" | "trilinear"}
+// clang-format on
 //
 // "unet", "deeplabv3plus" and "fpn" have {"encoder": "resnet18" | ... | "resnet101", "inChannels": 3, "classes": 1}
 // too, and each has "kind" and "seed" (0). "preset": "paper" (SPEC section 2) gives the unet's defaults as encoder

@@ -4,21 +4,13 @@
 #include <cmath>
 #include <utility>
 
-#include "error.h"
+#include "options.h"
 
 namespace le {
 
 namespace {
 
 constexpr double kDegree = 0.017453292519943295;  // radians
-
-double in_range(const Json& options, const char* name, double low, double high) {
-  const double value = options.number_or(name, 0);
-  if (!(value >= low && value <= high))
-    fail(code::kOption, "Expected ", low, " to ", high, " for option '", name, "' of the augmentation but received ",
-         value, ".");
-  return value;
-}
 
 // What one sample gets. Everything is drawn whether it is on or not, so that switching one part on leaves the others
 // as they were.
@@ -126,14 +118,17 @@ void add_noise(std::vector<float>& values, float deviation, uint64_t seed) {
 
 AugmentOptions AugmentOptions::from(const Json& options) {
   AugmentOptions result;
-  result.flip_horizontal = in_range(options, "flipHorizontal", 0, 1);
-  result.flip_vertical = in_range(options, "flipVertical", 0, 1);
-  result.flip_depth = in_range(options, "flipDepth", 0, 1);
-  result.rotation = in_range(options, "rotation", 0, 180);
-  result.translation = in_range(options, "translation", 0, 1);
-  result.brightness = in_range(options, "brightness", 0, 1e3);
-  result.contrast = in_range(options, "contrast", 0, 1);
-  result.noise = in_range(options, "noise", 0, 1e3);
+  const auto upto = [&](const char* name, double high) {
+    return in_range(options, name, 0.0, {0, high}, " of the augmentation");
+  };
+  result.flip_horizontal = upto("flipHorizontal", 1);
+  result.flip_vertical = upto("flipVertical", 1);
+  result.flip_depth = upto("flipDepth", 1);
+  result.rotation = upto("rotation", 180);
+  result.translation = upto("translation", 1);
+  result.brightness = upto("brightness", 1e3);
+  result.contrast = upto("contrast", 1);
+  result.noise = upto("noise", 1e3);
   const auto scale = options.numbers_or("scale", {1, 1});
   if (scale.size() != 2 || !(scale[0] >= 0.01 && scale[0] <= scale[1] && scale[1] <= 100)) {
     std::string received;

@@ -12,8 +12,6 @@ namespace le {
 
 namespace {
 
-enum Purpose : uint64_t { kShuffle = 1, kAugment = 2 };
-
 std::string joined(const std::vector<int64_t>& size) {
   std::string all;
   for (const int64_t side : size) all += (all.empty() ? "" : "×") + std::to_string(side);
