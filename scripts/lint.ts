@@ -1,4 +1,5 @@
-// Checks formatting, lint rules, types, and that everything public has a doc comment; --write formats instead.
+// Checks formatting, lint rules, types, the lists of the boundary's functions, and that everything public has a doc comment;
+// --write formats instead.
 //   npm run lint        npm run format
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -24,6 +25,7 @@ await main(async () => {
       ...sources,
     ],
     ...(!write && {
+      boundary: [node, "--import", "tsx", "scripts/check-boundary.ts"],
       tsc: [node, require.resolve("typescript/bin/tsc"), "-p", "tsconfig.json"],
       typedoc: [
         node,
