@@ -253,7 +253,7 @@ at::MemoryFormat Ensemble::memory_format() const {
   return options_.input_size.size() == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
 }
 
-InferenceMode::InferenceMode(Ensemble& ensemble, at::ScalarType dtype, bool sampling) : ensemble_(ensemble) {
+Evaluation::Evaluation(Ensemble& ensemble, at::ScalarType dtype, bool sampling) : ensemble_(ensemble) {
   ensemble_.train(false);
   if (sampling) ensemble_.backbone_->sample(true);
   ensemble_.backbone_->begin_inference(dtype);
@@ -264,7 +264,7 @@ InferenceMode::InferenceMode(Ensemble& ensemble, at::ScalarType dtype, bool samp
   }
 }
 
-InferenceMode::~InferenceMode() {
+Evaluation::~Evaluation() {
   ensemble_.backbone_->sample(false);
   for (auto& head : ensemble_.segmentation_) head.inference_weight = head.inference_bias = at::Tensor();
 }

@@ -79,7 +79,7 @@ class Ensemble {
  private:
   NamedTensors heads_parameters() const;
 
-  friend class InferenceMode;
+  friend class Evaluation;
   std::shared_ptr<Backbone> backbone_;
   EnsembleOptions options_;
   std::vector<HeadInfo> heads_;
@@ -92,12 +92,12 @@ class Ensemble {
 
 // While it lives, the ensemble evaluates without gradients, with folded weights of type `dtype`; where `sampling`, its
 // backbone's dropout draws nevertheless.
-class InferenceMode {
+class Evaluation {
  public:
-  InferenceMode(Ensemble& ensemble, at::ScalarType dtype, bool sampling = false);
-  ~InferenceMode();
-  InferenceMode(const InferenceMode&) = delete;
-  InferenceMode& operator=(const InferenceMode&) = delete;
+  Evaluation(Ensemble& ensemble, at::ScalarType dtype, bool sampling = false);
+  ~Evaluation();
+  Evaluation(const Evaluation&) = delete;
+  Evaluation& operator=(const Evaluation&) = delete;
 
  private:
   Ensemble& ensemble_;

@@ -176,7 +176,7 @@ std::vector<Reduced> predict(const Members& members, const std::vector<at::Tenso
   std::vector<Reduced> results(images.size());
   const Autocast autocast(ensemble.device(), options.dtype);
   const c10::InferenceMode inference_mode;
-  std::deque<InferenceMode> evaluation;
+  std::deque<Evaluation> evaluation;
   for (Ensemble* member : members) evaluation.emplace_back(*member, options.dtype, options.passes > 0);
   const HeardInside heard(control);
   for (const auto& [shape, indices] : by_shape) {
@@ -211,7 +211,7 @@ std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images
   // As predict() does: the same logits, whatever ran before.
   const Autocast autocast(members.front()->device(), dtype);
   const c10::InferenceMode inference_mode;
-  std::deque<InferenceMode> evaluation;
+  std::deque<Evaluation> evaluation;
   for (Ensemble* member : members) evaluation.emplace_back(*member, dtype, passes > 0);
   auto logits = all_logits(members, images, dtype, passes, seed);
   for (size_t k = 0; k < logits.size(); ++k) {

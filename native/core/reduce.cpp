@@ -15,7 +15,7 @@
 #include "interpolation.h"
 #include "isa.h"
 #include "reduce_kernel.h"
-#include "refuse.h"
+#include "second_pass.h"
 
 namespace le {
 
@@ -117,54 +117,8 @@ void finish_pairs(int64_t* pairs, int64_t heads, int64_t classes, int64_t pixels
   }
 }
 
-}  // namespace
-
-void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
-  if (logits.empty()) fail(code::kShape, "Expected the logits of at least one head but received none.");
-  if (size.size() != 2 && size.size() != 3)
-    fail(code::kShape, "Expected 2 or 3 spatial axes for the output's size but received ", size, ".");
-  for (const int64_t axis : size)
-    if (axis < 1) fail(code::kShape, "Expected positive numbers for the output's size but received ", size, ".");
-  const auto axes = static_cast<int64_t>(size.size()) + 2;
-  for (size_t k = 0; k < logits.size(); ++k) {
-    const at::Tensor &head = logits[k], &first = logits[0];
-    if (!head.defined()) fail(code::kShape, "Expected a tensor for the logits of head ", k, " but received none.");
-    if (head.dim() != axes || head.numel() == 0)
-      fail(code::kShape, "Expected N × C × ", axes - 2, " spatial axes for the logits of head ", k,
-           " but received shape ", head.sizes(), ".");
-    if (head.size(0) != first.size(0) || head.size(1) != first.size(1))
-      fail(code::kShape, "Expected ", first.size(0), " × ", first.size(1), " × spatial axes for the logits of head ", k,
-           ", as for head 0, but received shape ", head.sizes(), ".");
-    if (head.scalar_type() != at::kFloat && head.scalar_type() != at::kBFloat16)
-      fail(code::kValue, "Expected float or bfloat16 for the logits of head ", k, " but received ", head.scalar_type(),
-           ".");
-    if (head.device() != first.device())
-      fail(code::kValue, "Expected device ", first.device(), " for the logits of head ", k,
-           ", as for head 0, but received ", head.device(), ".");
-  }
-  if (!(options.temperature > 0) || std::isinf(options.temperature))
-    fail(code::kValue, "Expected a positive number for the temperature but received ", options.temperature, ".");
-  if (logits[0].size(1) < 2 || logits[0].size(1) > 255)
-    fail(code::kShape, "Expected 2 to 255 classes for the logits but received ", logits[0].size(1), ".");
-  if (options.weights.empty()) return;
-  if (options.weights.size() != logits.size())
-    fail(code::kShape, "Expected ", logits.size(), " numbers for the heads' weights but received ",
-         options.weights.size(), ".");
-  double sum = 0;
-  for (const double weight : options.weights) {
-    if (!(weight >= 0) || std::isinf(weight))
-      fail(code::kValue, "Expected finite numbers from 0 up for the heads' weights but received ", weight, ".");
-    sum += weight;
-  }
-  if (!(sum > 0) || std::isinf(sum))
-    fail(code::kValue, "Expected a positive sum for the heads' weights but received ", sum, ".");
-}
-
-Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
-  check_reduce_arguments(logits, size, options);
-  if (!logits[0].device().is_cpu()) return reduce_reference(logits, size, options);
-  if (refuses(options)) return refused(reduce(logits, size, before_refusing(options)), options);
-
+// The first pass, by the kernel.
+Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   const kernel::Run run = chosen_kernel();
   const auto heads = static_cast<int64_t>(logits.size());
   const int64_t images = logits[0].size(0), classes = logits[0].size(1);
@@ -268,6 +222,55 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
   for (int64_t image = 0; image < images; ++image) finish_pairs(intersections + image * pairs, heads, classes, pixels);
   result.counts = result.intersections.diagonal(0, 1, 2).transpose(1, 2).contiguous();
   return result;
+}
+
+}  // namespace
+
+void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
+  if (logits.empty()) fail(code::kShape, "Expected the logits of at least one head but received none.");
+  if (size.size() != 2 && size.size() != 3)
+    fail(code::kShape, "Expected 2 or 3 spatial axes for the output's size but received ", size, ".");
+  for (const int64_t axis : size)
+    if (axis < 1) fail(code::kShape, "Expected positive numbers for the output's size but received ", size, ".");
+  const auto axes = static_cast<int64_t>(size.size()) + 2;
+  for (size_t k = 0; k < logits.size(); ++k) {
+    const at::Tensor &head = logits[k], &first = logits[0];
+    if (!head.defined()) fail(code::kShape, "Expected a tensor for the logits of head ", k, " but received none.");
+    if (head.dim() != axes || head.numel() == 0)
+      fail(code::kShape, "Expected N × C × ", axes - 2, " spatial axes for the logits of head ", k,
+           " but received shape ", head.sizes(), ".");
+    if (head.size(0) != first.size(0) || head.size(1) != first.size(1))
+      fail(code::kShape, "Expected ", first.size(0), " × ", first.size(1), " × spatial axes for the logits of head ", k,
+           ", as for head 0, but received shape ", head.sizes(), ".");
+    if (head.scalar_type() != at::kFloat && head.scalar_type() != at::kBFloat16)
+      fail(code::kValue, "Expected float or bfloat16 for the logits of head ", k, " but received ", head.scalar_type(),
+           ".");
+    if (head.device() != first.device())
+      fail(code::kValue, "Expected device ", first.device(), " for the logits of head ", k,
+           ", as for head 0, but received ", head.device(), ".");
+  }
+  if (!(options.temperature > 0) || std::isinf(options.temperature))
+    fail(code::kValue, "Expected a positive number for the temperature but received ", options.temperature, ".");
+  if (logits[0].size(1) < 2 || logits[0].size(1) > 255)
+    fail(code::kShape, "Expected 2 to 255 classes for the logits but received ", logits[0].size(1), ".");
+  if (options.weights.empty()) return;
+  if (options.weights.size() != logits.size())
+    fail(code::kShape, "Expected ", logits.size(), " numbers for the heads' weights but received ",
+         options.weights.size(), ".");
+  double sum = 0;
+  for (const double weight : options.weights) {
+    if (!(weight >= 0) || std::isinf(weight))
+      fail(code::kValue, "Expected finite numbers from 0 up for the heads' weights but received ", weight, ".");
+    sum += weight;
+  }
+  if (!(sum > 0) || std::isinf(sum))
+    fail(code::kValue, "Expected a positive sum for the heads' weights but received ", sum, ".");
+}
+
+Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
+  check_reduce_arguments(logits, size, options);
+  if (!logits[0].device().is_cpu()) return reduce_reference(logits, size, options);
+  return in_passes(options, [&](const ReduceOptions& of_first) { return first_pass(logits, size, of_first); });
 }
 
 }  // namespace le

@@ -16,7 +16,7 @@
 #include "error.h"
 #include "interpolation.h"
 #include "reduce.h"
-#include "refuse.h"
+#include "second_pass.h"
 
 namespace le {
 
@@ -41,11 +41,8 @@ at::Tensor count_pairs(const at::Tensor& labels, int64_t classes) {
   return result;
 }
 
-}  // namespace
-
-Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
-  check_reduce_arguments(logits, size, options);
-  if (refuses(options)) return refused(reduce_reference(logits, size, before_refusing(options)), options);
+// The first pass, by operations.
+Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   const at::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // it would count in bfloat16
   const auto heads = static_cast<int64_t>(logits.size());
@@ -124,6 +121,13 @@ Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef 
     if (!all_finite[k].item<bool>())
       fail(code::kValue, "Expected finite numbers for the logits of head ", k, " but received NaN or infinity.");
   return result;
+}
+
+}  // namespace
+
+Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
+  check_reduce_arguments(logits, size, options);
+  return in_passes(options, [&](const ReduceOptions& of_first) { return first_pass(logits, size, of_first); });
 }
 
 }  // namespace le

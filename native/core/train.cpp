@@ -242,7 +242,7 @@ class Trainer {
     void evaluation(const Batch& batch) const {
       const Autocast autocast(trainer_.ensemble_.device(), trainer_.dtype_);
       const at::NoGradGuard no_grad;
-      const InferenceMode evaluation(trainer_.ensemble_, trainer_.dtype_);
+      const Evaluation evaluation(trainer_.ensemble_, trainer_.dtype_);
       trainer_.ensemble_.logits(trainer_.to_evaluate(batch));
     }
 
@@ -443,7 +443,7 @@ class Trainer {
   Json validate(double& monitored) {
     const Autocast autocast(ensemble_.device(), dtype_);
     const at::NoGradGuard no_grad;
-    const InferenceMode evaluation(ensemble_, dtype_);
+    const Evaluation evaluation(ensemble_, dtype_);
     const size_t count = ensemble_.heads().size();
     std::vector<double> losses(count, 0.0);
     std::vector<Score> scores(count);

@@ -1,15 +1,12 @@
 #include "backbones/zoo.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/equal.h>
 
 #include <algorithm>
 #include <array>
 
 #include "backbones/deeplabv3plus.h"
 #include "backbones/fpn.h"
-#include "backbones/imported.h"
 #include "backbones/native_backbone.h"
 #include "backbones/plain_unet.h"
 #include "backbones/resnet.h"
@@ -179,9 +176,8 @@ std::vector<std::string> backbone_kinds() {
   return {"unet", "deeplabv3plus", "fpn", "plain-unet", "unet3d", "resnet18", "resnet34", "resnet50", "resnet101"};
 }
 
-std::unique_ptr<Backbone> make_backbone(const Json& config) {
+std::unique_ptr<Backbone> make_of_zoo(const Json& config) {
   const std::string& kind = config.at("kind").string("kind");
-  if (kind == "torchscript" || kind == "exported" || kind == "file") return load_imported(config);
   const int64_t seed = config.integer_or("seed", 0);
   at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
   if (kind == "unet") return make_unet(config, seed, generator);
@@ -192,21 +188,6 @@ std::unique_ptr<Backbone> make_backbone(const Json& config) {
   if (std::find(kinds.begin(), kinds.end(), kind) != kinds.end()) return make_resnet(kind, config, seed, generator);
   fail(code::kOption, "Expected one of ", listed(kinds), " for option 'kind' but received '", kind, "': did you mean '",
        nearest_names(kind, kinds, 1).front(), "'?");
-}
-
-void Backbone::save(const std::string& path) const {
-  fail(code::kOption, "Expected a network that came from a model file but received one of this package's own for ",
-       path, ": save its weights as .safetensors.");
-}
-
-NamedTensors state_of(const Backbone& backbone) {
-  NamedTensors all = backbone.parameters();
-  for (auto& buffer : backbone.buffers()) all.push_back(std::move(buffer));
-  const auto others = backbone.other_names();
-  if (others.empty()) return all;
-  const std::map<std::string, at::Tensor> listed(all.begin(), all.end());
-  for (const auto& [other, name] : others) all.emplace_back(other, listed.at(name));
-  return all;
 }
 
 }  // namespace le

@@ -1,5 +1,5 @@
 #pragma once
-// The native networks by name, and the options of each. make_backbone() of backbone.h takes these as JSON:
+// The native networks by name, and the options of each. make_of_zoo() takes these as JSON:
 //
 // clang-format off
 //   "resnet18" | "resnet34" | "resnet50" | "resnet101"  {"inChannels": 3, "classes": 1000 (0: no fc)}
@@ -19,7 +19,9 @@
 
 namespace le {
 
-// Every kind that make_backbone() knows.
+std::unique_ptr<Backbone> make_of_zoo(const Json& config);
+
+// Every kind of the zoo.
 std::vector<std::string> backbone_kinds();
 
 }  // namespace le

@@ -1,4 +1,4 @@
-#include "refuse.h"
+#include "second_pass.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -27,9 +27,11 @@ void temper(float* probabilities, int64_t classes, int64_t pixels, double temper
 
 }  // namespace
 
-bool refuses(const ReduceOptions& options) { return options.fusion == Fusion::kStaple || options.temperature != 1; }
+bool needs_second_pass(const ReduceOptions& options) {
+  return options.fusion == Fusion::kStaple || options.temperature != 1;
+}
 
-ReduceOptions before_refusing(ReduceOptions options) {
+ReduceOptions of_first_pass(ReduceOptions options) {
   if (options.fusion == Fusion::kStaple) {
     options.fusion = Fusion::kMean;
     options.weights.clear();
@@ -42,7 +44,7 @@ ReduceOptions before_refusing(ReduceOptions options) {
   return options;
 }
 
-Reduced refused(Reduced pass, const ReduceOptions& options) {
+Reduced second_pass(Reduced pass, const ReduceOptions& options) {
   const at::Tensor& mask = pass.mask;
   const int64_t images = mask.size(0), pixels = mask.numel() / images, classes = pass.counts.size(2),
                 heads = pass.counts.size(1);

@@ -1,15 +1,37 @@
-// Weights from a file into a network.
+#include "backbones/backbone.h"
+
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
 
 #include <algorithm>
 #include <sstream>
 
-#include "backbones/backbone.h"
+#include "backbones/imported.h"
+#include "backbones/zoo.h"
 #include "error.h"
 #include "numbers.h"
 
 namespace le {
+
+std::unique_ptr<Backbone> make_backbone(const Json& config) {
+  const std::string& kind = config.at("kind").string("kind");
+  return kind == "torchscript" || kind == "exported" || kind == "file" ? load_imported(config) : make_of_zoo(config);
+}
+
+void Backbone::save(const std::string& path) const {
+  fail(code::kOption, "Expected a network that came from a model file but received one of this package's own for ",
+       path, ": save its weights as .safetensors.");
+}
+
+NamedTensors state_of(const Backbone& backbone) {
+  NamedTensors all = backbone.parameters();
+  for (auto& buffer : backbone.buffers()) all.push_back(std::move(buffer));
+  const auto others = backbone.other_names();
+  if (others.empty()) return all;
+  const std::map<std::string, at::Tensor> listed(all.begin(), all.end());
+  for (const auto& [other, name] : others) all.emplace_back(other, listed.at(name));
+  return all;
+}
 
 std::map<std::string, at::Tensor> weights_below(const Backbone& backbone, const std::string& part) {
   std::map<std::string, at::Tensor> all;
