@@ -1,5 +1,5 @@
 // Compares libtorch's convolutions, and their gradients, with the definition over small shapes: for each version of
-// libtorch and each kind of CPU that is to be used. Says which faults native/core/kernels/known.cpp does not know.
+// libtorch and each kind of CPU that is to be used. Says which faults native/core/convolutions/known.cpp does not know.
 //   npm run check-kernels [-- --part i/n]   a part of the shapes; ONEDNN_MAX_CPU_ISA narrows the CPU
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
@@ -8,7 +8,7 @@ import { tryEach } from "../lib/native/kernels.js";
 import { load } from "../lib/native/load.js";
 import { BuildError, build, main } from "./build.js";
 
-/** A shape as native/core/kernels/convolution.h has it. */
+/** A shape as native/core/convolutions/convolution.h has it. */
 interface Call {
   backward: boolean;
   transposed: boolean;

@@ -15,9 +15,9 @@
 #include <x86intrin.h>
 #endif
 
-#include "allocator.h"
-#include "isa.h"
-#include "reduce.h"
+#include "platform/allocator.h"
+#include "kernels/isa.h"
+#include "prediction/reduce.h"
 
 namespace {
 

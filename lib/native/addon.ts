@@ -62,7 +62,7 @@ export interface RawLoadReport {
   loaded: number;
 }
 
-/** A kernel of libtorch, by what it is chosen by: see native/core/kernels. */
+/** A kernel of libtorch, by what it is chosen by: see native/core/convolutions. */
 export interface RawKernel {
   call: object;
   /** In words. */
@@ -107,7 +107,7 @@ export interface Addon {
     ready: Promise<RawEnsemble>;
   };
   disposeEnsemble(ensemble: Handle): Promise<void>;
-  /** Several ensembles are the members of one prediction; see native/core/predict.h. */
+  /** Several ensembles are the members of one prediction; see native/core/prediction/predict.h. */
   forward(
     ensembles: readonly Handle[],
     data: Float32Array,

@@ -2,17 +2,17 @@
 #include <ATen/Parallel.h>
 #include <torch/version.h>
 
-#include "allocator.h"
 #include "convert.h"
-#include "device.h"
+#include "convolutions/guard.h"
 #include "errors.h"
 #include "jobs.h"
 #include "kernels.h"
-#include "kernels/guard.h"
 #include "models.h"
 #include "napi_setup.h"
 #include "options.h"
-#include "threads.h"
+#include "platform/allocator.h"
+#include "platform/device.h"
+#include "platform/threads.h"
 #include "version.h"
 
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "json.h"
+#include "files/json.h"
 #include "napi_setup.h"
 
 namespace le::binding {

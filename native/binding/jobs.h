@@ -8,10 +8,10 @@
 #include <mutex>
 #include <vector>
 
-#include "answer.h"
 #include "control.h"
 #include "napi_setup.h"
-#include "threads.h"
+#include "platform/answer.h"
+#include "platform/threads.h"
 
 namespace le::binding {
 

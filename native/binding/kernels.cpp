@@ -1,11 +1,11 @@
 #include "kernels.h"
 
 #include "convert.h"
+#include "convolutions/check.h"
+#include "convolutions/detours.h"
+#include "convolutions/guard.h"
+#include "convolutions/memory.h"
 #include "errors.h"
-#include "kernels/check.h"
-#include "kernels/detours.h"
-#include "kernels/guard.h"
-#include "kernels/memory.h"
 
 namespace le::binding {
 

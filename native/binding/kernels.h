@@ -1,7 +1,7 @@
 #pragma once
-// Checks of libtorch's kernels: see native/core/kernels.
-#include "json.h"
-#include "kernels/convolution.h"
+// Checks of libtorch's kernels: see native/core/convolutions.
+#include "convolutions/convolution.h"
+#include "files/json.h"
 #include "napi_setup.h"
 
 namespace le::binding {

@@ -11,19 +11,19 @@
 
 #include "backbones/backbone.h"
 #include "backbones/encoder_weights.h"
-#include "backbones/imported.h"
 #include "backbones/output_flow.h"
 #include "convert.h"
-#include "device.h"
 #include "ensemble.h"
 #include "errors.h"
+#include "files/file_kind.h"
+#include "files/weights_file.h"
 #include "handles.h"
 #include "jobs.h"
 #include "kernels.h"
 #include "numbers.h"
-#include "predict.h"
-#include "train.h"
-#include "weights_file.h"
+#include "platform/device.h"
+#include "prediction/predict.h"
+#include "training/train.h"
 
 namespace le::binding {
 

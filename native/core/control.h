@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "error.h"
-#include "json.h"
+#include "files/json.h"
 
 namespace le {
 

@@ -10,8 +10,8 @@
 #include <set>
 
 #include "backbones/output_flow.h"
+#include "convolutions/guard.h"
 #include "error.h"
-#include "kernels/guard.h"
 #include "numbers.h"
 #include "options.h"
 #include "version.h"

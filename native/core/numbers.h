@@ -6,7 +6,7 @@
 #include <string>
 
 #include "backbones/backbone.h"
-#include "safetensors.h"
+#include "files/safetensors.h"
 
 namespace le {
 

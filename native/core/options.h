@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include "error.h"
-#include "json.h"
+#include "files/json.h"
 
 namespace le {
 

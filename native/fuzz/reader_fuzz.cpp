@@ -28,12 +28,12 @@
 #include <utility>
 #include <vector>
 
-#include "archive.h"
 #include "backbones/imported.h"
 #include "error.h"
+#include "files/archive.h"
+#include "files/safetensors.h"
+#include "files/weights_file.h"
 #include "random.h"
-#include "safetensors.h"
-#include "weights_file.h"
 
 namespace le {
 namespace {

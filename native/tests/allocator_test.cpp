@@ -1,4 +1,4 @@
-#include "allocator.h"
+#include "platform/allocator.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>

@@ -1,11 +1,11 @@
-#include "archive.h"
+#include "files/archive.h"
 
 #include <ATen/ATen.h>
 
 #include <unistd.h>
 
-#include "backbones/imported.h"
 #include "error.h"
+#include "files/file_kind.h"
 #include "folder.h"
 // After libtorch, which has a CHECK of its own.
 #include "check.h"

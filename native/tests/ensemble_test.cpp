@@ -12,11 +12,11 @@
 #include <fstream>
 
 #include "backbones/backbone.h"
-#include "checkpoint.h"
 #include "ensemble.h"
 #include "error.h"
-#include "predict.h"
-#include "train.h"
+#include "files/checkpoint.h"
+#include "prediction/predict.h"
+#include "training/train.h"
 
 #include "check.h"
 

@@ -13,11 +13,11 @@
 #include <filesystem>
 #include <fstream>
 
-#include "archive.h"
 #include "backbones/imported.h"
 #include "check.h"
 #include "error.h"
-#include "safetensors.h"
+#include "files/archive.h"
+#include "files/safetensors.h"
 
 using namespace le;
 

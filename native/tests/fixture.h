@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "check.h"
-#include "safetensors.h"
+#include "files/safetensors.h"
 
 namespace le::test {
 

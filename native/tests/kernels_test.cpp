@@ -17,11 +17,11 @@
 #include <cmath>
 #include <cstring>
 
+#include "convolutions/check.h"
+#include "convolutions/guard.h"
+#include "convolutions/memory.h"
+#include "convolutions/plain.h"
 #include "error.h"
-#include "kernels/check.h"
-#include "kernels/guard.h"
-#include "kernels/memory.h"
-#include "kernels/plain.h"
 
 #include "check.h"
 #include "fixture.h"

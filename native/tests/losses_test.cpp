@@ -1,4 +1,4 @@
-#include "losses.h"
+#include "training/losses.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
@@ -23,9 +23,9 @@
 
 #include "check.h"
 #include "error.h"
-#include "isa.h"
-#include "loss_sums.h"
-#include "region_losses.h"
+#include "kernels/isa.h"
+#include "training/loss_sums.h"
+#include "training/region_losses.h"
 #include "training_fixtures.h"
 
 using namespace le;

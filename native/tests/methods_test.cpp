@@ -8,8 +8,8 @@
 #include "backbones/backbone.h"
 #include "ensemble.h"
 #include "error.h"
-#include "predict.h"
-#include "staple.h"
+#include "prediction/predict.h"
+#include "prediction/staple.h"
 
 #include "check.h"
 

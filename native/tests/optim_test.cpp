@@ -1,4 +1,4 @@
-#include "optim.h"
+#include "training/optim.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/abs.h>

@@ -1,5 +1,5 @@
 // The fused pass against library operations and against a plain scalar computation in double precision.
-#include "reduce.h"
+#include "prediction/reduce.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -13,7 +13,7 @@
 
 #include "check.h"
 #include "error.h"
-#include "isa.h"
+#include "kernels/isa.h"
 
 namespace {
 

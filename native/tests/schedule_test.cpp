@@ -1,4 +1,4 @@
-#include "schedule.h"
+#include "training/schedule.h"
 
 #include <cmath>
 #include <limits>

@@ -9,15 +9,15 @@
 #include <map>
 #include <set>
 
-#include "archive.h"
 #include "backbones/backbone.h"
 #include "backbones/imported.h"
-#include "backbones/script_fusion.h"
-#include "backbones/script_graph.h"
+#include "backbones/script/fusion.h"
+#include "backbones/script/graph.h"
 #include "ensemble.h"
 #include "error.h"
+#include "files/archive.h"
+#include "files/safetensors.h"
 #include "folder.h"
-#include "safetensors.h"
 // After libtorch, which has a CHECK of its own.
 #include "check.h"
 

@@ -13,14 +13,14 @@
 #include <map>
 #include <set>
 
-#include "archive.h"
 #include "backbones/aliases.h"
 #include "backbones/backbone.h"
 #include "backbones/output_flow.h"
 #include "ensemble.h"
 #include "error.h"
-#include "safetensors.h"
-#include "train.h"
+#include "files/archive.h"
+#include "files/safetensors.h"
+#include "training/train.h"
 // After libtorch, which has a CHECK of its own.
 #include "check.h"
 

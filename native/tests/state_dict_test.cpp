@@ -1,4 +1,4 @@
-#include "state_dict.h"
+#include "files/state_dict.h"
 
 #include <ATen/ATen.h>
 

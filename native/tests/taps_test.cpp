@@ -6,8 +6,8 @@
 #include <set>
 #include <thread>
 
-#include "backbones/layers.h"
-#include "backbones/native_backbone.h"
+#include "backbones/zoo/layers.h"
+#include "backbones/zoo/native_backbone.h"
 #include "error.h"
 #include "taps/hooks.h"
 // After libtorch, which has a CHECK of its own.

@@ -1,15 +1,14 @@
-#include "threads.h"
+#include "platform/threads.h"
 
 #include <atomic>
 #include <chrono>
 #include <thread>
 #include <vector>
 
-#include "answer.h"
 #include "check.h"
+#include "platform/answer.h"
 
 using namespace le;
-using namespace le::binding;
 
 namespace {
 

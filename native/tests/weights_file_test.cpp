@@ -1,13 +1,13 @@
-#include "weights_file.h"
+#include "files/weights_file.h"
 
 #include <ATen/ATen.h>
 
-#include "archive.h"
 #include "error.h"
+#include "files/archive.h"
+#include "files/pickle.h"
+#include "files/safetensors.h"
 #include "folder.h"
-#include "pickle.h"
 #include "random.h"
-#include "safetensors.h"
 // After libtorch, which has a CHECK of its own.
 #include "check.h"
 

@@ -1,4 +1,4 @@
-#include "backbones/zoo.h"
+#include "backbones/zoo/zoo.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>

@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "backbones/imported.h"
-#include "backbones/zoo.h"
+#include "backbones/zoo/zoo.h"
 #include "error.h"
 #include "numbers.h"
 

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "json.h"
-#include "safetensors.h"
-#include "state_dict.h"
+#include "files/json.h"
+#include "files/safetensors.h"
+#include "files/state_dict.h"
 
 namespace le {
 
@@ -88,7 +88,7 @@ class Backbone {
   virtual void save(const std::string& path) const;
 };
 
-// {"kind": "unet" | "resnet18" | "unet3d" | ..., ...}: see zoo.h. Weights are initialised from config.seed without
+// {"kind": "unet" | "resnet18" | "unet3d" | ..., ...}: see zoo/zoo.h. Weights are initialised from config.seed without
 // touching libtorch's global generator's later draws. Or {"kind": "torchscript" | "exported" | "file", "file": path,
 // ...}: see imported.h.
 std::unique_ptr<Backbone> make_backbone(const Json& config);

@@ -8,7 +8,7 @@
 #include <ATen/ops/relu.h>
 #include <ATen/ops/rsqrt.h>
 
-#include "kernels/guard.h"
+#include "convolutions/guard.h"
 
 namespace le {
 

@@ -4,12 +4,10 @@
 #include <ATen/core/enum_tag.h>
 
 #include <algorithm>
-#include <string_view>
 
-#include "archive.h"
-#include "error.h"
-#include "file.h"
+#include "files/file_kind.h"
 #include "numbers.h"
+#include "options.h"
 
 namespace le {
 
@@ -49,22 +47,6 @@ Json::Object ImportOptions::json() const {
   return result;
 }
 
-const char* kind_name(FileKind kind) {
-  switch (kind) {
-    case FileKind::kScript:
-      return "torchscript";
-    case FileKind::kExported:
-      return "exported";
-    case FileKind::kStateDict:
-      return "state-dict";
-    case FileKind::kSafetensors:
-      return "safetensors";
-    case FileKind::kUnknown:
-      break;
-  }
-  return "unknown";
-}
-
 size_t own_output(const std::vector<std::string>& keys) {
   for (const char* usual : {"out", "logits"})
     if (const auto found = std::find(keys.begin(), keys.end(), usual); found != keys.end())
@@ -73,9 +55,7 @@ size_t own_output(const std::vector<std::string>& keys) {
   for (size_t i = 0; i < keys.size(); ++i)
     if (!keys[i].starts_with("aux")) own.push_back(i);
   if (own.size() == 1) return own[0];
-  std::string all;
-  for (const std::string& key : keys) all += (all.empty() ? "" : ", ") + key;
-  fail(code::kOption, "Expected option 'output' to say which of its results is the network's own (", all,
+  fail(code::kOption, "Expected option 'output' to say which of its results is the network's own (", listed(keys),
        ") but received none.");
 }
 
@@ -85,31 +65,6 @@ bool draws_always(const c10::FunctionSchema& schema) {
   return std::none_of(schema.arguments().begin(), schema.arguments().end(), [](const c10::Argument& argument) {
     return argument.name() == "training" || argument.name() == "train" || argument.name() == "dropout_p";
   });
-}
-
-FileKind file_kind(const std::string& path) {
-  if (Archive::is_archive(path)) {
-    const Archive archive(path);
-    const auto is_model = [](const Archive::Entry& entry) {
-      const std::string_view name = entry.name;
-      return name.substr(0, 7) == "models/" && name.size() > 12 && name.substr(name.size() - 5) == ".json";
-    };
-    if ((archive.find("archive_format") && archive.text("archive_format", 100) == "pt2") ||
-        std::any_of(archive.entries().begin(), archive.entries().end(), is_model))
-      return FileKind::kExported;
-    if (archive.find("constants.pkl") && archive.has_folder("code")) return FileKind::kScript;
-    return archive.find("data.pkl") ? FileKind::kStateDict : FileKind::kUnknown;
-  }
-  const InputFile file(path);
-  char start[32] = {};
-  if (!file.read(start, std::min<uint64_t>(sizeof start, file.size()), 0)) return FileKind::kUnknown;
-  const std::string_view text(start, sizeof start);
-  // A pickle of protocol 2 or more whose first value is torch.save's magic number, as PyTorch wrote before 1.6.
-  if (text[0] == '\x80' && text.find("\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19") != text.npos)
-    return FileKind::kStateDict;
-  // Eight bytes of length and the header's first.
-  return text[8] == '{' && text.substr(4, 4) == std::string_view("\0\0\0\0", 4) ? FileKind::kSafetensors
-                                                                                : FileKind::kUnknown;
 }
 
 namespace {

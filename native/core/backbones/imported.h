@@ -1,5 +1,5 @@
 #pragma once
-// Networks that come as files: TorchScript (script.cpp) and torch.export (exported.cpp). make_backbone() takes them as
+// Networks that come as files: TorchScript (script/) and torch.export (exported/). make_backbone() takes them as
 //
 //   {"kind": "torchscript" | "exported" | "file", "file": path, and the options below}
 //
@@ -42,12 +42,6 @@ size_t own_output(const std::vector<std::string>& keys);
 
 // Whether an operator draws random numbers, other than by a mode or probability that is switched with the network's.
 bool draws_always(const c10::FunctionSchema& schema);
-
-enum class FileKind { kScript, kExported, kStateDict, kSafetensors, kUnknown };
-// "torchscript", "exported", "state-dict", "safetensors" or "unknown".
-const char* kind_name(FileKind kind);
-// By content, never by name. ERR_LE_IO where it cannot be read.
-FileKind file_kind(const std::string& path);
 
 // By config's "kind", or what the file is where that says "file".
 std::unique_ptr<Backbone> load_imported(const Json& config);

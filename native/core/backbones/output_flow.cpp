@@ -14,8 +14,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "default_generator.h"
 #include "error.h"
+#include "platform/default_generator.h"
 
 namespace le {
 

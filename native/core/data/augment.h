@@ -5,7 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include "json.h"
+#include "files/json.h"
 #include "random.h"
 
 namespace le {

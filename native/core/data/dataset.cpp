@@ -1,4 +1,4 @@
-#include "dataset.h"
+#include "data/dataset.h"
 
 #include <ATen/ops/empty.h>
 

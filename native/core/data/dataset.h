@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "augment.h"
+#include "data/augment.h"
 
 namespace le {
 

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "safetensors.h"
+#include "files/safetensors.h"
 
 namespace le {
 

@@ -1,0 +1,33 @@
+#include "kernels/interpolation.h"
+
+#include <ATen/ops/upsample_bilinear2d.h>
+#include <ATen/ops/upsample_nearest2d.h>
+#include <ATen/ops/upsample_nearest3d.h>
+#include <ATen/ops/upsample_trilinear3d.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace le {
+
+at::Tensor resized(const at::Tensor& x, at::IntArrayRef size, Upsampling how) {
+  if (x.sizes().slice(2) == size) return x;
+  const bool volume = size.size() == 3;
+  if (how == Upsampling::kNearest) return volume ? at::upsample_nearest3d(x, size) : at::upsample_nearest2d(x, size);
+  const bool aligned = how == Upsampling::kLinearAlignedCorners;
+  return volume ? at::upsample_trilinear3d(x, size, aligned) : at::upsample_bilinear2d(x, size, aligned);
+}
+
+AxisPlan::AxisPlan(int64_t source, int64_t size, int64_t padding) : source(source), size(size) {
+  const int64_t padded = (size + padding - 1) / padding * padding;
+  const float scale = static_cast<float>(source) / static_cast<float>(size);
+  for (int64_t i = 0; i < padded; ++i) {
+    const float at = std::fma(scale, static_cast<float>(std::min(i, size - 1)) + 0.5f, -0.5f);
+    const float position = std::max(at, 0.0f);
+    const int64_t below = std::min(static_cast<int64_t>(position), source - 1);
+    index.push_back(static_cast<int32_t>(below));
+    weight.push_back(below == source - 1 ? 0.0f : std::min(position - static_cast<float>(below), 1.0f));
+  }
+}
+
+}  // namespace le

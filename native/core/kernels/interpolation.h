@@ -1,0 +1,33 @@
+#pragma once
+// From one spatial size to another: by libtorch, and what our own kernels need to do the same.
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/axis.h"
+
+namespace le {
+
+enum class Upsampling { kNearest, kLinear, kLinearAlignedCorners };
+// x: N×C×s, 2 or 3 spatial axes, resampled to `size`; as it is where it has that size already.
+at::Tensor resized(const at::Tensor& x, at::IntArrayRef size, Upsampling how);
+// Interpolation of SPEC section 2 from a head's own size to the input's: bilinear or trilinear, align_corners=false.
+// In float and contiguous: resizing bfloat16 channels_last logits takes five to seven times as long.
+inline at::Tensor interpolate(const at::Tensor& logits, at::IntArrayRef size) {
+  return resized(logits.to(at::kFloat).contiguous(), size, Upsampling::kLinear);
+}
+
+// One axis of an interpolation with align_corners=false from `source` samples to `size`, in single precision and with a
+// fused multiply-add, as libtorch computes it: both then take the same weights. The arrays go on to a multiple of
+// `padding`.
+struct AxisPlan {
+  AxisPlan(int64_t source, int64_t size, int64_t padding);
+  kernel::Axis axis() const { return {index.data(), weight.data(), source, size}; }
+
+  int64_t source, size;
+  std::vector<int32_t> index;
+  std::vector<float> weight;
+};
+
+}  // namespace le

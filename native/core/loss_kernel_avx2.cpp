@@ -1,5 +1,0 @@
-#if defined(__x86_64__)
-#define LE_LANES 8
-#define LE_NAME(name) name##_avx2
-#include "loss_kernel_impl.h"
-#endif

@@ -1,5 +1,0 @@
-#if defined(__x86_64__)
-#define LE_LANES 16
-#define LE_NAME(name) name##_avx512
-#include "loss_kernel_impl.h"
-#endif

@@ -1,3 +1,0 @@
-#define LE_LANES 4
-#define LE_NAME(name) name##_generic
-#include "loss_kernel_impl.h"

@@ -1,5 +1,0 @@
-#if defined(__x86_64__)
-#define LE_LANES 8
-#define LE_RUN run_avx2
-#include "reduce_kernel_impl.h"
-#endif

@@ -1,3 +1,0 @@
-#define LE_LANES 4
-#define LE_RUN run_generic
-#include "reduce_kernel_impl.h"
