@@ -125,7 +125,7 @@ export const MAP_SCORES = Object.fromEntries(
           range: [0, times + most.text],
           surer: "low",
           needs: { heads },
-          ...more,
+          ...("unit" in more && { unit: more.unit }),
           of: ({ summaries }) => summaries[map]?.[summary],
         },
       ];

@@ -11,18 +11,7 @@ import { dice } from "../quality/overlap.js";
 import { Random } from "../random.js";
 import type { Scored } from "../scores/register.js";
 import { confidenceOf, lacking, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
-import {
-  disagreement,
-  entropy,
-  expectedEntropy,
-  MAP_NAMES,
-  type MapName,
-  mutualInformation,
-  softDiceConfidence,
-  summarise,
-  variance,
-  variationRatio,
-} from "../uncertainty/index.js";
+import { MAP_NAMES, MAPS, type MapParts, softDiceConfidence, summarise } from "../uncertainty/index.js";
 import { checkTruth } from "./samples.js";
 import {
   choose,
@@ -409,17 +398,19 @@ function scoredOf(
   const classes = fused.shape[0] as number;
   const labels = lazy(() => labelMaps(heads));
   const shares = lazy(() => probabilitiesOf(heads, temperatures));
-  const maps: Record<MapName, () => NdArray> = {
-    entropy: () => entropy(fused),
-    expectedEntropy: () => expectedEntropy(shares()),
-    mutualInformation: () => mutualInformation(shares()),
-    variance: () => variance(shares()),
-    disagreement: () => disagreement(labels(), classes),
-    variationRatio: () => variationRatio(labels(), classes),
+  const parts: MapParts = {
+    classes,
+    fused,
+    get heads() {
+      return shares();
+    },
+    get labels() {
+      return labels();
+    },
   };
   const summaries = {};
   for (const map of MAP_NAMES)
-    Object.defineProperty(summaries, map, { get: () => summarise(maps[map](), argmax(fused)) });
+    Object.defineProperty(summaries, map, { get: () => summarise(MAPS[map].of(parts), argmax(fused)) });
   return {
     summaries,
     get empty() {

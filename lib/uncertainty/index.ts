@@ -5,6 +5,7 @@ export {
   MAP_NAMES,
   MAPS,
   type MapName,
+  type MapParts,
   mutualInformation,
   variance,
   variationRatio,

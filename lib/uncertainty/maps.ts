@@ -3,7 +3,19 @@ import type { NdArray } from "../arrays.js";
 import { checkClasses, checkLabels, type FloatArray } from "../checks.js";
 import { checkProbabilities, type Heads, type HeadViews, headViews, singleView } from "../fusion/heads.js";
 
-/** What there is to know of a pixel map beside its values. */
+/** What maps are worked out from. */
+export interface MapParts {
+  /** C. */
+  readonly classes: number;
+  /** C×S: p̄. */
+  readonly fused: NdArray<FloatArray>;
+  /** K arrays C×S: p_k. */
+  readonly heads: readonly NdArray[];
+  /** K×S: m_k. */
+  readonly labels: NdArray<Uint8Array>;
+}
+
+/** A pixel map. */
 interface PixelMap {
   /** As tables, axes and pages call it. */
   title: string;
@@ -13,6 +25,8 @@ interface PixelMap {
   most: { text: string; of(classes: number): number };
   /** With fewer heads than this it is 0 everywhere, whatever the image. */
   heads: number;
+  /** Its values, S. */
+  of(parts: MapParts): NdArray;
 }
 
 const IN_NATS = { unit: "nats", most: { text: "ln C", of: Math.log } } as const;
@@ -20,12 +34,22 @@ const upTo = (value: number) => ({ text: String(value), of: () => value });
 
 /** The pixel maps of uncertainty, in the addon's order. */
 export const MAPS = {
-  entropy: { title: "entropy", ...IN_NATS, heads: 1 },
-  expectedEntropy: { title: "expected entropy", ...IN_NATS, heads: 1 },
-  mutualInformation: { title: "mutual information", ...IN_NATS, heads: 2 },
-  variance: { title: "variance", most: upTo(0.25), heads: 2 },
-  disagreement: { title: "disagreement", most: upTo(1), heads: 2 },
-  variationRatio: { title: "variation ratio", most: upTo(1), heads: 2 },
+  entropy: { title: "entropy", ...IN_NATS, heads: 1, of: ({ fused }) => entropy(fused) },
+  expectedEntropy: { title: "expected entropy", ...IN_NATS, heads: 1, of: ({ heads }) => expectedEntropy(heads) },
+  mutualInformation: { title: "mutual information", ...IN_NATS, heads: 2, of: ({ heads }) => mutualInformation(heads) },
+  variance: { title: "variance", most: upTo(0.25), heads: 2, of: ({ heads }) => variance(heads) },
+  disagreement: {
+    title: "disagreement",
+    most: upTo(1),
+    heads: 2,
+    of: ({ labels, classes }) => disagreement(labels, classes),
+  },
+  variationRatio: {
+    title: "variation ratio",
+    most: upTo(1),
+    heads: 2,
+    of: ({ labels, classes }) => variationRatio(labels, classes),
+  },
 } as const satisfies Record<string, PixelMap>;
 
 /** A pixel map of uncertainty. */
