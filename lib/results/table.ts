@@ -20,8 +20,8 @@ export interface Column<Row> {
   csv?: string;
   /** Whether its interval is in files too, as `_low` and `_high`. */
   bounds?: boolean;
-  /** Not on the terminal, which is narrow. */
-  page?: boolean;
+  /** The terminal is narrow: not there, or there without its interval. */
+  page?: "column" | "interval";
   of(row: Row): Value;
 }
 
@@ -60,7 +60,7 @@ const show = (value: Value, format: (value: number) => string = fixed): Shown =>
 
 /** For the terminal. */
 export function toText<Row>({ group, name, columns, rows }: Table<Row>): string {
-  const shown = columns.filter(({ page }) => !page);
+  const shown = columns.filter(({ page }) => page !== "column");
   const lead = group ? [group, name] : [name];
   return formatTable(
     [
@@ -70,9 +70,9 @@ export function toText<Row>({ group, name, columns, rows }: Table<Row>): string 
     rows.map((row, i) => [
       ...(group ? [i > 0 && group.of(rows[i - 1] as Row) === group.of(row) ? "" : group.of(row)] : []),
       name.of(row),
-      ...shown.map(({ of, format }) => {
+      ...shown.map(({ of, format, page }) => {
         const { text, detail } = show(of(row), format);
-        return detail ? `${text} ${detail}` : text;
+        return detail && !page ? `${text} ${detail}` : text;
       }),
     ]),
   );

@@ -37,8 +37,8 @@ export function qualityTable({ methods, spacing }: Comparison): Table<MethodResu
       column("dice"),
       column("mhd", `MHD (${unit})`),
       column("nll"),
-      { ...column("hd95"), page: true },
-      { ...column("assd"), page: true },
+      { ...column("hd95"), page: "column" },
+      { ...column("assd"), page: "column" },
       ...(classes.length > 1
         ? classes.map((name) => ({
             ...column("dice", `Dice, ${name}`),
@@ -117,7 +117,10 @@ export function failureTable(comparison: Comparison): Table<Ranked> {
   return {
     caption: `Table 3. Failure detection [interval]; failed: Dice below ${comparison.tau}`,
     ...BY_CONFIDENCE,
-    columns: FAILURE_NAMES.map(ranking),
+    columns: FAILURE_NAMES.map((name) => ({
+      ...ranking(name),
+      ...(name !== "aurc" && name !== "auroc" && { page: "interval" }),
+    })),
     rows: ranked(comparison),
   };
 }
