@@ -38,15 +38,21 @@ T in_range(const std::string& name, T value, const Range<std::type_identity_t<T>
   fail(code::kOption, "Expected ", expected.str(), " for option '", name, "'", of, " but received ", value, ".");
 }
 
-// The same of a number in `options`, or `fallback`, whose type is the number's.
+// The same of a number that must be in `options`.
+template <class T>
+T in_range(const Json& options, const std::string& name, const Range<T>& range, const char* of = "") {
+  static_assert(std::is_same_v<T, int64_t> || std::is_same_v<T, double>);
+  if constexpr (std::is_same_v<T, double>)
+    return in_range(name, options.at(name).number(name), range, of);
+  else
+    return in_range(name, options.at(name).integer(name), range, of);
+}
+
+// The same of one that may be, or `fallback`, whose type is the number's.
 template <class T>
 T in_range(const Json& options, const std::string& name, T fallback, const Range<std::type_identity_t<T>>& range,
            const char* of = "") {
-  static_assert(std::is_same_v<T, int64_t> || std::is_same_v<T, double>);
-  if constexpr (std::is_same_v<T, double>)
-    return in_range(name, options.number_or(name, fallback), range, of);
-  else
-    return in_range(name, options.integer_or(name, fallback), range, of);
+  return options.has(name) ? in_range<T>(options, name, range, of) : in_range(name, fallback, range, of);
 }
 
 template <class Names>

@@ -95,12 +95,20 @@ Dataset boxes(int count) {
 }
 
 TrainOptions options_of(Json::Object options) {
-  options.try_emplace("epochs", 3);
-  options.try_emplace("batchSize", 4);
-  options.try_emplace("learningRate", 0.01);
-  options.try_emplace("loss", Json::Object{{"name", "softDice"}});
-  options.try_emplace("optimizer", Json::Object{{"name", "adam"}});
-  options.try_emplace("schedule", Json::Object{{"name", "constant"}});
+  options.merge(Json::Object{{"epochs", 3},
+                             {"batchSize", 4},
+                             {"accumulate", 1},
+                             {"learningRate", 0.01},
+                             {"loss", Json::Object{{"name", "softDice"}}},
+                             {"optimizer", Json::Object{{"name", "adam"}}},
+                             {"schedule", Json::Object{{"name", "constant"}}},
+                             {"clipNorm", 0},
+                             {"earlyStopping", 0},
+                             {"augment", Json::Object{}},
+                             {"seed", 0},
+                             {"ignoreIndex", 255},
+                             {"checkpointEvery", 1},
+                             {"restoreBest", true}});
   return TrainOptions::from(Json(std::move(options)));
 }
 

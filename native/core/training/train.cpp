@@ -67,22 +67,23 @@ double nll_sum(const at::Tensor& probabilities, const at::Tensor& truth, int64_t
 }  // namespace
 
 TrainOptions TrainOptions::from(const Json& options) {
-  TrainOptions result;
+  TrainOptions result{};
   const Range<int64_t> positive = at_least<int64_t>(1);
-  result.epochs = in_range("epochs", options.at("epochs").integer("epochs"), positive);
-  result.batch_size = in_range(options, "batchSize", result.batch_size, positive);
-  result.accumulate = in_range(options, "accumulate", result.accumulate, positive);
-  result.checkpoint_every = in_range(options, "checkpointEvery", result.checkpoint_every, positive);
-  result.learning_rate = in_range("learningRate", options.at("learningRate").number("learningRate"), at_least(0.0));
+  const Range<double> from_zero = at_least(0.0);
+  result.epochs = in_range(options, "epochs", positive);
+  result.batch_size = in_range(options, "batchSize", positive);
+  result.accumulate = in_range(options, "accumulate", positive);
+  result.checkpoint_every = in_range(options, "checkpointEvery", positive);
+  result.learning_rate = in_range(options, "learningRate", from_zero);
   result.loss = options.at("loss");
   result.optimizer = options.at("optimizer");
   result.schedule = options.at("schedule");
   result.head_weights = options.numbers_or("headWeights", {});
-  result.clip_norm = in_range(options, "clipNorm", result.clip_norm, at_least(0.0));
-  result.early_stopping = options.integer_or("earlyStopping", result.early_stopping);
-  if (options.has("augment")) result.augmentation = AugmentOptions::from(options.at("augment"));
-  result.seed = static_cast<uint64_t>(options.integer_or("seed", 0));
-  result.ignore_index = options.integer_or("ignoreIndex", result.ignore_index);
+  result.clip_norm = in_range(options, "clipNorm", from_zero);
+  result.early_stopping = options.at("earlyStopping").integer("earlyStopping");
+  result.augmentation = AugmentOptions::from(options.at("augment"));
+  result.seed = static_cast<uint64_t>(options.at("seed").integer("seed"));
+  result.ignore_index = options.at("ignoreIndex").integer("ignoreIndex");
   result.augmentation.fill_mask =
       static_cast<uint8_t>(result.ignore_index >= 0 && result.ignore_index < 256 ? result.ignore_index : 0);
   Json::Object decisive = options.object("training options");
@@ -90,8 +91,8 @@ TrainOptions TrainOptions::from(const Json& options) {
     decisive.erase(name);
   result.decisive = std::move(decisive);
   result.run = options.string_or("run", "");
-  result.resume = options.boolean_or("resume", result.resume);
-  result.restore_best = options.boolean_or("restoreBest", result.restore_best);
+  result.resume = options.boolean_or("resume", false);
+  result.restore_best = options.at("restoreBest").boolean("restoreBest");
   return result;
 }
 

@@ -13,25 +13,24 @@
 
 namespace le {
 
-// What JavaScript always says has no default here: one set of those is enough.
+// JavaScript says them all (lib/ensemble/fit-options.ts), but for `run` and `resume`: there are no defaults here.
 struct TrainOptions {
-  int64_t epochs = 0;
-  int64_t batch_size = 8;
-  int64_t accumulate = 1;  // batches per optimiser step
-  double learning_rate = 0;
+  int64_t epochs, batch_size;
+  int64_t accumulate;  // batches per optimiser step
+  double learning_rate;
   Json loss, optimizer, schedule;    // see losses.h, optim.h, schedule.h
   std::vector<double> head_weights;  // w_k, one per head; empty: all 1
-  double clip_norm = 0;              // 0: no clipping
-  int64_t early_stopping = 0;        // epochs without a better validation loss; 0: off
+  double clip_norm;                  // 0: no clipping
+  int64_t early_stopping;            // epochs without a better validation loss; 0: off
   AugmentOptions augmentation;
-  uint64_t seed = 0;
-  int64_t ignore_index = 255;
+  uint64_t seed;
+  int64_t ignore_index;
   at::ScalarType dtype = at::kFloat;  // kBFloat16: autocast
   std::string run;                    // folder for checkpoints; empty: none are written
-  int64_t checkpoint_every = 1;       // epochs between checkpoints
+  int64_t checkpoint_every;           // epochs between checkpoints
   bool resume = false;                // go on from run/state.safetensors where that exists
   Json decisive;                      // the options as given, without those that a resumed run may change
-  bool restore_best = true;           // end with the weights of the best validation loss
+  bool restore_best;                  // end with the weights of the best validation loss
 
   static TrainOptions from(const Json& options);
 };
