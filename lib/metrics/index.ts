@@ -46,24 +46,20 @@ export {
 } from "../quality/calibration.js";
 export { brier, type LikelihoodOptions, nll } from "../quality/likelihood.js";
 export { dice, iou, type OverlapOptions } from "../quality/overlap.js";
-export { type HeadsScore, type ScoreOptions, scoreHeads } from "../quality/score.js";
 export {
-  assd,
-  hausdorff,
-  hd95,
-  type ModifiedHausdorffOptions,
-  modifiedHausdorff,
   precision,
   QUALITY_NAMES,
   type Quality,
   type QualityName,
   type QualityOptions,
   quality,
-  type SurfaceOptions,
   sensitivity,
   specificity,
   volumeError,
-} from "../quality/surface.js";
+} from "../quality/quality.js";
+export type { SurfaceOptions } from "../quality/regions.js";
+export { type HeadsScore, type ScoreOptions, scoreHeads } from "../quality/score.js";
+export { assd, hausdorff, hd95, type ModifiedHausdorffOptions, modifiedHausdorff } from "../quality/surface.js";
 export {
   augrc,
   aurc,

@@ -15,7 +15,7 @@ import { type MapSummary, softDiceConfidenceFromSums, summaryFromSums } from "..
 import { type Calibration, calibrationOf } from "./calibration.js";
 import { checkSaid, IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
 import { countPixels } from "./likelihood.js";
-import { type Quality, quality } from "./surface.js";
+import { type Quality, quality } from "./quality.js";
 
 /** Options of {@link scoreHeads}. */
 export interface ScoreOptions {

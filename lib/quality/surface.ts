@@ -1,22 +1,9 @@
-// How far two masks are apart, and how often they agree: per foreground class of one image, in two or three dimensions.
+// How far two masks are apart, per foreground class of one image, in two or three dimensions.
 import type { NdArray } from "../arrays.js";
-import { checkClasses, checkLabels, checkSameShape, fail } from "../checks.js";
-import { checkOptions, describe, option } from "../options.js";
+import { fail } from "../checks.js";
+import { checkOptions, option } from "../options.js";
 import { squaredDistances } from "./distance-transform.js";
-import { checkSaid, IGNORE_INDEX, leftOut } from "./ignored.js";
-
-/** Options of the distances between masks. */
-export interface SurfaceOptions {
-  /** C, from 1 to 256. */
-  classes: number;
-  /**
-   * Label of the truth that is left out, in both masks, before boundaries and distances; null leaves none out.
-   * @default 255, where that is no class
-   */
-  ignoreIndex?: number | null;
-  /** Distance of neighbouring pixels along each axis, positive; its unit is that of the results. @default 1 each */
-  spacing?: readonly number[];
-}
+import { checkInput, type Masks, type Region, regions, SURFACE_OPTIONS, type SurfaceOptions } from "./regions.js";
 
 /** Options of {@link modifiedHausdorff}. */
 export interface ModifiedHausdorffOptions extends SurfaceOptions {
@@ -29,66 +16,8 @@ export interface ModifiedHausdorffOptions extends SurfaceOptions {
   emptyPenalty?: "nan" | "half-height";
 }
 
-/** Options of {@link quality}. */
-export interface QualityOptions extends SurfaceOptions {
-  /** Of `modifiedHausdorff` and `modifiedHausdorffBoundary`. @default "nan" */
-  emptyPenalty?: "nan" | "half-height";
-}
-
-/** The measures of {@link quality}. */
-export type QualityName =
-  | "dice"
-  | "iou"
-  | "hausdorff"
-  | "hd95"
-  | "modifiedHausdorff"
-  | "modifiedHausdorffBoundary"
-  | "assd"
-  | "sensitivity"
-  | "precision"
-  | "specificity"
-  | "volumeError";
-
-/** Every measure of one image. */
-export interface Quality {
-  /** By class 1..C-1. */
-  perClass: Record<number, Record<QualityName, number>>;
-  /** Mean over the classes where the measure is not NaN; NaN where it is NaN for all. */
-  image: Record<QualityName, number>;
-  /** Number of classes where the measure is NaN. */
-  leftOut: Record<QualityName, number>;
-}
-
-/** Every {@link QualityName}, in the order of reports. */
-export const QUALITY_NAMES = [
-  "dice",
-  "iou",
-  "hausdorff",
-  "hd95",
-  "modifiedHausdorff",
-  "modifiedHausdorffBoundary",
-  "assd",
-  "sensitivity",
-  "precision",
-  "specificity",
-  "volumeError",
-] as const satisfies readonly QualityName[];
-
-/** Of one class: pixel counts, and where the class is. */
-interface Region {
-  /** Pixels that are not ignored. */
-  pixels: number;
-  /** Of them, those with the class in the prediction, in the truth, in both. */
-  predicted: number;
-  real: number;
-  both: number;
-  /** First and last index along each axis where prediction or truth has the class. */
-  low: number[];
-  high: number[];
-}
-
 /** The nearest distances between two masks, both directions. */
-interface Distances {
+export interface Distances {
   /** Between boundaries, pooled, ascending. */
   pooled: Float64Array;
   /** Mean of each direction. */
@@ -97,12 +26,19 @@ interface Distances {
   maskMeans: [number, number];
 }
 
-const SURFACE_OPTIONS = {
-  classes: option.required(option.integer()),
-  ignoreIndex: IGNORE_INDEX,
-  spacing: option.array(option.number({ above: 0 }), { min: 1 }),
-};
-const EMPTY_PENALTY = option.oneOf(["nan", "half-height"]);
+export const EMPTY_PENALTY = option.oneOf(["nan", "half-height"]);
+
+/** The measures of distance. */
+export const DISTANCES = {
+  hausdorff: ({ pooled }) => pooled.at(-1) as number,
+  hd95: ({ pooled }) => percentile(pooled, 0.95),
+  modifiedHausdorff: ({ maskMeans }) => Math.max(...maskMeans),
+  modifiedHausdorffBoundary: ({ boundaryMeans }) => Math.max(...boundaryMeans),
+  assd: ({ pooled }) => mean(pooled),
+} as const satisfies Record<string, (of: Distances) => number>;
+
+/** Those for which a class that one mask alone has may count something. */
+export const PENALISED: readonly string[] = ["modifiedHausdorff", "modifiedHausdorffBoundary"];
 
 /**
  * Hausdorff distance of each foreground class: the largest distance from a boundary pixel of one mask to the nearest
@@ -118,7 +54,7 @@ export function hausdorff(
   truth: NdArray<Uint8Array>,
   options: SurfaceOptions,
 ): Record<number, number> {
-  return byDistances("hausdorff", prediction, truth, options, ({ pooled }) => pooled.at(-1) as number);
+  return byDistances("hausdorff", prediction, truth, options, DISTANCES.hausdorff);
 }
 
 /**
@@ -134,7 +70,7 @@ export function hd95(
   truth: NdArray<Uint8Array>,
   options: SurfaceOptions,
 ): Record<number, number> {
-  return byDistances("hd95", prediction, truth, options, ({ pooled }) => percentile(pooled, 0.95));
+  return byDistances("hd95", prediction, truth, options, DISTANCES.hd95);
 }
 
 /**
@@ -150,7 +86,7 @@ export function assd(
   truth: NdArray<Uint8Array>,
   options: SurfaceOptions,
 ): Record<number, number> {
-  return byDistances("assd", prediction, truth, options, ({ pooled }) => mean(pooled));
+  return byDistances("assd", prediction, truth, options, DISTANCES.assd);
 }
 
 /**
@@ -171,169 +107,8 @@ export function modifiedHausdorff(
   const { on = "mask", emptyPenalty = "nan", ...rest } = checkOptions("modifiedHausdorff", options, specs);
   const { shape, spacing } = checkInput("modifiedHausdorff", prediction, truth, rest);
   const penalised = penalty(emptyPenalty, shape, spacing);
-  const measure = (of: Distances) => Math.max(...(on === "mask" ? of.maskMeans : of.boundaryMeans));
+  const measure = DISTANCES[on === "mask" ? "modifiedHausdorff" : "modifiedHausdorffBoundary"];
   return byDistances("modifiedHausdorff", prediction, truth, rest, measure, penalised);
-}
-
-/**
- * Share of the truth that is found, #(A∩B) / #B with A the predicted mask and B the true one.
- * @param prediction S, labels 0..C-1.
- * @param truth S, labels 0..C-1 or `ignoreIndex`.
- * @returns By class 1..C-1, in [0, 1]; NaN where the truth is empty.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
- */
-export function sensitivity(
-  prediction: NdArray<Uint8Array>,
-  truth: NdArray<Uint8Array>,
-  options: SurfaceOptions,
-): Record<number, number> {
-  return byCounts("sensitivity", prediction, truth, options, sensitivityOf);
-}
-
-/**
- * Share of the prediction that is right, #(A∩B) / #A with A the predicted mask and B the true one.
- * @param prediction S, labels 0..C-1.
- * @param truth S, labels 0..C-1 or `ignoreIndex`.
- * @returns By class 1..C-1, in [0, 1]; NaN where the prediction is empty.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
- */
-export function precision(
-  prediction: NdArray<Uint8Array>,
-  truth: NdArray<Uint8Array>,
-  options: SurfaceOptions,
-): Record<number, number> {
-  return byCounts("precision", prediction, truth, options, precisionOf);
-}
-
-/**
- * Share of what is not of the class in the truth that is not in the prediction either.
- * @param prediction S, labels 0..C-1.
- * @param truth S, labels 0..C-1 or `ignoreIndex`.
- * @returns By class 1..C-1, in [0, 1]; NaN where the truth is of the class everywhere.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
- */
-export function specificity(
-  prediction: NdArray<Uint8Array>,
-  truth: NdArray<Uint8Array>,
-  options: SurfaceOptions,
-): Record<number, number> {
-  return byCounts("specificity", prediction, truth, options, specificityOf);
-}
-
-/**
- * Signed relative error of the size, (#A - #B) / #B with A the predicted mask and B the true one.
- * @param prediction S, labels 0..C-1.
- * @param truth S, labels 0..C-1 or `ignoreIndex`.
- * @returns By class 1..C-1, at least -1; NaN where the truth is empty.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
- */
-export function volumeError(
-  prediction: NdArray<Uint8Array>,
-  truth: NdArray<Uint8Array>,
-  options: SurfaceOptions,
-): Record<number, number> {
-  return byCounts("volumeError", prediction, truth, options, volumeErrorOf);
-}
-
-/**
- * Every measure of overlap and distance at once, with one distance transform per mask.
- * @param prediction S, labels 0..C-1.
- * @param truth S, labels 0..C-1 or `ignoreIndex`.
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
- */
-export function quality(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Array>, options: QualityOptions): Quality {
-  const specs = { ...SURFACE_OPTIONS, emptyPenalty: EMPTY_PENALTY };
-  const { emptyPenalty = "nan", ...rest } = checkOptions("quality", options, specs);
-  const input = checkInput("quality", prediction, truth, rest);
-  const penalised = penalty(emptyPenalty, input.shape, rest.spacing);
-  const perClass: Quality["perClass"] = {};
-  for (const [c, region] of regions(input).entries()) {
-    if (c === 0) continue;
-    const { predicted, real } = region;
-    const far = { hausdorff: 0, hd95: 0, modifiedHausdorff: 0, modifiedHausdorffBoundary: 0, assd: 0 };
-    if (predicted > 0 && real > 0) {
-      const of = distances(input, c, region);
-      far.hausdorff = of.pooled.at(-1) as number;
-      far.hd95 = percentile(of.pooled, 0.95);
-      far.modifiedHausdorff = Math.max(...of.maskMeans);
-      far.modifiedHausdorffBoundary = Math.max(...of.boundaryMeans);
-      far.assd = mean(of.pooled);
-    } else if (predicted > 0 || real > 0 || region.pixels === 0) {
-      far.hausdorff = far.hd95 = far.assd = Number.NaN;
-      far.modifiedHausdorff = far.modifiedHausdorffBoundary = region.pixels === 0 ? Number.NaN : penalised;
-    }
-    perClass[c] = {
-      dice: diceOf(region),
-      iou: iouOf(region),
-      ...far,
-      sensitivity: sensitivityOf(region),
-      precision: precisionOf(region),
-      specificity: specificityOf(region),
-      volumeError: volumeErrorOf(region),
-    };
-  }
-  const image = {} as Quality["image"];
-  const leftOut = {} as Quality["leftOut"];
-  for (const name of QUALITY_NAMES) {
-    const all = Object.values(perClass).map((of) => of[name]);
-    const defined = all.filter((value) => !Number.isNaN(value));
-    image[name] = mean(defined);
-    leftOut[name] = all.length - defined.length;
-  }
-  return { perClass, image, leftOut };
-}
-
-const diceOf = ({ pixels, predicted, real, both }: Region) =>
-  pixels === 0 ? Number.NaN : predicted + real === 0 ? 1 : (2 * both) / (predicted + real);
-const iouOf = ({ pixels, predicted, real, both }: Region) =>
-  pixels === 0 ? Number.NaN : predicted + real === 0 ? 1 : both / (predicted + real - both);
-const sensitivityOf = ({ both, real }: Region) => both / real;
-const precisionOf = ({ both, predicted }: Region) => both / predicted;
-const specificityOf = ({ pixels, predicted, real, both }: Region) =>
-  (pixels - predicted - real + both) / (pixels - real);
-const volumeErrorOf = ({ predicted, real }: Region) => (real === 0 ? Number.NaN : (predicted - real) / real);
-
-/** Checked masks. */
-interface Masks {
-  prediction: Uint8Array;
-  truth: Uint8Array;
-  shape: readonly number[];
-  spacing: readonly number[];
-  classes: number;
-  ignoreIndex: number;
-}
-
-function checkInput(
-  name: string,
-  prediction: NdArray<Uint8Array>,
-  truth: NdArray<Uint8Array>,
-  { classes, ignoreIndex: given, spacing }: SurfaceOptions,
-): Masks {
-  checkClasses(`option 'classes' of ${name}`, classes);
-  const { data, shape } = checkLabels("prediction", prediction, { classes, rank: 1, axes: "S" });
-  const ignoreIndex = leftOut(given, classes);
-  const real = checkLabels("truth", truth, { classes, rank: 1, axes: "S", ignoreIndex });
-  checkSameShape("truth", real.shape, shape);
-  checkSaid(given, classes, [["truth", real.data]]);
-  if (spacing && spacing.length !== shape.length) {
-    fail("ERR_LE_OPTION", `option 'spacing' of ${name}`, `${shape.length} numbers, one per axis`, describe(spacing));
-  }
-  return { prediction: data, truth: real.data, shape, spacing: spacing ?? shape.map(() => 1), classes, ignoreIndex };
-}
-
-function byCounts(
-  name: string,
-  prediction: NdArray<Uint8Array>,
-  truth: NdArray<Uint8Array>,
-  options: SurfaceOptions,
-  measure: (region: Region) => number,
-): Record<number, number> {
-  const input = checkInput(name, prediction, truth, checkOptions(name, options, SURFACE_OPTIONS));
-  const result: Record<number, number> = {};
-  regions(input).forEach((region, c) => {
-    if (c > 0) result[c] = measure(region);
-  });
-  return result;
 }
 
 function byDistances(
@@ -355,7 +130,12 @@ function byDistances(
   return result;
 }
 
-function penalty(emptyPenalty: "nan" | "half-height", shape: readonly number[], spacing?: readonly number[]): number {
+/** What a class that one mask alone has counts. */
+export function penalty(
+  emptyPenalty: "nan" | "half-height",
+  shape: readonly number[],
+  spacing?: readonly number[],
+): number {
   if (emptyPenalty === "nan") return Number.NaN;
   const height = shape.at(-2);
   if (height === undefined) {
@@ -364,68 +144,12 @@ function penalty(emptyPenalty: "nan" | "half-height", shape: readonly number[], 
   return (height * (spacing?.at(-2) ?? 1)) / 2;
 }
 
-/** Counts and extents of every class in one pass. */
-function regions({ prediction, truth, shape, classes, ignoreIndex }: Masks): Region[] {
-  const rank = shape.length;
-  const width = shape[rank - 1] as number;
-  const predicted = new Float64Array(classes);
-  const real = new Float64Array(classes);
-  const both = new Float64Array(classes);
-  const low = Array.from({ length: rank }, () => new Int32Array(classes).fill(0x7fffffff));
-  const high = Array.from({ length: rank }, () => new Int32Array(classes).fill(-1));
-  const [left, right] = [low[rank - 1] as Int32Array, high[rank - 1] as Int32Array];
-  const inLine = new Uint8Array(classes);
-  const index = new Array<number>(rank - 1).fill(0);
-  let pixels = 0;
-  for (let start = 0; start < truth.length; start += width) {
-    inLine.fill(0);
-    // Run by run of equal labels, of which there are few.
-    for (let x = 0; x < width; ) {
-      const y = truth[start + x] as number;
-      const label = prediction[start + x] as number;
-      const first = x;
-      do x++;
-      while (x < width && truth[start + x] === y && prediction[start + x] === label);
-      if (y === ignoreIndex) continue;
-      const run = x - first;
-      pixels += run;
-      predicted[label] = (predicted[label] as number) + run;
-      real[y] = (real[y] as number) + run;
-      if (label === y) both[y] = (both[y] as number) + run;
-      // Background is no foreground class: its extent is not needed.
-      if ((label | y) === 0) continue;
-      inLine[label] = inLine[y] = 1;
-      if (first < (left[label] as number)) left[label] = first;
-      if (x - 1 > (right[label] as number)) right[label] = x - 1;
-      if (first < (left[y] as number)) left[y] = first;
-      if (x - 1 > (right[y] as number)) right[y] = x - 1;
-    }
-    for (let axis = 0; axis < rank - 1; axis++) {
-      const at = index[axis] as number;
-      for (let c = 1; c < classes; c++) {
-        if (inLine[c] === 0) continue;
-        if (at < (low[axis]![c] as number)) low[axis]![c] = at;
-        if (at > (high[axis]![c] as number)) high[axis]![c] = at;
-      }
-    }
-    for (let axis = rank - 2; axis >= 0 && ++index[axis]! === shape[axis]; axis--) index[axis] = 0;
-  }
-  return Array.from({ length: classes }, (_, c) => ({
-    pixels,
-    predicted: predicted[c] as number,
-    real: real[c] as number,
-    both: both[c] as number,
-    low: low.map((of) => of[c] as number),
-    high: high.map((of) => of[c] as number),
-  }));
-}
-
 /**
  * Distances between the two masks of a class that both have. All happens in the box around both, with a margin of one pixel
  * so that every pixel of a mask has neighbours. One transform per mask is enough, that of its boundary: the pixel of a mask
  * that is nearest to a pixel outside is on its boundary, as from any other one a step towards that pixel stays in the mask.
  */
-function distances(masks: Masks, c: number, { low, high, predicted, real }: Region): Distances {
+export function distances(masks: Masks, c: number, { low, high, predicted, real }: Region): Distances {
   const shape = low.map((first, axis) => (high[axis] as number) - first + 3);
   const size = shape.reduce((product, axis) => product * axis, 1);
   const a = new Uint8Array(size);
@@ -515,7 +239,7 @@ function roots(squares: Float64Array, at: Int32Array, out: Float64Array, start: 
   return sum;
 }
 
-function percentile(ascending: Float64Array, share: number): number {
+export function percentile(ascending: Float64Array, share: number): number {
   const at = share * (ascending.length - 1);
   const below = Math.floor(at);
   const low = ascending[below] as number;
@@ -523,7 +247,7 @@ function percentile(ascending: Float64Array, share: number): number {
 }
 
 /** NaN for no values. */
-function mean(values: ArrayLike<number>): number {
+export function mean(values: ArrayLike<number>): number {
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += values[i] as number;
   return sum / values.length;
