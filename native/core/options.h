@@ -27,7 +27,7 @@ Range<T> at_least(T low) {
 
 // `value`, which is in `range`. `of` follows the option's name in the error, as " of the loss" does.
 template <class T>
-T in_range(const std::string& name, T value, const Range<std::type_identity_t<T>>& range, const char* of = "") {
+T in_range(const char* name, T value, const Range<std::type_identity_t<T>>& range, const char* of = "") {
   if (value >= range.low && (range.below ? value < range.high : value <= range.high)) return value;
   std::ostringstream expected;
   expected << range.low;
@@ -40,7 +40,7 @@ T in_range(const std::string& name, T value, const Range<std::type_identity_t<T>
 
 // The same of a number that must be in `options`.
 template <class T>
-T in_range(const Json& options, const std::string& name, const Range<T>& range, const char* of = "") {
+T in_range(const Json& options, const char* name, const Range<T>& range, const char* of = "") {
   static_assert(std::is_same_v<T, int64_t> || std::is_same_v<T, double>);
   if constexpr (std::is_same_v<T, double>)
     return in_range(name, options.at(name).number(name), range, of);
@@ -50,7 +50,7 @@ T in_range(const Json& options, const std::string& name, const Range<T>& range, 
 
 // The same of one that may be, or `fallback`, whose type is the number's.
 template <class T>
-T in_range(const Json& options, const std::string& name, T fallback, const Range<std::type_identity_t<T>>& range,
+T in_range(const Json& options, const char* name, T fallback, const Range<std::type_identity_t<T>>& range,
            const char* of = "") {
   return options.has(name) ? in_range<T>(options, name, range, of) : in_range(name, fallback, range, of);
 }
@@ -64,7 +64,7 @@ std::string listed(const Names& names) {
 
 // The place of `value` among `names`.
 template <class Names>
-size_t one_of(const std::string& name, const std::string& value, const Names& names) {
+size_t one_of(const char* name, const std::string& value, const Names& names) {
   size_t index = 0;
   for (const auto& known : names) {
     if (value == known) return index;
