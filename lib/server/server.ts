@@ -63,7 +63,7 @@ export async function createServer(
     if (service.closing) reply.header("connection", "close");
   });
   app.addHook("onResponse", async (request, reply) => {
-    if (service.closing) setImmediate(() => app.server.closeIdleConnections());
+    if (service.closing && !app.server.listening) request.raw.socket.end();
     if (!isThere(request)) return; // told of as a client that has gone
     const { method, url } = request;
     const admitted = admissionOf(request);
