@@ -23,6 +23,11 @@ const KINDS = {
 } as const;
 type Kind = keyof typeof KINDS;
 
+/** Seconds after which a child process counts as hanging. It works for one or two on an idle machine. */
+const HANGS_AFTER = 120;
+/** Bytes of data that a child process may take. */
+const MEMORY = 8e9;
+
 await main(async () => {
   const { values } = parseArgs({
     options: {
@@ -82,11 +87,6 @@ function collect(kind: Kind, folder: string): number {
   for (const name of files) copyFileSync(path.join(fixtures, name), path.join(folder, name.replaceAll(path.sep, "-")));
   return files.length;
 }
-
-/** Seconds after which a child process counts as hanging. It works for one or two on an idle machine. */
-const HANGS_AFTER = 120;
-/** Bytes of data that a child process may take. */
-const MEMORY = 8e9;
 
 /** Runs child processes, each with the next seed, until the time is over; gives the exit code. */
 async function fuzzApi(minutes: number, first: number): Promise<number> {
