@@ -240,9 +240,7 @@ export class DeepEnsemble extends Predictor implements Model {
    * @throws ERR_LE_IO
    */
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
-    const members = async () => {
-      for (const [i, member] of this.#members.entries()) await member.save(memberFolder(folder, i + 1), notes);
-    };
+    const members = this.#members.map((member, i) => () => member.save(memberFolder(folder, i + 1), notes));
     await withFolder(folder, () =>
       replaceRun(folder, members, () => this.#writeRun(folder, notes, keptOf(this.run, this.#tuned))),
     );

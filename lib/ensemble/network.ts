@@ -299,10 +299,8 @@ export abstract class Network extends Predictor implements Model {
     this.#check();
     const weights = path.join(folder, RUN_FILES.weights);
     await withFolder(folder, () =>
-      replaceRun(
-        folder,
-        () => this.#native(() => this.#addon.saveEnsemble(this.#handle, weights)),
-        () => this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned)),
+      replaceRun(folder, [() => this.#native(() => this.#addon.saveEnsemble(this.#handle, weights))], () =>
+        this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned)),
       ),
     );
   }

@@ -2,7 +2,7 @@
 import type { NdArray } from "../arrays.js";
 import { checkOptions } from "../options.js";
 import { checkInput, type Region, regions, SURFACE_OPTIONS, type SurfaceOptions } from "./regions.js";
-import { DISTANCES, distances, EMPTY_PENALTY, mean, PENALISED, penalty } from "./surface.js";
+import { DISTANCES, distanceOf, distancesOf, EMPTY_PENALTY, mean, PENALISED, penalty } from "./surface.js";
 
 /** The measures of overlap and size. */
 const COUNTS = {
@@ -114,13 +114,9 @@ export function quality(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Arr
   const perClass: Quality["perClass"] = {};
   for (const [c, region] of regions(input).entries()) {
     if (c === 0) continue;
-    const { predicted, real, pixels } = region;
-    const between = predicted > 0 && real > 0 ? distances(input, c, region) : null;
-    const far = (name: keyof typeof DISTANCES) => {
-      if (between) return DISTANCES[name](between);
-      if (pixels > 0 && predicted + real === 0) return 0;
-      return pixels > 0 && PENALISED.includes(name) ? penalised : Number.NaN;
-    };
+    const between = distancesOf(input, c, region);
+    const far = (name: keyof typeof DISTANCES) =>
+      distanceOf(region, between, DISTANCES[name], PENALISED.includes(name) ? penalised : Number.NaN);
     const of = (name: QualityName) =>
       name in COUNTS ? COUNTS[name as keyof typeof COUNTS](region) : far(name as keyof typeof DISTANCES);
     perClass[c] = Object.fromEntries(QUALITY_NAMES.map((name) => [name, of(name)])) as Record<QualityName, number>;

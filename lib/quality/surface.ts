@@ -122,12 +122,26 @@ function byDistances(
   const input = checkInput(name, prediction, truth, checkOptions(name, options, SURFACE_OPTIONS));
   const result: Record<number, number> = {};
   regions(input).forEach((region, c) => {
-    if (c === 0) return;
-    const [a, b] = [region.predicted > 0, region.real > 0];
-    if (region.pixels === 0) result[c] = Number.NaN;
-    else result[c] = a && b ? measure(distances(input, c, region)) : a || b ? oneEmpty : 0;
+    if (c > 0) result[c] = distanceOf(region, distancesOf(input, c, region), measure, oneEmpty);
   });
   return result;
+}
+
+/** Between the masks of a class; null where one of them is empty. */
+export function distancesOf(masks: Masks, c: number, region: Region): Distances | null {
+  return region.predicted > 0 && region.real > 0 ? distances(masks, c, region) : null;
+}
+
+/** A measure of a class: 0 where both masks are empty, `oneEmpty` where one is, NaN where no pixel counts. */
+export function distanceOf(
+  { pixels, predicted, real }: Region,
+  between: Distances | null,
+  measure: (distances: Distances) => number,
+  oneEmpty: number,
+): number {
+  if (pixels === 0) return Number.NaN;
+  if (between) return measure(between);
+  return predicted + real === 0 ? 0 : oneEmpty;
 }
 
 /** What a class that one mask alone has counts. */
@@ -149,7 +163,7 @@ export function penalty(
  * so that every pixel of a mask has neighbours. One transform per mask is enough, that of its boundary: the pixel of a mask
  * that is nearest to a pixel outside is on its boundary, as from any other one a step towards that pixel stays in the mask.
  */
-export function distances(masks: Masks, c: number, { low, high, predicted, real }: Region): Distances {
+function distances(masks: Masks, c: number, { low, high, predicted, real }: Region): Distances {
   const shape = low.map((first, axis) => (high[axis] as number) - first + 3);
   const size = shape.reduce((product, axis) => product * axis, 1);
   const a = new Uint8Array(size);

@@ -325,24 +325,26 @@ export async function writeRun(folder: string, run: RunContent, libtorch?: strin
 /**
  * Writes a run of several files into a folder that may hold another: who opens it meanwhile waits, and who opens what a killed
  * process has left is told.
- * @param write writes all files but run.json
- * @throws ERR_LE_IO; the folder holds what it did, unless run.json could not be written
+ * @param writes write all files but run.json, one after another; each leaves the old one or the new
+ * @throws ERR_LE_IO; the folder holds what it did where the first could not be written, else it is known as half replaced
  */
 export async function replaceRun(
   folder: string,
-  write: () => Promise<void>,
+  writes: readonly (() => Promise<void>)[],
   writeDescription: () => Promise<void>,
 ): Promise<void> {
   const marker = path.join(folder, RUN_FILES.replacing);
   await writeAtomic(marker, "");
-  let written = false;
+  let isHalf = false;
   try {
-    await write();
-    written = true;
+    for (const write of writes) {
+      await write();
+      isHalf = true;
+    }
     await writeDescription();
-    written = false;
+    isHalf = false;
   } finally {
-    if (!written) await rm(marker, { force: true });
+    if (!isHalf) await rm(marker, { force: true });
   }
 }
 

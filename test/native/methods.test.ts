@@ -1,6 +1,6 @@
 // The methods that Layer Ensembles are compared with: the same prediction, the same run folder.
 import { existsSync } from "node:fs";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { setTimeout } from "node:timers/promises";
@@ -276,6 +276,23 @@ describe("a run folder", () => {
     const model = await LayerEnsemble.create(await network(1), placement);
     await model.save(run);
     await writeFile(path.join(run, ".replacing"), "");
+    await expect(loadModel(run)).rejects.toThrow(/whole run.*save it again/);
+    await model.save(run);
+    await (await loadModel(run)).dispose();
+    await free(model);
+  });
+
+  it("of which some members are replaced, and the others could not be, is refused", async () => {
+    const run = await folder();
+    const model = await DeepEnsemble.create((seed) => network(seed), { ...placement, members: 2 });
+    await model.save(run);
+    const weights = path.join(run, "members", "2", "weights.safetensors");
+    const before = await readFile(weights);
+    await rm(weights);
+    await mkdir(weights); // nothing can take its place
+    await expect(model.save(run)).rejects.toEqual(code("ERR_LE_IO"));
+    await rm(weights, { recursive: true });
+    await writeFile(weights, before);
     await expect(loadModel(run)).rejects.toThrow(/whole run.*save it again/);
     await model.save(run);
     await (await loadModel(run)).dispose();
