@@ -15,6 +15,41 @@ export interface Mutant {
 
 export const MUTANTS: readonly Mutant[] = [
   {
+    name: "a threshold does not accept the case at it",
+    file: "lib/certificate/rules.ts",
+    text: "if ((confidence[i] as number) < threshold) continue;",
+    by: "if ((confidence[i] as number) <= threshold) continue;",
+    tests: ["test/unit/certificate.test.ts"],
+  },
+  {
+    name: "tests go on after a threshold that fails",
+    file: "lib/certificate/certify.ts",
+    text: "open = value <= limit;\n    if (open) last = j;",
+    by: "if (value <= limit) last = j;",
+    tests: ["test/unit/certificate.test.ts"],
+  },
+  {
+    name: "the joint rule without the case to come",
+    file: "lib/certificate/rules.ts",
+    text: "risk, 0) + 1) / (risks.length + 1)",
+    by: "risk, 0)) / risks.length",
+    tests: ["test/unit/certificate.test.ts"],
+  },
+  {
+    name: "a bet that knows the case that it is laid on",
+    file: "lib/certificate/rules.ts",
+    text: "    squares += (value - sum / (i + 2)) ** 2;",
+    by: "    squares += (w(i + 1 < n ? i + 1 : i) - sum / (i + 2)) ** 2;",
+    tests: ["test/unit/certificate.test.ts"],
+  },
+  {
+    name: "served cases are ranked among the calibration's alone",
+    file: "lib/statistics/martingale.ts",
+    text: "if (reference.length < MOST_REFERENCE) reference",
+    by: "if (reference.length < 0) reference",
+    tests: ["test/unit/martingale.test.ts"],
+  },
+  {
     name: "AULA without its last trapezoid",
     file: "lib/agreement/measures.ts",
     text: "for (let j = 1; j < values.length; j++) area +=",

@@ -14,6 +14,23 @@ export {
   predictionDepthFromCounts,
 } from "../agreement/index.js";
 export type { NdArray, NumericArray } from "../arrays.js";
+export {
+  type AcceptedShare,
+  type CalibrationCases,
+  CERTIFICATE_RULES,
+  type CertificateRule,
+  type Certification,
+  type Certified,
+  type CertifyOptions,
+  casesNeeded,
+  certify,
+  type Levels,
+  type LossKind,
+  type NotCertified,
+  type RuleName,
+  scoreThresholds,
+  type TestedThreshold,
+} from "../certificate/index.js";
 export { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 export {
   argmax,
@@ -66,7 +83,9 @@ export {
   auroc,
   type BootstrapInterval,
   type BootstrapOptions,
+  binomialCdf,
   bootstrap,
+  clopperPearson,
   eaurc,
   fpr95,
   naurc,
@@ -79,7 +98,14 @@ export {
   qualityControlCurve,
   type RiskCoverage,
   riskCoverage,
+  type ShareInterval,
   type Spearman,
+  StreamAlarm,
+  type StreamAlarmOptions,
+  type StreamAlarmReading,
+  type StreamAlarmState,
+  type StreamReading,
+  type StreamState,
   spearman,
   type Wilcoxon,
   wilcoxon,

@@ -1,6 +1,7 @@
 import { fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
 import { Random } from "../random.js";
+import { membersOf } from "./groups.js";
 
 /** Options of {@link bootstrap}. */
 export interface BootstrapOptions {
@@ -72,17 +73,6 @@ export function bootstrap(
     high: quantile(ascending, (1 + level) / 2),
     leftOut: resamples - values.length,
   };
-}
-
-/** Images of each group, in the order of first appearance. */
-function membersOf(groups: readonly (string | number)[]): number[][] {
-  const members = new Map<string | number, number[]>();
-  groups.forEach((group, image) => {
-    const images = members.get(group);
-    if (images) images.push(image);
-    else members.set(group, [image]);
-  });
-  return [...members.values()];
 }
 
 /** Linear between order statistics. */

@@ -23,6 +23,12 @@ function examples(): Record<string, number> {
   const interval = metrics.bootstrap(dice.length, mean, { seed: 1 });
   const points = metrics.skipCurve([{ heads, truth }]);
   const weights = metrics.fitHeadWeights([all.map((head) => metrics.softmax(head))], [truth]);
+  const alarm = new metrics.StreamAlarm({ score: confidence });
+  for (const score of [0.95, 0.96, 0.97]) alarm.observe({ score });
+  const proved = metrics.certify(
+    { confidence, dice },
+    { alpha: 0.5, delta: 0.5, tau: 0.8, thresholds: [0.8, 0.6, 0.4] },
+  );
   return {
     mean: fused("mean"),
     "logit-mean": fused("logit-mean"),
@@ -56,6 +62,12 @@ function examples(): Record<string, number> {
     pairedT: metrics.pairedT(dice, other).p,
     low: interval.low,
     high: interval.high,
+    binomialCdf: metrics.binomialCdf(0, 22, 0.1),
+    clopperPearson: metrics.clopperPearson(3, 10).low,
+    certify: proved.certified ? proved.threshold : Number.NaN,
+    casesNeeded: metrics.casesNeeded("conditional", { alpha: 0.1, delta: 0.1 }),
+    scoreThresholds: metrics.scoreThresholds(confidence, 0.25)[2] as number,
+    StreamAlarm: alarm.reading.value,
     skipCurve: points[1]?.nll as number,
     chooseSkip: metrics.chooseSkip(points),
     fitTemperature: metrics.fitTemperature([all[3] as metrics.NdArray], [truth]).temperature,
