@@ -1,4 +1,4 @@
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import {
   dashed,
   type NumberBounds,
@@ -12,15 +12,19 @@ import {
 /** Reads one command-line value; throws commander's error for a bad one, which ends the program with exit code 2. */
 export type Parser<T> = (text: string) => T;
 
-/** Reads what a specification accepts. Null, which has no text, is `none`. */
+/** Reads what a specification accepts. Null and an empty choice of names, which have no text, are `none`. */
 export function parserOf<T>(spec: OptionSpec<T>): Parser<T> {
   return (text) => {
     for (const one of spec.among ?? [spec]) {
-      const value = one.kind === "array" ? list(parserOf(one.element as OptionSpec))(text) : read(text, one);
+      const value = one.kind === "array" ? readList(text, one.element as OptionSpec) : read(text, one);
       if (text.trim() !== "" && one.accepts(value)) return value as T;
     }
     throw new InvalidArgumentError(`Expected ${described(spec, text)}`);
   };
+}
+
+function readList(text: string, element: OptionSpec): unknown[] {
+  return element.kind === "oneOf" && text === "none" ? [] : list(parserOf(element))(text);
 }
 
 function read(text: string, { kind, values }: OptionSpec): unknown {
@@ -52,7 +56,7 @@ function nameOf(value: unknown): string {
 }
 
 /** The bounds of a number, in words; empty without. */
-export function within({ min, max, above, below }: NumberBounds): string {
+function within({ min, max, above, below }: NumberBounds): string {
   if (min !== undefined && max !== undefined) return ` from ${min} to ${max}`;
   if (min !== undefined && below !== undefined) return ` from ${min} to below ${below}`;
   const bounds = [
@@ -85,9 +89,21 @@ export function list<T>(item: Parser<T>): Parser<T[]> {
   };
 }
 
+/** An option of a command that is made of its declaration. One that is true unless said otherwise is `--no-…`. */
+export class DeclaredOption extends Option {
+  constructor(
+    name: string,
+    readonly declaration: OptionSpec,
+  ) {
+    const without = otherwise(declaration);
+    const more = [rangeOf(declaration), without && `default: ${without}`].filter(Boolean).join("; ");
+    super(flagOf(name, declaration), [listed(declaration), more && `(${more})`].filter(Boolean).join(" "));
+    this.makeOptionMandatory(declaration.required ?? false);
+  }
+}
+
 /**
- * Adds options to a command, with their text and what holds without them as their help. One that is true unless said
- * otherwise becomes `--no-…`.
+ * Adds options to a command, with their text, range and what holds without them as their help.
  * @param parsers reads the values of those that no specification can read
  */
 export function withOptions(
@@ -96,10 +112,8 @@ export function withOptions(
   parsers: Readonly<Record<string, Parser<unknown>>> = {},
 ): Command {
   for (const [name, spec] of Object.entries(specs)) {
-    const help = [listed(spec), otherwise(spec) && `(default: ${otherwise(spec)})`].filter(Boolean).join(" ");
-    if (spec.kind === "boolean") command.option(flagOf(name, spec), help);
-    else
-      command[spec.required ? "requiredOption" : "option"](flagOf(name, spec), help, parsers[name] ?? parserOf(spec));
+    const added = new DeclaredOption(name, spec);
+    command.addOption(spec.kind === "boolean" ? added : added.argParser(parsers[name] ?? parserOf(spec)));
   }
   return command;
 }
@@ -119,10 +133,21 @@ export function flagOf(name: string, spec: OptionSpec): string {
 
 const ARGUMENTS = { integer: "n", number: "x", oneOf: "name", array: "list", string: "text", boolean: "" } as const;
 
+/** Of more names an option's help lists none; the error for a wrong one does. */
+const MOST_LISTED = 10;
+
 /** What an option does, with the names that its text does not explain. */
-export function listed({ text = "", values = [] }: OptionSpec): string {
+export function listed({ text = "", element, values = element?.values ?? [] }: OptionSpec): string {
   const names = values.map(nameOf);
-  return names.every((name) => text.includes(name)) ? text : `${text}: ${names.join(", ")}`;
+  return names.length > MOST_LISTED || names.every((name) => text.includes(name))
+    ? text
+    : `${text}: ${names.join(", ")}`;
+}
+
+/** Between which bounds a number is, in words; empty where there is nothing to say. */
+export function rangeOf({ kind, element, ...bounds }: OptionSpec): string {
+  if (kind === "array" && element) return rangeOf(element).replace(/^./, "each $&");
+  return kind === "integer" || kind === "number" ? within(bounds).replace(/^ (of )?/, "") : "";
 }
 
 /** What holds without the option, in words; empty where there is nothing to say. */

@@ -119,7 +119,7 @@ const RUN = {
 };
 
 /** The options of `train`, in the groups of its help and of docs/cli.md. */
-export const GROUPS: Readonly<Record<string, OptionSpecs>> = {
+const GROUPS: Readonly<Record<string, OptionSpecs>> = {
   Run: RUN,
   Data: DATA,
   Network: NETWORK,

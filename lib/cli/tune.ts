@@ -10,37 +10,36 @@ import { describeUnknown, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { FUSIONS, type Fusion } from "../fusion/index.js";
-import type { DeviceFlags } from "../inference/device.js";
+import { type Defaults, defaultsOf, option, toldOf, type Values } from "../options.js";
 import { fixed, grouped } from "../results/format.js";
 import { formatTable } from "../results/text.js";
 import { dataOf, type RunNotes } from "../runs/notes.js";
 import type { RunChoice } from "../runs/tuning.js";
-import { SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
-import { RULES, type Rule, type SkipPoint } from "../tuning/skip.js";
-import { FITS, type Fit, type TuneImage, type TuneOptions, type Tuning, type TuningStep } from "../tuning/tune.js";
+import { SCORES, type ScoreName } from "../scores/scores.js";
+import type { SkipPoint } from "../tuning/skip.js";
+import { FITS, GATE, TUNE, type TuneImage, type TuneOptions, type Tuning, type TuningStep } from "../tuning/tune.js";
 import { MAPS } from "../uncertainty/index.js";
-import { integer, list, number, oneOf, type Parser, text } from "./arguments.js";
+import { givenOf, type Parser, parserOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
-import { withDeviceOptions } from "./device-options.js";
-import { type LabelFlags, labelsOf, noteIgnored, noteUnclear, withLabelOptions } from "./label-options.js";
+import { DEVICE } from "./device-options.js";
+import { labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
-interface Flags extends DeviceFlags, LabelFlags {
-  data?: string;
-  allowDuplicates?: boolean;
-  rule: Rule;
-  margin: number;
-  fusion: Fusion;
-  subsets?: boolean;
-  fit?: Fit[];
-  gate: boolean;
-  score?: ScoreName;
-  flag?: number;
-  tau?: number;
-  maxPixels: number;
-  seed: number;
-  dryRun?: boolean;
+/** In the order of its help and of docs/cli.md. */
+const OPTIONS = {
+  data: option.string({ text: "data folder", otherwise: "the one trained on", arg: "dir" }),
+  ...toldOf(TUNE),
+  ...GATE,
+  gate: option.boolean({ default: true, text: "choose no gate" }),
+  allowDuplicates: option.boolean({
+    text: "tune though the training saw some of the images, as where train allowed it",
+  }),
+  dryRun: option.boolean({ text: "only print" }),
+  ...labelSpecs({ labels: "as the run's", ignore: "the run's" }),
+  ...DEVICE,
+};
+
+interface Flags extends Values<typeof OPTIONS> {
   json?: boolean;
 }
 
@@ -59,44 +58,15 @@ export function tuneCommand(): Command {
     "Measures on the validation split that the run records; no file of the test split is opened. Quality is measured at the network's " +
       "input size against masks of that size, without padding. Everything is chosen anew from the raw heads: tuning twice " +
       "gives the same. Writes the choice into run.json, and tuning/skip-curve.csv beside it.",
-  )
-    .argument("<run>", "run folder", text)
-    .option("--data <dir>", "data folder (default: the one trained on)", text)
-    .option("--rule <name>", "nll or aurc: the lowest among those of nearly the best Dice; dice", oneOf(RULES), "nll")
-    .option("--margin <d>", "how far mean Dice may be below the best", number({ min: 0 }), 0.005)
-    .option("--fusion <name>", `${FUSIONS.join(", ")}`, oneOf(FUSIONS), "mean")
-    .option("--subsets", "try removing any heads, one after the other, not only the first T")
-    .option(
-      "--fit <list>",
-      `${FITS.join(", ")}, or none (default: none; temperature for a run with a single head)`,
-      fits,
-    )
-    .option(
-      "--score <name>",
-      "confidence that the gate looks at (default: aula; softDiceConfidence without three heads in order)",
-      score,
-    )
-    .option("--flag <share>", "gate: flag this share of the images (default: 0.1)", number({ min: 0, max: 1 }))
-    .option("--tau <dice>", "gate: leave at most 5 % of the images below this Dice unseen", number({ min: 0, max: 1 }))
-    .option("--no-gate", "choose no gate")
-    .option("--max-pixels <n>", "most pixels that are fitted to; of more, a draw", integer({ min: 1 }), 200_000)
-    .option("--seed <n>", "of that draw", integer(), 0)
-    .option("--allow-duplicates", "tune though the training saw some of the images, as where train allowed it")
-    .option("--dry-run", "only print");
-  withLabelOptions(command, { labels: "as the run's", ignore: "the run's" });
-  return withDeviceOptions(command).action((run: string, flags: Flags) =>
+  ).argument("<run>", "run folder", text);
+  return withOptions(command, OPTIONS, { score: scoreNamed }).action((run: string, flags: Flags) =>
     runSession(flags.json ?? false, (session) => tuneRun(run, flags, session)),
   );
 }
 
-const fits: Parser<Fit[]> = (value) => {
-  if (value === "none") return [];
-  const wanted = list(oneOf(FITS))(value);
-  return FITS.filter((fit) => wanted.includes(fit));
-};
-
 /** The name of a map alone is its sum. */
-const score: Parser<ScoreName> = (value) => oneOf(SCORE_NAMES)(Object.hasOwn(MAPS, value) ? `${value}.sum` : value);
+const scoreNamed: Parser<ScoreName> = (value) =>
+  parserOf(GATE.score)(Object.hasOwn(MAPS, value) ? `${value}.sum` : value);
 
 async function tuneRun(folder: string, flags: Flags, session: Session): Promise<void> {
   if (flags.flag !== undefined && flags.tau !== undefined) throw new UsageError("expected --flag or --tau, not both");
@@ -127,17 +97,12 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const draws = model.method === "mcd";
     if (draws && flags.subsets)
       throw new UsageError("--subsets needs heads that differ; passes with dropout are draws");
-    const options: TuneOptions = {
-      choose: !draws,
-      ignoreIndex,
-      fusion: flags.fusion,
-      rule: flags.rule,
-      margin: flags.margin,
-      subsets: flags.subsets ?? false,
-      fit: flags.fit ?? (heads.length === 1 ? ["temperature"] : []),
+    const options = {
+      ...defaultsOf(TUNE),
+      ...(heads.length === 1 && { fit: ["temperature"] as const }),
+      ...givenOf(flags, toldOf(TUNE)),
+      ...{ choose: !draws, ignoreIndex },
       ...(flags.gate && { gate: gateOptions(flags, ordered && heads.length >= 3) }),
-      maxPixels: flags.maxPixels,
-      seed: flags.seed,
     };
     const tuning = await tune(() => source.read(), dataset.length, options);
     line.clear();
@@ -287,13 +252,13 @@ class ValidationHeads {
 
 function gateOptions({ score, flag, tau }: Flags, byAula: boolean): NonNullable<TuneOptions["gate"]> {
   const of = score ?? (byAula ? "aula" : "softDiceConfidence");
-  return tau === undefined ? { score: of, flag: flag ?? 0.1 } : { score: of, tau };
+  return tau === undefined ? { score: of, flag: flag ?? GATE.flag.default } : { score: of, tau };
 }
 
 /** What is written into the run. Heads that are the last ones are said by `skip` alone. */
 function choiceOf(
   tuning: Tuning,
-  { rule = "nll", margin = 0, fusion = "mean" }: TuneOptions,
+  { rule, margin, fusion }: Defaults<typeof TUNE>,
   heads: readonly string[],
   facts: Pick<RunChoice["tuning"], "data" | "split" | "contents">,
 ): RunChoice {

@@ -2,7 +2,7 @@ import type { NdArray } from "../arrays.js";
 import { fail } from "../checks.js";
 import { FUSIONS, type Fusion, type TrustOptions } from "../fusion/fuse.js";
 import type { Heads } from "../fusion/heads.js";
-import { checkOptions, describe, option } from "../options.js";
+import { checkOptions, defaultsOf, describe, option, type Values } from "../options.js";
 import { IGNORE_INDEX, leftOut, UnsaidLabels } from "../quality/ignored.js";
 import { spearman } from "../statistics/correlation.js";
 import { aurc } from "../statistics/failures.js";
@@ -48,8 +48,19 @@ export const RULES = ["nll", "dice", "aurc"] as const;
 /** One of {@link RULES}. */
 export type Rule = (typeof RULES)[number];
 
+/** What says how a point is chosen. */
+export const CHOOSE = {
+  /** See {@link ChooseSkipOptions.rule}. @default "nll" */
+  rule: option.oneOf(RULES, {
+    default: "nll",
+    text: "nll or aurc: the lowest among those of nearly the best Dice; dice: the highest",
+  }),
+  /** How far mean Dice may be below the best. @default 0.005 */
+  margin: option.number({ min: 0, default: 0.005, text: "how far mean Dice may be below the best", arg: "d" }),
+};
+
 /** Options of {@link chooseSkip}. */
-export interface ChooseSkipOptions {
+export interface ChooseSkipOptions extends Omit<Values<typeof CHOOSE>, "rule"> {
   /**
    * - `"nll"`: the lowest nll among those whose mean Dice is within `margin` of the best.
    * - `"dice"`: the highest mean Dice; of equals the lowest nll.
@@ -59,8 +70,6 @@ export interface ChooseSkipOptions {
    * Of equals the lower T. @default "nll"
    */
   rule?: Rule | ((curve: readonly SkipPoint[]) => number);
-  /** @default 0.005 */
-  margin?: number;
 }
 
 /**
@@ -139,10 +148,10 @@ export function qualityOf(scores: readonly SubsetScore[]): RankedPoint {
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION also for a rule that returns no T of the curve
  */
 export function chooseSkip(curve: readonly SkipPoint[], options: ChooseSkipOptions = {}): number {
-  const { rule = "nll", margin = 0.005 } = checkOptions("chooseSkip", options, {
-    rule: option.anyOf(option.oneOf(RULES), option.callback()),
-    margin: option.number({ min: 0 }),
-  });
+  const { rule, margin } = {
+    ...defaultsOf(CHOOSE),
+    ...checkOptions("chooseSkip", options, { ...CHOOSE, rule: option.anyOf(CHOOSE.rule, option.callback()) }),
+  };
   if (!Array.isArray(curve) || curve.length === 0) {
     fail("ERR_LE_SHAPE", "curve", "at least one point", describe(curve));
   }

@@ -4,7 +4,7 @@ import { aula, countAgreement, isEmpty, pairwiseAgreement, predictionDepth } fro
 import type { NdArray } from "../arrays.js";
 import { type FloatArray, fail } from "../checks.js";
 import { argmax, FUSIONS, type Fusion, fuse, labelMaps } from "../fusion/fuse.js";
-import { checkOptions, option } from "../options.js";
+import { checkOptions, defaultsOf, option, type Values } from "../options.js";
 import { IGNORE_INDEX, NOTHING } from "../quality/ignored.js";
 import { nll } from "../quality/likelihood.js";
 import { dice } from "../quality/overlap.js";
@@ -13,16 +13,7 @@ import type { Scored } from "../scores/register.js";
 import { confidenceOf, lacking, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
 import { MAP_NAMES, MAPS, type MapParts, softDiceConfidence, summarise } from "../uncertainty/index.js";
 import { checkTruth } from "./samples.js";
-import {
-  choose,
-  curveOf,
-  type QualityPoint,
-  qualityOf,
-  type RankedPoint,
-  RULES,
-  type Rule,
-  type SkipPoint,
-} from "./skip.js";
+import { CHOOSE, choose, curveOf, type QualityPoint, qualityOf, type RankedPoint, type SkipPoint } from "./skip.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
 import { fitProbabilityTemperature, fitTemperature, temper } from "./temperature.js";
 import { thresholdForFailures, thresholdForShare } from "./thresholds.js";
@@ -45,37 +36,59 @@ export interface TuneImage {
   truth: NdArray<Uint8Array>;
 }
 
-/** Options of {@link tune}. */
-export interface TuneOptions {
+/** How the gate's threshold is chosen. */
+export const GATE = {
+  /** What the gate looks at. */
+  score: option.oneOf(SCORE_NAMES, {
+    otherwise: "aula; softDiceConfidence without three heads in order",
+    text: "confidence that the gate looks at, such as entropy.mean; a map alone is its sum",
+  }),
+  /** So that this share of the images is flagged. */
+  flag: option.number({ min: 0, max: 1, default: 0.1, text: "gate: flag this share of the images", arg: "share" }),
+  /** The lowest that leaves at most 5 % of the images with a Dice below this unseen. */
+  tau: option.number({
+    ...{ min: 0, max: 1, arg: "dice" },
+    text: "gate: leave at most 5 % of the images below this Dice unseen",
+  }),
+};
+
+/** What is chosen, and how. */
+export const TUNE = {
   /** Label of the truth that is left out; null leaves none out. @default 255 */
-  ignoreIndex?: number | null;
-  /** @default "mean" */
-  fusion?: Fusion;
-  /** See {@link ChooseSkipOptions.rule}. @default "nll" */
-  rule?: Rule;
-  /** See {@link ChooseSkipOptions.margin}. @default 0.005 */
-  margin?: number;
+  ignoreIndex: option.with(IGNORE_INDEX, { default: 255 }),
+  /** How heads are fused. @default "mean" */
+  fusion: option.oneOf(FUSIONS, { default: "mean", text: "how heads are fused" }),
+  ...CHOOSE,
   /** Whether heads are left out at all; `false` keeps every one, and there is no curve. @default true */
-  choose?: boolean;
+  choose: option.boolean({ default: true }),
   /** Whether other subsets than those without the first T heads are tried: see {@link Removal}. @default false */
-  subsets?: boolean;
-  /** @default none */
-  fit?: readonly Fit[];
-  /**
-   * How the gate's threshold is chosen: so that a share `flag` of the images is flagged, or the lowest that leaves at most 5 %
-   * of the images with a Dice below `tau` unseen. `score` is a {@link ScoreName}.
-   * @default none
-   */
-  gate?: { score: ScoreName; flag: number } | { score: ScoreName; tau: number };
+  subsets: option.boolean({
+    default: false,
+    text: "try removing any heads, one after the other, not only the first T",
+  }),
+  /** What is fitted to them. @default [] */
+  fit: option.array(option.oneOf(FITS), {
+    default: [],
+    otherwise: "none; temperature for a run with a single head",
+    text: "what is fitted, or none",
+  }),
+  /** Score and threshold, which says either a share to flag or a Dice. @default none */
+  gate: option.object<{ score: ScoreName; flag: number } | { score: ScoreName; tau: number }>({
+    ...GATE,
+    score: option.required(GATE.score),
+  }),
   /**
    * Most pixels that temperatures and weights are fitted to. Where the images have more, as many of each are drawn at random,
    * without replacement.
-   * @default 200_000
+   * @default 200000
    */
-  maxPixels?: number;
+  maxPixels: option.integer({ min: 1, default: 200_000, text: "most pixels that are fitted to; of more, a draw" }),
   /** Of that draw. @default 0 */
-  seed?: number;
-}
+  seed: option.integer({ default: 0, text: "seed of that draw" }),
+};
+
+/** Options of {@link tune}. */
+export interface TuneOptions extends Values<typeof TUNE> {}
 
 /**
  * One step of backward elimination: from all heads on, the one is removed without which the rule's measure is best, until
@@ -138,33 +151,10 @@ export async function tune(
   count: number,
   options: TuneOptions = {},
 ): Promise<Tuning> {
-  const {
-    ignoreIndex: ignored = 255,
-    fusion = "mean",
-    rule = "nll",
-    margin = 0.005,
-    subsets = false,
-    fit = [],
-    gate,
-    maxPixels = 200_000,
-    seed = 0,
-    choose: chosen = true,
-  } = checkOptions("tune", options, {
-    ignoreIndex: IGNORE_INDEX,
-    fusion: option.oneOf(FUSIONS),
-    rule: option.oneOf(RULES),
-    margin: option.number({ min: 0 }),
-    choose: option.boolean(),
-    subsets: option.boolean(),
-    fit: option.array(option.oneOf(FITS)),
-    gate: option.object({
-      score: option.required(option.oneOf(SCORE_NAMES)),
-      flag: option.number({ min: 0, max: 1 }),
-      tau: option.number({ min: 0, max: 1 }),
-    }),
-    maxPixels: option.integer({ min: 1 }),
-    seed: option.integer(),
-  });
+  const given = checkOptions("tune", options, TUNE);
+  const { ignoreIndex: ignored, choose: chosen, ...rest } = { ...defaultsOf(TUNE), ...given };
+  const { fusion, rule, margin, subsets, fit, maxPixels, seed } = rest;
+  const { gate } = given;
   const ignoreIndex = ignored ?? NOTHING;
   if (fit.includes("weights") && fusion !== "mean") {
     fail("ERR_LE_OPTION", "option 'fit' of tune", `no weights, as they are fitted for the fusion "mean",`, fusion);

@@ -1,17 +1,12 @@
-// Each option of a training is declared once: what the API checks and does, the command line and the documentation say the same.
+// A training is the same on the command line and by the API.
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, it } from "vitest";
-import { flagOf, listed, otherwise, within } from "../../lib/cli/arguments.js";
-import { effectiveOptions, fitOptions, GROUPS, type TrainFlags, trainOptions } from "../../lib/cli/train-options.js";
-import { AUGMENT_OPTIONS } from "../../lib/ensemble/augment.js";
-import { FIT, FIT_DEFAULTS, OPTIMIZERS, PAPER, SCHEDULES } from "../../lib/ensemble/fit-options.js";
-import { COUNTS, ENSEMBLE } from "../../lib/ensemble/head-options.js";
+import { effectiveOptions, fitOptions, type TrainFlags, trainOptions } from "../../lib/cli/train-options.js";
+import { FIT_DEFAULTS, OPTIMIZERS, PAPER, SCHEDULES } from "../../lib/ensemble/fit-options.js";
 import { LOSSES } from "../../lib/ensemble/losses.js";
-import { BACKBONE_KINDS, BACKBONE_OPTIONS } from "../../lib/ensemble/zoo.js";
+import { BACKBONE_KINDS } from "../../lib/ensemble/zoo.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
-import type { OptionSpec, OptionSpecs } from "../../lib/options.js";
-import { documentedDefaults, documentedValue } from "../support/documented.js";
 
 const file = (name: string) => path.join(PACKAGE_ROOT, name);
 
@@ -48,40 +43,7 @@ describe("fit and train", () => {
   });
 });
 
-describe("doc comments", () => {
-  it.each<[string, OptionSpecs]>([
-    ["lib/ensemble/fit-options.ts", FIT],
-    ["lib/ensemble/zoo.ts", BACKBONE_OPTIONS],
-    ["lib/ensemble/augment.ts", AUGMENT_OPTIONS],
-    ["lib/ensemble/head-options.ts", { ...ENSEMBLE, ...COUNTS, channelsLast: {} as OptionSpec }],
-  ])("of %s tell the defaults", (name, specs) => {
-    const documented = documentedDefaults(file(name));
-    for (const [option, spec] of Object.entries(specs)) {
-      const [first] = documented[option]?.split(" (") ?? []; // what follows is of some kinds of networks
-      if (spec.default !== undefined) expect([option, documentedValue(first)]).toEqual([option, spec.default]);
-      else if (spec.otherwise && typeof documentedValue(first) === "number") expect(spec.otherwise).toBe(first);
-    }
-  });
-});
-
 describe("the documentation", () => {
-  it("lists the options of train as they are declared (npx vitest run test/unit/train-options.test.ts -u writes them)", async () => {
-    const rows = Object.entries(GROUPS).flatMap(([title, specs]) => [
-      `| **${title}** | | |`,
-      ...Object.entries(specs).map(([name, spec]) => {
-        const range = ["integer", "number"].includes(spec.kind ?? "") ? within(spec).replace(/^ (of )?/, "") : "";
-        const what = `${listed(spec)}${range && ` (${range})`}`.replace(/[*<|]/g, "\\$&");
-        return `| \`${flagOf(name, spec)}\` | ${what} | ${otherwise(spec)} |`;
-      }),
-    ]);
-    const text = readFileSync(file("docs/cli.md"), "utf8");
-    const [start, end] = ["<!-- options of train -->\n", "<!-- end -->"];
-    const [before = "", rest = ""] = text.split(start);
-    const after = rest.slice(rest.indexOf(end));
-    const table = ["| option | | without it |", "|---|---|---|", ...rows, ""].join("\n");
-    await expect(`${before}${start}${table}${after}`).toMatchFileSnapshot(file("docs/cli.md"));
-  });
-
   it("defines every loss, and names every optimiser, schedule and network", () => {
     const [metrics, cli] = ["metrics", "cli"].map((name) => readFileSync(file(`docs/${name}.md`), "utf8"));
     for (const loss of LOSSES) expect(metrics).toMatch(new RegExp(`^\\| [^|]*\`${loss}\``, "m"));

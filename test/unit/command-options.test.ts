@@ -1,0 +1,90 @@
+// Each option of a command is declared once: its help and the documentation come from there.
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import type { Command } from "commander";
+import { describe, expect, it } from "vitest";
+import { DeclaredOption, listed, otherwise, rangeOf } from "../../lib/cli/arguments.js";
+import { trainCommand } from "../../lib/cli/train.js";
+import { tuneCommand } from "../../lib/cli/tune.js";
+import { AUGMENT_OPTIONS } from "../../lib/ensemble/augment.js";
+import { FIT } from "../../lib/ensemble/fit-options.js";
+import { COUNTS, ENSEMBLE } from "../../lib/ensemble/head-options.js";
+import { BACKBONE_OPTIONS } from "../../lib/ensemble/zoo.js";
+import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import type { OptionSpec, OptionSpecs } from "../../lib/options.js";
+import { CHOOSE } from "../../lib/tuning/skip.js";
+import { TUNE } from "../../lib/tuning/tune.js";
+import { documentedDefaults, documentedValue } from "../support/documented.js";
+
+const COMMANDS = new Map([trainCommand(), tuneCommand()].map((command) => [command.name(), command]));
+
+/** Those of all commands, which docs/cli.md says once. */
+const COMMON = ["--json", "--debug"];
+
+/** The options of a command as the documentation has them. */
+function tableOf(command: Command): string {
+  let group: string | undefined;
+  const rows = command.options.flatMap((option) => {
+    if (!(option instanceof DeclaredOption)) return [];
+    const { declaration, helpGroupHeading } = option;
+    const range = rangeOf(declaration);
+    const what = `${listed(declaration)}${range && ` (${range})`}`.replace(/[*<|]/g, "\\$&");
+    const heading = helpGroupHeading === group ? [] : [`| **${helpGroupHeading?.replace(":", "")}** | | |`];
+    group = helpGroupHeading;
+    return [...heading, `| \`${option.flags}\` | ${what} | ${otherwise(declaration)} |`];
+  });
+  return ["| option | | without it |", "|---|---|---|", ...rows, ""].join("\n");
+}
+
+describe("doc comments", () => {
+  it.each<[string, OptionSpecs]>([
+    ["lib/ensemble/fit-options.ts", FIT],
+    ["lib/tuning/skip.ts", CHOOSE],
+    ["lib/tuning/tune.ts", { ...TUNE, rule: {} as OptionSpec, margin: {} as OptionSpec }],
+    ["lib/ensemble/zoo.ts", BACKBONE_OPTIONS],
+    ["lib/ensemble/augment.ts", AUGMENT_OPTIONS],
+    ["lib/ensemble/head-options.ts", { ...ENSEMBLE, ...COUNTS, channelsLast: {} as OptionSpec }],
+  ])("of %s tell the defaults", (name, specs) => {
+    const documented = documentedDefaults(path.join(PACKAGE_ROOT, name));
+    for (const [option, spec] of Object.entries(specs)) {
+      const [first] = documented[option]?.split(" (") ?? []; // what follows is of some kinds of networks
+      if (spec.default !== undefined) expect([option, documentedValue(first)]).toEqual([option, spec.default]);
+      else if (spec.otherwise && typeof documentedValue(first) === "number") expect(spec.otherwise).toBe(first);
+    }
+  });
+});
+
+describe.each([...COMMANDS])("%s", (_, command) => {
+  it("has no option that is not declared", () => {
+    const others = command.options.filter((option) => !(option instanceof DeclaredOption || option.hidden));
+    expect(others.map(({ long }) => long)).toEqual(COMMON);
+  });
+
+  it("tells range and default in its help", () => {
+    const help = command.helpInformation().replace(/\s+/g, " ");
+    for (const option of command.options) {
+      if (!(option instanceof DeclaredOption)) continue;
+      const { declaration } = option;
+      for (const said of [option.flags, listed(declaration), rangeOf(declaration), otherwise(declaration)])
+        expect(help).toContain(said);
+      const { kind, default: value } = declaration;
+      if (kind !== "boolean" && value !== undefined) expect(declaration.accepts(value), option.flags).toBe(true);
+    }
+  });
+});
+
+it("is documented as it is declared (npx vitest run test/unit/command-options.test.ts -u writes it)", async () => {
+  const documented = new Set<string>();
+  for (const name of ["docs/cli.md", "docs/serving.md"]) {
+    const file = path.join(PACKAGE_ROOT, name);
+    const text = readFileSync(file, "utf8").replace(
+      /(<!-- options of (\w+) -->\n)[\s\S]*?(?=<!-- end -->)/g,
+      (_, start: string, of: string) => {
+        documented.add(of);
+        return `${start}${tableOf(COMMANDS.get(of) as Command)}`;
+      },
+    );
+    await expect(text).toMatchFileSnapshot(file);
+  }
+  expect(documented).toEqual(new Set(COMMANDS.keys()));
+});
