@@ -287,6 +287,27 @@ export const MUTANTS: readonly Mutant[] = [
     by: "rise_ * static_cast<double>(total), end",
     tests: ["schedule: cosine and one-cycle equal PyTorch's"],
   },
+  {
+    name: "scores without what lies in higher buckets",
+    file: "lib/sets/levels.ts",
+    text: "higher = above[bucket] as number;",
+    by: "higher = 0;",
+    tests: ["test/unit/sets.test.ts"],
+  },
+  {
+    name: "thresholds of masks without the one case to come",
+    file: "lib/sets/fit.ts",
+    text: "return (cases * loss + 1) / (cases + 1);",
+    by: "return loss;",
+    tests: ["test/unit/sets.test.ts"],
+  },
+  {
+    name: "an inner mask's loss that may fall again",
+    file: "lib/sets/risk.ts",
+    text: "worst = Math.max(worst, ",
+    by: "worst = Math.max(0, ",
+    tests: ["test/unit/sets.test.ts"],
+  },
 ];
 
 /**

@@ -78,6 +78,21 @@ export type { SurfaceOptions } from "../quality/regions.js";
 export { type HeadsScore, type ScoreOptions, scoreHeads } from "../quality/score.js";
 export { assd, hausdorff, hd95, type ModifiedHausdorffOptions, modifiedHausdorff } from "../quality/surface.js";
 export {
+  type FitPixelSetsOptions,
+  type FittedSet,
+  type FittedSets,
+  fitPixelSets,
+  type PixelSetFit,
+  type PixelSets,
+  pixelSetRisk,
+  pixelSets,
+  type SetCurve,
+  type SetName,
+  type SetRisk,
+  type SetThresholds,
+  type ThresholdsByClass,
+} from "../sets/index.js";
+export {
   augrc,
   aurc,
   auroc,
