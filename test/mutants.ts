@@ -121,7 +121,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "hd95 without interpolation",
-    file: "lib/quality/surface.ts",
+    file: "lib/statistics/spread.ts",
     text: "return low + (at - below) *",
     by: "return low + 0 *",
     tests: ["test/unit/surface.test.ts"],

@@ -143,7 +143,7 @@ async function show(
   session: Session,
 ): Promise<void> {
   const { demoPage } = await import("../report/demo-page.js");
-  const { describeImages, describeSummary } = await import("./evaluate.js");
+  const { describeImages, describeSummary } = await import("../study/tables.js");
   const { summarise } = await import("../study/summary.js");
   const { scoredClasses, scoreImage } = await import("../study/records.js");
   const { datasetItems, infer } = await import("../inference/inference.js");
@@ -173,13 +173,14 @@ async function show(
   }
   line.clear();
   scores.sort((a, b) => (a.aula ?? 0) - (b.aula ?? 0));
-  const summary = summarise(scores, { classNames: test.classNames, scored, heads });
+  const evaluated = { classNames: test.classNames, scored, heads };
+  const summary = summarise(scores, evaluated);
   const spearman = summary.spearmanWithDice.aula?.rho ?? Number.NaN;
   const page = path.resolve(flags.out, "index.html");
   await writeAtomic(page, await demoPage({ images, heads, classes: model.classes, spearman, notes: [made] }));
   await session.print(
     session.json
       ? toJson({ page, run: path.resolve(flags.out, "run"), ...summary, scores }, 2)
-      : `${describeImages(scores, test.classNames.slice(1))}\n${describeSummary(summary)}\n${made}.\nOpen ${page}\n`,
+      : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${made}.\nOpen ${page}\n`,
   );
 }

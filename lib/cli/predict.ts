@@ -6,8 +6,8 @@ import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import type { DeviceFlags } from "../inference/device.js";
 import type { Result } from "../inference/inference.js";
 import { extentOf, middleSlice, predictionRecord } from "../inference/record.js";
-import { fixed } from "../results/format.js";
-import { formatTable } from "../results/text.js";
+import { toText } from "../results/table.js";
+import { imageColumn } from "../study/tables.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
 import { integer, list, oneOf, text } from "./arguments.js";
@@ -206,24 +206,12 @@ function fileName(name: string): string {
   return name.replace(/[^\p{L}\p{N}_-]+/gu, "_");
 }
 
-function describe(records: readonly PredictionRecord[]): string {
-  const rows = records.map((record) => [
-    record.id,
-    fixed(record.aula?.value) + (record.aula?.empty ? " (empty)" : ""),
-    fixed(record.aula?.normalised),
-    fixed(record.pairwiseAgreement.overall),
-    fixed(record.softDiceConfidence.overall),
-    fixed(record.summaries.entropy?.sum, 1),
-  ]);
-  return formatTable(
-    [
-      { heading: "image", align: "left" },
-      { heading: "AULA" },
-      { heading: "normalised" },
-      { heading: "agreement" },
-      { heading: "soft Dice" },
-      { heading: "entropy, sum" },
-    ],
-    rows.length > 22 ? [...rows.slice(0, 10), null, ...rows.slice(-10)] : rows,
-  );
+/** The images in their order; of many only the first and last ten. */
+function describe(rows: readonly PredictionRecord[]): string {
+  const names = ["aula", "aulaNormalised", "pairwiseAgreement", "softDiceConfidence"] as const;
+  const columns = [
+    ...names.map((name) => imageColumn<PredictionRecord>(name, ({ scores }) => scores[name], true)),
+    imageColumn<PredictionRecord>("entropy.sum", ({ summaries }) => summaries.entropy?.sum, true),
+  ];
+  return toText({ caption: "Images", name: { head: "image", of: ({ id }) => id }, columns, rows }, 10);
 }

@@ -1,7 +1,6 @@
 import path from "node:path";
 import { type Command, Option } from "commander";
 import type { NdArray, NumericArray } from "../arrays.js";
-import { csvLine } from "../data/csv.js";
 import { writeAtomic } from "../data/files.js";
 import {
   addIgnored,
@@ -18,10 +17,12 @@ import {
 import { checkWhole } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreHeads } from "../metrics/index.js";
-import { fixed } from "../results/format.js";
-import { formatTable } from "../results/text.js";
+import { lookOf } from "../results/measures.js";
+import { type Table, toCsv, toText } from "../results/table.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, recordScores, type ScoreRecord } from "../scores/scores.js";
-import { type Correlation, correlate, type Spread, spread } from "../study/summary.js";
+import { type Spread, spread } from "../statistics/spread.js";
+import { type Correlation, correlate } from "../study/summary.js";
+import { imageColumn, meansTable, ranksTable, TOLD } from "../study/tables.js";
 import { integer, oneOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import {
@@ -106,7 +107,8 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
     line.clear();
   }
   const summary = summarise(scores);
-  if (flags.csv !== undefined) await writeAtomic(flags.csv, scoresCsv(scores));
+  const table = filesTable(scores);
+  if (flags.csv !== undefined) await writeAtomic(flags.csv, toCsv(table, { file: ({ file }) => file }));
   noteIgnored(session, ignored, scores.length, rule.ignore);
   noteUnclear(session, unclearMask(truths, rule));
   const { skip, fusion, spacing = null } = flags;
@@ -114,7 +116,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
   await session.print(
     session.json
       ? toJson({ ...settings, ignored, files: scores, summary }, 2)
-      : `${describeFiles(scores)}\n${describeSummary(summary)}${flags.csv === undefined ? "" : `\nWritten to ${flags.csv}\n`}`,
+      : `${toText(table)}\n${describeSummary(summary)}${flags.csv === undefined ? "" : `\nWritten to ${flags.csv}\n`}`,
   );
 }
 
@@ -296,81 +298,32 @@ function summarise(scores: readonly FileScore[]): Summary {
   };
 }
 
-function describeFiles(scores: readonly FileScore[]): string {
-  const withTruth = scores.some((of) => of.quality);
-  return formatTable(
-    [
-      { heading: "file", align: "left" },
-      ...["heads", "AULA", "normalised", "agreement", "soft Dice", "depth", "entropy"].map((heading) => ({ heading })),
-      ...(withTruth ? ["Dice", "HD95", "MHD", "nll", "ECE"] : []).map((heading) => ({ heading })),
+/** All numbers of each file; on the terminal some. */
+function filesTable(scores: readonly FileScore[]): Table<FileScore> {
+  const all = new Map(scores.map((of) => [of, numbers(of, true)]));
+  const names = [...new Set([...all.values()].flatMap(Object.keys))];
+  return {
+    caption: "Files",
+    name: { head: "file", of: ({ file }) => file },
+    columns: [
+      { head: "heads", csv: "heads", format: String, of: ({ heads }) => heads },
+      { head: "classes", csv: "classes", page: "column", of: ({ classes }) => classes },
+      { head: "empty", csv: "empty", page: "column", of: ({ empty }) => String(empty) },
+      { head: "ignored", csv: "ignored", page: "column", of: ({ ignored }) => ignored },
+      ...names.map((name) => ({
+        ...imageColumn<FileScore>(name, (of) => all.get(of)?.[name], TOLD.includes(name) || CONFIDENCES.includes(name)),
+        csv: name,
+      })),
     ],
-    scores.map((of) => [
-      of.file,
-      String(of.heads),
-      fixed(of.aula) + (of.empty ? " (empty)" : ""),
-      fixed(of.aulaNormalised),
-      fixed(of.pairwiseAgreement),
-      fixed(of.softDiceConfidence),
-      fixed(of.predictionDepth, 1),
-      fixed(of.uncertainty["entropy.mean"], 4),
-      ...(withTruth
-        ? [
-            fixed(of.quality?.image.dice),
-            fixed(of.quality?.image.hd95, 2),
-            fixed(of.quality?.image.modifiedHausdorff),
-            fixed(of.calibration?.nll),
-            fixed(of.calibration?.ece),
-          ]
-        : []),
-    ]),
-  );
+    rows: scores,
+  };
 }
+
+/** Of a file without a truth, on the terminal too. */
+const CONFIDENCES = ["softDiceConfidence", "predictionDepth", "entropy.mean"];
 
 function describeSummary({ means, spearmanWithDice }: Summary): string {
-  const table = formatTable(
-    [
-      { heading: "over the files", align: "left" },
-      { heading: "mean" },
-      { heading: "± sd" },
-      { heading: "files" },
-      { heading: "left out" },
-    ],
-    Object.entries(means).map(([name, { mean, sd, n, leftOut }]) => [
-      name,
-      fixed(mean, 4),
-      fixed(sd, 4),
-      String(n),
-      String(leftOut),
-    ]),
-  );
-  if (!spearmanWithDice) return table;
-  const ranks = formatTable(
-    [{ heading: "Spearman with Dice", align: "left" }, { heading: "rho" }, { heading: "p" }, { heading: "files" }],
-    Object.entries(spearmanWithDice).map(([name, { rho, p, n }]) => [
-      name,
-      fixed(rho),
-      Number.isNaN(p) ? "–" : p.toPrecision(2),
-      String(n),
-    ]),
-  );
-  return `${table}\n${ranks}`;
-}
-
-function scoresCsv(scores: readonly FileScore[]): string {
-  const rows = scores.map((of) => numbers(of, true));
-  const names = [...new Set(rows.flatMap(Object.keys))];
-  const cell = (value: number | undefined) => (value === undefined || Number.isNaN(value) ? "" : value);
-  return `${[
-    ["file", "heads", "classes", "empty", "ignored", ...names],
-    ...scores.map((of, i) => [
-      of.file,
-      of.heads,
-      of.classes,
-      String(of.empty),
-      of.ignored ?? "",
-      ...names.map((name) => cell(rows[i]?.[name])),
-    ]),
-  ]
-    .map(csvLine)
-    .join("\n")}\n`;
+  const rows = Object.entries(means).map(([name, of]) => ({ ...lookOf(name), quantity: name, part: "", of }));
+  const table = toText(meansTable(rows, "files"));
+  return spearmanWithDice ? `${table}\n${toText(ranksTable(spearmanWithDice, "files"))}` : table;
 }

@@ -2,7 +2,6 @@ import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
-import { csvLine } from "../data/csv.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
 import type { LabelOptions } from "../data/labels.js";
@@ -12,6 +11,7 @@ import type { Model } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type Defaults, defaultsOf, option, toldOf, type Values } from "../options.js";
 import { fixed, grouped } from "../results/format.js";
+import { csvOf } from "../results/table.js";
 import { formatTable } from "../results/text.js";
 import { dataOf, type RunNotes } from "../runs/notes.js";
 import type { RunChoice } from "../runs/tuning.js";
@@ -310,14 +310,12 @@ async function drawSkipCurve(folder: string, points: readonly SkipPoint[], chose
 }
 
 function curveCsv(curve: Tuning["curve"], chosen: number | null): string {
-  const cell = (value: number) => (Number.isNaN(value) ? "" : value);
   const rows = curve.map((point) => [
-    point.skip,
-    ...[point.nll, point.nllSd, point.dice, point.diceSd, point.aurc, point.spearman].map(cell),
+    ...[point.skip, point.nll, point.nllSd, point.dice, point.diceSd, point.aurc, point.spearman],
     String(point.skip === chosen),
   ]);
   const header = ["skip", "nll", "nll_sd", "dice", "dice_sd", "aurc", "spearman_aula_dice", "chosen"];
-  return `${[header, ...rows].map(csvLine).join("\n")}\n`;
+  return csvOf(header, rows);
 }
 
 function describe(

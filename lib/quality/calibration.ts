@@ -2,6 +2,7 @@
 import type { NdArray } from "../arrays.js";
 import type { FloatArray } from "../checks.js";
 import { checkOptions, option } from "../options.js";
+import { mean } from "../statistics/spread.js";
 import {
   brierOf,
   type CountedPixels,
@@ -226,7 +227,7 @@ function classwiseOf(input: CountedPixels, bins: number): ClasswiseEce {
     addGaps(input, c, ends, gaps);
     perClass.push(errorOf(gaps, count));
   }
-  return { mean: perClass.reduce((sum, error) => sum + error, 0) / classes, perClass };
+  return { mean: mean(perClass), perClass };
 }
 
 function addGaps(

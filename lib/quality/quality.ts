@@ -1,8 +1,9 @@
 // Every measure of a predicted mask against the true one, per foreground class of one image.
 import type { NdArray } from "../arrays.js";
 import { checkOptions } from "../options.js";
+import { mean } from "../statistics/spread.js";
 import { checkInput, type Region, regions, SURFACE_OPTIONS, type SurfaceOptions } from "./regions.js";
-import { DISTANCES, distanceOf, distancesOf, EMPTY_PENALTY, mean, PENALISED, penalty } from "./surface.js";
+import { DISTANCES, distanceOf, distancesOf, EMPTY_PENALTY, PENALISED, penalty } from "./surface.js";
 
 /** The measures of overlap and size. */
 const COUNTS = {

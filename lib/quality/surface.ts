@@ -2,6 +2,7 @@
 import type { NdArray } from "../arrays.js";
 import { fail } from "../checks.js";
 import { checkOptions, option } from "../options.js";
+import { mean, quantile } from "../statistics/spread.js";
 import { squaredDistances } from "./distance-transform.js";
 import { checkInput, type Masks, type Region, regions, SURFACE_OPTIONS, type SurfaceOptions } from "./regions.js";
 
@@ -31,7 +32,7 @@ export const EMPTY_PENALTY = option.oneOf(["nan", "half-height"]);
 /** The measures of distance. */
 export const DISTANCES = {
   hausdorff: ({ pooled }) => pooled.at(-1) as number,
-  hd95: ({ pooled }) => percentile(pooled, 0.95),
+  hd95: ({ pooled }) => quantile(pooled, 0.95),
   modifiedHausdorff: ({ maskMeans }) => Math.max(...maskMeans),
   modifiedHausdorffBoundary: ({ boundaryMeans }) => Math.max(...boundaryMeans),
   assd: ({ pooled }) => mean(pooled),
@@ -251,18 +252,4 @@ function roots(squares: Float64Array, at: Int32Array, out: Float64Array, start: 
     sum += root;
   }
   return sum;
-}
-
-export function percentile(ascending: Float64Array, share: number): number {
-  const at = share * (ascending.length - 1);
-  const below = Math.floor(at);
-  const low = ascending[below] as number;
-  return low + (at - below) * ((ascending[below + 1] ?? low) - low);
-}
-
-/** NaN for no values. */
-export function mean(values: ArrayLike<number>): number {
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i] as number;
-  return sum / values.length;
 }

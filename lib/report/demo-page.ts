@@ -4,6 +4,7 @@ import { LayerEnsemblesError } from "../errors.js";
 import { colourMap, predictionColour, truthColour } from "../pictures/colours.js";
 import { heatMap, overlay } from "../pictures/render.js";
 import { escapeHtml } from "../results/html.js";
+import { mean } from "../statistics/spread.js";
 import { agreementCurves } from "./figures/agreement.js";
 import { drawChart } from "./figures/chart.js";
 import { COLOURS, colourProperties, inline } from "./figures/theme.js";
@@ -309,10 +310,6 @@ function colourBar(top: number): string {
 function evenly<T>(items: readonly T[], most: number): T[] {
   if (items.length <= most) return [...items];
   return Array.from({ length: most }, (_, i) => items[Math.round((i * (items.length - 1)) / (most - 1))]!);
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 function signed(value: number): string {

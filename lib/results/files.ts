@@ -4,7 +4,9 @@ import { describeIgnored } from "../data/labels.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { METHOD_TITLES } from "../runs/methods.js";
 import { IMAGE_SCORE_NAMES } from "../scores/scores.js";
+import { mean } from "../statistics/spread.js";
 import type { Comparison, MeanEstimate, MethodResult } from "./comparison.js";
+import { fixed } from "./format.js";
 import { COMPARED_MEASURES, type ComparedMeasure, POOLED } from "./measures.js";
 import { type CsvCell, csvOf, type Table, toCsv, toText } from "./table.js";
 import {
@@ -58,8 +60,8 @@ function about({ ignored, seen }: Pick<Comparison["data"], "ignored" | "seen">, 
 /** Failed images of each of a method's runs, averaged. */
 function failures({ runs, tau }: Comparison, method: MethodResult): string {
   const counts = method.runs.map((r) => runs[r]?.images.filter(({ dice }) => dice !== null && dice < tau).length ?? 0);
-  const mean = counts.reduce((sum, count) => sum + count, 0) / counts.length;
-  return Number.isInteger(mean) ? String(mean) : mean.toFixed(1);
+  const failed = mean(counts);
+  return fixed(failed, Number.isInteger(failed) ? 0 : 1);
 }
 
 /** The CSV files by name. Numbers are not rounded; an empty cell is what is not defined. */

@@ -1,5 +1,7 @@
 // The register of what is measured of a prediction against its truth, and of a confidence against failures.
 import type { QualityName } from "../metrics/index.js";
+import type { ScoreEntry } from "../scores/register.js";
+import { SCORES } from "../scores/scores.js";
 
 /** How a measure is called and shown. */
 interface Measure {
@@ -82,6 +84,12 @@ export const MEASURES = {
     decimals: 4,
   },
 } as const satisfies Record<QualityName | (typeof LIKELIHOODS)[number], Measure>;
+
+/** How what is measured of an image, or a score of it, is called and shown. What no register knows is called by its name. */
+export function lookOf(name: string): Pick<ScoreEntry, "title" | "short" | "decimals"> {
+  const registers: Record<string, Pick<ScoreEntry, "title" | "short" | "decimals">> = { ...SCORES, ...MEASURES };
+  return Object.hasOwn(registers, name) ? (registers[name] as ScoreEntry) : { title: name };
+}
 
 /** Measures of an image's probabilities. */
 export const LIKELIHOODS = ["nll", "brier", "ece", "adaptiveEce", "classwiseEce"] as const;

@@ -1,12 +1,14 @@
 // A table: its columns are declared once, and printed as text, as a file of values and as HTML.
-import { csvText } from "../data/csv.js";
+import { csvText, distinctNames } from "../data/csv.js";
 import type { Estimate, MeanEstimate } from "./comparison.js";
 import { bracketed, fixed, typeset } from "./format.js";
 import { escapeHtml } from "./html.js";
 import { formatTable } from "./text.js";
 
 /** What a cell says: text, a number, or a statistic with what is known of it. */
-export type Value = string | number | null | Estimate | MeanEstimate;
+export type Value = string | number | null | Statistic;
+
+type Statistic = Pick<Estimate, "value" | "low" | "high"> & Partial<Pick<MeanEstimate, "sd" | "n" | "leftOut">>;
 
 /** A column of a {@link Table}. */
 export interface Column<Row> {
@@ -15,7 +17,9 @@ export interface Column<Row> {
   /** Which of its values are better; the best is marked on a page. */
   better?: "high" | "low" | undefined;
   /** How a number is shown. @default three decimals */
-  format?: (value: number) => string;
+  format?: (value: number, row: Row) => string;
+  /** What else is said of a row, in small. */
+  note?: (row: Row) => string;
   /** What it is called in a file; without a name it is in none. */
   csv?: string;
   /** Whether its interval is in files too, as `_low` and `_high`. */
@@ -47,53 +51,59 @@ interface Shown {
   value: number | null;
 }
 
-const show = (value: Value, format: (value: number) => string = fixed): Shown => {
-  if (typeof value === "string") return { text: value, detail: "", value: null };
-  if (value === null || typeof value === "number")
-    return { text: value === null ? "–" : format(value), detail: "", value };
-  if (value.value === null) return { text: "–", detail: "", value: null };
-  const spread = "sd" in value && value.sd !== null ? ` ± ${format(value.sd)}` : "";
-  const left = "leftOut" in value && value.leftOut > 0 ? `${value.n} images` : "";
-  const detail = [bracketed(value.low, value.high, format), left].filter(Boolean).join(" ");
-  return { text: format(value.value) + spread, detail, value: value.value };
-};
+const statistic = (value: Exclude<Value, string>): Statistic =>
+  typeof value === "object" && value !== null ? value : { value, low: null, high: null };
 
-/** For the terminal. */
-export function toText<Row>({ group, name, columns, rows }: Table<Row>): string {
+function show<Row>({ of, format = (value) => fixed(value), note }: Column<Row>, row: Row): Shown {
+  const said = note?.(row) ?? "";
+  const cell = of(row);
+  if (typeof cell === "string") return { text: cell, detail: said, value: null };
+  const { value, low, high, sd = null, n, leftOut = 0 } = statistic(cell);
+  if (value === null || Number.isNaN(value)) return { text: "–", detail: said, value: null };
+  const as = (number: number) => format(number, row);
+  const detail = [bracketed(low, high, as), leftOut > 0 ? `${n} images` : "", said].filter(Boolean).join(" ");
+  return { text: as(value) + (sd === null ? "" : ` ± ${as(sd)}`), detail, value };
+}
+
+/** For the terminal. @param ends of how many rows at either end it is, where the table is long; dots are between */
+export function toText<Row>({ group, name, columns, rows }: Table<Row>, ends?: number): string {
   const shown = columns.filter(({ page }) => page !== "column");
   const lead = group ? [group, name] : [name];
+  const lines = rows.map((row, i) => [
+    ...(group ? [i > 0 && group.of(rows[i - 1] as Row) === group.of(row) ? "" : group.of(row)] : []),
+    name.of(row),
+    ...shown.map((column) => {
+      const { text, detail } = show(column, row);
+      return detail && column.page !== "interval" ? `${text} ${detail}` : text;
+    }),
+  ]);
   return formatTable(
     [
       ...lead.map(({ head }) => ({ heading: head, align: "left" as const })),
       ...shown.map(({ head }) => ({ heading: head })),
     ],
-    rows.map((row, i) => [
-      ...(group ? [i > 0 && group.of(rows[i - 1] as Row) === group.of(row) ? "" : group.of(row)] : []),
-      name.of(row),
-      ...shown.map(({ of, format, page }) => {
-        const { text, detail } = show(of(row), format);
-        return detail && !page ? `${text} ${detail}` : text;
-      }),
-    ]),
+    ends !== undefined && lines.length > 2 * ends + 2 ? [...lines.slice(0, ends), null, ...lines.slice(-ends)] : lines,
   );
 }
 
 /**
- * The columns that have a name in files, after those that say which row it is. Numbers are not rounded; an empty cell is what
- * is not defined.
+ * The columns that have a name in files, after those that say which row it is; of one name, as data may have it, the second is
+ * called " (2)". Numbers are not rounded; an empty cell is what is not defined.
  */
 export function toCsv<Row>({ columns, rows }: Table<Row>, lead: Record<string, (row: Row) => CsvCell>): string {
   const named = columns.filter(({ csv }) => csv !== undefined);
   return csvOf(
-    [
+    distinctNames([
       ...Object.keys(lead),
       ...named.flatMap(({ csv = "", bounds }) => (bounds ? [csv, `${csv}_low`, `${csv}_high`] : [csv])),
-    ],
+    ]),
     rows.map((row) => [
       ...Object.values(lead).map((of) => of(row)),
-      ...named.flatMap(({ of }): CsvCell[] => {
-        const value = of(row);
-        return typeof value === "object" && value !== null ? [value.value, value.low, value.high] : [value];
+      ...named.flatMap(({ of, bounds }): CsvCell[] => {
+        const cell = of(row);
+        if (typeof cell === "string") return [cell];
+        const { value, low, high } = statistic(cell);
+        return bounds ? [value, low, high] : [value];
       }),
     ]),
   );
@@ -110,7 +120,7 @@ export function csvOf(header: readonly string[], rows: readonly (readonly CsvCel
 /** For a page; empty for a table without rows. */
 export function toHtml<Row>({ caption, group, name, columns, rows }: Table<Row>): string {
   if (rows.length === 0) return "";
-  const cells = rows.map((row) => columns.map(({ of, format }) => show(of(row), format)));
+  const cells = rows.map((row) => columns.map((column) => show(column, row)));
   const best = columns.map(({ better }, j) => {
     const values = cells.map((row) => (row[j] as Shown).value).filter((value) => value !== null);
     if (!better || new Set(values).size < 2) return undefined;

@@ -1,6 +1,7 @@
 // The tables of a comparison, each declared once for the terminal, for files and for the page.
 import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
 import { CONFIDENCES, type ConfidenceName, confidenceTitle, snake } from "../scores/scores.js";
+import { meanOfKnown } from "../statistics/spread.js";
 import type { Comparison, ConfidenceResult, MethodResult, PairedTest, RunRecord, ShiftRow } from "./comparison.js";
 import { fixed, grouped, percent, pValue, signed } from "./format.js";
 import {
@@ -15,6 +16,12 @@ import {
 import type { Column, Table } from "./table.js";
 
 const decimals = (of: { better: string; decimals?: number }) => (value: number) => fixed(value, of.decimals);
+
+/** How well something ranks images by quality and finds failures. */
+export function rankingColumn<Row>(name: RankingName, of: Column<Row>["of"]): Column<Row> {
+  const { title, better } = RANKINGS[name];
+  return { head: title, better, format: decimals(RANKINGS[name]), csv: snake(name), bounds: true, of };
+}
 
 /** A method's name, and how many seeds it has. */
 const title = ({ method, runs }: MethodResult) =>
@@ -93,13 +100,9 @@ const BY_CONFIDENCE = {
   group: { head: "method", of: ({ method }: Ranked) => title(method) },
   name: { head: "confidence", of: ({ confidence }: Ranked) => confidenceTitle(confidence) },
 };
-const ranking = (name: RankingName): Column<Ranked> => ({
-  head: RANKINGS[name].title,
-  better: RANKINGS[name].better,
-  format: decimals(RANKINGS[name]),
+const ranking = (name: RankingName) => ({
+  ...rankingColumn<Ranked>(name, ({ result }) => result[name]),
   csv: name.startsWith("spearman") ? snake(name) : name,
-  bounds: true,
-  of: ({ result }) => result[name],
 });
 
 /** Rank correlation of each confidence with quality. */
@@ -197,14 +200,9 @@ export function runsTable({ runs }: Comparison): Table<RunRecord> {
       { head: "heads", format: String, of: ({ heads }) => heads.length },
       { head: "skipped (T)", format: String, of: ({ skip }) => skip },
       { head: "fusion", of: ({ fusion }) => fusion },
-      { head: "mean Dice", of: ({ images }) => mean(images.map(({ dice }) => dice)) },
+      { head: "mean Dice", of: ({ images }) => meanOfKnown(images.map(({ dice }) => dice)) },
       { head: "ms per image", format: (ms) => fixed(ms, 1), of: ({ msPerImage }) => msPerImage },
     ],
     rows: runs,
   };
-}
-
-function mean(values: readonly (number | null)[]): number | null {
-  const known = values.filter((value) => value !== null);
-  return known.length === 0 ? null : known.reduce((sum, value) => sum + value, 0) / known.length;
 }

@@ -30,6 +30,8 @@ export interface Scored {
 export interface ScoreEntry {
   /** As tables, axes and pages call it. */
   title: string;
+  /** The same over a narrow column. @default its title */
+  short?: string;
   /** What it is, in a sentence. */
   text: string;
   /** Between which bounds it lies. */
@@ -45,6 +47,8 @@ export interface ScoreEntry {
   };
   /** Of its values, where they have one. */
   unit?: string;
+  /** How many of its values are shown. @default 3 */
+  decimals?: number;
   /** The score that has the same order of images, where they are ranked: this one is left out there. */
   ranksAs?: string;
   /** Whether a comparison of methods has it. @default true */
@@ -65,6 +69,7 @@ export const IMAGE_SCORES = {
   },
   aulaNormalised: {
     title: "AULA, normalised",
+    short: "normalised",
     text: "AULA / (K - 2)",
     range: [0, 1],
     surer: "high",
@@ -75,6 +80,7 @@ export const IMAGE_SCORES = {
   },
   pairwiseAgreement: {
     title: "pairwise agreement",
+    short: "agreement",
     text: "Mean Dice over all pairs of heads",
     range: [0, 1],
     surer: "high",
@@ -84,6 +90,7 @@ export const IMAGE_SCORES = {
   },
   softDiceConfidence: {
     title: "soft Dice confidence",
+    short: "soft Dice",
     text: "Soft Dice of the fused probabilities with their own mask",
     range: [0, 1],
     surer: "high",
@@ -92,6 +99,7 @@ export const IMAGE_SCORES = {
   },
   predictionDepth: {
     title: "prediction depth",
+    short: "depth",
     text: "Where in depth the agreement of neighbouring heads settles",
     range: [1, "K - 1"],
     surer: "low",
@@ -121,11 +129,13 @@ export const MAP_SCORES = Object.fromEntries(
         `${map}.${summary}`,
         {
           title: `${title}, ${over.title}`,
+          short: `${title}, ${summary}`,
           text: `${summary === "sum" ? "Sum" : "Mean"} of the map ${map} ${over.text}`,
           range: [0, times + most.text],
           surer: "low",
           needs: { heads },
           ...("unit" in more && { unit: more.unit }),
+          decimals: 4,
           of: ({ summaries }) => summaries[map]?.[summary],
         },
       ];

@@ -2,6 +2,7 @@ import { fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
 import { Random } from "../random.js";
 import { membersOf } from "./groups.js";
+import { quantile } from "./spread.js";
 
 /** Options of {@link bootstrap}. */
 export interface BootstrapOptions {
@@ -73,12 +74,4 @@ export function bootstrap(
     high: quantile(ascending, (1 + level) / 2),
     leftOut: resamples - values.length,
   };
-}
-
-/** Linear between order statistics. */
-function quantile(ascending: Float64Array, share: number): number {
-  if (ascending.length === 0) return Number.NaN;
-  const at = share * (ascending.length - 1);
-  const low = ascending[Math.floor(at)] as number;
-  return low + (at - Math.floor(at)) * ((ascending[Math.floor(at) + 1] ?? low) - low);
 }

@@ -4,6 +4,7 @@ import { fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
 import { ranks } from "./correlation.js";
 import { checkPaired } from "./input.js";
+import { mean } from "./spread.js";
 
 /** What remains when only the images with a confidence of at least some threshold are kept, from all to none. */
 export interface RiskCoverage {
@@ -61,10 +62,10 @@ export function riskCoverage(confidence: ArrayLike<number>, risk: ArrayLike<numb
   checkPaired(["confidence", confidence], ["risk", risk], 1);
   const n = risk.length;
   const points = groups(confidence, risk, "highest first").reverse();
-  const mean = points.map((group) => group.risk / group.count);
+  const means = points.map((group) => group.risk / group.count);
   return {
     coverage: [...points.map((group) => group.count / n), 0],
-    risk: [...mean, mean.at(-1) as number],
+    risk: [...means, means.at(-1) as number],
     generalisedRisk: [...points.map((group) => group.risk / n), 0],
   };
 }
@@ -104,8 +105,7 @@ export function naurc(confidence: ArrayLike<number>, risk: ArrayLike<number>): n
   const excess = eaurc(confidence, risk);
   const risks = Array.from(risk);
   if (risks.every((value) => value === risks[0])) return Number.NaN;
-  const mean = risks.reduce((sum, value) => sum + value, 0) / risks.length;
-  return excess / (mean - idealAurc(risk));
+  return excess / (mean(risks) - idealAurc(risk));
 }
 
 /**

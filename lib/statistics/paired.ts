@@ -1,6 +1,7 @@
 // Do two methods differ on the same images? Two lists of scores, one entry per image each.
 import { ranks } from "./correlation.js";
 import { checkPaired } from "./input.js";
+import { mean } from "./spread.js";
 import { normalP, studentP } from "./student.js";
 
 /** Wilcoxon's signed-rank test. */
@@ -65,10 +66,10 @@ export function pairedT(x: ArrayLike<number>, y: ArrayLike<number>): PairedT {
   const n = x.length;
   const df = n - 1;
   const differences = Float64Array.from(x, (value, i) => value - (y[i] as number));
-  const mean = differences.reduce((sum, d) => sum + d, 0) / n;
-  const squares = differences.reduce((sum, d) => sum + (d - mean) ** 2, 0);
-  if (n < 2 || (squares === 0 && mean === 0)) return { t: Number.NaN, df, p: Number.NaN };
-  const t = mean / Math.sqrt(squares / df / n);
+  const center = mean(differences);
+  const squares = differences.reduce((sum, d) => sum + (d - center) ** 2, 0);
+  if (n < 2 || (squares === 0 && center === 0)) return { t: Number.NaN, df, p: Number.NaN };
+  const t = center / Math.sqrt(squares / df / n);
   return { t, df, p: studentP(t, df) };
 }
 

@@ -15,14 +15,13 @@ import type {
 import { COMPARED_MEASURES, type ComparedMeasure, POOLED, RANKING_NAMES } from "../results/measures.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
 import { CONFIDENCES, type ConfidenceName, recordedConfidences } from "../scores/scores.js";
+import { mean, orNull } from "../statistics/spread.js";
 import { unitsOf } from "./resampling.js";
 import {
   estimates,
   imageMeans,
   type Measured,
-  mean,
   meanEstimate,
-  orNull,
   RunStatistics,
   resamplesOf,
   statistic,
@@ -172,7 +171,7 @@ function pairedTests(
           measure,
           other,
           n: x.length,
-          difference: x.length === 0 ? null : (mean(x) as number) - (mean(y) as number),
+          difference: x.length === 0 ? null : mean(x) - mean(y),
           wilcoxonP: orNull(wilcoxon(x, y).p),
           tP: orNull(pairedT(x, y).p),
         };

@@ -12,6 +12,7 @@ import { PACKAGE_VERSION } from "../native/package.js";
 import type { Comparison, RunRecord, ShownImage } from "../results/comparison.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
 import { datasetOptions, seenBy } from "../runs/notes.js";
+import { mean } from "../statistics/spread.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
@@ -20,7 +21,6 @@ import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
 import { chooseShown, showImage } from "./shown.js";
-import { mean } from "./statistics.js";
 
 /** What is compared, and how. */
 export interface CompareOptions extends DeviceFlags {
@@ -350,7 +350,7 @@ function autoTau(records: readonly RunRecord[]): number {
   const byId = new Map<string, number[]>();
   for (const { images } of records)
     for (const { id, dice } of images) if (dice !== null) byId.set(id, [...(byId.get(id) ?? []), dice]);
-  const ascending = [...byId.values()].map((values) => mean(values) as number).sort((a, b) => a - b);
+  const ascending = [...byId.values()].map((values) => mean(values)).sort((a, b) => a - b);
   return ascending[Math.floor(ascending.length / 5)] as number;
 }
 

@@ -14,6 +14,7 @@ import {
 } from "../metrics/index.js";
 import type { ImageRecord } from "../results/comparison.js";
 import { recordScores } from "../scores/scores.js";
+import { mean, orNull } from "../statistics/spread.js";
 
 /** What counts, and how far pixels are apart. */
 export interface Scoring {
@@ -135,7 +136,7 @@ function overClasses(perClass: Quality["perClass"], scored: readonly number[]): 
   const leftOut = {} as Quality["leftOut"];
   for (const name of QUALITY_NAMES) {
     const defined = scored.map((c) => kept[c]?.[name] as number).filter((value) => !Number.isNaN(value));
-    image[name] = defined.reduce((sum, value) => sum + value, 0) / defined.length;
+    image[name] = mean(defined);
     leftOut[name] = scored.length - defined.length;
   }
   return { perClass: kept, image, leftOut };
@@ -152,10 +153,6 @@ function headDice(
   return Array.from({ length: heads }, (_, k) => {
     const mask = { data: labels.data.subarray(k * pixels, (k + 1) * pixels), shape: [pixels] };
     const of = dice(mask, flat, { classes, ignoreIndex });
-    return scored.reduce((sum, c) => sum + (of[c] as number), 0) / scored.length;
+    return mean(scored.map((c) => of[c] as number));
   });
-}
-
-function orNull(value: number | null | undefined): number | null {
-  return value === undefined || value === null || Number.isNaN(value) ? null : value;
 }

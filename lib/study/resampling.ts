@@ -1,6 +1,7 @@
 // The statistics of a comparison on resampled images. What a bootstrap draws is kept as how often each image was drawn, so
 // that images are sorted once and a resample costs one walk through them. The definitions are those of lib/statistics.
 import { Random } from "../random.js";
+import { quantile } from "../statistics/spread.js";
 
 /** Groups of images that are drawn together. */
 export interface Units {
@@ -208,11 +209,5 @@ export function weightedFailures(
 export function interval(values: Float64Array): { low: number | null; high: number | null } {
   const ascending = values.filter((value) => !Number.isNaN(value)).sort();
   if (ascending.length === 0) return { low: null, high: null };
-  const at = (share: number) => {
-    const place = share * (ascending.length - 1);
-    const below = Math.floor(place);
-    const low = ascending[below] as number;
-    return low + (place - below) * ((ascending[below + 1] ?? low) - low);
-  };
-  return { low: at(0.025), high: at(0.975) };
+  return { low: quantile(ascending, 0.025), high: quantile(ascending, 0.975) };
 }

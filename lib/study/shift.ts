@@ -3,9 +3,9 @@
 import type { Comparison, Estimate, RunRecord, ShiftRow } from "../results/comparison.js";
 import { METHODS } from "../runs/methods.js";
 import { CONFIDENCES, recordedConfidences } from "../scores/scores.js";
+import { meanOfKnown, orNull } from "../statistics/spread.js";
 import { unitOf } from "./aggregate.js";
 import { draw, interval, sorted, type Units, unitsOf, weightedFailures } from "./resampling.js";
-import { mean, orNull } from "./statistics.js";
 
 /** How a shift is measured. */
 export interface ShiftSettings {
@@ -45,7 +45,7 @@ export function shiftRows(
     const own = sides.filter((side) => side.inside.method === method);
     if (own.length === 0) return [];
     const dice = (side: "inside" | "outside") =>
-      mean(own.map((of) => mean(of[side].images.map((image) => mean(image.classDice)))));
+      meanOfKnown(own.map((of) => meanOfKnown(of[side].images.map((image) => meanOfKnown(image.classDice)))));
     const [diceIn, diceOut] = [dice("inside"), dice("outside")];
     return CONFIDENCES.flatMap((confidence): ShiftRow[] => {
       const values = own.map((of) =>
@@ -56,7 +56,7 @@ export function shiftRows(
       if (values.some((pair) => pair.includes(null))) return [];
       const pairs = values as [Float64Array, Float64Array][];
       const thresholds = pairs.map(([known]) => thresholdOf(known, flag));
-      const flaggedIn = mean(pairs.map(([known], r) => shareBelow(known, thresholds[r] as number)));
+      const flaggedIn = meanOfKnown(pairs.map(([known], r) => shareBelow(known, thresholds[r] as number)));
       const estimate = estimatesOf(pairs, thresholds, sets);
       return [{ method, confidence, diceIn, diceOut, thresholds, flaggedIn: flaggedIn as number, ...estimate }];
     });
@@ -124,7 +124,7 @@ function estimatesOf(
     shares[r] = found.reduce((sum, { flaggedOut }) => sum + flaggedOut, 0) / found.length;
   });
   const estimate = (perRun: number[], distribution: Float64Array): Estimate => ({
-    value: mean(perRun.map(orNull)),
+    value: meanOfKnown(perRun.map(orNull)),
     ...interval(distribution),
     perRun: perRun.map(orNull),
   });

@@ -2,6 +2,7 @@
 import type { Calibration } from "../metrics/index.js";
 import type { Estimate, MeanEstimate } from "../results/comparison.js";
 import { POOLED, type PooledName, RANKING_NAMES } from "../results/measures.js";
+import { meanOfKnown, orNull, spread } from "../statistics/spread.js";
 import {
   draw,
   type FailureStatistics,
@@ -14,7 +15,6 @@ import {
   weightedRanks,
   weightedSpearman,
 } from "./resampling.js";
-import { spread } from "./spread.js";
 
 /** What the statistics of a run are taken of: one entry per image, NaN where there is none, the same order in every run. */
 export interface Measured {
@@ -239,7 +239,7 @@ export function estimates(runs: readonly RunStatistics[], { units, draws }: Resa
   return Object.fromEntries(
     names.map((name, s) => {
       const perRun = whole.map((values) => orNull(values[s] as number));
-      const value = mean(perRun);
+      const value = meanOfKnown(perRun);
       const bounds = value === null ? { low: null, high: null } : interval(distributions[s] as Float64Array);
       return [name, { value, ...bounds, perRun }];
     }),
@@ -258,25 +258,5 @@ export function meanEstimate(estimate: Estimate, columns: readonly Float64Array[
 /** Each image's mean over the runs where it has a value; NaN where it has none. */
 export function imageMeans(columns: readonly Float64Array[]): Float64Array {
   const first = columns[0] as Float64Array;
-  return first.map((_, i) => {
-    let sum = 0;
-    let n = 0;
-    for (const column of columns) {
-      const value = column[i] as number;
-      if (Number.isNaN(value)) continue;
-      sum += value;
-      n++;
-    }
-    return sum / n;
-  });
-}
-
-/** Null for no value. */
-export function mean(values: readonly (number | null)[]): number | null {
-  const defined = values.filter((value) => value !== null);
-  return defined.length === 0 ? null : defined.reduce((sum, value) => sum + value, 0) / defined.length;
-}
-
-export function orNull(value: number): number | null {
-  return Number.isNaN(value) ? null : value;
+  return first.map((_, i) => spread(columns.map((column) => column[i] as number)).mean);
 }

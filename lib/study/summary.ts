@@ -2,22 +2,20 @@
 import type { Ignored } from "../data/labels.js";
 import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
 import type { Comparison, Estimate, RunRecord } from "../results/comparison.js";
-import { FAILURE_NAMES, POOLED, type PooledName } from "../results/measures.js";
+import { FAILURE_NAMES, LIKELIHOODS, POOLED, type PooledName } from "../results/measures.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, SCORES } from "../scores/scores.js";
+import { type Spread, spread } from "../statistics/spread.js";
 import { unitOf } from "./aggregate.js";
 import { pooledCalibration } from "./evaluate.js";
 import { type ImageScore, ignoredIn } from "./records.js";
 import { unitsOf } from "./resampling.js";
-import { type Spread, spread } from "./spread.js";
 import { estimates, RunStatistics, resamplesOf, statistic } from "./statistics.js";
 
-export { type Spread, spread };
+/** Measures of an image as a whole, in the order of files. */
+export const MEASURE_NAMES = [...QUALITY_NAMES, ...LIKELIHOODS, ...IMAGE_SCORE_NAMES] as const;
 
-/** Measures of an image that {@link Summary.means} has, beside its quality. */
-export const OTHER_MEASURES = ["nll", "brier", "ece", "adaptiveEce", "classwiseEce", ...IMAGE_SCORE_NAMES] as const;
-
-/** A measure of an image as a whole. */
-export type MeasureName = QualityName | (typeof OTHER_MEASURES)[number];
+/** One of {@link MEASURE_NAMES}. */
+export type MeasureName = (typeof MEASURE_NAMES)[number];
 
 /** A mean over images with its percentile bootstrap interval of 95 %; null where there is none. */
 export interface Measure extends Spread {
@@ -85,7 +83,7 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
   const all = (pick: (score: ImageScore) => number | null | undefined) =>
     Float64Array.from(images, (score) => pick(score) ?? Number.NaN);
   const columns: Record<string, Float64Array> = {};
-  for (const name of MEASURES) columns[name] = all((score) => measureOf(score, name));
+  for (const name of MEASURE_NAMES) columns[name] = all((score) => measureOf(score, name));
   for (const c of scored)
     for (const name of QUALITY_NAMES) columns[`${name}/${c}`] = all((score) => score.quality.perClass[c]?.[name]);
   for (const [k, name] of heads.entries()) columns[`head/${name}`] = all((score) => score.headDice[k]);
@@ -132,7 +130,7 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
     failed: dice.reduce((count, value) => count + Number(value < tau), 0),
     tau,
     bootstrap: { resamples, seed, unit },
-    means: record(MEASURES, measure),
+    means: record(MEASURE_NAMES, measure),
     classes: Object.fromEntries(
       scored.map((c) => [classNames[c] as string, record(QUALITY_NAMES, (name) => measure(`${name}/${c}`))]),
     ),
@@ -152,8 +150,6 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
     failureDetection: Object.fromEntries(ranked.map(({ name }) => [name, failureDetection(found, name)])),
   };
 }
-
-const MEASURES: readonly MeasureName[] = [...QUALITY_NAMES, ...OTHER_MEASURES];
 
 /** A measure of one image as a whole; NaN or null where it is not defined. */
 export function measureOf(score: ImageScore, name: MeasureName): number | null {
@@ -187,7 +183,7 @@ function groupMeans(images: readonly ImageScore[]): Summary["groups"] {
       group,
       {
         images: own.length,
-        ...record(MEASURES, (name) => spread(own.map((of) => measureOf(of, name) ?? Number.NaN)).mean),
+        ...record(MEASURE_NAMES, (name) => spread(own.map((of) => measureOf(of, name) ?? Number.NaN)).mean),
       },
     ]),
   );

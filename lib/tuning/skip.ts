@@ -6,6 +6,7 @@ import { checkOptions, defaultsOf, describe, option, type Values } from "../opti
 import { IGNORE_INDEX, leftOut, UnsaidLabels } from "../quality/ignored.js";
 import { spearman } from "../statistics/correlation.js";
 import { aurc } from "../statistics/failures.js";
+import { spread } from "../statistics/spread.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
 
 /** Options of {@link skipCurve}. */
@@ -177,10 +178,4 @@ export function choose<P extends QualityPoint>(points: readonly P[], rule: Rule,
   const good = points.filter(({ dice }) => (rule === "dice" ? dice === best : dice >= best - margin));
   const by = rule === "aurc" ? "aurc" : "nll";
   return good.reduce((chosen, point) => (point[by] < chosen[by] ? point : chosen));
-}
-
-function spread(values: readonly number[]): { mean: number; sd: number } {
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
-  return { mean, sd: values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : Number.NaN };
 }

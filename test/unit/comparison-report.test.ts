@@ -10,7 +10,7 @@ import { comparisonFigures, type Figure, rasterise, skipCurveFigure } from "../.
 import { suitedConfidence } from "../../lib/report/figures/select.js";
 import { COLOURS, DARK_COLOURS, fitted, inline, textWidth } from "../../lib/report/figures/theme.js";
 import type { Comparison, SkipCurvePoint } from "../../lib/results/comparison.js";
-import { toCsv, toHtml, toText } from "../../lib/results/table.js";
+import { type Table, toCsv, toHtml, toText } from "../../lib/results/table.js";
 import { correlationTable, failureTable, qualityTable, shiftTable, testsTable } from "../../lib/results/tables.js";
 import { makeComparison } from "../support/comparison.js";
 
@@ -297,6 +297,48 @@ describe("tables", () => {
       expect(text[i]).toContain(`${value.toFixed(3)} [`);
       expect(page[i]?.[4]).toContain(value.toFixed(3));
     });
+  });
+
+  test("keep their columns where a row has no statistic, or names of data are taken", () => {
+    const column = { head: "a", csv: "a", bounds: true };
+    const table: Table<number | null> = {
+      caption: "made",
+      name: { head: "row", of: String },
+      columns: [
+        {
+          ...column,
+          of: (value) => value && { value, low: value - 1, high: value + 1 },
+          note: (row) => (row ? "" : "(none)"),
+        },
+        { head: "b", csv: "a_low", of: () => "b" },
+        { head: "c", csv: "a", bounds: true, page: "column", of: (value) => value },
+      ],
+      rows: [1.5, null],
+    };
+    expect(toCsv(table, { a: String })).toBe(
+      "a,a (2),a_low,a_high,a_low (2),a (3),a_low (3),a_high (2)\n1.5,1.5,0.5,2.5,b,1.5,,\nnull,,,,b,,,\n",
+    );
+    expect(toText(table).split("\n").slice(2)).toEqual([
+      "1.5   1.500 [0.500, 2.500]  b",
+      "null              – (none)  b",
+      "",
+    ]);
+  });
+
+  test("show of many rows both ends", () => {
+    const table: Table<number> = {
+      caption: "made",
+      name: { head: "i", of: String },
+      columns: [{ head: "square", format: String, of: (i) => i * i }],
+      rows: Array.from({ length: 7 }, (_, i) => i),
+    };
+    const told = (rows: readonly number[]) =>
+      toText({ ...table, rows }, 2)
+        .trimEnd()
+        .split("\n")
+        .slice(2);
+    expect(told(table.rows)).toEqual(["0       0", "1       1", "…       …", "5      25", "6      36"]);
+    expect(told(table.rows.slice(1))).toHaveLength(6);
   });
 
   test("have a minus sign on a page, and what can be typed elsewhere", () => {

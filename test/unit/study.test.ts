@@ -3,7 +3,6 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { describeSummary, evaluationTables } from "../../lib/cli/evaluate.js";
 import { conditions } from "../../lib/cli/scoring-options.js";
 import { parseCsv } from "../../lib/data/csv.js";
 import type { Item, Result } from "../../lib/inference/inference.js";
@@ -11,14 +10,16 @@ import { bootstrap, calibration, type NdArray, quality, scoreHeads } from "../..
 import { Random } from "../../lib/random.js";
 import type { Comparison, ImageRecord, RunRecord, ShiftRow } from "../../lib/results/comparison.js";
 import { csvTables, describeComparison } from "../../lib/results/files.js";
+import { fixed } from "../../lib/results/format.js";
 import { aggregate } from "../../lib/study/aggregate.js";
 import { pooledCalibration } from "../../lib/study/evaluate.js";
-import { recordOf, type Scoring, scoredClasses, scoreImage } from "../../lib/study/records.js";
+import { type ImageScore, recordOf, type Scoring, scoredClasses, scoreImage } from "../../lib/study/records.js";
 import { checkComparable, type RunFacts, runFacts } from "../../lib/study/runs.js";
 import { selectItems, tableOf } from "../../lib/study/selection.js";
 import { shiftRows } from "../../lib/study/shift.js";
 import { chooseShown, showImage } from "../../lib/study/shown.js";
-import { summarise } from "../../lib/study/summary.js";
+import { type Summary, summarise } from "../../lib/study/summary.js";
+import { describeImages, describeSummary, evaluationTables } from "../../lib/study/tables.js";
 import { madeRun, SETTINGS } from "./support/study.js";
 
 let folder: string;
@@ -172,7 +173,13 @@ describe("an evaluation", () => {
     expect(Object.keys(summary.headDice)).toEqual(["a", "b", "c", "d"]);
     expect(summary.bootstrap.unit).toBe("group");
     expect(summary.spearmanWithDice["entropy.sum"]?.n).toBe(6);
-    expect(describeSummary(summary)).toContain("Dice of myo");
+    const said = describeSummary(summary);
+    const { low, high, mean: dice, sd } = (summary.classes.myo as Summary["classes"][string]).dice;
+    const cells = [fixed(dice), fixed(sd), `[${fixed(low)}, ${fixed(high)}]`, "6"];
+    expect(/^Dice of myo (.*)$/m.exec(said)?.[1]?.trim().split(/ {2,}/)).toEqual(cells);
+    expect(said).toMatch(new RegExp(`^ECE of all pixels +${fixed(summary.calibration.ece, 4)} `, "m"));
+    expect(said).toMatch(/^patient\d +2 /m);
+    expect(describeImages([{ ...(scores[0] as ImageScore), empty: true }], options)).toMatch(/\d\.\d{3} \(empty\) /);
   });
 
   it.each([

@@ -1,6 +1,7 @@
 // What the figures take from a comparison.
 
 import type { Comparison, MethodResult, RunRecord } from "../../results/comparison.js";
+import { fixed as rounded, typeset } from "../../results/format.js";
 import { METHOD_TITLES, type MethodName } from "../../runs/methods.js";
 import { type ConfidenceName, confidenceTitle, suited } from "../../scores/scores.js";
 
@@ -30,5 +31,5 @@ export function firstRun(comparison: Comparison, method: MethodName): RunRecord 
 
 /** Rounded for a label; an en dash where there is no value. */
 export function fixed(value: number | null | undefined, digits = 3): string {
-  return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+  return typeset(rounded(value, digits));
 }
