@@ -260,6 +260,13 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/native/training.test.ts"],
   },
   {
+    name: "early heads send their whole gradient whatever their share",
+    file: "native/core/ensemble.cpp",
+    text: "k + 1 < heads_.size() ? head_gradient : 1",
+    by: "1",
+    tests: ["methods: a share of the early heads' gradient"],
+  },
+  {
     name: "batch norm is folded without its epsilon",
     file: "native/core/backbones/folded_conv.cpp",
     text: "(norm->var + norm->eps).rsqrt()",

@@ -104,6 +104,17 @@ export const FIT = {
   schedule: option.with(SCHEDULE, { default: "onecycle", text: "how the rate goes" }),
   /** One weight per head, in head order; 0 leaves a head out of the loss. @default all 1 */
   headWeights: option.array(nonNegative, { otherwise: "all 1", text: "weight of each head's loss, in depth order" }),
+  /**
+   * Factor of the gradient that every head but the last sends into the network: 1 trains the network for all heads alike, 0 for the
+   * last alone. The heads themselves learn the same. @default 1
+   */
+  headGradient: option.number({
+    min: 0,
+    max: 1,
+    default: 1,
+    text: "share of their gradient that all heads but the last send into the network",
+    arg: "share",
+  }),
   /** Largest joint L2 norm of the gradients; 0 switches clipping off. @default 1 */
   clipNorm: option.number({ min: 0, default: 1, text: "largest norm of the gradients, 0 for any" }),
   /** Stop after so many epochs without a better validation loss; 0 switches it off. @default 0 */

@@ -1,8 +1,10 @@
 #include "ensemble.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/alias.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
@@ -20,6 +22,15 @@ namespace le {
 
 namespace {
 std::string head_prefix(size_t index) { return "heads." + std::to_string(index) + "."; }
+
+// The same numbers, through which a gradient goes back times `factor`.
+at::Tensor scale_gradient(const at::Tensor& x, double factor) {
+  if (factor == 1 || !x.requires_grad()) return x;
+  if (factor == 0) return x.detach();
+  const at::Tensor same = at::alias(x);
+  same.register_hook([factor](const at::Tensor& gradient) { return gradient * factor; });
+  return same;
+}
 }  // namespace
 
 EnsembleOptions EnsembleOptions::from(const Json& options) {
@@ -131,7 +142,7 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
          " channels, but received neither.");
 }
 
-std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator* dropout) {
+std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator* dropout, double head_gradient) {
   Pass pass;
   if (options_.freeze_backbone) {
     at::NoGradGuard no_grad;
@@ -145,7 +156,8 @@ std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator*
     at::Tensor& features = pass.taps[k / options_.heads_per_tap];
     if (!features.defined())
       fail(code::kTap, "Expected tap '", heads_[k].tap, "' to run in the forward pass but it did not for this input.");
-    all.push_back(segmentation_[k].forward(features, dropout));
+    const double factor = k + 1 < heads_.size() ? head_gradient : 1;
+    all.push_back(segmentation_[k].forward(scale_gradient(features, factor), dropout));
     if ((k + 1) % options_.heads_per_tap == 0) features = at::Tensor();
   }
   if (has_final_) all.push_back(std::move(pass.output));

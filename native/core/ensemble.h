@@ -52,8 +52,9 @@ class Ensemble {
   const EnsembleOptions& options() const { return options_; }
 
   // Logits of every head, in head order, each at its features' own size, float or bfloat16.
-  // `dropout`: generator of the heads' dropout in training; null in evaluation.
-  std::vector<at::Tensor> logits(const at::Tensor& input, at::Generator* dropout = nullptr);
+  // `dropout`: generator of the heads' dropout in training; null in evaluation. `head_gradient`, 0 to 1: factor of the
+  // gradient that every head but the last sends into the backbone; the heads' own is whole.
+  std::vector<at::Tensor> logits(const at::Tensor& input, at::Generator* dropout = nullptr, double head_gradient = 1);
 
   // Backbone and heads: "heads.<i>.weight", "heads.<i>.bias". What `freezeBackbone` leaves out is left out here too.
   NamedTensors trainable() const;

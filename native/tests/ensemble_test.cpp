@@ -102,6 +102,7 @@ TrainOptions options_of(Json::Object options) {
                              {"loss", Json::Object{{"name", "softDice"}}},
                              {"optimizer", Json::Object{{"name", "adam"}}},
                              {"schedule", Json::Object{{"name", "constant"}}},
+                             {"headGradient", 1},
                              {"clipNorm", 0},
                              {"earlyStopping", 0},
                              {"augment", Json::Object{}},
@@ -168,6 +169,28 @@ TEST("train: the loss falls, and a stopped run goes on to the same weights") {
 
   broken_options["learningRate"] = 0.5;
   CHECK_THROWS(train(resumed, data, &validation, options_of(broken_options), std::nullopt, control), code::kCheckpoint);
+}
+
+TEST("train: without the early heads' gradient the network becomes what the last head alone makes of it") {
+  const Folder folder;
+  const Dataset data = squares(8);
+  Control control;
+  const auto trained = [&](Json::Object options) {
+    auto ensemble = std::make_unique<Ensemble>(small_backbone(), small_options());
+    train(*ensemble, data, nullptr, options_of(std::move(options)), std::nullopt, control);
+    return ensemble;
+  };
+  const auto detached = trained({{"headGradient", 0}, {"run", folder.path.string()}});
+  const auto alone = trained({{"headWeights", Json::Array{0, 0, 1}}});
+  const NamedTensors left = detached->state(), right = alone->state();
+  for (size_t i = 0; i < left.size(); ++i)
+    CHECK(at::equal(left[i].second, right[i].second) == !left[i].first.starts_with("heads."));
+  // It decides the weights: a run goes on with its own alone.
+  Json::Object resumed{{"run", folder.path.string()}, {"resume", true}, {"epochs", 4}};
+  CHECK_THROWS(trained(resumed), code::kCheckpoint);
+  resumed["headGradient"] = 0;
+  trained(resumed);
+  for (const double wrong : {-0.1, 1.1}) CHECK_THROWS(trained({{"headGradient", wrong}}), code::kOption);
 }
 
 TEST("train: a state file that is cut short is refused") {

@@ -54,7 +54,93 @@ void check_sampling(std::shared_ptr<Backbone> backbone) {
   CHECK(at::equal(again, passes));
 }
 
+// The gradient of every weight after a training pass of which the heads in `heads` are the loss. Undefined: none came.
+std::vector<at::Tensor> gradients(Ensemble& ensemble, const at::Tensor& input, const std::vector<size_t>& heads,
+                                  double head_gradient, at::ScalarType dtype = at::kFloat) {
+  ensemble.train(true);
+  const NamedTensors weights = ensemble.parameters();
+  for (const auto& [name, weight] : weights) weight.mutable_grad() = at::Tensor();
+  std::vector<at::Tensor> logits;
+  {
+    const Autocast autocast(c10::kCPU, dtype);
+    logits = ensemble.logits(input, nullptr, head_gradient);
+  }
+  at::Tensor loss = at::zeros({});
+  for (const size_t k : heads) loss = loss + logits[k].to(at::kFloat).pow(2).sum();
+  loss.backward();
+  std::vector<at::Tensor> result;
+  for (const auto& [name, weight] : weights)
+    result.push_back(weight.grad().defined() ? weight.grad().clone() : at::Tensor());
+  return result;
+}
+
+// Compares a pass with whole, half and no gradient from the heads before the last.
+void check_head_gradient(std::shared_ptr<Backbone> backbone, EnsembleOptions options, at::Tensor input,
+                         at::ScalarType dtype = at::kFloat) {
+  Ensemble ensemble(std::move(backbone), options);
+  std::vector<size_t> early, all;
+  for (size_t k = 0; k < ensemble.heads().size(); ++k) all.push_back(k);
+  early.assign(all.begin(), all.end() - 1);
+  const NamedTensors weights = ensemble.parameters();
+  const size_t backbones = ensemble.backbone().parameters().size();
+  const auto whole = gradients(ensemble, input, early, 1, dtype), half = gradients(ensemble, input, early, 0.5, dtype),
+             none = gradients(ensemble, input, early, 0, dtype);
+  bool reached = false;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (!whole[i].defined()) continue;
+    if (i < backbones) {
+      reached = true;
+      CHECK(at::equal(half[i], whole[i] * 0.5));
+      CHECK(!none[i].defined());
+    } else {
+      CHECK(at::equal(half[i], whole[i]));
+      CHECK(at::equal(none[i], whole[i]));
+    }
+  }
+  CHECK(reached);
+  // The last head's gradient is whole, and what is tapped has the same numbers.
+  const auto last = gradients(ensemble, input, {all.back()}, 1, dtype),
+             with = gradients(ensemble, input, all, 0, dtype);
+  for (size_t i = 0; i < backbones; ++i) CHECK(last[i].defined() == with[i].defined());
+  for (size_t i = 0; i < backbones; ++i)
+    if (last[i].defined()) CHECK(at::equal(last[i], with[i]));
+  const at::NoGradGuard no_grad;
+  const auto logits = ensemble.logits(input), scaled = ensemble.logits(input, nullptr, 0.3);
+  for (const size_t k : all) CHECK(at::equal(logits[k], scaled[k]));
+}
+
 }  // namespace
+
+TEST(
+    "methods: a share of the early heads' gradient goes into the network, all of the last's, none where it is frozen") {
+  const auto tapped = [](std::vector<std::string> taps, std::vector<int64_t> size, int64_t classes = 2) {
+    EnsembleOptions options;
+    options.taps = std::move(taps);
+    options.input_size = std::move(size);
+    options.classes = classes;
+    return options;
+  };
+  const auto file = [](const char* name) {
+    return make_backbone(Json::Object{{"kind", "file"}, {"file", std::string(LE_FIXTURES) + name}});
+  };
+  const EnsembleOptions flat = tapped({"encoder.0", "encoder.1", "decoder.1"}, {16, 16});
+  check_head_gradient(network(3), flat, at::rand({2, 1, 16, 16}));
+  check_head_gradient(network(3), flat, at::rand({2, 1, 16, 16}), at::kBFloat16);
+  check_head_gradient(make_backbone(Json::Object{{"kind", "unet3d"}, {"width", 4}, {"depth", 2}}),
+                      tapped({"encoder.0", "encoder.1"}, {8, 8, 8}), at::rand({2, 1, 8, 8, 8}));
+  check_head_gradient(file("/exported/dynamic.pt2"), tapped({"stem.0", "conv"}, {8, 8}, 3), at::rand({2, 2, 8, 8}));
+  check_head_gradient(file("/output/supervised-mean.pt"), tapped({"top", "up"}, {8, 8}, 3), at::rand({2, 2, 8, 8}));
+  EnsembleOptions several = tapped({"decoder.1"}, {16, 16});
+  several.heads_per_tap = 3;
+  several.final = EnsembleOptions::Final::kNo;
+  check_head_gradient(network(3), several, at::rand({2, 1, 16, 16}));
+  EnsembleOptions frozen = flat;
+  frozen.freeze_backbone = true;
+  Ensemble still(network(3), frozen);
+  const auto none = gradients(still, at::rand({2, 1, 16, 16}), {0, 1, 2}, 0.5);
+  for (size_t i = 0; i < still.backbone().parameters().size(); ++i) CHECK(!none[i].defined());
+  CHECK(none.back().defined());
+}
 
 TEST("methods: dropout draws in evaluation where it is asked to, in networks from files too") {
   for (const char* name : {"dropping-scripted.pt", "dropping-traced.pt"})

@@ -79,6 +79,7 @@ TrainOptions TrainOptions::from(const Json& options) {
   result.optimizer = options.at("optimizer");
   result.schedule = options.at("schedule");
   result.head_weights = options.numbers_or("headWeights", {});
+  result.head_gradient = in_range(options, "headGradient", Range<double>{0, 1});
   result.clip_norm = in_range(options, "clipNorm", from_zero);
   result.early_stopping = options.at("earlyStopping").integer("earlyStopping");
   result.augmentation = AugmentOptions::from(options.at("augment"));
@@ -430,7 +431,7 @@ class Trainer {
       std::optional<SeededDefaultGenerator> seeded;
       if (draws_) seeded.emplace(ensemble_.device(), batch_seed_);
       const Autocast autocast(ensemble_.device(), dtype_);
-      logits = ensemble_.logits(input, ensemble_.options().dropout > 0 ? &dropout_ : nullptr);
+      logits = ensemble_.logits(input, ensemble_.options().dropout > 0 ? &dropout_ : nullptr, options_.head_gradient);
     }
     std::vector<at::Tensor> losses;
     for (auto& head : logits) {

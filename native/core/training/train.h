@@ -20,6 +20,7 @@ struct TrainOptions {
   double learning_rate;
   Json loss, optimizer, schedule;    // see losses.h, optim.h, schedule.h
   std::vector<double> head_weights;  // w_k, one per head; empty: all 1
+  double head_gradient;              // see Ensemble::logits
   double clip_norm;                  // 0: no clipping
   int64_t early_stopping;            // epochs without a better validation loss; 0: off
   AugmentOptions augmentation;
