@@ -86,7 +86,7 @@ export function aurc(confidence: ArrayLike<number>, risk: ArrayLike<number>): nu
  * @param confidence n ≥ 1 finite numbers.
  * @param risk n finite numbers.
  * @returns 0 for the ideal order. At least 0 where no confidence is tied; ties leave points out of the curve, which can
- * bring the area slightly below AURC*.
+ * bring the area slightly below AURC*, also in the bootstrap's resamples, where copies of an image are tied.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE
  */
 export function eaurc(confidence: ArrayLike<number>, risk: ArrayLike<number>): number {

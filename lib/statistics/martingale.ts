@@ -2,6 +2,7 @@
 import { checkFinite, fail } from "../checks.js";
 import { checkFields, checkOptions, describe, type OptionSpecs, option } from "../options.js";
 import { Random } from "../random.js";
+import { mean } from "./spread.js";
 
 /** Options of {@link StreamAlarm}. */
 export interface StreamAlarmOptions {
@@ -181,7 +182,7 @@ export class StreamAlarm {
   #reading(p: Record<string, number>): StreamAlarmReading {
     const { streams, falseAlarm, firedAt } = this.#state;
     const read = Object.entries(streams).map(([name, { capital }]) => {
-      return [name, { value: capital.reduce((sum, one) => sum + one, 0) / BETS.length, p: p[name] ?? null }] as const;
+      return [name, { value: mean(capital), p: p[name] ?? null }] as const;
     });
     return {
       value: Math.max(...read.map(([, { value }]) => value)),

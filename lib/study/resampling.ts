@@ -109,7 +109,10 @@ export function weightedSpearman({ order, ends }: Sorted, times: Float64Array, o
   return Math.min(1, Math.max(-1, (xy - square) / spread));
 }
 
-/** AURC of the images in the order of their risk, each at a point of its own. @param sorted by Dice, the lowest risk last */
+/**
+ * AURC of the images in the order of their risk, each copy at a point of its own, where a confidence ties them: see `eaurc`.
+ * @param sorted by Dice, the lowest risk last
+ */
 export function weightedIdealAurc({ order }: Sorted, times: Float64Array, risk: Float64Array): number {
   let count = 0;
   let sum = 0;

@@ -11,6 +11,7 @@ import { dice } from "../quality/overlap.js";
 import { Random } from "../random.js";
 import type { Scored } from "../scores/register.js";
 import { confidenceOf, lacking, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
+import { mean } from "../statistics/spread.js";
 import { MAP_NAMES, MAPS, type MapParts, softDiceConfidence, summarise } from "../uncertainty/index.js";
 import { checkTruth } from "./samples.js";
 import { CHOOSE, choose, curveOf, type QualityPoint, qualityOf, type RankedPoint, type SkipPoint } from "./skip.js";
@@ -368,7 +369,7 @@ function qualityOfOne(fused: NdArray<FloatArray>, truth: NdArray<Uint8Array>, ig
   const overlap = Object.values(dice(mask, truth, { classes, ignoreIndex: optional(ignoreIndex) }));
   return {
     nll: nll(fused, truth, { ignoreIndex: optional(ignoreIndex) }),
-    dice: overlap.reduce((sum, value) => sum + value, 0) / overlap.length,
+    dice: mean(overlap),
     aula: Number.NaN,
   };
 }

@@ -197,6 +197,21 @@ describe("risk and coverage", () => {
     );
   });
 
+  it("have an excess below 0 where ties leave points out, so in resamples of an ideal order too", () => {
+    expect(eaurc([3, 2, 2], [0, 1, 1])).toBeCloseTo(-1 / 18, 12);
+    const excess = (drawn: Uint32Array) => {
+      const risk = Float64Array.from(drawn, (i) => i / 50);
+      return eaurc(
+        risk.map((value) => -value),
+        risk,
+      );
+    };
+    const { estimate, low, high } = bootstrap(50, excess);
+    expect(estimate).toBe(0);
+    expect(low).toBeCloseTo(-0.0008, 4);
+    expect(high).toBeCloseTo(-0.0002, 4);
+  });
+
   it("refuse lists that do not fit", () => {
     expectError(() => aurc([], []), "ERR_LE_SHAPE", "confidence", "at least 1");
     expectError(() => augrc([1], [1, 2]), "ERR_LE_SHAPE", "risk", "1", "2");
