@@ -5,6 +5,7 @@ import { checkReplaceable, ioError, isMissing, makeFolders, readRegular, tempora
 import { readOutputList, writeOutputList } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
+import { SET_NAMES } from "../sets/index.js";
 
 /**
  * Checks that a folder can be written to, or made, without making it.
@@ -25,7 +26,7 @@ export function checkOutput(folder: string, option: string): void {
 }
 
 /** Folders in which commands write, to refuse those of others before the work instead of after it. */
-const OUTPUT_FOLDERS = ["masks", "probabilities", "overlays", "tables", "figures"];
+const OUTPUT_FOLDERS = ["masks", "probabilities", "overlays", ...SET_NAMES, "tables", "figures"];
 
 /**
  * Lets `write` fill a temporary folder, and moves what is in it to `folder` once all of it is there: where `write` fails,

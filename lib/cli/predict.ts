@@ -5,12 +5,13 @@ import { orientBack } from "../data/orientation.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import type { DeviceFlags } from "../inference/device.js";
 import type { Result } from "../inference/inference.js";
-import { extentOf, middleSlice, predictionRecord } from "../inference/record.js";
+import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
 import { toText } from "../results/table.js";
+import { checkThresholds, type PixelSets, SETS, setsOf, thresholdsOf } from "../sets/index.js";
 import { imageColumn } from "../study/tables.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
-import { integer, list, oneOf, text } from "./arguments.js";
+import { integer, list, oneOf, parserOf, text } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
 import { type LabelFlags, labelsOf, noteUnclear, withLabelOptions } from "./label-options.js";
@@ -24,6 +25,7 @@ interface Flags extends DeviceFlags, LabelFlags {
   skip?: number;
   fusion?: PredictionFusion;
   maps: MapName[];
+  sets?: (number | null)[];
   limit?: number;
   batchSize?: number;
   json?: boolean;
@@ -51,6 +53,11 @@ export function predictCommand(): Command {
       oneOf(PREDICTION_FUSIONS),
     )
     .option("--maps <list>", `heat maps to write: ${MAP_NAMES.join(", ")}, or none (default: entropy)`, mapNames)
+    .option(
+      "--sets <list>",
+      "write inner and outer masks, by their thresholds from 0 to 1: as 0.4,0.98, or none,0.98 for the outer alone",
+      parserOf(SETS),
+    )
     .option("--limit <n>", "at most so many images", integer({ min: 1 }))
     .option("--batch-size <n>", "images of one size that share a pass (default: 8)", integer({ min: 1 }));
   withLabelOptions(command, { labels: "as the run's", ignore: "the run's" });
@@ -90,13 +97,15 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
       ...(fusion !== undefined && { fusion }),
       ...(batchSize !== undefined && { batchSize }),
     };
+    const thresholds = flags.sets && checkThresholds(thresholdsOf(flags.sets), notes.classNames.length);
     const records: PredictionRecord[] = [];
     const tell = counter(line, "predicting", items.length);
     await writeTogether(flags.out, "predictions.jsonl", async (folder) => {
       for await (const result of infer(model, items, options)) {
+        const shown = { ...result, sets: thresholds && setsOf(result.probabilities, thresholds) };
         const write = result.mask.shape.length === 3 ? writeVolumes : writePictures;
-        const files = await write(result, folder, notes.classNames, flags.maps ?? ["entropy"], notes.ignoreIndex);
-        records.push(recordOf(result, notes.classNames, files));
+        const files = await write(shown, folder, notes.classNames, flags.maps ?? ["entropy"], notes.ignoreIndex);
+        records.push(recordOf(shown, notes.classNames, files));
         tell(records.length);
       }
       await writeAtomic(path.join(folder, "predictions.jsonl"), records.map((record) => toJson(record)).join(""));
@@ -110,15 +119,20 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
   }
 }
 
+/** With its inner and outer masks, where they were asked for. */
+interface Shown extends Result {
+  sets: Record<number, PixelSets> | undefined;
+}
+
 /** What one line of predictions.jsonl says. */
 type PredictionRecord = ReturnType<typeof recordOf>;
 
 function recordOf(
-  { id, prediction, mask, orientation }: Result,
+  { id, prediction, mask, orientation, sets }: Shown,
   classNames: readonly string[],
   files: Record<string, string>,
 ) {
-  const extent = extentOf(orientBack(mask, orientation), classNames.length, orientation);
+  const extent = extentOf(orientBack(mask, orientation), classNames.length, orientation, sets);
   return { id, ...predictionRecord(prediction, extent, classNames), files };
 }
 
@@ -127,7 +141,7 @@ function recordOf(
  * file's own order, with its EXIF orientation; the overlay is upright.
  */
 async function writePictures(
-  { id, image, truth, mask, probabilities, maps, orientation }: Result,
+  { id, image, truth, mask, probabilities, maps, orientation, sets = {} }: Shown,
   folder: string,
   classNames: readonly string[],
   wanted: readonly MapName[],
@@ -143,6 +157,12 @@ async function writePictures(
   const binary = classNames.length === 2;
   const stored = binary ? { data: mask.data.map((label) => label * 255), shape: mask.shape } : mask;
   await write("mask", `masks/${id}.png`, orientBack(stored, orientation));
+  for (const { what, file, mask } of setFiles(id, sets, classNames))
+    await write(
+      what,
+      `${file}.png`,
+      orientBack({ data: mask.data.map((one) => one * 255), shape: mask.shape }, orientation),
+    );
   const pixels = mask.data.length;
   for (const [c, name] of classNames.entries()) {
     if (c === 0) continue;
@@ -163,16 +183,16 @@ async function writePictures(
   await write(
     "overlay",
     `overlays/${id}.png`,
-    overlay(image, { prediction: mask, ...(truth && { truth }), ignoreIndex }),
+    overlay(image, { prediction: mask, ...(truth && { truth }), sets: Object.values(sets), ignoreIndex }),
   );
   return files;
 }
 
 /** Writes one volume's arrays, and an overlay of its middle slice, and gives their paths below the folder. */
 async function writeVolumes(
-  { id, image, truth, mask, probabilities, maps }: Result,
+  { id, image, truth, mask, probabilities, maps, sets = {} }: Shown,
   folder: string,
-  _classNames: readonly string[],
+  classNames: readonly string[],
   wanted: readonly MapName[],
   ignoreIndex: number,
 ): Promise<Record<string, string>> {
@@ -183,6 +203,7 @@ async function writeVolumes(
     mask: [`masks/${id}.npy`, mask],
     probabilities: [`probabilities/${id}.npy`, probabilities],
   };
+  for (const { what, file, mask } of setFiles(id, sets, classNames)) arrays[what] = [`${file}.npy`, mask];
   for (const name of wanted) {
     const map = maps[name];
     if (map) arrays[name] = [`${name}/${id}.npy`, map];
@@ -195,10 +216,22 @@ async function writeVolumes(
   const picture = overlay(middleSlice(image), {
     prediction: middleSlice(mask),
     ...(truth && { truth: middleSlice(truth) }),
+    sets: Object.values(sets).map(middleSlices),
     ignoreIndex,
   });
   await writePng(path.join(folder, `overlays/${id}.png`), picture);
   return { ...files, overlay: `overlays/${id}.png` };
+}
+
+/** Inner and outer masks, as files without an ending: of one foreground class by the image, of several by the class too. */
+function setFiles(id: string, sets: Readonly<Record<number, PixelSets>>, classNames: readonly string[]) {
+  return Object.entries(sets).flatMap(([c, masks]) =>
+    Object.entries(masks).map(([set, mask]) => {
+      const name = classNames[Number(c)] as string;
+      if (classNames.length === 2) return { what: set, file: `${set}/${id}`, mask };
+      return { what: `${set}.${name}`, file: `${set}/${id}.${fileName(name)}`, mask };
+    }),
+  );
 }
 
 /** A class name as part of a file name. */

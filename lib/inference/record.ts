@@ -2,6 +2,7 @@ import type { NdArray } from "../arrays.js";
 import type { Orientation } from "../data/orientation.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { recordScores, type ScoreValues } from "../scores/scores.js";
+import { type PixelSets, type SetName, setSizes } from "../sets/index.js";
 
 /** What a prediction says in numbers, as plain JSON. */
 export type PredictionRecord = ReturnType<typeof predictionRecord>;
@@ -14,13 +15,24 @@ export interface Extent {
   areas: number[];
   /** The image file's EXIF orientation, where it has one. */
   orientation?: Orientation;
+  /** Pixels (voxels) of inner and outer masks, by class index, where they were asked for. */
+  sets?: Record<number, Partial<Record<SetName, number>>>;
 }
 
-/** Counts the pixels of each class. */
-export function extentOf({ data, shape }: NdArray<Uint8Array>, classes: number, orientation?: Orientation): Extent {
+/**
+ * Counts the pixels of each class.
+ * @param sets its inner and outer masks, where they were asked for
+ */
+export function extentOf(
+  { data, shape }: NdArray<Uint8Array>,
+  classes: number,
+  orientation?: Orientation,
+  sets?: Readonly<Record<number, PixelSets>>,
+): Extent {
   const areas = new Array<number>(classes).fill(0);
   for (const label of data) areas[label] = (areas[label] ?? 0) + 1;
-  return { shape, areas, ...(orientation && { orientation }) };
+  const sizes = sets && Object.fromEntries(Object.entries(sets).map(([c, of]) => [c, setSizes(of)]));
+  return { shape, areas, ...(orientation && { orientation }), ...(sizes && { sets: sizes }) };
 }
 
 /**
@@ -29,7 +41,7 @@ export function extentOf({ data, shape }: NdArray<Uint8Array>, classes: number, 
  */
 export function predictionRecord(
   prediction: Omit<Prediction, "mask" | "maps">,
-  { shape, areas, orientation }: Extent,
+  { shape, areas, orientation, sets }: Extent,
   classNames: readonly string[],
 ) {
   const byName = <T>(perClass: Readonly<Record<number, T>>) =>
@@ -51,6 +63,10 @@ export function predictionRecord(
     }),
     /** Pixels (voxels) of each class. */
     area: byName(Object.fromEntries(areas.entries())),
+    ...(sets && {
+      /** Pixels (voxels) that are surely of each foreground class, and that perhaps are. */
+      sets: byName(sets),
+    }),
     /** Names of the kept heads, in depth order. */
     heads: prediction.heads,
     /** Area under layer agreement; null where it is not defined. */
@@ -101,4 +117,9 @@ export function middleSlice({ data, shape }: NdArray<Uint8Array>): NdArray<Uint8
   const [depth, height, width] = shape as [number, number, number];
   const start = (depth >> 1) * height * width;
   return { data: data.subarray(start, start + height * width), shape: [height, width] };
+}
+
+/** The same of inner and outer masks. */
+export function middleSlices(sets: PixelSets): PixelSets {
+  return Object.fromEntries(Object.entries(sets).map(([name, mask]) => [name, middleSlice(mask)]));
 }

@@ -53,3 +53,6 @@ export const truthColour: Colour = [110, 222, 255];
 
 /** Outlines of the prediction: orange. */
 export const predictionColour: Colour = [250, 122, 0];
+
+/** What lies between inner and outer masks, and their edges: a light amber, of the prediction's kind. */
+export const setsColour: Colour = [255, 206, 110];

@@ -2,7 +2,8 @@ import type { NdArray } from "../arrays.js";
 import type { Picture } from "../data/encode-png.js";
 import { resizeBilinear } from "../data/resample.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { type Colour, type ColourMapName, colourMap, predictionColour, truthColour } from "./colours.js";
+import type { PixelSets } from "../sets/index.js";
+import { type Colour, type ColourMapName, colourMap, predictionColour, setsColour, truthColour } from "./colours.js";
 
 /** Options of {@link heatMap}. */
 export interface HeatMapOptions {
@@ -20,6 +21,8 @@ export interface OverlayOptions {
   prediction?: NdArray<Uint8Array>;
   /** H×W labels, outlined in cyan, under the prediction's outline. */
   truth?: NdArray<Uint8Array>;
+  /** Inner and outer masks, H×W, of some classes: between the two lies a veil with fine edges, under the outlines. */
+  sets?: readonly PixelSets[];
   /** Enlargement, a whole number; outlines are about 2 pixels wide after it. @default until the longer side is about 640 */
   scale?: number;
   /** Half the width of the prediction's outline, in pixels of the enlarged picture. @default 1/450 of the shorter side, at least 1 */
@@ -63,7 +66,7 @@ export function heatMap(map: NdArray, options: HeatMapOptions = {}): Picture {
  */
 export function overlay(image: NdArray<Uint8Array>, options: OverlayOptions = {}): Picture {
   const [height, width] = sizeOf(image, "overlay");
-  const { prediction, truth, tint = 0, ignoreIndex = 255 } = options;
+  const { prediction, truth, sets = [], tint = 0, ignoreIndex = 255 } = options;
   const scale = options.scale ?? Math.max(1, Math.round(640 / Math.max(height, width)));
   const grey = resizeBilinear(Float32Array.from(image.data), 1, [height, width], [height * scale, width * scale]);
   const picture: Picture = { data: new Uint8Array(grey.length * 3), width: width * scale, height: height * scale };
@@ -73,6 +76,7 @@ export function overlay(image: NdArray<Uint8Array>, options: OverlayOptions = {}
   }
   // The truth's outline is wider, so that it shows on both sides where the two coincide.
   const thin = options.lineWidth ?? Math.max(1, Math.min(picture.width, picture.height) / 450);
+  for (const one of sets) veil(picture, one, scale, Math.max(0.5, 0.6 * thin));
   if (truth)
     outline(picture, truth, scale, truthColour, prediction ? Math.max(2.1 * thin, thin + 1.2) : thin, ignoreIndex);
   if (prediction) outline(picture, prediction, scale, predictionColour, thin, ignoreIndex, tint);
@@ -108,23 +112,58 @@ function outline(
   ignoreIndex: number,
   tint = 0,
 ): void {
-  const [rows, columns] = [picture.height / scale, picture.width / scale];
+  checkFits(picture, labels, scale);
+  const present = new Set(labels.data);
+  present.delete(0);
+  present.delete(ignoreIndex);
+  for (const label of present) {
+    const soft = softened(picture, labels, scale, label);
+    if (tint > 0) blend(picture, soft, colour, (value) => tint * Math.min(1, Math.max(0, 4 * value - 1.5)));
+    stroke(picture, soft, colour, width);
+  }
+}
+
+/** Tints what lies between an inner and an outer mask, and draws the edges of both. */
+function veil(picture: Picture, { inner, outer }: PixelSets, scale: number, width: number): void {
+  for (const mask of [inner, outer]) if (mask) checkFits(picture, mask, scale);
+  const [least, most] = [inner, outer].map((mask) => mask && softened(picture, mask, scale));
+  if (most)
+    blend(
+      picture,
+      most,
+      setsColour,
+      (value, x, y) => VEIL * (filled(value) - filled(least?.[y * picture.width + x] ?? 0)),
+    );
+  // The inner mask's edge is the brighter: holes of the veil are of either kind.
+  if (most) stroke(picture, most, setsColour, width, 0.5);
+  if (least) stroke(picture, least, setsColour, width);
+}
+
+/** Strength of a veil. */
+const VEIL = 0.22;
+
+/** How far a pixel is inside by its softened label, 0 to 1: a little sharper than the label. */
+function filled(value: number): number {
+  return Math.min(1, Math.max(0, 2 * value - 0.5));
+}
+
+/** @throws ERR_LE_SHAPE for labels of another size than the image's */
+function checkFits({ width, height }: Picture, labels: NdArray<Uint8Array>, scale: number): void {
+  const [rows, columns] = [height / scale, width / scale];
   if (labels.shape[0] !== rows || labels.shape[1] !== columns) {
     throw new LayerEnsemblesError(
       "ERR_LE_SHAPE",
       `Expected ${rows}×${columns} labels for the overlay but received ${labels.shape.join("×")}`,
     );
   }
-  const present = new Set(labels.data);
-  present.delete(0);
-  present.delete(ignoreIndex);
-  for (const label of present) {
-    const inside = new Float32Array(labels.data.length);
-    for (let i = 0; i < inside.length; i++) inside[i] = labels.data[i] === label ? 1 : 0;
-    const soft = resizeBilinear(smooth(inside, rows, columns), 1, [rows, columns], [picture.height, picture.width]);
-    if (tint > 0) blend(picture, soft, colour, (value) => tint * Math.min(1, Math.max(0, 4 * value - 1.5)));
-    stroke(picture, soft, colour, width);
-  }
+}
+
+/** Where a label is, from 0 to 1, at the picture's size. */
+function softened({ width, height }: Picture, labels: NdArray<Uint8Array>, scale: number, label = 1): Float32Array {
+  const [rows, columns] = [height / scale, width / scale];
+  const inside = new Float32Array(labels.data.length);
+  for (let i = 0; i < inside.length; i++) inside[i] = labels.data[i] === label ? 1 : 0;
+  return resizeBilinear(smooth(inside, rows, columns), 1, [rows, columns], [height, width]);
 }
 
 /** A 3×3 binomial blur, so that the half-way line of a staircase is straight. */
@@ -147,14 +186,14 @@ function smooth(values: Float32Array, height: number, width: number): Float32Arr
 }
 
 /** Paints the line where `values` cross one half. Distance to it: (value - 1/2) / |gradient|, to first order. */
-function stroke(picture: Picture, values: Float32Array, colour: Colour, lineWidth: number): void {
+function stroke(picture: Picture, values: Float32Array, colour: Colour, lineWidth: number, strength = 1): void {
   const { width, height } = picture;
   blend(picture, values, colour, (value, x, y) => {
     if (value <= 0 || value >= 1) return 0;
     const dx = values[y * width + Math.min(width - 1, x + 1)]! - values[y * width + Math.max(0, x - 1)]!;
     const dy = values[Math.min(height - 1, y + 1) * width + x]! - values[Math.max(0, y - 1) * width + x]!;
     const distance = (2 * Math.abs(value - 0.5)) / Math.max(Math.hypot(dx, dy), 1e-6);
-    return Math.min(1, Math.max(0, lineWidth + 0.5 - distance));
+    return strength * Math.min(1, Math.max(0, lineWidth + 0.5 - distance));
   });
 }
 

@@ -38,10 +38,10 @@ export interface FittedSets {
   /** Of the outer mask. */
   outer: FittedSet;
   /**
-   * Whether the inner threshold came out above the outer, as it does where the network is better than what is asked for: they
-   * are exchanged, by which both promises hold with room to spare. Smaller α use it.
+   * Whether the inner threshold came out above the outer, as it does where a network is better than what is asked for, and was
+   * lowered to it: the masks are nested, and both promises hold. Smaller α use what such a network can do.
    */
-  crossed: boolean;
+  capped: boolean;
 }
 
 /** What {@link fitPixelSets} chose; plain JSON but for NaN. */
@@ -98,14 +98,13 @@ export function fitPixelSets(risks: readonly SetRisk[], options: FitPixelSetsOpt
 }
 
 function fitClass(inner: MeanCurves, innerAlpha: number, outer: MeanCurves, outerAlpha: number): FittedSets {
-  const found = [choose("inner", inner, innerAlpha), choose("outer", outer, outerAlpha)] as const;
-  const [low, high] = found;
-  const crossed = low !== undefined && high !== undefined && low > high;
-  const [least, most] = crossed ? [high, low] : found;
+  const least = choose("outer", outer, outerAlpha);
+  const most = choose("inner", inner, innerAlpha);
+  const capped = most !== undefined && least !== undefined && most > least;
   return {
-    inner: fittedSet("inner", inner, innerAlpha, least),
-    outer: fittedSet("outer", outer, outerAlpha, most),
-    crossed,
+    inner: fittedSet("inner", inner, innerAlpha, capped ? least : most),
+    outer: fittedSet("outer", outer, outerAlpha, least),
+    capped,
   };
 }
 

@@ -1,6 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import type { FloatArray } from "../checks.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { argmax } from "../fusion/fuse.js";
 import { checkProbabilities, type HeadViews, singleView } from "../fusion/heads.js";
 import { checkOptions, describe, option } from "../options.js";
 import { levelsOf } from "./levels.js";
@@ -23,11 +24,31 @@ export type PixelSets = Partial<Record<SetName, NdArray<Uint8Array>>>;
 const SHARE = option.orNull(option.number({ min: 0, max: 1 }));
 const THRESHOLDS = { inner: option.required(SHARE), outer: option.required(SHARE) };
 
+const pair = option.array(SHARE, { length: SET_NAMES.length });
+
+/** Specification of an option that holds the thresholds of all classes in one: λ of the inner, then of the outer mask. */
+export const SETS = {
+  ...pair,
+  expected: "two numbers from 0 to 1, the first at most the second, or none in the place of one",
+  accepts: (value: unknown) => pair.accepts(value) && isNested(thresholdsOf(value as Shares)),
+};
+
+type Shares = readonly (number | null)[];
+
+/** Thresholds as {@link SETS} has them. */
+export function thresholdsOf([inner = null, outer = null]: Shares): SetThresholds {
+  return { inner, outer };
+}
+
+function isNested({ inner, outer }: SetThresholds): boolean {
+  return inner === null || outer === null || inner <= outer;
+}
+
 /**
  * Which pixels are surely of a class, and which perhaps: an inner and an outer mask of each foreground class. A pixel's score
  * is the share of Σ p̄_c of the image that lies in pixels of strictly higher p̄_c; a set holds the pixels whose score is at
- * most its λ. Pixels of equal probability are in it together, those of probability 0 have score 1, and the inner is within
- * the outer. Where ŷ has no pixel of the class, nothing is surely of it: the inner mask is empty.
+ * most its λ; the inner one those alone that ŷ gives to the class, as nothing is surely what is not predicted. Pixels of equal
+ * probability have one score, those of probability 0 score 1, and the inner mask is within the outer.
  * @param probabilities Fused, C×S.
  * @param thresholds λ of both sets, as {@link fitPixelSets} chose them.
  * @returns By class 1..C-1, or the classes that have thresholds; a set without a threshold is left out.
@@ -40,15 +61,16 @@ export function pixelSets(
   const input = singleView("probabilities", probabilities);
   const wanted = checkThresholds(thresholds, input.classes);
   checkProbabilities("probabilities", input);
-  return setsOf(input, wanted);
+  return setsOf(probabilities, wanted);
 }
 
-/** {@link pixelSets} of what was checked before. */
+/** {@link pixelSets} of what was checked before, as {@link checkThresholds} gives thresholds. */
 export function setsOf(
-  input: Pick<HeadViews, "classes" | "pixels" | "spatial"> & { view: FloatArray },
+  probabilities: NdArray<FloatArray>,
   thresholds: Readonly<Record<number, SetThresholds>>,
 ): Record<number, PixelSets> {
-  const predicted = predictedClasses(input);
+  const input = singleView("probabilities", probabilities);
+  const labels = argmax(probabilities).data;
   return Object.fromEntries(
     Object.entries(thresholds).map(([c, { inner, outer }]) => {
       const p = classView(input, Number(c));
@@ -57,7 +79,7 @@ export function setsOf(
       return [
         c,
         {
-          ...(inner !== null && { inner: mask(predicted[Number(c)] ? innerLevel : Number.POSITIVE_INFINITY) }),
+          ...(inner !== null && { inner: within(mask(innerLevel), labels, Number(c)) }),
           ...(outer !== null && { outer: mask(outerLevel) }),
         },
       ];
@@ -81,9 +103,9 @@ export function checkThresholds(thresholds: ThresholdsByClass, classes: number):
 }
 
 /** @throws ERR_LE_OPTION */
-export function checkPair(context: string, pair: SetThresholds): SetThresholds {
-  const { inner, outer } = checkOptions(context, pair, THRESHOLDS);
-  if (inner !== null && outer !== null && inner > outer)
+function checkPair(context: string, thresholds: SetThresholds): SetThresholds {
+  const { inner, outer } = checkOptions(context, thresholds, THRESHOLDS);
+  if (!isNested({ inner, outer }))
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",
       `Expected a number from 0 to option 'outer' (${outer}) for option 'inner' of ${context}, so that the inner mask lies within the outer, but received ${describe(inner)}.`,
@@ -96,29 +118,19 @@ export function classView({ view, pixels }: Pick<HeadViews, "pixels"> & { view: 
   return view.subarray(c * pixels, (c + 1) * pixels);
 }
 
-/** By class, whether ŷ has a pixel of it; ties go to the lower class. */
-export function predictedClasses({
-  view,
-  classes,
-  pixels,
-}: Pick<HeadViews, "classes" | "pixels"> & { view: FloatArray }): boolean[] {
-  const found = new Array<boolean>(classes).fill(false);
-  for (let i = 0; i < pixels; i++) {
-    let best = 0;
-    for (let c = 1, most = view[i] as number; c < classes; c++) {
-      const value = view[c * pixels + i] as number;
-      if (value > most) {
-        most = value;
-        best = c;
-      }
-    }
-    found[best] = true;
-  }
-  return found;
+/** Pixels in each set. */
+export function setSizes(sets: PixelSets): Partial<Record<SetName, number>> {
+  const sizes = Object.entries(sets).map(([name, { data }]) => [name, data.reduce((sum, one) => sum + one, 0)]);
+  return Object.fromEntries(sizes);
 }
 
 function atLeast(p: FloatArray, level: number): Uint8Array {
   const mask = new Uint8Array(p.length);
   for (let i = 0; i < p.length; i++) if ((p[i] as number) >= level) mask[i] = 1;
+  return mask;
+}
+
+function within(mask: NdArray<Uint8Array>, labels: Uint8Array, c: number): NdArray<Uint8Array> {
+  for (let i = 0; i < labels.length; i++) if (labels[i] !== c) mask.data[i] = 0;
   return mask;
 }

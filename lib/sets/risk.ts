@@ -1,10 +1,11 @@
 import type { NdArray } from "../arrays.js";
 import { checkLabels, checkSameShape, type FloatArray } from "../checks.js";
+import { argmax } from "../fusion/fuse.js";
 import { checkProbabilities, singleView } from "../fusion/heads.js";
 import { checkOptions } from "../options.js";
 import { checkSaid, IGNORE_INDEX, leftOut } from "../quality/ignored.js";
 import { BUCKETS, bucketFinder, levelsOf } from "./levels.js";
-import { classView, predictedClasses, type SetName } from "./pixel-sets.js";
+import { classView, type SetName } from "./pixel-sets.js";
 
 const STEPS = 1000;
 
@@ -54,31 +55,40 @@ export function pixelSetRisk(
   checkSaid(given, classes, [["truth", labels]]);
   checkProbabilities("probabilities", input);
   if (labels.every((label) => label === ignoreIndex)) return { perClass: {} };
-  const predicted = predictedClasses(input);
+  const mask = argmax(probabilities).data;
   const perClass: SetRisk["perClass"] = {};
   for (let c = 1; c < classes; c++)
-    perClass[c] = curvesOf(countByShare(classView(input, c), labels, c, ignoreIndex), predicted[c] as boolean);
+    perClass[c] = curvesOf(countByShare(classView(input, c), mask, labels, c, ignoreIndex));
   return { perClass };
 }
 
-/** By λ, the counted pixels that enter the set with it, and those of them that are of the class. */
+/** By λ, the counted pixels that enter a set with it, and those of them that are of the class. */
 interface Counts {
   all: Float64Array;
   own: Float64Array;
 }
 
-function countByShare(p: FloatArray, labels: Uint8Array, c: number, ignoreIndex: number): Counts {
+function countByShare(
+  p: FloatArray,
+  mask: Uint8Array,
+  labels: Uint8Array,
+  c: number,
+  ignoreIndex: number,
+): Record<SetName, Counts> {
   const levels = levelsOf(p, SHARES);
   const placeOf = placeFinder(levels);
-  const [all, own] = [new Float64Array(levels.length), new Float64Array(levels.length)];
+  const counts = (): Counts => ({ all: new Float64Array(levels.length), own: new Float64Array(levels.length) });
+  const [inner, outer] = [counts(), counts()];
   for (let i = 0; i < labels.length; i++) {
     const label = labels[i] as number;
     if (label === ignoreIndex) continue;
     const place = placeOf(p[i] as number);
-    all[place] = (all[place] as number) + 1;
-    if (label === c) own[place] = (own[place] as number) + 1;
+    for (const { all, own } of mask[i] === c ? [inner, outer] : [outer]) {
+      all[place] = (all[place] as number) + 1;
+      if (label === c) own[place] = (own[place] as number) + 1;
+    }
   }
-  return { all, own };
+  return { inner, outer };
 }
 
 /** The least value of each bucket. */
@@ -109,20 +119,34 @@ function placeFinder(levels: Float64Array): (value: number) => number {
   };
 }
 
-function curvesOf({ all, own }: Counts, predicted: boolean): Record<SetName, SetCurve> {
-  const [pixels, truth] = [all, own].map((counts) => counts.reduce((sum, one) => sum + one, 0)) as [number, number];
-  const empty = () => new Float64Array(all.length);
-  const inner = { loss: empty(), size: empty() };
-  const outer = { loss: truth > 0 ? empty() : null, size: empty() };
-  for (let j = 0, within = 0, right = 0, worst = 0; j < all.length; j++) {
+function curvesOf({ inner, outer }: Record<SetName, Counts>): Record<SetName, SetCurve> {
+  const [pixels, truth] = [sum(outer.all), sum(outer.own)];
+  let worst = 0;
+  return {
+    inner: curveOf(inner, pixels, (right, within) => {
+      if (within > 0) worst = Math.max(worst, (within - right) / within);
+      return worst;
+    }),
+    outer: curveOf(outer, pixels, truth > 0 ? (right) => (truth - right) / truth : null),
+  };
+}
+
+function curveOf(
+  { all, own }: Counts,
+  pixels: number,
+  lossOf: ((right: number, within: number) => number) | null,
+): SetCurve {
+  const loss = lossOf && new Float64Array(all.length);
+  const size = new Float64Array(all.length);
+  for (let j = 0, within = 0, right = 0; j < all.length; j++) {
     within += all[j] as number;
     right += own[j] as number;
-    outer.size[j] = within / pixels;
-    if (outer.loss) outer.loss[j] = (truth - right) / truth;
-    if (!predicted) continue;
-    inner.size[j] = within / pixels;
-    if (within > 0) worst = Math.max(worst, (within - right) / within);
-    inner.loss[j] = worst;
+    size[j] = within / pixels;
+    if (loss) loss[j] = lossOf(right, within);
   }
-  return { inner, outer };
+  return { loss, size };
+}
+
+function sum(values: Float64Array): number {
+  return values.reduce((total, value) => total + value, 0);
 }

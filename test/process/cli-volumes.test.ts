@@ -70,6 +70,14 @@ it("trains, evaluates and predicts", async () => {
   expect(height / width).toBeCloseTo(16 / 14, 1);
 
   const one = path.join(data, "images", "v6.npy");
+  const sets = await cli(["predict", "--run", run, "--out", inside("sets"), "--json", "--sets", "0.2,0.9", one]);
+  expect(sets.code).toBe(0);
+  const { files } = JSON.parse(sets.stdout);
+  const outer = await readNpy(inside("sets", files.outer));
+  expect(outer.shape).toEqual([9, 16, 14]);
+  expect(
+    (await readNpy(inside("sets", files.inner))).data.every((voxel, i) => voxel <= (outer.data[i] as number)),
+  ).toBe(true);
   const alone = await cli(["predict", "--run", run, "--out", inside("alone"), "--device", "cpu", one]);
   expect(alone.code).toBe(0);
   expect(await readNpy(inside("alone", "masks", "v6.npy"))).toEqual(mask);

@@ -379,6 +379,38 @@ describe("a run from beginning to end", () => {
     ]);
   });
 
+  it("writes inner and outer masks by their thresholds, and counts them", async () => {
+    const out = inside("sets");
+    const file = path.join(data, "images", "phantom_0001.png");
+    const ended = await cli(["predict", "--run", run, "--out", out, "--json", "--sets", "0.3,0.99", file]);
+    expect(ended).toMatchObject({ code: 0, stderr: "" });
+    const { files, sets, area } = JSON.parse(ended.stdout);
+    expect(files).toMatchObject({ inner: "inner/phantom_0001.png", outer: "outer/phantom_0001.png" });
+    const [inner, outer, mask] = await Promise.all(
+      ["inner", "outer", "mask"].map(async (what) => (await readMask(path.join(out, files[what]))).data),
+    );
+    const [name, sizes] = Object.entries<{ inner: number; outer: number }>(sets)[0] as [
+      string,
+      { inner: number; outer: number },
+    ];
+    expect(area).toHaveProperty(name);
+    expect(sizes).toEqual({
+      inner: inner?.filter((one) => one === 255).length,
+      outer: outer?.filter((one) => one === 255).length,
+    });
+    expect(inner?.every((one, i) => one <= (outer?.[i] as number) && one <= (mask?.[i] as number))).toBe(true);
+    expect(sizes.inner).toBeGreaterThan(0);
+    expect(sizes.outer).toBeGreaterThan(sizes.inner);
+
+    const alone = await cli(["predict", "--run", run, "--out", inside("outer"), "--json", "--sets", "none,1", file]);
+    expect(JSON.parse(alone.stdout).sets).toEqual({ [name]: { outer: 1600 } });
+    for (const wrong of ["0.5", "0.9,0.3", "10,95", "a,b", "0.1,0.2,0.3", ""]) {
+      const refused = await cli(["predict", "--run", run, "--out", inside("wrong"), "--sets", wrong, file]);
+      expect(refused).toMatchObject({ code: 2, stdout: "" });
+      expect(refused.stderr).toMatch(/--sets/);
+    }
+  });
+
   it("never mixes what a killed predict left with the next one's", async () => {
     const [out, fresh] = [inside("killed"), inside("never-killed")];
     const predict = (split: string, folder: string, killAt?: string) =>

@@ -29,6 +29,9 @@ function examples(): Record<string, number> {
     { confidence, dice },
     { alpha: 0.5, delta: 0.5, tau: 0.8, thresholds: [0.8, 0.6, 0.4] },
   );
+  const fusedMean = metrics.fuse(heads, {});
+  const risk1 = metrics.pixelSetRisk(fusedMean, truth, { ignoreIndex: 255 });
+  const { outer } = metrics.pixelSets(fusedMean, { inner: null, outer: 0.9 })[1] ?? {};
   return {
     mean: fused("mean"),
     "logit-mean": fused("logit-mean"),
@@ -68,6 +71,9 @@ function examples(): Record<string, number> {
     casesNeeded: metrics.casesNeeded("conditional", { alpha: 0.1, delta: 0.1 }),
     scoreThresholds: metrics.scoreThresholds(confidence, 0.25)[2] as number,
     StreamAlarm: alarm.reading.value,
+    pixelSets: outer?.data.reduce((sum, one) => sum + one, 0) as number,
+    pixelSetRisk: risk1.perClass[1]?.outer.loss?.[200] as number,
+    fitPixelSets: metrics.fitPixelSets([risk1, risk1, risk1], { outer: 0.3 }).perClass[1]?.outer.share as number,
     skipCurve: points[1]?.nll as number,
     chooseSkip: metrics.chooseSkip(points),
     fitTemperature: metrics.fitTemperature([all[3] as metrics.NdArray], [truth]).temperature,

@@ -104,9 +104,31 @@ describe("pictures", () => {
     expect([...data.subarray(0, 3)]).toEqual([100, 100, 100]);
   });
 
+  test("a veil lies between inner and outer masks, whose edges are thin, the inner one's the brighter", () => {
+    const sets = [{ inner: square(12, 20), outer: square(6, 26) }];
+    const { data } = overlay(image, { sets, scale: 8 });
+    const at = (x: number, y: number) =>
+      [...data.subarray((y * 256 + x) * 3, (y * 256 + x) * 3 + 3)] as [number, number, number];
+    const warm = ([red, , blue]: [number, number, number]) => red - blue;
+    for (const [x, y] of [
+      [8, 8],
+      [128, 128],
+    ] as const)
+      expect(at(x, y)).toEqual([100, 100, 100]);
+    expect(warm(at(72, 128))).toBeGreaterThan(20);
+    const along = (from: number, to: number) =>
+      Math.max(...Array.from({ length: to - from }, (_, i) => warm(at(from + i, 128))));
+    expect(along(44, 52)).toBeGreaterThan(warm(at(72, 128)) + 15);
+    expect(along(92, 100)).toBeGreaterThan(along(44, 52) + 20);
+    const alone = overlay(image, { sets: [{ inner: square(12, 20) }], scale: 8 }).data;
+    expect([...alone.subarray((128 * 256 + 72) * 3, (128 * 256 + 72) * 3 + 3)]).toEqual([100, 100, 100]);
+  });
+
   test("labels of another size are an error", () => {
     const small = { data: new Uint8Array(4), shape: [2, 2] };
     expect(() => overlay(image, { truth: small })).toThrow("Expected 32×32 labels for the overlay but received 2×2");
+    for (const set of ["inner", "outer"])
+      expect(() => overlay(image, { sets: [{ [set]: small }] })).toThrow("Expected 32×32 labels");
     expect(() => heatMap({ data: new Float32Array(4), shape: [4] })).toThrow("shape [4] with 4 values");
   });
 
