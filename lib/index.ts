@@ -1,5 +1,20 @@
 export type { NdArray, NumericArray } from "./arrays.js";
 export {
+  type AcceptedShare,
+  type CalibrationCases,
+  type Certification,
+  type Certified,
+  type CertifyOptions,
+  casesNeeded,
+  certify,
+  type Levels,
+  type LossKind,
+  type NotCertified,
+  type RuleName,
+  scoreThresholds,
+  type TestedThreshold,
+} from "./certificate/index.js";
+export {
   Dataset,
   type MemorySample,
   type OriginalSample,
@@ -55,9 +70,20 @@ export type { PredictionFusion } from "./fusion/index.js";
 export { type Configuration, configure } from "./native/configure.js";
 export type { DownloadProgress } from "./native/download.js";
 export type { KernelDetour, KernelReport } from "./native/kernels.js";
+export {
+  CERTIFICATE_FAULTS,
+  type Certificate,
+  type CertificateFault,
+  type CertificateHashes,
+  type CertificateVerdict,
+  readCertificate,
+  verifyCertificate,
+} from "./runs/certificate.js";
+export type { RunHashes } from "./runs/identity.js";
 export { METHOD_TITLES, METHODS, type MethodName } from "./runs/methods.js";
 export { type Run, readRun } from "./runs/run.js";
 export {
+  type CertificateInForce,
   checkGate,
   confidenceOf,
   decide,

@@ -1,64 +1,57 @@
 // From calibration cases to a threshold and what it promises.
 
 import { fail } from "../checks.js";
-import { checkOptions, option } from "../options.js";
+import { checkOptions, defaultsOf, option, type Values } from "../options.js";
 import { clopperPearson, type ShareInterval } from "../statistics/binomial.js";
 import { bootstrap } from "../statistics/bootstrap.js";
 import { type CalibrationCases, type Cases, checkedCases } from "./cases.js";
 import { claimOf, refusalOf } from "./claim.js";
 import { CERTIFICATE_RULES, type Levels, PROVING_RULES, RULE_NAMES, type RuleName } from "./rules.js";
 
-const level = option.number({ above: 0, below: 1 });
+/** What a case loses: 1 for a failure and else 0; or 1 - Dice. */
+export type LossKind = "failure" | "dice";
+
+const LEVEL = { above: 0, below: 1 } as const;
 
 /** What a certificate promises. */
 export const PROMISE = {
+  /** α: largest share of failures among what is accepted; above 0, below 1. */
   alpha: option.required(
-    option.with(level, { text: "largest share of failures among what is accepted", arg: "share" }),
+    option.number({ ...LEVEL, text: "largest share of failures among what is accepted", arg: "share" }),
   ),
-  tau: option.with(level, { default: 0.8, text: "a case has failed where its Dice is below this", arg: "dice" }),
-  delta: option.with(level, {
+  /** τ: a case has failed where its Dice is below this; above 0, below 1. @default 0.8 */
+  tau: option.number({ ...LEVEL, default: 0.8, text: "a case has failed where its Dice is below this", arg: "dice" }),
+  /** δ: chance that the promise is broken, above 0 and below 1; of no meaning for the rule joint. @default 0.1 */
+  delta: option.number({
+    ...LEVEL,
     default: 0.1,
     text: "chance that the promise is broken; of no meaning for the rule joint",
     arg: "share",
   }),
+  /** One of {@link CERTIFICATE_RULES}. @default "betting" where groups hold several cases, else "conditional" */
   rule: option.oneOf(RULE_NAMES, {
     otherwise: "betting where groups hold several images, else conditional",
     text: "conditional: of accepted cases; joint: accepted and failed of all cases, on average; betting: of images in groups",
     arg: "rule",
   }),
+  /** What a case loses: 1 for a failure and else 0, or 1 - Dice, of which α then bounds the mean (joint and betting alone). @default "failure" */
   loss: option.oneOf(["failure", "dice"], {
     default: "failure",
     text: "failure: a Dice below tau; dice: 1 - Dice, so that alpha bounds its mean (joint and betting alone)",
     arg: "loss",
   }),
+  /** Of the order of groups, and of the bootstrap. @default 0 */
   seed: option.integer({ min: 0, default: 0, text: "of the order of groups, and of the bootstrap" }),
 };
 
-const CERTIFY = { ...PROMISE, thresholds: option.array(option.number()) };
-
 /** Options of {@link certify}. */
-export interface CertifyOptions {
-  /** α: largest share of failures among what is accepted; above 0, below 1. */
-  alpha: number;
-  /** τ: a case has failed where its Dice is below this; above 0, below 1. @default 0.8 */
-  tau?: number;
-  /** δ: chance that the promise is broken, above 0 and below 1; of no meaning for the rule joint. @default 0.1 */
-  delta?: number;
-  /** One of {@link CERTIFICATE_RULES}. @default "betting" where groups hold several cases, else "conditional" */
-  rule?: RuleName;
-  /** What a case loses: 1 for a failure and else 0, or 1 - Dice, of which α then bounds the mean (joint and betting alone). @default "failure" */
-  loss?: LossKind;
+export interface CertifyOptions extends Values<typeof PROMISE> {
   /**
    * Thresholds to test, fixed before the cases were seen, such as {@link scoreThresholds} of validation gives. Needed by the rules
    * conditional and betting; joint takes the confidences of the cases where there are none.
    */
   thresholds?: readonly number[];
-  /** Of the order of groups, and of the bootstrap. @default 0 */
-  seed?: number;
 }
-
-/** What a case loses. */
-export type LossKind = "failure" | "dice";
 
 /** A threshold, and what the cases say of it. */
 export interface TestedThreshold {
@@ -144,14 +137,10 @@ export type Certification = Certified | NotCertified;
  * @throws ERR_LE_OPTION, ERR_LE_VALUE, ERR_LE_SHAPE. Too few cases, or too many that failed, are no error: see {@link NotCertified}.
  */
 export function certify(cases: CalibrationCases, options: CertifyOptions): Certification {
-  const {
-    alpha,
-    tau = 0.8,
-    delta = 0.1,
-    loss = "failure",
-    seed = 0,
-    ...given
-  } = checkOptions("certify", options, CERTIFY);
+  const { alpha, tau, delta, loss, seed, ...given } = {
+    ...defaultsOf(PROMISE),
+    ...checkOptions("certify", options, { ...PROMISE, thresholds: option.array(option.number()) }),
+  };
   const checked = checkedCases(cases, loss === "dice" ? (dice) => 1 - dice : (dice) => (dice < tau ? 1 : 0), seed);
   const severalEach = checked.groups.length < checked.loss.length;
   const name = given.rule ?? (severalEach ? "betting" : "conditional");
@@ -184,7 +173,7 @@ export function certify(cases: CalibrationCases, options: CertifyOptions): Certi
 
 /** How many accepted cases (rule joint: cases; betting: wholly accepted groups) without a failure are needed for a certificate. */
 export function casesNeeded(rule: RuleName, levels: Levels): number {
-  checkOptions("casesNeeded", { rule, ...levels }, { rule: PROMISE.rule, alpha: level, delta: level });
+  checkOptions("casesNeeded", { rule, ...levels }, { rule: PROMISE.rule, alpha: PROMISE.alpha, delta: PROMISE.delta });
   return PROVING_RULES[rule].needed(levels);
 }
 

@@ -3,8 +3,8 @@ import type { NotCertified, TestedThreshold } from "./certify.js";
 
 type Promised = Pick<NotCertified, "rule" | "alpha" | "delta" | "tau" | "loss" | "cases" | "groups">;
 
-/** A share as people read it: 0.1 is "10 %". */
-export function percent(share: number): string {
+/** A share, exactly: 0.1 is "10 %". */
+function percent(share: number): string {
   return `${Number((100 * share).toPrecision(10))} %`;
 }
 

@@ -12,5 +12,4 @@ export {
   scoreThresholds,
   type TestedThreshold,
 } from "./certify.js";
-export { percent } from "./claim.js";
 export { CERTIFICATE_RULES, type CertificateRule, type Levels, RULE_NAMES, type RuleName } from "./rules.js";

@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { Command, CommanderError } from "commander";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
+import { certifyCommand } from "./certify.js";
 import { Interrupted, UsageError } from "./command.js";
 import { compareCommand } from "./compare.js";
 import { demoCommand } from "./demo.js";
@@ -31,6 +32,7 @@ function program(): Command {
     layersCommand(),
     trainCommand(),
     tuneCommand(),
+    certifyCommand(),
     predictCommand(),
     evaluateCommand(),
     scoreCommand(),

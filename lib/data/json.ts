@@ -30,3 +30,12 @@ function endOfString(text: string, from: number): number {
   }
   return text.length;
 }
+
+/** JSON text in which the names of every object are in order: two that hold the same are the same text. */
+export function canonicalJson(value: unknown): string {
+  return JSON.stringify(value, (_, item) =>
+    typeof item === "object" && item !== null && !Array.isArray(item)
+      ? Object.fromEntries(Object.entries(item).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : item,
+  );
+}

@@ -26,6 +26,10 @@ export const RUN_FILES = {
   weights: "weights.safetensors",
   state: "state.safetensors",
   history: "history.csv",
+  /** What is promised of its gate: see {@link Certificate}. */
+  certificate: "certificate.json",
+  /** Cases that were looked at after they were served: see {@link Outcome}. */
+  outcomes: "outcomes.jsonl",
   /** There while files of a whole run are replaced, one after the other. */
   replacing: ".replacing",
 } as const;

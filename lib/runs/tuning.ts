@@ -3,8 +3,10 @@ import { readText, writeAtomic } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import type { SeenImage } from "../data/leaks.js";
 import { withFolder } from "../native/folder-lock.js";
+import type { ScoreName } from "../scores/scores.js";
 import type { RankedPoint, SkipPoint } from "../tuning/skip.js";
 import type { TuningStep } from "../tuning/tune.js";
+import { runHashes } from "./identity.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
 
 /** What the choice was made from: run.json's `tuning`. Numbers that are not defined are null. */
@@ -29,6 +31,10 @@ export interface RunTuning {
   removals?: (RankedPoint & { removed: string | null; heads: string[] })[];
   /** nll and Dice before and after. */
   steps: TuningStep[];
+  /** Hash of the weights that were tuned: see {@link RunHashes}. */
+  weights?: string;
+  /** Thresholds of each score for `certify`: those that accept 5 %, 10 %, … of the validation images. */
+  thresholds?: Partial<Record<ScoreName, number[]>>;
   /** Shares of the validation images that the gate flags, and of the failures that it does not. */
   flagged?: number;
   unseen?: number | null;
@@ -56,8 +62,9 @@ export async function writeChoice(folder: string, { skip, prediction, gate, tuni
 async function replaceChoice(folder: string, { skip, prediction, gate, tuning }: RunChoice): Promise<void> {
   const file = path.join(folder, RUN_FILES.run);
   const run = parseJson(await readText(file)) as Record<string, unknown>;
+  const { weights } = await runHashes(folder);
   run.skip = skip;
-  for (const [name, value] of Object.entries({ prediction, gate, tuning })) {
+  for (const [name, value] of Object.entries({ prediction, gate, tuning: { ...tuning, weights } })) {
     if (value === undefined || Object.keys(value).length === 0) delete run[name];
     else run[name] = value;
   }

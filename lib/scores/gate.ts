@@ -14,11 +14,31 @@ export interface Gate {
   rule?: unknown;
 }
 
+/** A certificate as it stands: its threshold, proved on calibration cases, takes the place of the gate's. */
+export interface CertificateInForce {
+  /** The score that was certified. */
+  score: ScoreName;
+  /** λ: results whose score is below it are for a person. */
+  threshold: number;
+  /** `void`: the alarm over the stream has gone off since; `stale`: it is not of the run as it is. @default "valid" */
+  state?: "valid" | "void" | "stale";
+  /** Why it is void or stale, for people. */
+  message?: string;
+}
+
 /**
  * Codes of reasons. `low-score`: the score is below the threshold. `no-score`: the score is not defined for this result.
  * `empty`: no head finds any foreground, which makes AULA full by definition. `no-threshold`: there is no gate, so no decision.
+ * `certificate-void`, `certificate-stale`: what was promised of the gate does not hold, so nothing is accepted.
  */
-export const GATE_REASONS = ["low-score", "no-score", "empty", "no-threshold"] as const;
+export const GATE_REASONS = [
+  "low-score",
+  "no-score",
+  "empty",
+  "no-threshold",
+  "certificate-void",
+  "certificate-stale",
+] as const;
 
 /** Why a person should look. */
 export interface GateReason {
@@ -80,9 +100,14 @@ export function parseGate(text: string): Gate {
  * Accepts a result, or sends it to a person. An empty result is always for a person: its AULA is full by definition, and a
  * lesion that every layer misses looks the same.
  * @param gate Left out: no decision is made, and the answer says so.
+ * @param certificate Its score and threshold are asked instead of the gate's; one that does not hold accepts nothing.
  * @throws ERR_LE_VALUE for what is no result
  */
-export function decide(result: Scored & { heads?: readonly string[] }, gate?: Gate): GateDecision {
+export function decide(
+  result: Scored & { heads?: readonly string[] },
+  gate?: Gate,
+  certificate?: CertificateInForce,
+): GateDecision {
   const reasons: GateReason[] = [];
   // Of one that does not say, an empty result would pass by its full agreement.
   if (typeof result.empty !== "boolean")
@@ -91,12 +116,15 @@ export function decide(result: Scored & { heads?: readonly string[] }, gate?: Ga
       `Expected a result that says whether it is empty, as predictions do, but received ${describe(result.empty)}.`,
     );
   if (result.empty) reasons.push({ code: "empty", message: "No head finds any foreground." });
-  if (!gate) {
+  const { state = "valid", message = "What was promised of the gate does not hold." } = certificate ?? {};
+  if (state !== "valid") reasons.push({ code: `certificate-${state}`, message });
+  const asked = certificate ?? gate;
+  if (!asked) {
     const decision = reasons.length > 0 ? "review" : null;
-    const message = "No decision: the run has no gate and none was given.";
-    return { decision, reasons: [...reasons, { code: "no-threshold", message }], score: null };
+    const text = "No decision: the run has no gate and none was given.";
+    return { decision, reasons: [...reasons, { code: "no-threshold", message: text }], score: null };
   }
-  const { score: name = "aula", threshold } = gate;
+  const { score: name = "aula", threshold } = asked;
   const { needs } = SCORES[name];
   // Of too few heads some scores are the same for every image.
   const value = (result.heads?.length ?? needs.heads) < needs.heads ? Number.NaN : confidenceOf(result, name);

@@ -1,4 +1,5 @@
 export {
+  type CertificateInForce,
   checkGate,
   decide,
   GATE_REASONS,

@@ -94,6 +94,10 @@ const COMMANDS: [name: string, args: () => string[]][] = [
   ["compare", () => ["compare", on("tuned"), "--out", on("comparison"), ...CPU]],
   ["report", () => ["report", on("comparison")]],
   ["tune", () => ["tune", on("tuned"), "--rule", "dice", "--fit", "temperature", ...CPU]],
+  [
+    "certify",
+    () => ["certify", on("tuned"), "--split", "test", "--alpha", "0.9", "--delta", "0.9", "--tau", "0.01", ...CPU],
+  ],
   ["study", () => ["study", inside("study.json")]],
   ["demo", () => ["demo", "--out", on("demo")]],
 ];

@@ -3,7 +3,9 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import type { Command } from "commander";
 import { describe, expect, it } from "vitest";
+import { PROMISE } from "../../lib/certificate/index.js";
 import { DeclaredOption, listed, otherwise, rangeOf } from "../../lib/cli/arguments.js";
+import { certifyCommand } from "../../lib/cli/certify.js";
 import { trainCommand } from "../../lib/cli/train.js";
 import { tuneCommand } from "../../lib/cli/tune.js";
 import { AUGMENT_OPTIONS } from "../../lib/ensemble/augment.js";
@@ -16,7 +18,7 @@ import { CHOOSE } from "../../lib/tuning/skip.js";
 import { TUNE } from "../../lib/tuning/tune.js";
 import { documentedDefaults, documentedValue } from "../support/documented.js";
 
-const COMMANDS = new Map([trainCommand(), tuneCommand()].map((command) => [command.name(), command]));
+const COMMANDS = new Map([trainCommand(), tuneCommand(), certifyCommand()].map((command) => [command.name(), command]));
 
 /** Those of all commands, which docs/cli.md says once. */
 const COMMON = ["--json", "--debug"];
@@ -39,6 +41,7 @@ function tableOf(command: Command): string {
 describe("doc comments", () => {
   it.each<[string, OptionSpecs]>([
     ["lib/ensemble/fit-options.ts", FIT],
+    ["lib/certificate/certify.ts", PROMISE],
     ["lib/tuning/skip.ts", CHOOSE],
     ["lib/tuning/tune.ts", { ...TUNE, rule: {} as OptionSpec, margin: {} as OptionSpec }],
     ["lib/ensemble/zoo.ts", BACKBONE_OPTIONS],

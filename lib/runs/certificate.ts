@@ -1,0 +1,195 @@
+// certificate.json of a run: what is promised of what its gate accepts, and of which run that holds.
+import path from "node:path";
+import { type Certified, RULE_NAMES } from "../certificate/index.js";
+import { readTextIfAny, writeAtomic } from "../data/files.js";
+import { parseJson } from "../data/json.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { withFolder } from "../native/folder-lock.js";
+import { PACKAGE_VERSION } from "../native/package.js";
+import { checkFields, type OptionSpecs, option } from "../options.js";
+import { SCORE_NAMES, type ScoreName } from "../scores/scores.js";
+import { hashOf, type RunHashes, runHashes } from "./identity.js";
+import { RUN_FILES } from "./run.js";
+
+/** Version of certificate.json's layout. */
+const FORMAT = 1;
+
+/** What a certificate is of; hexadecimal SHA-256. */
+export interface CertificateHashes extends RunHashes {
+  /** Of the ids and bytes of the calibration cases. */
+  cases: string;
+}
+
+/** What `certify` writes into a run. Plain JSON. */
+export interface Certificate extends Omit<Certified, "certified"> {
+  /** Version of this layout; 1. */
+  format: 1;
+  /** Version of layer-ensembles that wrote it. */
+  version: string;
+  /** When; ISO 8601. */
+  date: string;
+  /** Which Dice. */
+  dice: string;
+  /** The score; κ is its value in the direction of confidence. */
+  score: ScoreName;
+  /** Where the calibration cases came from. */
+  source: {
+    /** Absolute path of their folder; null for outcomes of the run's service. */
+    data: string | null;
+    /** Their split; null for outcomes. */
+    split: string | null;
+    /** Images that were left out, as no pixel of their truth counts. */
+    leftOut: number;
+  };
+  /** Of the run, and of the ids and bytes of the calibration cases. */
+  hashes: CertificateHashes;
+  /** Of all other fields: whether somebody has changed one. */
+  digest: string;
+}
+
+/** What a certificate is written from. */
+export type CertificateContent = Omit<Certificate, "format" | "version" | "date" | "digest">;
+
+const share = option.number({ min: 0, max: 1 });
+const count = option.integer({ min: 0 });
+const hash = option.pattern("a SHA-256 in hexadecimal digits", /^[0-9a-f]{64}$/);
+const object = option.custom<object>("an object", (value) => typeof value === "object" && value !== null);
+const FIELDS: OptionSpecs = {
+  format: option.required(option.oneOf([FORMAT])),
+  claim: option.required(option.string()),
+  rule: option.required(option.oneOf(RULE_NAMES)),
+  alpha: option.required(share),
+  delta: option.required(share),
+  tau: option.required(share),
+  score: option.required(option.oneOf(SCORE_NAMES)),
+  threshold: option.required(option.number()),
+  date: option.required(option.string()),
+  cases: option.required(count),
+  groups: option.required(count),
+  accepted: option.required(count),
+  failures: option.required(option.number({ min: 0 })),
+  share: option.required(object),
+  source: option.required(object),
+  hashes: option.required(object),
+  steps: option.required(option.array(object)),
+  digest: option.required(hash),
+};
+const HASHES: OptionSpecs = {
+  weights: option.required(hash),
+  settings: option.required(hash),
+  run: option.required(hash),
+  cases: option.required(hash),
+};
+
+/**
+ * Why a certificate is not valid. `none`: the run has none. `damaged`: it is none. `another-version`: of a layout that this version does
+ * not know. `edited`: its digest is another. `another-run`: made for another run. `stale-weights`: the weights are not those that
+ * were certified. `stale-settings`: what else decides predictions in run.json is not.
+ */
+export const CERTIFICATE_FAULTS = [
+  "none",
+  "damaged",
+  "another-version",
+  "edited",
+  "another-run",
+  "stale-weights",
+  "stale-settings",
+] as const;
+
+/** One of {@link CERTIFICATE_FAULTS}. */
+export type CertificateFault = (typeof CERTIFICATE_FAULTS)[number];
+
+/** Whether a certificate holds for a run. */
+export type CertificateVerdict =
+  | {
+      /** It does. */
+      valid: true;
+      /** The certificate. */
+      certificate: Certificate;
+    }
+  | {
+      /** It does not. */
+      valid: false;
+      /** Why. */
+      reason: CertificateFault;
+      /** Why, in a sentence. */
+      message: string;
+    };
+
+/**
+ * Writes a certificate into its run, atomically: who is killed meanwhile, or has no space, leaves the one that was there.
+ * @returns what was written
+ * @throws ERR_LE_BUSY where a training or command is writing the run; ERR_LE_IO
+ */
+export async function writeCertificate(folder: string, content: CertificateContent): Promise<Certificate> {
+  const { format, version, date } = {
+    format: FORMAT,
+    version: PACKAGE_VERSION,
+    date: new Date().toISOString(),
+  } as const;
+  // As it will be read: without what JSON has not.
+  const plain = JSON.parse(JSON.stringify({ format, version, date, ...content })) as Omit<Certificate, "digest">;
+  const certificate: Certificate = { ...plain, digest: hashOf(plain) };
+  const text = `${JSON.stringify(certificate, null, 2)}\n`;
+  await withFolder(folder, () => writeAtomic(path.join(folder, RUN_FILES.certificate), text));
+  return certificate;
+}
+
+/**
+ * The content of a run's certificate.json, not yet checked; undefined where there is none.
+ * @throws ERR_LE_CHECKPOINT for what is no JSON
+ */
+export async function readCertificate(folder: string): Promise<unknown> {
+  const file = path.join(folder, RUN_FILES.certificate);
+  try {
+    const text = await readTextIfAny(file);
+    return text === undefined ? undefined : parseJson(text);
+  } catch (cause) {
+    throw new LayerEnsemblesError(
+      "ERR_LE_CHECKPOINT",
+      `Expected a certificate in ${file} but received one that is damaged: ${(cause as Error).message}.`,
+      { cause },
+    );
+  }
+}
+
+/**
+ * Checks that a certificate is whole and holds for a run as it is now.
+ * @param folder the run
+ * @param certificate from wherever. @default the run's certificate.json
+ * @throws ERR_LE_CHECKPOINT for a folder that is no run; ERR_LE_IO. A certificate that does not hold is no error but a verdict.
+ */
+export async function verifyCertificate(folder: string, certificate?: unknown): Promise<CertificateVerdict> {
+  const hashes = await runHashes(folder);
+  const invalid = (reason: CertificateFault, message: string) => ({ valid: false, reason, message }) as const;
+  let given = certificate;
+  try {
+    given ??= await readCertificate(folder);
+  } catch (error) {
+    return invalid("damaged", (error as Error).message);
+  }
+  if (given === undefined) return invalid("none", `${folder} has no ${RUN_FILES.certificate}.`);
+  const { format, digest, ...content } = { ...(given as Partial<Certificate>) };
+  if (typeof format === "number" && format !== FORMAT)
+    return invalid("another-version", `The certificate is of format ${format}; this version knows ${FORMAT}.`);
+  let checked: Certificate;
+  try {
+    checked = checkFields("the certificate", given as Certificate, FIELDS);
+    checkFields("'hashes' of the certificate", checked.hashes, HASHES);
+  } catch (error) {
+    return invalid("damaged", (error as Error).message);
+  }
+  if (hashOf({ format, ...content }) !== digest)
+    return invalid("edited", "The certificate is not as it was written: its digest is another.");
+  const { weights, settings, run } = checked.hashes;
+  if (run !== hashes.run) return invalid("another-run", "The certificate is of another run.");
+  const again = "certify it again.";
+  if (weights !== hashes.weights)
+    return invalid("stale-weights", `The run's weights are not those that were certified: ${again}`);
+  if (settings !== hashes.settings)
+    return invalid(
+      "stale-settings",
+      `What decides predictions in ${RUN_FILES.run} is not what was certified: ${again}`,
+    );
+  return { valid: true, certificate: checked };
+}

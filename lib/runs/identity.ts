@@ -1,0 +1,75 @@
+// What a run's predictions hang on, as hashes: who has one can tell whether it is still the same.
+import { createHash, type Hash } from "node:crypto";
+import path from "node:path";
+import { ioError, openRegular } from "../data/files.js";
+import { canonicalJson } from "../data/json.js";
+import { RUN_FILES, type Run, readRun } from "./run.js";
+
+/** Hashes of a run, hexadecimal SHA-256. */
+export interface RunHashes {
+  /** Of its weights, those of every member; and of the copy of a network that came from a file. */
+  weights: string;
+  /** Of what else in run.json decides predictions: network, heads, skipped ones, fusion, temperatures, preprocessing, precision. */
+  settings: string;
+  /** Of what it is: its method, network and training images. It stays when the run is trained or tuned again. */
+  run: string;
+}
+
+/**
+ * The hashes of a run folder as it is now.
+ * @throws ERR_LE_CHECKPOINT for a folder that is no run; ERR_LE_IO where a file cannot be read
+ */
+export async function runHashes(folder: string): Promise<RunHashes> {
+  const run = await readRun(folder);
+  const members = Array.from({ length: run.method === "de" ? (run.members ?? 0) : 0 }, (_, i) =>
+    path.join("members", String(i + 1)),
+  );
+  const parts =
+    members.length === 0
+      ? [["", run] as const]
+      : await Promise.all(members.map(async (member) => [member, await readRun(path.join(folder, member))] as const));
+  const weights = createHash("sha256");
+  for (const [part, { backbone }] of parts) {
+    const copy = typeof backbone.file === "string" ? [backbone.file] : [];
+    for (const name of [RUN_FILES.weights, ...copy]) await addFile(weights, folder, path.join(part, name));
+  }
+  return {
+    weights: weights.digest("hex"),
+    settings: hashOf([settingsOf(run), ...(members.length === 0 ? [] : parts.map(([, member]) => settingsOf(member)))]),
+    run: hashOf(identityOf(run)),
+  };
+}
+
+/** Hexadecimal SHA-256 of a value as canonical JSON. */
+export function hashOf(value: unknown): string {
+  return createHash("sha256").update(canonicalJson(value)).digest("hex");
+}
+
+/** All that decides a prediction or whether it is accepted, but for the score and the threshold; so does what later versions may add. */
+function settingsOf(run: Run): unknown {
+  const { format, versions, tuning, gate, training, notes, ...deciding } = run;
+  const { score, threshold, rule, ...otherwise } = { ...gate };
+  return {
+    ...deciding,
+    gate: otherwise,
+    precision: training?.precision,
+    channelsLast: training?.channelsLast,
+    preprocessing: notes.preprocessing,
+  };
+}
+
+function identityOf({ method, members, backbone, ensemble, notes }: Run): unknown {
+  return { method, members, backbone, ensemble, data: notes.data };
+}
+
+/** Adds a file's name, and its content of any length. */
+async function addFile(hash: Hash, folder: string, name: string): Promise<void> {
+  const file = path.join(folder, name);
+  try {
+    const handle = await openRegular(file);
+    hash.update(`${name.split(path.sep).join("/")}\n`);
+    for await (const chunk of handle.createReadStream()) hash.update(chunk);
+  } catch (cause) {
+    throw ioError(file, "readable", cause);
+  }
+}

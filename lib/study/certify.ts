@@ -1,0 +1,284 @@
+// A run's certificate: its calibration cases are predicted and judged, and what they prove is written into it.
+import { createHash } from "node:crypto";
+import path from "node:path";
+import { type Certification, type CertifyOptions, certify, scoreThresholds } from "../certificate/index.js";
+import type { LabelOptions } from "../data/labels.js";
+import { nameOf } from "../data/names.js";
+import type { Model } from "../ensemble/model.js";
+import type { Prediction } from "../ensemble/prediction.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { datasetItems, type Item, infer, type OpenRun, openFolder, type Result } from "../inference/inference.js";
+import { dice } from "../metrics/index.js";
+import type { CertificateContent } from "../runs/certificate.js";
+import { hashOf, type RunHashes, runHashes } from "../runs/identity.js";
+import { chooseSplit, dataOf, type RunNotes, seenBy } from "../runs/notes.js";
+import { predictorOf, readOutcomes } from "../runs/outcomes.js";
+import type { Run } from "../runs/run.js";
+import type { RunTuning } from "../runs/tuning.js";
+import { decide, type Gate } from "../scores/gate.js";
+import { SCORES, type ScoreName } from "../scores/scores.js";
+import { selectItems } from "./selection.js";
+
+/** How a run is certified. */
+export interface CertifyRunOptions {
+  /** What is promised, and by which rule. */
+  promise: Omit<CertifyOptions, "thresholds">;
+  /** The calibration images: a folder's split; or `outcomes`, the cases of the run's outcomes.jsonl. */
+  from: { data: string; split: string; labels: LabelOptions; group?: string } | "outcomes";
+  /** @default that of the run's gate, else AULA where the heads allow it, else soft Dice confidence */
+  score?: ScoreName;
+  signal: AbortSignal;
+  /** Called after each image that is predicted. */
+  onProgress?: (what: "thresholds" | "calibration", done: number, of: number) => void;
+  /** Called with sentences for people. */
+  onNote?: (text: string) => void;
+}
+
+/** What came of it. */
+export interface CertifiedRun {
+  certification: Certification;
+  /** Of the certificate, as `writeCertificate` takes it; undefined where nothing was proved. */
+  content?: CertificateContent;
+  score: ScoreName;
+}
+
+/** Which Dice is judged: that of `evaluate`. */
+const WHICH_DICE = "mean over the foreground classes, at the stored size, against the stored mask";
+
+/** A calibration case. */
+interface Case {
+  id: string;
+  /** κ; -Infinity for one that is not accepted whatever the threshold. */
+  confidence: number;
+  dice: number;
+  group?: string;
+  /** Tells whether the case is another: of its image and its mask. */
+  content: string;
+}
+
+/**
+ * Finds what a run's calibration cases prove. Nothing is written.
+ * @throws ERR_LE_DATA for images that chose anything of the run, or of which that is not known; ERR_LE_CHECKPOINT for weights that have
+ * changed since the run was tuned, or meanwhile; ERR_LE_OPTION
+ */
+export async function certifyRun(
+  folder: string,
+  { model, run, notes }: OpenRun,
+  options: CertifyRunOptions,
+): Promise<CertifiedRun> {
+  const hashes = await runHashes(folder);
+  checkTunedWeights(run, hashes, folder);
+  const score = options.score ?? gateScore(run, model);
+  const judge = { score, ...(run.gate && { gate: run.gate }) };
+  const { cases, source } =
+    options.from === "outcomes"
+      ? await casesOfOutcomes(folder, hashes, score, options)
+      : await casesOfFolder(model, notes, judge, options.from, options);
+  const { promise } = options;
+  const thresholds =
+    promise.rule === "joint" ? undefined : await validationThresholds(model, run, notes, judge, options);
+  if (JSON.stringify(await runHashes(folder)) !== JSON.stringify(hashes)) throw changedMeanwhile(folder);
+  const certification = certify(
+    {
+      confidence: cases.map(({ confidence }) => confidence),
+      dice: cases.map(({ dice }) => dice),
+      ...groupsOf(cases),
+    },
+    { ...promise, ...(thresholds && { thresholds }) },
+  );
+  if (!certification.certified) return { certification, score };
+  const { certified: _, ...proved } = certification;
+  const ids = cases.map(({ id, content }) => [id, content]).sort(([a = ""], [b = ""]) => (a < b ? -1 : 1));
+  const content = { ...proved, score, dice: WHICH_DICE, source, hashes: { ...hashes, cases: hashOf(ids) } };
+  return { certification, content, score };
+}
+
+/** A case without a group is one of its own. */
+function groupsOf(cases: readonly Case[]): { groups?: string[] } {
+  if (cases.every(({ group }) => group === undefined)) return {};
+  return { groups: cases.map(({ id, group }) => (group === undefined ? `case ${id}` : `group ${group}`)) };
+}
+
+/** The score that the run's gate looks at. */
+function gateScore({ gate }: Run, { method, headNames }: Model): ScoreName {
+  const { needs } = SCORES.aula;
+  return gate?.score ?? (method === "le" && headNames.length >= needs.heads ? "aula" : "softDiceConfidence");
+}
+
+/** How a prediction's confidence is read. */
+interface Judge {
+  score: ScoreName;
+  /** The run's, of which all but score and threshold holds. */
+  gate?: Gate;
+}
+
+/** κ of a prediction; -Infinity where something else than the threshold calls for a person. */
+function confidenceOf(prediction: Prediction, { score, gate }: Judge): number {
+  const { decision, score: asked } = decide(prediction, gate, { score, threshold: -Number.MAX_VALUE });
+  return decision === "accept" ? (asked?.value as number) : Number.NEGATIVE_INFINITY;
+}
+
+async function casesOfFolder(
+  model: Model,
+  notes: RunNotes,
+  judge: Judge,
+  { data, split, labels, group }: Exclude<CertifyRunOptions["from"], "outcomes">,
+  { signal, onProgress, onNote }: CertifyRunOptions,
+): Promise<{ cases: Case[]; source: CertificateContent["source"] }> {
+  checkChoseNothing(data, split, notes);
+  const dataset = await openFolder(data, notes, labels, { masks: "required" });
+  const seen = seenBy(notes);
+  const contents = new Map<string, string>();
+  const all = datasetItems(chooseSplit(dataset, split, dataOf(notes, data)), notes.ignoreIndex, (id, content) => {
+    const other = seen.find(content);
+    if (other) throw choseSomething(`image ${id} of "${split}" is ${other.id} of "${other.split}"`);
+    if (content !== undefined) contents.set(id, content);
+  });
+  const items = await selectItems(all, data, { where: [], ...(group !== undefined && { group }) });
+  const cases: Case[] = [];
+  let leftOut = 0;
+  for await (const result of infer(model, items, { signal })) {
+    const value = imageDice(result, model.classes, notes.ignoreIndex);
+    if (Number.isNaN(value)) leftOut++;
+    else
+      cases.push({
+        id: result.id,
+        confidence: confidenceOf(result.prediction, judge),
+        dice: value,
+        ...(result.group !== undefined && { group: result.group }),
+        content: bytesOf(result, contents.get(result.id)),
+      });
+    onProgress?.("calibration", cases.length + leftOut, items.length);
+  }
+  if (leftOut > 0) onNote?.(`${leftOut} of ${items.length} images are left out: no pixel of their truth counts.`);
+  return { cases, source: { data: path.resolve(data), split, leftOut } };
+}
+
+/** As `evaluate` has it. */
+function imageDice({ mask, truth }: Result, classes: number, ignoreIndex: number): number {
+  if (!truth) throw new Error("unreachable: datasets for calibration require masks");
+  const perClass = Object.values(dice(mask, truth, { classes, ignoreIndex })).filter((one) => !Number.isNaN(one));
+  return perClass.reduce((sum, one) => sum + one, 0) / perClass.length;
+}
+
+/** A hash of an image and its truth. @param content that of the stored image; an image of one value has none */
+function bytesOf({ image, truth }: Result, content: string | undefined): string {
+  const hash = createHash("sha256");
+  if (content === undefined) hash.update(image.shape.join("×")).update(image.data);
+  else hash.update(content);
+  return hash.update(truth?.data ?? "").digest("hex");
+}
+
+async function casesOfOutcomes(
+  folder: string,
+  hashes: RunHashes,
+  score: ScoreName,
+  { onNote }: CertifyRunOptions,
+): Promise<{ cases: Case[]; source: CertificateContent["source"] }> {
+  const { outcomes, torn } = await readOutcomes(folder);
+  if (torn > 0)
+    onNote?.(`warning: ${torn} bytes at the end of the outcomes are no whole line: a process was stopped there`);
+  const predictor = predictorOf(hashes);
+  const own = outcomes.filter((outcome) => outcome.predictor === predictor && outcome.score.name === score);
+  const others = outcomes.length - own.length;
+  if (others > 0)
+    onNote?.(`${others} of ${outcomes.length} outcomes are left out: of other weights, settings or scores.`);
+  const cases = own.map(
+    ({ id, dice, group, content, acceptable, score: { value } }): Case => ({
+      ...{ id, dice, content: content ?? "" },
+      confidence: acceptable && value !== null ? value : Number.NEGATIVE_INFINITY,
+      ...(group !== undefined && { group }),
+    }),
+  );
+  return { cases, source: { data: null, split: null, leftOut: others } };
+}
+
+/**
+ * Thresholds to test: as `tune` stored them, else quantiles of the score on the images that the run was tuned, or validated, with.
+ * @throws ERR_LE_DATA where there are none
+ */
+async function validationThresholds(
+  model: Model,
+  run: Run,
+  notes: RunNotes,
+  judge: Judge,
+  { signal, onProgress }: CertifyRunOptions,
+): Promise<number[]> {
+  const stored = (run.tuning as Partial<RunTuning> | undefined)?.thresholds?.[judge.score];
+  if (stored) return stored;
+  const items = await validationItems(notes);
+  const confidence: number[] = [];
+  for await (const { prediction } of infer(model, items, { signal })) {
+    confidence.push(confidenceOf(prediction, judge));
+    onProgress?.("thresholds", confidence.length, items.length);
+  }
+  return scoreThresholds(confidence);
+}
+
+async function validationItems(notes: RunNotes): Promise<Item[]> {
+  const { tuned, folder, valSplit } = notes.data;
+  const split = tuned?.split ?? valSplit;
+  if (split === null)
+    throw new LayerEnsemblesError(
+      "ERR_LE_DATA",
+      "Expected a run with a validation split, of which the thresholds are quantiles, but received one that was trained without: tune it on one (--data), or take the rule joint, which needs none.",
+    );
+  const data = tuned?.folder ?? folder;
+  const { drawn } = dataOf(notes, data);
+  const ids = drawn && new Set((Object.hasOwn(drawn, split) ? (drawn[split] as string[]) : []).map(nameOf));
+  const dataset = await openFolder(
+    data,
+    notes,
+    {},
+    {
+      masks: "optional",
+      only: (info) => (ids ? ids.has(nameOf(info.id)) : split === "all" || nameOf(info.split ?? "") === nameOf(split)),
+    },
+  );
+  return datasetItems(chooseSplit(dataset, split, dataOf(notes, data)), notes.ignoreIndex);
+}
+
+/**
+ * Refuses images by what their split is called: those of the run's training, validation and tuning, or all of that folder.
+ * @throws ERR_LE_DATA also where the run does not record what it has seen
+ */
+function checkChoseNothing(data: string, split: string, notes: RunNotes): void {
+  const { trainSplit, valSplit, folder, tuned } = notes.data;
+  const here = path.resolve(data);
+  const chose = [
+    ...(here === folder ? [trainSplit, valSplit ?? trainSplit] : []),
+    ...(here === tuned?.folder ? [tuned.split] : []),
+  ].map(nameOf);
+  const name = nameOf(split);
+  if (chose.includes(name) || (split === "all" && chose.length > 0))
+    throw choseSomething(`"${split}" of ${data} is what it was trained on, chosen by or tuned on`);
+  const { unknown } = seenBy(notes);
+  if (unknown.length > 0)
+    throw choseSomething(
+      `it does not record what its images of ${unknown.map((one) => `"${one}"`).join(" and ")} show: train or tune it again`,
+    );
+}
+
+function choseSomething(received: string): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_DATA",
+    `Expected calibration images that chose nothing of the run but received others: ${received}.`,
+  );
+}
+
+/** @throws ERR_LE_CHECKPOINT where the run says which weights were tuned, and they are others now */
+function checkTunedWeights({ tuning }: Run, { weights }: RunHashes, folder: string): void {
+  const tuned = (tuning as Partial<RunTuning> | undefined)?.weights;
+  if (tuned === undefined || tuned === weights) return;
+  throw new LayerEnsemblesError(
+    "ERR_LE_CHECKPOINT",
+    `Expected the weights that were tuned in ${folder} but received others: the run was trained since. Tune it again, then certify it.`,
+  );
+}
+
+function changedMeanwhile(folder: string): LayerEnsemblesError {
+  return new LayerEnsemblesError(
+    "ERR_LE_CHECKPOINT",
+    `Expected ${folder} to stay as it was while it was certified but received another run there: certify it again.`,
+  );
+}

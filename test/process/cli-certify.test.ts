@@ -1,0 +1,220 @@
+// `certify` as a user has it, on a run that is trained and tuned for it.
+import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cp } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { parseCsv } from "../../lib/data/csv.js";
+import { writePhantoms } from "../../lib/data/phantoms.js";
+import { verifyCertificate } from "../../lib/index.js";
+import { runHashes } from "../../lib/runs/identity.js";
+import { OutcomeFile, predictorOf } from "../../lib/runs/outcomes.js";
+import { cli } from "../support/cli.js";
+
+let folder: string;
+const inside = (...parts: string[]) => path.join(folder, ...parts);
+const CPU = ["--device", "cpu", "--precision", "fp32"];
+/** What can be proved of a network that has learned little. */
+const EASY = ["--alpha", "0.9", "--delta", "0.4", "--tau", "0.01"];
+const certify = (run: string, ...more: string[]) => cli(["certify", inside(run), ...EASY, ...CPU, ...more]);
+const certificate = (run: string) => JSON.parse(readFileSync(inside(run, "certificate.json"), "utf8"));
+const copyOf = async (run: string, name: string) => {
+  await cp(inside(run), inside(name), { recursive: true });
+  return name;
+};
+
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-certify-"));
+  await writePhantoms(inside("data"), { count: 60, size: 32, seed: 1 });
+  // A third of the training images, and the patients that they are of.
+  const table = inside("data", "split.csv");
+  const { rows } = parseCsv(readFileSync(table, "utf8"), table);
+  const lines = rows.map(({ id, split }, i) => {
+    const calibrates = split === "train" && i % 2 === 0;
+    return `${id},${calibrates ? "calibration" : split},${calibrates ? `p${i >> 2}` : id}`;
+  });
+  writeFileSync(table, `id,split,patient\n${lines.join("\n")}\n`);
+  const given = ["--backbone", "plain-unet", "--width", "4", "--depth", "2", "--size", "32", "--epochs", "3", ...CPU];
+  const trained = await cli(["train", "--data", inside("data"), "--run", inside("raw"), ...given]);
+  expect(trained.code, trained.stderr).toBe(0);
+  await copyOf("raw", "run");
+  const tuned = await cli(["tune", inside("run"), "--score", "softDiceConfidence", ...CPU]);
+  expect(tuned.code, tuned.stderr).toBe(0);
+}, 120_000);
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe("certify", () => {
+  it("prints the promise with every threshold, and with --dry-run writes nothing", async () => {
+    const { code, stdout, stderr } = await certify("run", "--dry-run");
+    expect(code, stderr).toBe(0);
+    expect(stdout).toMatch(
+      /^Among accepted cases at most 90 % have a Dice below 0.01, with confidence 60 %, for cases exchangeable with the \d+ of the calibration\.\n/,
+    );
+    expect(stdout).toMatch(
+      /\nAccept where softDiceConfidence is at least [\d.e-]+: \d+ of \d+ cases, [\d.]+ % \[[\d.]+ %, [\d.]+ %\]; \d+ of them failed\. Rule conditional\.\n/,
+    );
+    expect(stdout).toMatch(/\nthreshold +accepted +failed +p-value +passed\n/);
+    expect(stdout).toContain("Nothing is written (--dry-run).");
+    expect(existsSync(inside("run", "certificate.json"))).toBe(false);
+  });
+
+  it("writes a certificate that holds until the run is another", async () => {
+    const run = await copyOf("run", "written");
+    const { code, stdout, stderr } = await certify(run, "--json");
+    expect(code, stderr).toBe(0);
+    const printed = JSON.parse(stdout);
+    expect(printed).toMatchObject({
+      certified: true,
+      written: ["certificate.json"],
+      rule: "conditional",
+      score: "softDiceConfidence",
+    });
+    const written = certificate(run);
+    expect(printed).toMatchObject(written);
+    expect(written).toMatchObject({
+      alpha: 0.9,
+      delta: 0.4,
+      tau: 0.01,
+      format: 1,
+      source: { split: "calibration", leftOut: 0 },
+    });
+    expect((await verifyCertificate(inside(run))).valid).toBe(true);
+    const tuned = await cli(["tune", inside(run), "--score", "softDiceConfidence", "--fit", "temperature", ...CPU]);
+    expect(tuned.code, tuned.stderr).toBe(0);
+    expect(await verifyCertificate(inside(run))).toMatchObject({ valid: false, reason: "stale-settings" });
+  });
+
+  it("measures the Dice that evaluate measures, and accepts what its threshold accepts", async () => {
+    const run = await copyOf("run", "compared");
+    const done = await cli(["certify", inside(run), "--alpha", "0.99", "--rule", "joint", "--loss", "dice", ...CPU]);
+    expect(done.code, done.stderr + done.stdout).toBe(0);
+    const evaluated = await cli(["evaluate", "--run", inside(run), "--split", "calibration", "--json", ...CPU]);
+    expect(evaluated.code, evaluated.stderr).toBe(0);
+    const { scores } = JSON.parse(evaluated.stdout) as {
+      scores: { dice: number; softDiceConfidence: number; empty: boolean }[];
+    };
+    const { threshold, accepted, failures, cases } = certificate(run);
+    const passed = scores.filter(({ softDiceConfidence, empty }) => !empty && softDiceConfidence >= threshold);
+    expect({ cases, accepted }).toEqual({ cases: scores.length, accepted: passed.length });
+    expect(failures).toBeCloseTo(
+      passed.reduce((sum, { dice }) => sum + 1 - dice, 0),
+      9,
+    );
+  });
+
+  it("takes groups of several images by the rule for them, and refuses the one that is not", async () => {
+    const { code, stdout, stderr } = await certify("run", "--dry-run", "--group", "patient", "--json");
+    expect(code, stderr + stdout).toBe(0);
+    const { rule, groups, cases, share } = JSON.parse(stdout);
+    expect({ rule, by: share.by }).toEqual({ rule: "betting", by: "bootstrap" });
+    expect(groups).toBeLessThan(cases);
+    const refused = await certify("run", "--dry-run", "--group", "patient", "--rule", "conditional");
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/^error \[ERR_LE_OPTION\].*joint or betting/m);
+  });
+
+  it("needs no validation for the rule joint, and no tuning for any", async () => {
+    const { code, stdout, stderr } = await certify("raw", "--dry-run", "--rule", "joint", "--json");
+    expect(code, stderr + stdout).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ rule: "joint", score: "aula" });
+    expect(stderr).not.toContain("thresholds");
+  });
+
+  it("says what is missing where too little is proved: exit code 1, nothing written, an earlier certificate stays", async () => {
+    const run = await copyOf("run", "strict");
+    expect((await certify(run)).code).toBe(0);
+    const before = readFileSync(inside(run, "certificate.json"), "utf8");
+    const { code, stdout, stderr } = await cli(["certify", inside(run), "--alpha", "0.01", ...CPU]);
+    expect({ code, stderr: stderr.replace(/.*thresholds.*|.*calibrating.*/g, "").trim() }).toEqual({
+      code: 1,
+      stderr: "",
+    });
+    expect(stdout).toMatch(
+      /^No certificate: for alpha = 0.01 and delta = 0.1 at least 230 accepted cases without a failure are needed/,
+    );
+    expect(readFileSync(inside(run, "certificate.json"), "utf8")).toBe(before);
+  });
+
+  it.each([
+    [["--alpha", "0"], 2, "alpha"],
+    [["--alpha", "1"], 2, "alpha"],
+    [["--tau", "1.2"], 2, "tau"],
+    [["--delta", "-0.1"], 2, "delta"],
+    [["--delta", "nan"], 2, "delta"],
+    [["--rule", "joined"], 2, "Did you mean joint?"],
+    [["--from-outcomes", "--data", "x"], 2, "--from-outcomes"],
+    [["--split", "train"], 1, "chose nothing"],
+    [["--split", "val"], 1, "chose nothing"],
+    [["--split", "all"], 1, "chose nothing"],
+    [["--split", "none"], 1, "none"],
+    [["--group", "nobody"], 1, "nobody"],
+  ])("refuses %j", async (more, code, words) => {
+    const of = await certify("run", "--dry-run", ...more);
+    expect(of.code, of.stderr).toBe(code);
+    expect(of.stderr).toContain(words);
+  });
+
+  it("refuses images of the training, whatever they and their folder are called", async () => {
+    await cp(inside("data"), inside("renamed"), { recursive: true });
+    const table = inside("renamed", "split.csv");
+    const { rows } = parseCsv(readFileSync(table, "utf8"), table);
+    const name = (split = "") => ({ train: "calibration", calibration: "other" })[split] ?? split;
+    writeFileSync(table, `id,split\n${rows.map(({ id, split }) => `${id},${name(split)}`).join("\n")}\n`);
+    const { code, stderr } = await certify("run", "--dry-run", "--data", inside("renamed"));
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/error \[ERR_LE_DATA\]: Expected calibration images that chose nothing.*of "train"/);
+  });
+
+  it("refuses a run that does not say what it has seen", async () => {
+    const run = await copyOf("run", "unknown");
+    const file = inside(run, "run.json");
+    const described = JSON.parse(readFileSync(file, "utf8"));
+    delete described.notes.data.contents;
+    writeFileSync(file, JSON.stringify(described));
+    const { code, stderr } = await certify(run, "--dry-run");
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/error \[ERR_LE_DATA\].*does not record/);
+  });
+
+  it("refuses weights that are not those that were tuned", async () => {
+    const run = await copyOf("run", "trained-on");
+    const file = inside(run, "run.json");
+    const described = JSON.parse(readFileSync(file, "utf8"));
+    described.tuning.weights = "0".repeat(64);
+    writeFileSync(file, JSON.stringify(described));
+    const { code, stderr } = await certify(run, "--dry-run");
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/error \[ERR_LE_CHECKPOINT\].*Tune it again/);
+  });
+
+  it("refuses to write in the place of what is no file", async () => {
+    const run = await copyOf("run", "blocked");
+    symlinkSync("/dev/null", inside(run, "certificate.json"));
+    const { code, stderr } = await certify(run);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/error \[ERR_LE_IO\]/);
+  });
+
+  it("calibrates with the outcomes of its service, and only with those of the run as it is", async () => {
+    const run = await copyOf("run", "served");
+    const missing = await certify(run, "--from-outcomes");
+    expect(missing.code).toBe(1);
+    expect(missing.stdout).toMatch(/^No certificate: .*there are 0 of 0/);
+    const outcomes = new OutcomeFile(inside(run), () => true);
+    const predictor = predictorOf(await runHashes(inside(run)));
+    const add = (id: string, value: number, dice: number, of = predictor) =>
+      outcomes.append({
+        ...{ id, date: "2026-01-01T00:00:00Z", predictor: of, acceptable: true, dice },
+        score: { name: "softDiceConfidence", value },
+      });
+    for (let i = 0; i < 30; i++) await add(`case ${i}`, 0.999, 0.9);
+    await add("stale", 0.999, 0, "another");
+    appendFileSync(inside(run, "outcomes.jsonl"), '{"id": "torn');
+    const { code, stderr } = await certify(run, "--from-outcomes");
+    expect(code, stderr).toBe(0);
+    expect(stderr).toContain("1 of 31 outcomes are left out");
+    expect(stderr).toContain("12 bytes at the end");
+    expect(certificate(run)).toMatchObject({ cases: 30, failures: 0, source: { data: null, split: null, leftOut: 1 } });
+  });
+});
