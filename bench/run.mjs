@@ -54,7 +54,7 @@ async function measure(options) {
   const cells = [];
   let taps;
   const add = async (contender, cell, made = {}) => {
-    const { work, classes, network, maps = network === "LE", ...rest } = cell;
+    const { work, classes, network, maps = network === "LE", tapStatistics, ...rest } = cell;
     const name = JSON.stringify([work === "training", classes, network, made]);
     const answer = await contender.ask({
       do: "make",
@@ -63,7 +63,7 @@ async function measure(options) {
       ...(contender === peer ? { taps: network === "LE" ? taps : [] } : { heads: network === "LE" ? "auto" : "plain" }),
     });
     if (network === "LE") taps = answer.taps ?? taps;
-    const command = work === "training" ? { do: "train", name, steps } : { do: "predict", name, maps };
+    const command = work === "training" ? { do: "train", name, steps } : { do: "predict", name, maps, tapStatistics };
     const precision = answer.precision;
     cells.push({ contender, command, by: contender.title, work, classes, network, precision, ...rest });
   };
@@ -75,6 +75,7 @@ async function measure(options) {
     const cell = { work: "switches", classes: classes[0], network: "LE" };
     await add(own, { ...cell, variant: "all defaults" });
     await add(own, { ...cell, variant: "without maps", maps: false });
+    await add(own, { ...cell, variant: "with statistics of the taps", tapStatistics: true });
     await add(own, { ...cell, variant: "precision fp32" }, { precision: "fp32" });
     await add(own, { ...cell, variant: "channelsLast off" }, { channelsLast: false });
     const system = ours("layer-ensembles, allocator system");

@@ -3,7 +3,7 @@
 //   {"do": "setup", "threads", "device", "allocator"}  → {"versions", "device", …}
 //   {"do": "make", "name", "classes", "heads": "plain" | "auto" | names, "size", "batch", "precision"?, "channelsLast"?,
 //    "file"?: a network's, "weights"?: of the U-Net} → {"taps", "precision"}
-//   {"do": "predict", "name", "maps": boolean}         → {"ms"}: one batch from images in memory to arrays in memory
+//   {"do": "predict", "name", "maps": boolean, "tapStatistics"?: boolean} → {"ms"}: one batch from images in memory to arrays in memory
 //   {"do": "train", "name", "steps"}                   → {"ms"}: one step, mean over the steps
 import { createInterface } from "node:readline";
 import { Backbone, configure, LayerEnsemble } from "../dist/index.js";
@@ -35,11 +35,11 @@ const commands = {
     };
   },
 
-  async predict({ name, maps }) {
+  async predict({ name, maps, tapStatistics = false }) {
     const { model, samples, batch } = models.get(name);
     const images = samples.map((sample) => sample.image);
     const start = performance.now();
-    await model.predict(images, { batchSize: batch, ...(!maps && { maps: [] }) });
+    await model.predict(images, { batchSize: batch, tapStatistics, ...(!maps && { maps: [] }) });
     return { ms: performance.now() - start };
   },
 

@@ -78,6 +78,13 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/unit/scores.test.ts"],
   },
   {
+    name: "a tap's deviation without what the mean takes off",
+    file: "native/core/taps/statistics.cpp",
+    text: "variance = all.squares[at] / static_cast<double>(places) - mean * mean;",
+    by: "variance = all.squares[at] / static_cast<double>(places);",
+    tests: ["statistics: the kernel"],
+  },
+  {
     name: "the mean of heads without their weights",
     file: "lib/fusion/fuse.ts",
     text: "addScaled(sum, p, weights[k] as number);",

@@ -190,6 +190,7 @@ export class DeepEnsemble extends Predictor implements Model {
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       tuned: this.#tuned.prediction,
+      watched: () => this.#first.watched(),
     };
   }
 

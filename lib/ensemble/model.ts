@@ -81,6 +81,11 @@ export const PREDICT = {
   probabilities: option.boolean(),
   /** Bring out each head's own mask. @default false */
   labels: option.boolean(),
+  /**
+   * Bring out the statistics of features: of the layers named here, or where true of those that {@link Prediction.tapStatistics}
+   * names. @default false
+   */
+  tapStatistics: option.anyOf(option.boolean(), option.array(option.string(), { min: 1 })),
   /** Images of one size that share a pass. @default 8 */
   batchSize: option.integer({ min: 1 }),
   ...FORWARD,

@@ -30,6 +30,7 @@ import { prepare } from "./prepare.js";
 import { Recorder } from "./recorder.js";
 import { SampleGuard } from "./sample-guard.js";
 import { Gathered, gather } from "./samples.js";
+import { autoTaps } from "./taps.js";
 import type { History, SampleSource, TrainingEvent } from "./training.js";
 
 /** Samples may have been gathered before. */
@@ -219,6 +220,7 @@ export abstract class Network extends Predictor implements Model {
   readonly #recorded: Recorded;
   readonly #anyPrecision: boolean;
   #precision: "fp32" | "bf16";
+  #watched: Promise<readonly string[]> | undefined;
   #disposed: Promise<void> | undefined;
   #trained: Record<string, unknown> | undefined;
   /** As chosen for the weights that it was loaded with. */
@@ -276,7 +278,16 @@ export abstract class Network extends Predictor implements Model {
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       tuned: this.#tuned.prediction,
+      watched: () => this.watched(),
     };
+  }
+
+  /** Layers whose features are measured where none are named: the tapped ones, or those that a Layer Ensemble would tap. @internal */
+  watched(): Promise<readonly string[]> {
+    const { taps, inputSize } = this.#recorded.ensemble;
+    if (this.method === "le" && taps.length > 0) return Promise.resolve(taps);
+    this.#watched ??= this.backbone.probe(inputSize).then((layers) => autoTaps(layers, { image: inputSize }));
+    return this.#watched;
   }
 
   /** What a deep ensemble needs of its members. @internal */

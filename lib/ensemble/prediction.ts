@@ -27,6 +27,13 @@ export interface Prediction extends Scored {
   staple?: HeadPerformance;
   /** K×H×W: each kept head's own mask, where asked for. */
   labels?: NdArray<Uint8Array>;
+  /**
+   * Where asked for: by layer, in the order of depth, 2C numbers of its C feature maps as the pass had them: their means over
+   * space, then their standard deviations (divisor: the number of places). Of all tapped layers of a Layer Ensemble, those of
+   * skipped heads too; of other methods, of the layers that it would tap. Of a deep ensemble those of the first member; of
+   * Monte Carlo dropout their means over the passes.
+   */
+  tapStatistics?: Record<string, Float32Array>;
 }
 
 /** Performance of heads against the truth that STAPLE estimates from them (SPEC §11). */
@@ -47,7 +54,7 @@ export interface HeadPerformance {
 export function toPrediction(
   raw: RawPrediction,
   heads: string[],
-  { skip, inDepth }: { skip: number; inDepth: boolean },
+  { skip, inDepth, taps = [] }: { skip: number; inDepth: boolean; taps?: readonly string[] },
 ): Prediction {
   const [k = 0, classes = 0] = raw.counts.shape;
   const counts: AgreementCounts = {
@@ -81,6 +88,9 @@ export function toPrediction(
     heads,
     ...(raw.confusion && { staple: performance(raw.confusion, raw.rounds?.data ?? new Float64Array(2)) }),
     ...(raw.labels && { labels: raw.labels }),
+    ...(taps.length > 0 && {
+      tapStatistics: Object.fromEntries(taps.map((tap, t) => [tap, raw.tapStatistics[t]?.data as Float32Array])),
+    }),
   };
 }
 

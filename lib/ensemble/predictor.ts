@@ -23,6 +23,8 @@ export interface HeadSource {
   spatialAxes: number;
   /** What tuning chose. */
   tuned: Run["prediction"];
+  /** Layers whose features are measured where none are named. */
+  watched(): Promise<readonly string[]>;
 }
 
 /** What all models do with their heads. */
@@ -75,7 +77,15 @@ async function predictHeads(
   given: readonly NdArray[],
   options: PredictOptions,
 ): Promise<Prediction[]> {
-  const { signal, heads, skip, passes, seed, ...rest } = checkOptions("predict", options, PREDICT);
+  const {
+    signal,
+    heads,
+    skip,
+    passes,
+    seed,
+    tapStatistics = false,
+    ...rest
+  } = checkOptions("predict", options, PREDICT);
   const images = Array.from(given, (image, i) => checkImage(image, `image ${i}`, [source.spatialAxes + 1]));
   const asTuned = [heads, skip, passes, rest.fusion].every((choice) => choice === undefined);
   const tuned = asTuned ? (source.tuned ?? {}) : {};
@@ -83,18 +93,19 @@ async function predictHeads(
   const names = source.headNames(count);
   const kept = keptHeads(names, skip, heads ?? tuned.heads, source.skip);
   const { heads: _heads, ...fusing } = tuned;
+  const taps = Array.isArray(tapStatistics) ? [...new Set(tapStatistics)] : tapStatistics ? await source.watched() : [];
   const raw = await callNative(source.addon, signal, (control) =>
     source.addon.predict(
       source.handles,
       images.map((image) => image.data),
       images.map((image) => image.shape),
-      { ...fusing, ...rest, heads: kept, passes: count, seed: seed ?? 0 },
+      { ...fusing, ...rest, heads: kept, passes: count, seed: seed ?? 0, tapStatistics: taps },
       control,
     ),
   );
   const keptNames = kept.map((index) => names[index] as string);
   return raw.map((one) =>
-    toPrediction(one, [...keptNames], { skip: kept[0] as number, inDepth: source.method === "le" }),
+    toPrediction(one, [...keptNames], { skip: kept[0] as number, inDepth: source.method === "le", taps }),
   );
 }
 

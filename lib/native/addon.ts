@@ -22,6 +22,8 @@ export interface RawPrediction {
   confusion?: NdArray<Float64Array>;
   /** STAPLE's rounds, and 1 where it converged. */
   rounds?: NdArray<Float64Array>;
+  /** 2C of each layer asked for, in their order: means over space, then standard deviations. */
+  tapStatistics: NdArray<Float32Array>[];
 }
 
 /** One layer as the addon reports it. */

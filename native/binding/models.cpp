@@ -249,6 +249,12 @@ Napi::Value give_up_jobs(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// Where the network is: one that is used as a model may be on another device than the CPU.
+c10::Device device_of(const Backbone& backbone) {
+  const NamedTensors parameters = backbone.parameters();
+  return parameters.empty() ? c10::Device(c10::kCPU) : parameters.front().second.device();
+}
+
 // traceBackbone(backbone, shape) → Promise<[{name, shape}]>
 Napi::Value trace_backbone(const Napi::CallbackInfo& info) {
   auto handle = backbone_of(info);
@@ -257,7 +263,7 @@ Napi::Value trace_backbone(const Napi::CallbackInfo& info) {
   for (const Json& axis : given.array("input shape")) shape.push_back(axis.integer("input shape"));
   return read_on(info.Env(), handle, [handle, shape]() -> Finish {
     Json::Array calls;
-    for (const Call& call : handle->get().trace(at::zeros(shape)))
+    for (const Call& call : handle->get().trace(at::zeros(shape, device_of(handle->get()))))
       calls.emplace_back(Json::Object{{"name", call.name}, {"shape", integers(call.shape)}});
     return finish_json(std::move(calls));
   });
@@ -438,13 +444,20 @@ Napi::Value predict_images(const Napi::CallbackInfo& info) {
       [images = std::move(images), options, control](const Members& networks, at::ScalarType dtype) -> Finish {
         PredictOptions in_type = options;
         in_type.dtype = dtype;
-        auto all = std::make_shared<std::vector<ReducedAs<HostArray>>>();
+        struct Arrays {
+          ReducedAs<HostArray> reduced;
+          std::vector<HostArray> statistics;
+        };
+        auto all = std::make_shared<std::vector<Arrays>>();
         const auto one = [](const at::Tensor& tensor) { return tensor.defined() ? HostArray(tensor[0]) : HostArray(); };
-        for (const Reduced& reduced : predict(networks, images, in_type, *control)) all->push_back(reduced.each(one));
+        for (const Predicted& predicted : predict(networks, images, in_type, *control)) {
+          all->push_back({predicted.each(one), {}});
+          for (const at::Tensor& values : predicted.tap_statistics) all->back().statistics.push_back(one(values));
+        }
         return [all](Napi::Env env) {
           Napi::Array results = Napi::Array::New(env, all->size());
           for (size_t i = 0; i < all->size(); ++i) {
-            ReducedAs<HostArray>& arrays = (*all)[i];
+            auto& [arrays, statistics] = (*all)[i];
             Napi::Object result = Napi::Object::New(env);
             Napi::Array maps = Napi::Array::New(env, kMapCount);
             for (unsigned map = 0; map < kMapCount; ++map) maps.Set(map, arrays.maps[map].release(env));
@@ -458,6 +471,9 @@ Napi::Value predict_images(const Napi::CallbackInfo& info) {
             result.Set("intersections", arrays.intersections.release(env));
             result.Set("confusion", arrays.confusion.release(env));
             result.Set("rounds", arrays.rounds.release(env));
+            Napi::Array taps = Napi::Array::New(env, statistics.size());
+            for (uint32_t t = 0; t < statistics.size(); ++t) taps.Set(t, statistics[t].release(env));
+            result.Set("tapStatistics", taps);
             results.Set(static_cast<uint32_t>(i), result);
           }
           return results;

@@ -16,6 +16,7 @@
 #include "error.h"
 #include "numbers.h"
 #include "options.h"
+#include "taps/statistics.h"
 #include "version.h"
 
 namespace le {
@@ -30,6 +31,19 @@ at::Tensor scale_gradient(const at::Tensor& x, double factor) {
   const at::Tensor same = at::alias(x);
   same.register_hook([factor](const at::Tensor& gradient) { return gradient * factor; });
   return same;
+}
+
+void check_ran(const at::Tensor& features, const std::string& tap) {
+  if (!features.defined())
+    fail(code::kTap, "Expected tap '", tap, "' to run in the forward pass but it did not for this input.");
+}
+
+void check_map(const at::Tensor& features, const std::string& tap, const at::Tensor& input) {
+  check_ran(features, tap);
+  if (features.dim() != input.dim() || features.size(0) != input.size(0) || features.numel() == 0 ||
+      !features.is_floating_point())
+    fail(code::kTap, "Expected a feature map of the image, of ", input.dim(), " axes, for tap '", tap,
+         "' but received shape ", features.sizes(), ": only maps have statistics.");
 }
 }  // namespace
 
@@ -142,20 +156,40 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
          " channels, but received neither.");
 }
 
-std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator* dropout, double head_gradient) {
+// A set of taps is kept, as a network may have prepared its passes for it.
+const TapSet& Ensemble::watch(const std::vector<std::string>& taps) {
+  std::vector<std::string> names = taps_->names;
+  for (const std::string& tap : taps)
+    if (std::find(names.begin(), names.end(), tap) == names.end()) names.push_back(tap);
+  if (names == taps_->names) return *taps_;
+  if (!watched_ || watched_->names != names) watched_ = backbone_->tap(names);
+  return *watched_;
+}
+
+std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator* dropout, double head_gradient,
+                                         TapStatistics* statistics) {
+  const TapSet& taps = statistics ? watch(statistics->taps) : *taps_;
   Pass pass;
   if (options_.freeze_backbone) {
     at::NoGradGuard no_grad;
-    pass = backbone_->forward(input, taps_.get());
+    pass = backbone_->forward(input, &taps);
   } else {
-    pass = backbone_->forward(input, taps_.get());
+    pass = backbone_->forward(input, &taps);
+  }
+  if (statistics) {
+    statistics->values.clear();
+    for (const std::string& tap : statistics->taps) {
+      const auto place = std::find(taps.names.begin(), taps.names.end(), tap) - taps.names.begin();
+      const at::Tensor& features = pass.taps[place];
+      check_map(features, tap, input);
+      statistics->values.push_back(tap_statistics(features));
+    }
   }
   std::vector<at::Tensor> all;
   all.reserve(heads_.size());
   for (size_t k = 0; k < segmentation_.size(); ++k) {
     at::Tensor& features = pass.taps[k / options_.heads_per_tap];
-    if (!features.defined())
-      fail(code::kTap, "Expected tap '", heads_[k].tap, "' to run in the forward pass but it did not for this input.");
+    check_ran(features, heads_[k].tap);
     const double factor = k + 1 < heads_.size() ? head_gradient : 1;
     all.push_back(segmentation_[k].forward(scale_gradient(features, factor), dropout));
     if ((k + 1) % options_.heads_per_tap == 0) features = at::Tensor();

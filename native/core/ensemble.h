@@ -40,6 +40,12 @@ struct HeadInfo {
 
 inline constexpr const char* kFinalHead = "final";
 
+// Layers whose features a pass measures beside its logits: any that can be tapped, with a head or without.
+struct TapStatistics {
+  std::vector<std::string> taps;
+  std::vector<at::Tensor> values;  // of each, once a pass is done: N×2C, see taps/statistics.h
+};
+
 class Ensemble {
  public:
   // Runs the probe: ERR_LE_TAP for a tap that is unknown, did not run or has no spatial axes; ERR_LE_OPTION where there
@@ -53,8 +59,10 @@ class Ensemble {
 
   // Logits of every head, in head order, each at its features' own size, float or bfloat16.
   // `dropout`: generator of the heads' dropout in training; null in evaluation. `head_gradient`, 0 to 1: factor of the
-  // gradient that every head but the last sends into the backbone; the heads' own is whole.
-  std::vector<at::Tensor> logits(const at::Tensor& input, at::Generator* dropout = nullptr, double head_gradient = 1);
+  // gradient that every head but the last sends into the backbone; the heads' own is whole. `statistics`: what else to
+  // bring out; ERR_LE_TAP for a layer that is unknown or has no feature map.
+  std::vector<at::Tensor> logits(const at::Tensor& input, at::Generator* dropout = nullptr, double head_gradient = 1,
+                                 TapStatistics* statistics = nullptr);
 
   // Backbone and heads: "heads.<i>.weight", "heads.<i>.bias". What `freezeBackbone` leaves out is left out here too.
   NamedTensors trainable() const;
@@ -79,6 +87,7 @@ class Ensemble {
 
  private:
   NamedTensors heads_parameters() const;
+  const TapSet& watch(const std::vector<std::string>& taps);
 
   friend class Evaluation;
   std::shared_ptr<Backbone> backbone_;
@@ -86,6 +95,7 @@ class Ensemble {
   std::vector<HeadInfo> heads_;
   std::vector<SegmentationHead> segmentation_;  // one per head on a tap; final has none
   std::shared_ptr<TapSet> taps_;
+  std::shared_ptr<TapSet> watched_;  // those of the heads, and behind them what watch() was asked for last
   bool has_final_ = false;
   c10::Device device_ = c10::kCPU;
   bool channels_last_ = false;

@@ -43,12 +43,16 @@ at::Generator head_dropout(c10::Device device, uint64_t seed) {
   return generator;
 }
 
-// All heads of `passes` passes of one image each with its own dropout, as a batch of copies.
-std::vector<at::Tensor> sampled(Ensemble& ensemble, const at::Tensor& images, int64_t passes, uint64_t seed) {
+// All heads of `passes` passes of one image each with its own dropout, as a batch of copies; `statistics` are the means
+// over its passes.
+std::vector<at::Tensor> sampled(Ensemble& ensemble, const at::Tensor& images, int64_t passes, uint64_t seed,
+                                TapStatistics* statistics) {
   // Copies that share a pass: as many as fit in memory where the image itself does, or nearly so.
   const int64_t together = images.dim() == 5 ? 2 : 8;
   std::vector<std::vector<at::Tensor>> by_head(passes * ensemble.heads().size());
+  std::vector<std::vector<at::Tensor>> by_tap(statistics ? statistics->taps.size() : 0);
   for (const at::Tensor& image : images.split(1)) {
+    std::vector<at::Tensor> sums(by_tap.size());
     Random random(seed, kSampling);
     const SeededDefaultGenerator seeded(ensemble.device(), random.bits());
     at::Generator generator = head_dropout(ensemble.device(), random.bits());
@@ -58,12 +62,18 @@ std::vector<at::Tensor> sampled(Ensemble& ensemble, const at::Tensor& images, in
       shape[0] = count;
       const at::Tensor copies = image.expand(shape).contiguous(ensemble.memory_format());
       const std::vector<at::Tensor> logits =
-          ensemble.logits(copies, ensemble.options().dropout > 0 ? &generator : nullptr);
+          ensemble.logits(copies, ensemble.options().dropout > 0 ? &generator : nullptr, 1, statistics);
       for (int64_t pass = 0; pass < count; ++pass)
         for (size_t k = 0; k < logits.size(); ++k)
           by_head[(begin + pass) * logits.size() + k].push_back(logits[k].narrow(0, pass, 1));
+      for (size_t t = 0; t < sums.size(); ++t) {
+        const at::Tensor sum = statistics->values[t].sum(0, /*keepdim=*/true);
+        sums[t] = sums[t].defined() ? sums[t] + sum : sum;
+      }
     }
+    for (size_t t = 0; t < sums.size(); ++t) by_tap[t].push_back(sums[t] / static_cast<double>(passes));
   }
+  for (size_t t = 0; t < by_tap.size(); ++t) statistics->values[t] = at::cat(by_tap[t]);
   std::vector<at::Tensor> all;
   for (const auto& head : by_head) all.push_back(head.size() == 1 ? head[0] : at::cat(head));
   return all;
@@ -74,12 +84,13 @@ std::vector<at::Tensor> sampled(Ensemble& ensemble, const at::Tensor& images, in
 at::Tensor exact_zeros(at::Tensor logits) { return logits.is_cpu() ? at::hardshrink(logits, kRounding) : logits; }
 
 std::vector<at::Tensor> all_logits(const Members& members, const at::Tensor& images, at::ScalarType dtype,
-                                   int64_t passes, uint64_t seed) {
+                                   int64_t passes, uint64_t seed, TapStatistics* statistics = nullptr) {
   const at::Tensor input = to_device(*members.front(), images, dtype);
   std::vector<at::Tensor> all;
   for (size_t m = 0; m < members.size(); ++m) {
-    auto logits = passes == 0 ? members[m]->logits(input)
-                              : sampled(*members[m], input, passes, Random(seed, kSampling, m).bits());
+    TapStatistics* const of_first = m == 0 ? statistics : nullptr;
+    auto logits = passes == 0 ? members[m]->logits(input, nullptr, 1, of_first)
+                              : sampled(*members[m], input, passes, Random(seed, kSampling, m).bits(), of_first);
     for (auto& head : logits) all.push_back(exact_zeros(std::move(head)));
   }
   return all;
@@ -154,11 +165,12 @@ PredictOptions PredictOptions::from(const Json& options) {
   }
   result.reduce.probabilities = options.boolean_or("probabilities", true);
   result.reduce.labels = options.boolean_or("labels", false);
+  result.tap_statistics = options.strings_or("tapStatistics", {});
   return result;
 }
 
-std::vector<Reduced> predict(const Members& members, const std::vector<at::Tensor>& images,
-                             const PredictOptions& options, const Control& control) {
+std::vector<Predicted> predict(const Members& members, const std::vector<at::Tensor>& images,
+                               const PredictOptions& options, const Control& control) {
   const std::vector<int64_t> kept = kept_heads(options, checked_heads(members, options.passes));
   Ensemble& ensemble = *members.front();
   const int64_t axes = ensemble.backbone().spatial_axes();
@@ -173,7 +185,7 @@ std::vector<Reduced> predict(const Members& members, const std::vector<at::Tenso
     by_shape[image.sizes().vec()].push_back(i);
   }
 
-  std::vector<Reduced> results(images.size());
+  std::vector<Predicted> results(images.size());
   const Autocast autocast(ensemble.device(), options.dtype);
   const c10::InferenceMode inference_mode;
   std::deque<Evaluation> evaluation;
@@ -185,7 +197,9 @@ std::vector<Reduced> predict(const Members& members, const std::vector<at::Tenso
       const size_t end = std::min(indices.size(), begin + static_cast<size_t>(options.batch_size));
       std::vector<at::Tensor> batch;
       for (size_t i = begin; i < end; ++i) batch.push_back(images[indices[i]]);
-      auto all = all_logits(members, at::stack(batch), options.dtype, options.passes, options.seed);
+      TapStatistics statistics{options.tap_statistics, {}};
+      auto all = all_logits(members, at::stack(batch), options.dtype, options.passes, options.seed,
+                            statistics.taps.empty() ? nullptr : &statistics);
       std::vector<at::Tensor> logits;
       for (size_t k = 0; k < kept.size(); ++k) {
         at::Tensor& head = logits.emplace_back(std::move(all[kept[k]]));
@@ -195,10 +209,15 @@ std::vector<Reduced> predict(const Members& members, const std::vector<at::Tenso
       all.clear();
       control.check();
       const Reduced reduced = reduce(logits, at::IntArrayRef(shape).slice(1), options.reduce);
-      for (size_t i = begin; i < end; ++i)
-        results[indices[i]] = reduced.each([&](const at::Tensor& all) {
+      for (at::Tensor& values : statistics.values) values = values.cpu();
+      for (size_t i = begin; i < end; ++i) {
+        const auto of_image = [&](const at::Tensor& all) {
           return all.defined() ? all.narrow(0, static_cast<int64_t>(i - begin), 1) : all;
-        });
+        };
+        Predicted& result = results[indices[i]];
+        static_cast<Reduced&>(result) = reduced.each(of_image);
+        for (const at::Tensor& values : statistics.values) result.tap_statistics.push_back(of_image(values));
+      }
     }
   }
   return results;

@@ -1,0 +1,3 @@
+#define LE_LANES 4
+#define LE_NAME(name) name##_generic
+#include "kernels/channel_sums_kernel_impl.h"

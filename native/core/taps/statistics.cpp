@@ -1,0 +1,130 @@
+#include "taps/statistics.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/var_mean.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/channel_sums_kernel.h"
+#include "kernels/isa.h"
+
+namespace le {
+
+namespace {
+
+// Numbers that a piece of work reads, about: it stays in the second cache.
+constexpr int64_t kPiece = int64_t{1} << 15;
+// Columns of a plane that is cut into rows.
+constexpr int64_t kWidth = 64;
+
+kernel::ChannelSums chosen_kernel() {
+  [[maybe_unused]] const std::string isa = chosen_isa();
+#if defined(__x86_64__)
+  if (isa == "avx512") return kernel::channel_sums_avx512;
+  if (isa == "avx2") return kernel::channel_sums_avx2;
+#endif
+  return kernel::channel_sums_generic;
+}
+
+at::Tensor by_operations(const at::Tensor& features, at::ScalarType type) {
+  const auto [variance, mean] = at::var_mean(features.to(type).flatten(2), at::IntArrayRef{2}, /*correction=*/0);
+  return at::cat({mean, variance.sqrt()}, 1).to(at::kFloat);
+}
+
+float first_of(const char* at, bool bfloat16) {
+  return bfloat16 ? static_cast<float>(*reinterpret_cast<const at::BFloat16*>(at))
+                  : *reinterpret_cast<const float*>(at);
+}
+
+// Sums over the places of each channel of each image, from the channel's first value.
+struct Sums {
+  std::vector<float> origin;
+  std::vector<double> sums, squares;
+  explicit Sums(int64_t count) : origin(count), sums(count), squares(count) {}
+};
+
+// Channels side by side. Pieces are added in their order, so that the number of threads changes nothing.
+void sum_channels_last(const at::Tensor& x, kernel::ChannelSums run, bool bfloat16, Sums& all) {
+  const int64_t images = x.size(0), channels = x.size(1), places = x.numel() / images / channels,
+                width = bfloat16 ? 2 : 4, rows = std::max<int64_t>(1, kPiece / channels),
+                pieces = (places + rows - 1) / rows;
+  const auto* const data = static_cast<const char*>(x.const_data_ptr());
+  for (int64_t n = 0; n < images; ++n)
+    for (int64_t c = 0; c < channels; ++c)
+      all.origin[n * channels + c] = first_of(data + (n * places * channels + c) * width, bfloat16);
+  std::vector<double> parts(2 * images * pieces * channels);
+  at::parallel_for(0, images * pieces, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / pieces, first = item % pieces * rows;
+      double* const part = &parts[2 * item * channels];
+      run({data + (n * places + first) * channels * width, bfloat16, std::min(rows, places - first), channels, channels,
+           &all.origin[n * channels], part, part + channels});
+    }
+  });
+  for (int64_t item = 0; item < images * pieces; ++item)
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t at = item / pieces * channels + c;
+      all.sums[at] += parts[2 * item * channels + c];
+      all.squares[at] += parts[(2 * item + 1) * channels + c];
+    }
+}
+
+// Each channel of each image is a plane of its own.
+void sum_planes(const at::Tensor& x, kernel::ChannelSums run, bool bfloat16, Sums& all) {
+  const int64_t planes = x.size(0) * x.size(1), places = x.numel() / planes, width = bfloat16 ? 2 : 4;
+  const auto* const data = static_cast<const char*>(x.const_data_ptr());
+  at::parallel_for(0, planes, std::max<int64_t>(1, kPiece / places), [&](int64_t begin, int64_t end) {
+    float origin[kWidth];
+    double sums[kWidth], squares[kWidth];
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const char* const first = data + plane * places * width;
+      all.origin[plane] = first_of(first, bfloat16);
+      std::fill(origin, origin + kWidth, all.origin[plane]);
+      const auto add = [&](int64_t from, int64_t rows, int64_t columns) {
+        run({first + from * width, bfloat16, rows, columns, kWidth, origin, sums, squares});
+        for (int64_t c = 0; c < columns; ++c) {
+          all.sums[plane] += sums[c];
+          all.squares[plane] += squares[c];
+        }
+      };
+      add(0, places / kWidth, kWidth);
+      add(places / kWidth * kWidth, 1, places % kWidth);
+    }
+  });
+}
+
+}  // namespace
+
+at::Tensor tap_statistics_reference(const at::Tensor& features) { return by_operations(features, at::kDouble); }
+
+at::Tensor tap_statistics(const at::Tensor& features) {
+  if (!features.is_cpu()) return by_operations(features, at::kFloat);
+  const bool known = features.scalar_type() == at::kFloat || features.scalar_type() == at::kBFloat16;
+  at::Tensor x = known ? features : features.to(at::kFloat);
+  const bool bfloat16 = x.scalar_type() == at::kBFloat16;
+  const auto last = x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+  // Where both orders are one, as of a single channel, either will do.
+  const bool channels_last = (x.dim() == 4 || x.dim() == 5) && !x.is_contiguous() && x.is_contiguous(last);
+  if (!channels_last) x = x.contiguous();
+  const int64_t images = x.size(0), channels = x.size(1), places = x.numel() / (images * channels);
+  Sums all(images * channels);
+  (channels_last ? sum_channels_last : sum_planes)(x, chosen_kernel(), bfloat16, all);
+  at::Tensor result = at::empty({images, 2 * channels}, at::kFloat);
+  auto* const out = result.mutable_data_ptr<float>();
+  for (int64_t n = 0; n < images; ++n)
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t at = n * channels + c;
+      const double mean = all.sums[at] / static_cast<double>(places),
+                   variance = all.squares[at] / static_cast<double>(places) - mean * mean;
+      out[2 * n * channels + c] = static_cast<float>(all.origin[at] + mean);
+      // Not std::max, which would make 0 of NaN.
+      out[(2 * n + 1) * channels + c] = static_cast<float>(variance < 0 ? 0 : std::sqrt(variance));
+    }
+  return result;
+}
+
+}  // namespace le

@@ -1,0 +1,15 @@
+#pragma once
+// What is kept of a tapped feature map: how strong each channel is, and how much it varies over the image (SPEC 16).
+#include <ATen/core/Tensor.h>
+
+namespace le {
+
+// Of features N×C×s, float or another floating type, in any memory format: N×2C float on their device, first the means
+// over space and then the standard deviations (divisor: the number of places, so that a single place has 0).
+// Accumulated in float and double on the CPU, by library operations in float elsewhere.
+at::Tensor tap_statistics(const at::Tensor& features);
+
+// The same by library operations, in double: what the kernel is tested against.
+at::Tensor tap_statistics_reference(const at::Tensor& features);
+
+}  // namespace le
