@@ -3,7 +3,7 @@
 
 import { MAP_NAMES } from "../uncertainty/index.js";
 import type { AnswerType } from "./answers.js";
-import type { ImageKind, ImageSize, OutputName } from "./image-work.js";
+import { type ImageKind, type ImageSize, type OutputName, wantsSets } from "./image-work.js";
 import type { RequestedOutput } from "./kserve.js";
 import { TENSORS } from "./kserve.js";
 
@@ -40,12 +40,15 @@ export function imageCost(
   // A pass of resampling along rows keeps all of the other side.
   const resampling = DOUBLE * Math.max((size.at(-2) ?? 1) * columns, rows * (size.at(-1) ?? 1));
   const shown = overlay ? pixels : 0;
+  // Of each class both masks; labels, and what is sorted; of one class the edges of both in an overlay.
+  const sets = wantsSets(outputs) ? pixels * (2 * (classes - 1) + 5 + (overlay ? 12 : 0)) : 0;
   return {
     held: FLOAT * input * (channels + 2 * spatial) + shown,
     prepare: encoded + DECODING * bytes + 2 * FLOAT * (pixels + input) * channels + resampling + 9 * shown,
     finish:
       FLOAT * pixels * (classes + wanted) +
       resampling +
+      sets +
       pixels * (overlay ? 26 : 10) +
       (arrays ? 2 : 0) * outputBytes(pixels, classes, outputs),
   };
@@ -55,6 +58,7 @@ export function imageCost(
 export function outputBytes(pixels: number, classes: number, outputs: readonly OutputName[]): number {
   return outputs.reduce((sum, output) => {
     if (output === "mask") return sum + pixels;
+    if (output === "inner" || output === "outer") return sum + pixels * (classes - 1);
     if (output === "overlay") return sum + 3 * pixels;
     return sum + FLOAT * pixels * (output === "probabilities" ? classes : 1);
   }, 0);

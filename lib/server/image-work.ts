@@ -13,18 +13,27 @@ import { type StoredImage, toStored } from "../data/stored.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
-import { type Extent, extentOf, middleSlice } from "../inference/record.js";
+import { type Extent, extentOf, middleSlice, middleSlices } from "../inference/record.js";
 import { heatMap, overlay } from "../pictures/render.js";
+import { SET_NAMES, type SetThresholds, setsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
 
 const DOUBLE = 8;
 
-/** What can be answered beside numbers: the mask, the fused probabilities, the mask's outline on the image, and the maps. */
-export const OUTPUTS = ["mask", "probabilities", "overlay", ...MAP_NAMES] as const;
+/**
+ * What can be answered beside numbers: the mask, the masks of what is surely and what is perhaps of a class, the fused probabilities,
+ * the outlines of these masks on the image, and the maps.
+ */
+export const OUTPUTS = ["mask", "inner", "outer", "probabilities", "overlay", ...MAP_NAMES] as const;
 
 /** One of {@link OUTPUTS}. */
 export type OutputName = (typeof OUTPUTS)[number];
+
+/** Whether inner and outer masks are asked for; then the overlay shows them too. */
+export function wantsSets(outputs: readonly OutputName[]): boolean {
+  return SET_NAMES.some((name) => outputs.includes(name));
+}
 
 /** What the images of a model are, and how large one may be as stored. */
 export interface ImageKind {
@@ -210,14 +219,16 @@ export interface Finished {
 
 /**
  * Makes the files of an answer, of the stored size and order (the overlay alone is upright; pictures carry the EXIF orientation of the
- * image; the overlay of a small image is enlarged, for a thin outline). As pictures: a mask of class indices (0 and 255 for two classes), one
- * probability per foreground class from 0 to 255, heat maps whose brightest colour is the largest possible value. As arrays
+ * image; the overlay of a small image is enlarged, for a thin outline). As pictures: a mask of class indices (0 and 255 for two classes), an
+ * inner and an outer mask of 0 and 255 per foreground class, one probability per foreground class from 0 to 255, heat maps whose brightest colour is the largest possible value. As arrays
  * (which volumes always are): uint8 classes, float32 probabilities C×H×W and maps.
  */
 export async function finish(task: {
   prediction: SpatialPrediction;
   prepared: Pick<Prepared, "placement" | "display">;
   outputs: readonly OutputName[];
+  /** Thresholds of inner and outer masks by class, where these are asked for. */
+  sets: Record<number, SetThresholds> | undefined;
   arrays: boolean;
   classNames: readonly string[];
   ignoreIndex: number;
@@ -231,6 +242,7 @@ export async function finish(task: {
   const restored = asStored(shown, orientation);
   const { mask, probabilities, maps } = restored;
   const volume = mask.shape.length === 3;
+  const sets = task.sets && setsOf(shown.probabilities, task.sets);
   const files: Record<string, OutputFile> = {};
   let written = 0;
   const add = (name: string, file: OutputFile) => {
@@ -252,7 +264,17 @@ export async function finish(task: {
       const [image, outline] = [prepared.display as NdArray<Uint8Array>, shown.mask].map((array) =>
         volume ? middleSlice(array) : array,
       ) as [NdArray<Uint8Array>, NdArray<Uint8Array>];
-      await png(output, overlay(image, { prediction: outline, ignoreIndex }));
+      const veils = Object.values(sets ?? {}).map((one) => (volume ? middleSlices(one) : one));
+      await png(output, overlay(image, { prediction: outline, sets: veils, ignoreIndex }));
+    } else if (output === "inner" || output === "outer") {
+      for (const [c, masks] of Object.entries(sets ?? {})) {
+        const found = masks[output];
+        if (!found) continue;
+        const name = classNames.length === 2 ? output : `${output}.${classNames[Number(c)]}`;
+        const one = orientBack(found, orientation);
+        if (task.arrays || volume) add(name, { type: "application/x-npy", bytes: encodeNpy(one) });
+        else await png(name, { data: one.data.map((inside) => inside * 255), shape: one.shape });
+      }
     } else if (task.arrays || volume) {
       const array = output === "mask" || output === "probabilities" ? restored[output] : maps[output];
       if (array) add(output, { type: "application/x-npy", bytes: encodeNpy(array) });
@@ -271,5 +293,5 @@ export async function finish(task: {
       if (map) await png(output, heatMap(map, { range: [0, MAPS[output].most.of(classNames.length)] }));
     }
   }
-  return { extent: extentOf(mask, classNames.length, orientation), files };
+  return { extent: extentOf(mask, classNames.length, orientation, sets), files };
 }

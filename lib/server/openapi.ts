@@ -55,10 +55,11 @@ function queryParameter([name, spec]: [string, OptionSpec]): object {
   return { name, in: "query", schema: schemaOf(spec), description, ...(spec.element && { explode: false }) };
 }
 
-function schemaOf({ kind, values, min: minimum, element, default: value }: OptionSpec): object {
+function schemaOf({ kind, values, min: minimum, max: maximum, element, default: value }: OptionSpec): object {
   return {
     ...(values ? { enum: values } : { type: kind }),
     ...(minimum !== undefined && { minimum }),
+    ...(maximum !== undefined && { maximum }),
     ...(element && { items: schemaOf(element) }),
     ...(value !== undefined && { default: value }),
   };
@@ -192,6 +193,15 @@ const SCHEMAS = {
       height: { type: "integer" },
       width: { type: "integer" },
       area: { type: "object", description: "Pixels by class", additionalProperties: { type: "integer" } },
+      sets: {
+        type: "object",
+        description:
+          "By class, pixels that surely are of it, and that perhaps are; where inner or outer masks are asked for",
+        additionalProperties: {
+          type: "object",
+          properties: { inner: { type: "integer" }, outer: { type: "integer" } },
+        },
+      },
       heads: { type: "array", items: { type: "string" } },
       aula: { type: ["object", "null"], properties: { value: number, normalised: number, empty: { type: "boolean" } } },
       pairwiseAgreement: { type: "object", properties: { overall: { type: ["number", "null"] } } },

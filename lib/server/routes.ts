@@ -3,7 +3,7 @@ import { finished } from "node:stream/promises";
 import type { FastifyError, FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from "fastify";
 import { LayerEnsemblesError } from "../errors.js";
 import { PACKAGE_VERSION } from "../native/package.js";
-import { checkOptions, type Values } from "../options.js";
+import { checkOptions, type OptionSpec, type Values } from "../options.js";
 import { ANSWER_TYPES, type AnswerType, negotiate } from "./answers.js";
 import { ENCODINGS, encodingOf, readBody } from "./body.js";
 import type { Held } from "./budget.js";
@@ -259,9 +259,18 @@ function parseQuery(query: unknown): Values<typeof CHOICES> {
 
 /** A text as the value that it stands for; one that stands for none is refused as it is. */
 function readChoice(text: string | string[], name: string): unknown {
-  const kind = Object.hasOwn(CHOICES, name) ? CHOICES[name as keyof typeof CHOICES].kind : undefined;
-  if (kind === "array") return String(text).split(",").filter(Boolean);
-  return kind === "integer" && typeof text === "string" && /^\d{1,6}$/.test(text) ? Number(text) : text;
+  const spec = Object.hasOwn(CHOICES, name) ? (CHOICES[name as keyof typeof CHOICES] as OptionSpec) : undefined;
+  if (!spec?.element) return typeof text === "string" ? readOne(text, spec) : text;
+  return String(text)
+    .split(",")
+    .filter(Boolean)
+    .map((one) => readOne(one, spec.element));
+}
+
+function readOne(text: string, spec: OptionSpec | undefined): unknown {
+  if (text === "none" && spec?.accepts(null)) return null;
+  const form = spec?.kind === "integer" ? /^\d{1,6}$/ : spec?.kind === "number" ? /^\d*\.?\d+(e-\d{1,3})?$/ : undefined;
+  return form?.test(text) ? Number(text) : text;
 }
 
 function typeOf({ headers }: FastifyRequest): string | undefined {

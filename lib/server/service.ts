@@ -10,6 +10,7 @@ import { CONFIGURE } from "../native/configure.js";
 import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
 import { checkGate, decide, type Gate, type GateDecision } from "../scores/gate.js";
 import { IMAGE_SCORE_NAMES, scoreOf, snake } from "../scores/scores.js";
+import { checkThresholds, SET_NAMES, SETS, type SetThresholds, thresholdsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
@@ -26,6 +27,7 @@ import {
   type OutputName,
   quickMeasure,
   type SpatialPrediction,
+  wantsSets,
 } from "./image-work.js";
 import type { InferAnswer } from "./kserve.js";
 import { createMetrics, type Metrics } from "./metrics.js";
@@ -105,6 +107,8 @@ export interface RequestOptions {
   fusion?: PredictionFusion;
   /** @default mask and entropy */
   outputs?: readonly OutputName[];
+  /** λ of the inner and of the outer mask, from 0 to 1, null for none; needed where one of the outputs is of them. */
+  sets?: readonly (number | null)[];
   /** Arrays (.npy) in place of pictures. @default false */
   arrays?: boolean;
   /** Stops the work. */
@@ -154,6 +158,10 @@ const SERVICE: OptionSpecs = {
 export const CHOICES = {
   skip: option.integer({ min: 0, text: "First heads to leave out", otherwise: "the run's own" }),
   fusion: option.oneOf(PREDICTION_FUSIONS, { text: "How heads are fused", otherwise: "as tuned, else mean" }),
+  sets: option.with(SETS, {
+    text: "Thresholds of inner and outer masks, from 0 to 1; none in the place of one",
+    arg: "inner,outer",
+  }),
   outputs: distinctOutputs({ text: "Files of the answer, each once", default: ["mask", "entropy"] }),
 };
 
@@ -373,6 +381,7 @@ export class PredictionService {
     if (limit) returns.push(limit.clear);
     try {
       const kind = this.#kind(served);
+      const thresholds = wantsSets(outputs) ? setsFor(served, options) : undefined;
       const size = quickMeasure(image, name) ?? (await this.#pool.run("measure", { bytes: image, name }, { signal }));
       const cost = this.#cost(size, image.length, kind, outputs, arrays);
       const done = this.#pool.book(cost.prepare + cost.finish, left());
@@ -401,6 +410,7 @@ export class PredictionService {
             prediction: spatial,
             prepared: { placement, ...(prepared.display && { display: prepared.display }) },
             outputs,
+            sets: thresholds,
             arrays,
             classNames,
             ignoreIndex,
@@ -646,6 +656,19 @@ export class PredictionService {
 
 /** Bytes that reading an infer request takes, for each of its own. */
 const PARSING = { json: 24, binary: 12 };
+
+/**
+ * Thresholds of inner and outer masks by class.
+ * @throws ERR_LE_OPTION where there are none
+ */
+function setsFor({ notes }: ServedModel, { sets }: RequestOptions): Record<number, SetThresholds> {
+  if (!sets)
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected ${SETS.expected} for option 'sets' of predict, which the outputs ${SET_NAMES.join(" and ")} need, but received nothing.`,
+    );
+  return checkThresholds(thresholdsOf(sets), notes.classNames.length);
+}
 
 function mapOfGate(gate: Gate | undefined): string | undefined {
   return gate?.score?.split(".")[0];

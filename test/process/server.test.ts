@@ -13,6 +13,7 @@ import { decodeImage } from "../../lib/data/image.js";
 import { parseNpy } from "../../lib/data/npy.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
 import { fileItems, infer, openRun, type Result } from "../../lib/inference/inference.js";
+import { type PixelSets, pixelSets } from "../../lib/metrics/index.js";
 import { cli } from "../support/cli.js";
 import { balls } from "../support/model.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
@@ -108,6 +109,41 @@ describe("a server", () => {
         ...(normalised < 0.4 ? ["low-score"] : []),
       ]);
       expect(answer.score).toEqual({ name: "aulaNormalised", value: expect.closeTo(normalised, 6), threshold: 0.4 });
+    }
+  });
+
+  it("answers with inner and outer masks by their thresholds, counted, and draws them", async () => {
+    const { bytes, offline } = images[0] as (typeof images)[0];
+    const expected = pixelSets(offline.probabilities, { inner: 0.2, outer: 0.9 })[1] as Required<PixelSets>;
+    const of = (query: string) => predict(server.base, bytes, { query });
+    const [answer] = (await (await of("?outputs=inner,outer,overlay&sets=0.2,0.9")).json()).images;
+    for (const name of ["inner", "outer"] as const) {
+      expect(await labels(answer.files[name].data)).toEqual(expected[name]);
+      expect(Object.values<Record<string, number>>(answer.sets)[0]?.[name]).toBe(
+        expected[name].data.reduce((sum, one) => sum + one, 0),
+      );
+    }
+    const [plain] = (await (await of("?outputs=overlay&sets=0.2,0.9")).json()).images;
+    expect(plain.files.overlay.data).not.toBe(answer.files.overlay.data);
+    expect(plain).not.toHaveProperty("sets");
+    const [alone] = (await (await of("?outputs=outer,inner&sets=none,1")).json()).images;
+    expect(Object.keys(alone.files)).toEqual(["outer"]);
+    expect(Object.values(alone.sets)).toEqual([{ outer: offline.mask.data.length }]);
+    const npz = await predict(server.base, bytes, {
+      query: "?outputs=outer&sets=0.2,0.9",
+      accept: "application/x-npz",
+    });
+    expect(npz.status).toBe(200);
+    for (const query of [
+      "?outputs=inner",
+      "?outputs=outer&sets=0.9,0.2",
+      "?sets=1",
+      "?sets=10,95",
+      "?sets=a,b",
+      "?sets=0.1,0.2&sets=0.1,0.2",
+    ]) {
+      const refused = await of(query);
+      expect([query, refused.status, (await refused.json()).error.code]).toEqual([query, 400, "ERR_LE_OPTION"]);
     }
   });
 
