@@ -6,6 +6,7 @@ import { bracketed, fixed, percent, pValue } from "../results/format.js";
 import { formatTable } from "../results/text.js";
 import { RUN_FILES } from "../runs/run.js";
 import { SCORE_NAMES, SCORES } from "../scores/scores.js";
+import { SET_NAMES } from "../sets/index.js";
 import type { CertifiedRun } from "../study/certify.js";
 import { givenOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -26,6 +27,12 @@ const OPTIONS = {
   score: option.oneOf(SCORE_NAMES, {
     text: "score that is asked, in the direction of confidence",
     otherwise: "that of the run's gate, else aula; softDiceConfidence without three heads in order",
+  }),
+  sets: option.number({
+    above: 0,
+    below: 1,
+    text: "choose thresholds of inner and outer masks too: the share of the truth that the outer ones miss on average, and of the inner ones that is false",
+    arg: "share",
   }),
   group: option.string({
     text: "column of split.csv with the groups (patients) of images",
@@ -58,8 +65,8 @@ export function certifyCommand(): Command {
 
 async function certifyFolder(folder: string, flags: Flags, session: Session): Promise<void> {
   const { fromOutcomes, dryRun = false } = flags;
-  if (fromOutcomes && (flags.data !== undefined || flags.group !== undefined))
-    throw new UsageError("expected --from-outcomes, or --data and --group, not both");
+  if (fromOutcomes && (flags.data !== undefined || flags.group !== undefined || flags.sets !== undefined))
+    throw new UsageError("expected --from-outcomes, or --data, --group and --sets, not both");
   const { checkOutput, checkPlaces } = await import("./output.js");
   const { openRun } = await import("../inference/inference.js");
   const { certifyRun } = await import("../study/certify.js");
@@ -78,6 +85,7 @@ async function certifyFolder(folder: string, flags: Flags, session: Session): Pr
       promise: givenOf(flags, PROMISE) as Values<typeof PROMISE>,
       from: fromOutcomes ? "outcomes" : { data: flags.data ?? opened.notes.data.folder, ...images },
       ...(flags.score && { score: flags.score }),
+      ...(flags.sets !== undefined && { sets: flags.sets }),
       signal: session.signal,
       onProgress: (what, done, of) => {
         tell[what] ??= counter(line, what === "thresholds" ? "thresholds from validation" : "calibrating", of);
@@ -92,8 +100,18 @@ async function certifyFolder(folder: string, flags: Flags, session: Session): Pr
     if (!certification.certified) process.exitCode = 1;
     await session.print(
       session.json
-        ? toJson({ run: path.resolve(folder), written, score: found.score, ...certification, ...certificate }, 2)
-        : `${describe(found)}\n${ending(folder, written, certification.certified)}\n`,
+        ? toJson(
+            {
+              run: path.resolve(folder),
+              written,
+              score: found.score,
+              sets: found.sets,
+              ...certification,
+              ...certificate,
+            },
+            2,
+          )
+        : `${describe(found)}\n${describeSets(found, opened.notes.classNames)}${ending(folder, written, certification.certified)}\n`,
     );
   } finally {
     line.clear();
@@ -136,6 +154,29 @@ function describe({ certification, score }: CertifiedRun): string {
     `${percent(share.value)} ${bracketed(share.low, share.high, percent)}; ${Number(failures.toPrecision(6))} of them failed. ` +
     `Rule ${rule}.\n\n${table}`
   );
+}
+
+/** Thresholds of inner and outer masks, and what is promised of them; empty where they were not asked for. */
+function describeSets({ sets }: CertifiedRun, classNames: readonly string[]): string {
+  if (!sets) return "";
+  const rows = Object.entries(sets.perClass).flatMap(([c, fit]) =>
+    SET_NAMES.map((name) => ({ name, className: classNames[Number(c)] as string, ...fit[name] })),
+  );
+  const table = formatTable(
+    [
+      { heading: "class", align: "left" },
+      { heading: "mask", align: "left" },
+      ...["threshold", "cases", "mean loss", "bound", "of the image"].map((heading) => ({ heading })),
+    ],
+    rows.map(({ className, name, share, cases, risk, bound, size }) => [
+      ...[className, name, fixed(share, 4), String(cases), fixed(risk, 4), fixed(bound, 4)],
+      size === null ? "–" : percent(size),
+    ]),
+  );
+  const sentences = rows.map(({ className, sentence }) =>
+    classNames.length > 2 ? `${className}: ${sentence}` : sentence,
+  );
+  return `${sentences.join("\n")}\n\n${table}\n`;
 }
 
 function passed({ passed }: TestedThreshold): string {

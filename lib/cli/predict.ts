@@ -7,7 +7,8 @@ import type { DeviceFlags } from "../inference/device.js";
 import type { Result } from "../inference/inference.js";
 import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
 import { toText } from "../results/table.js";
-import { checkThresholds, type PixelSets, SETS, setsOf, thresholdsOf } from "../sets/index.js";
+import type { Certificate } from "../runs/certificate.js";
+import { checkThresholds, type PixelSets, SETS, type SetThresholds, setsOf, thresholdsOf } from "../sets/index.js";
 import { imageColumn } from "../study/tables.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
@@ -55,7 +56,7 @@ export function predictCommand(): Command {
     .option("--maps <list>", `heat maps to write: ${MAP_NAMES.join(", ")}, or none (default: entropy)`, mapNames)
     .option(
       "--sets <list>",
-      "write inner and outer masks, by their thresholds from 0 to 1: as 0.4,0.98, or none,0.98 for the outer alone",
+      "thresholds from 0 to 1 of inner and outer masks to write, as 0.4,0.98, or none,0.98 (default: as certified, else no such masks)",
       parserOf(SETS),
     )
     .option("--limit <n>", "at most so many images", integer({ min: 1 }))
@@ -97,7 +98,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
       ...(fusion !== undefined && { fusion }),
       ...(batchSize !== undefined && { batchSize }),
     };
-    const thresholds = flags.sets && checkThresholds(thresholdsOf(flags.sets), notes.classNames.length);
+    const thresholds = await thresholdsFor(flags, notes.classNames.length, session);
     const records: PredictionRecord[] = [];
     const tell = counter(line, "predicting", items.length);
     await writeTogether(flags.out, "predictions.jsonl", async (folder) => {
@@ -117,6 +118,22 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     line.clear();
     await model.dispose();
   }
+}
+
+/** Thresholds of inner and outer masks by class: as given, else of the run's certificate; undefined where neither has any. */
+async function thresholdsFor(
+  { run, sets, skip, fusion, precision }: Flags,
+  classes: number,
+  session: Session,
+): Promise<Record<number, SetThresholds> | undefined> {
+  if (sets) return checkThresholds(thresholdsOf(sets), classes);
+  const { certifiedSets, readCertificate, verifyCertificate } = await import("../runs/certificate.js");
+  const certificate = await readCertificate(run).catch((error: Error) => error);
+  // Of one that is damaged nobody knows whether it had any.
+  if (!(certificate instanceof Error) && !(certificate as Partial<Certificate> | undefined)?.sets) return undefined;
+  const found = certifiedSets(await verifyCertificate(run), { skip, fusion, precision }, classes);
+  if (!found.thresholds) session.note(`No inner and outer masks: ${found.message}`);
+  return found.thresholds;
 }
 
 /** With its inner and outer masks, where they were asked for. */

@@ -8,6 +8,7 @@ import { withFolder } from "../native/folder-lock.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkFields, type OptionSpecs, option } from "../options.js";
 import { SCORE_NAMES, type ScoreName } from "../scores/scores.js";
+import { checkThresholds, type PixelSetFit, type SetThresholds } from "../sets/index.js";
 import { hashOf, type RunHashes, runHashes } from "./identity.js";
 import { RUN_FILES } from "./run.js";
 
@@ -41,6 +42,8 @@ export interface Certificate extends Omit<Certified, "certified"> {
     /** Images that were left out, as no pixel of their truth counts. */
     leftOut: number;
   };
+  /** Thresholds of inner and outer masks that the same cases chose, where they were asked to. */
+  sets?: PixelSetFit;
   /** Of the run, and of the ids and bytes of the calibration cases. */
   hashes: CertificateHashes;
   /** Of all other fields: whether somebody has changed one. */
@@ -70,6 +73,7 @@ const FIELDS: OptionSpecs = {
   failures: option.required(option.number({ min: 0 })),
   share: option.required(object),
   source: option.required(object),
+  sets: object,
   hashes: option.required(object),
   steps: option.required(option.array(object)),
   digest: option.required(hash),
@@ -192,4 +196,43 @@ export async function verifyCertificate(folder: string, certificate?: unknown): 
       `What decides predictions in ${RUN_FILES.run} is not what was certified: ${again}`,
     );
   return { valid: true, certificate: checked };
+}
+
+/** How a prediction is asked for, as far as thresholds of inner and outer masks hang on it. */
+export interface CertifiedSettings {
+  /** Heads left out, in place of the run's. */
+  skip?: number | undefined;
+  /** Fusion, in place of the run's. */
+  fusion?: string | undefined;
+  /** Numbers in which the network runs, in place of the run's. */
+  precision?: string | undefined;
+}
+
+/**
+ * Thresholds of inner and outer masks that hold for predictions of a run: those of its certificate. They are of the run's own settings
+ * alone.
+ * @param settings what a prediction asks for that the run does not
+ * @returns by class; or why there are none
+ */
+export function certifiedSets(
+  verdict: CertificateVerdict,
+  settings: CertifiedSettings,
+  classes: number,
+): { thresholds: Record<number, SetThresholds> } | { thresholds: undefined; message: string } {
+  if (!verdict.valid) return { thresholds: undefined, message: verdict.message };
+  const { sets } = verdict.certificate;
+  if (!sets)
+    return {
+      thresholds: undefined,
+      message: "The certificate has no thresholds of inner and outer masks (certify --sets).",
+    };
+  const others = Object.entries(settings).filter(([, value]) => value !== undefined);
+  if (others.length > 0) {
+    const named = others.map(([name]) => name).join(" and ");
+    return {
+      thresholds: undefined,
+      message: `The certified thresholds of inner and outer masks are of the run's own ${named}.`,
+    };
+  }
+  return { thresholds: checkThresholds(sets.thresholds, classes) };
 }

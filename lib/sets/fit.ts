@@ -21,12 +21,12 @@ export interface FittedSet {
   alpha: number;
   /** n: images, or groups, that the loss is defined for. */
   cases: number;
-  /** Their mean loss with λ; NaN without a threshold. */
-  risk: number;
-  /** (n·risk + 1) / (n + 1), which is at most α; NaN without a threshold. */
-  bound: number;
-  /** Mean share of an image's pixels in the mask; NaN without a threshold. */
-  size: number;
+  /** Their mean loss with λ; null without a threshold. */
+  risk: number | null;
+  /** (n·risk + 1) / (n + 1), which is at most α; null without a threshold. */
+  bound: number | null;
+  /** Mean share of an image's pixels in the mask; null without a threshold. */
+  size: number | null;
   /** What is promised, or what is missing. */
   sentence: string;
 }
@@ -44,7 +44,7 @@ export interface FittedSets {
   capped: boolean;
 }
 
-/** What {@link fitPixelSets} chose; plain JSON but for NaN. */
+/** What {@link fitPixelSets} chose; plain JSON. */
 export interface PixelSetFit {
   /** For {@link pixelSets}, by class. */
   thresholds: Record<number, SetThresholds>;
@@ -155,7 +155,7 @@ function boundOf(loss: number, cases: number): number {
 
 function fittedSet(name: SetName, { cases, loss, size }: MeanCurves, alpha: number, j: number | undefined): FittedSet {
   if (j === undefined) {
-    const none = { share: null, risk: Number.NaN, bound: Number.NaN, size: Number.NaN };
+    const none = { share: null, risk: null, bound: null, size: null };
     return { alpha, cases, ...none, sentence: missing(cases, loss[0] as number, alpha, name) };
   }
   const [share, risk] = [SHARES[j] as number, loss[j] as number];

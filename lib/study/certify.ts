@@ -17,6 +17,7 @@ import type { Run } from "../runs/run.js";
 import type { RunTuning } from "../runs/tuning.js";
 import { decide, type Gate } from "../scores/gate.js";
 import { SCORES, type ScoreName } from "../scores/scores.js";
+import { fitPixelSets, type PixelSetFit, pixelSetRisk, type SetRisk } from "../sets/index.js";
 import { selectItems } from "./selection.js";
 
 /** How a run is certified. */
@@ -27,6 +28,8 @@ export interface CertifyRunOptions {
   from: { data: string; split: string; labels: LabelOptions; group?: string } | "outcomes";
   /** @default that of the run's gate, else AULA where the heads allow it, else soft Dice confidence */
   score?: ScoreName;
+  /** Expected loss of inner and outer masks, whose thresholds the same images shall choose. */
+  sets?: number;
   signal: AbortSignal;
   /** Called after each image that is predicted. */
   onProgress?: (what: "thresholds" | "calibration", done: number, of: number) => void;
@@ -40,6 +43,8 @@ export interface CertifiedRun {
   /** Of the certificate, as `writeCertificate` takes it; undefined where nothing was proved. */
   content?: CertificateContent;
   score: ScoreName;
+  /** Thresholds of inner and outer masks, where they were asked for, whatever was proved of the gate. */
+  sets?: PixelSetFit;
 }
 
 /** Which Dice is judged: that of `evaluate`. */
@@ -54,6 +59,8 @@ interface Case {
   group?: string;
   /** Tells whether the case is another: of its image and its mask. */
   content: string;
+  /** What inner and outer masks of it would do, where that is asked. */
+  risk?: SetRisk;
 }
 
 /**
@@ -86,11 +93,24 @@ export async function certifyRun(
     },
     { ...promise, ...(thresholds && { thresholds }) },
   );
-  if (!certification.certified) return { certification, score };
+  const sets = options.sets === undefined ? undefined : fitSets(cases, options.sets);
+  const found = { certification, score, ...(sets && { sets }) };
+  if (!certification.certified) return found;
   const { certified: _, ...proved } = certification;
   const ids = cases.map(({ id, content }) => [id, content]).sort(([a = ""], [b = ""]) => (a < b ? -1 : 1));
-  const content = { ...proved, score, dice: WHICH_DICE, source, hashes: { ...hashes, cases: hashOf(ids) } };
-  return { certification, content, score };
+  const content = {
+    ...{ ...proved, score, dice: WHICH_DICE, source, ...(sets && { sets }) },
+    hashes: { ...hashes, cases: hashOf(ids) },
+  };
+  return { ...found, content };
+}
+
+/** Of all cases: what is surely lesion is asked whether the gate accepts or not. */
+function fitSets(cases: readonly Case[], alpha: number): PixelSetFit {
+  return fitPixelSets(
+    cases.map(({ risk }) => risk as SetRisk),
+    { inner: alpha, outer: alpha, ...groupsOf(cases) },
+  );
 }
 
 /** A case without a group is one of its own. */
@@ -123,7 +143,7 @@ async function casesOfFolder(
   notes: RunNotes,
   judge: Judge,
   { data, split, labels, group }: Exclude<CertifyRunOptions["from"], "outcomes">,
-  { signal, onProgress, onNote }: CertifyRunOptions,
+  { sets, signal, onProgress, onNote }: CertifyRunOptions,
 ): Promise<{ cases: Case[]; source: CertificateContent["source"] }> {
   checkChoseNothing(data, split, notes);
   const dataset = await openFolder(data, notes, labels, { masks: "required" });
@@ -147,6 +167,7 @@ async function casesOfFolder(
         dice: value,
         ...(result.group !== undefined && { group: result.group }),
         content: bytesOf(result, contents.get(result.id)),
+        ...(sets !== undefined && { risk: riskOf(result, notes.ignoreIndex) }),
       });
     onProgress?.("calibration", cases.length + leftOut, items.length);
   }
@@ -159,6 +180,10 @@ function imageDice({ mask, truth }: Result, classes: number, ignoreIndex: number
   if (!truth) throw new Error("unreachable: datasets for calibration require masks");
   const perClass = Object.values(dice(mask, truth, { classes, ignoreIndex })).filter((one) => !Number.isNaN(one));
   return perClass.reduce((sum, one) => sum + one, 0) / perClass.length;
+}
+
+function riskOf({ probabilities, truth }: Result, ignoreIndex: number): SetRisk {
+  return pixelSetRisk(probabilities, truth as NonNullable<typeof truth>, { ignoreIndex });
 }
 
 /** A hash of an image and its truth. @param content that of the stored image; an image of one value has none */

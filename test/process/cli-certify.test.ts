@@ -44,6 +44,67 @@ beforeAll(async () => {
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+describe("certify --sets", () => {
+  const image = () => inside("data", "images", "phantom_0001.png");
+  const predict = async (run: string, ...more: string[]) => {
+    const out = path.join(folder, `predicted by ${run} ${more.join(" ")}`);
+    const ended = await cli([
+      "predict",
+      "--run",
+      inside(run),
+      "--out",
+      out,
+      "--json",
+      ...more,
+      "--device",
+      "cpu",
+      image(),
+    ]);
+    expect(ended.code, ended.stderr).toBe(0);
+    return { ...ended, record: JSON.parse(ended.stdout) };
+  };
+
+  it("chooses thresholds of inner and outer masks, which predict then takes; of no other settings, no other run", async () => {
+    await copyOf("run", "sets");
+    const { code, stdout, stderr } = await certify("sets", "--sets", "0.3");
+    expect(code, stderr).toBe(0);
+    expect(stdout).toMatch(/at most 30 % of the class lies outside the outer mask, on average\.\n/);
+    expect(stdout).toMatch(/\nclass +mask +threshold +cases +mean loss +bound +of the image\n/);
+    const { sets } = certificate("sets");
+    expect(sets.perClass[1].outer).toMatchObject({ alpha: 0.3, share: sets.thresholds[1].outer });
+    expect(sets.perClass[1].outer.bound).toBeLessThanOrEqual(0.3);
+    expect(await verifyCertificate(inside("sets"))).toMatchObject({ valid: true });
+
+    const { inner, outer } = sets.thresholds[1];
+    const certified = await predict("sets");
+    expect(certified.stderr).toBe("");
+    const given = await predict("sets", "--sets", `${inner ?? "none"},${outer}`);
+    expect(certified.record.sets).toEqual(given.record.sets);
+    expect(certified.record.files).toHaveProperty("outer");
+    const skipped = await predict("sets", "--skip", "1");
+    expect(skipped.stderr).toMatch(/No inner and outer masks: .*run's own skip/);
+    expect(skipped.record).not.toHaveProperty("sets");
+
+    const file = inside("sets", "certificate.json");
+    const text = readFileSync(file, "utf8");
+    writeFileSync(file, text.replace('"capped": false', '"capped": true').replace('"capped": true', '"capped": null'));
+    expect((await predict("sets")).stderr).toMatch(/No inner and outer masks: .*not as it was written/);
+    writeFileSync(file, text.slice(0, 100));
+    expect((await predict("sets")).stderr).toMatch(/No inner and outer masks: .*damaged/);
+  });
+
+  it("says how many cases are missing, and prints thresholds though the gate is not certified", async () => {
+    const few = await certify("run", "--sets", "0.01", "--dry-run");
+    expect(few.stdout).toMatch(/No outer mask: α = 0\.01 needs at least 99 cases with the class, and there are \d+\./);
+    const none = await cli(["certify", inside("run"), "--alpha", "0.01", ...CPU, "--sets", "0.3", "--json"]);
+    expect(none.code).toBe(1);
+    expect(JSON.parse(none.stdout)).toMatchObject({ certified: false, written: [], sets: { thresholds: { 1: {} } } });
+    const outcomes = await certify("run", "--sets", "0.3", "--from-outcomes");
+    expect(outcomes).toMatchObject({ code: 2, stdout: "" });
+    for (const wrong of ["0", "1", "x"]) expect((await certify("run", "--sets", wrong)).code).toBe(2);
+  });
+});
+
 describe("certify", () => {
   it("prints the promise with every threshold, and with --dry-run writes nothing", async () => {
     const { code, stdout, stderr } = await certify("run", "--dry-run");
