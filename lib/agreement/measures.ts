@@ -26,6 +26,13 @@ export interface Aula {
   agreements: Record<number, number[]>;
   /** The curve that `value` is the area under: the mean of `agreements` over the classes that `value` averages; 1s where none. */
   curve: number[];
+  /** Least-squares slopes of the agreements over j, the number of the earlier head. */
+  slope: {
+    /** Of `curve`, in [-1, 1]; 0 where no head predicts any foreground. */
+    value: number;
+    /** Of every foreground class. */
+    perClass: Record<number, number>;
+  };
   /** Whether no head predicts any foreground, so that the agreement is about nothing. */
   empty: boolean;
 }
@@ -86,7 +93,8 @@ export function aulaFromCounts(counts: AgreementCounts, options: AulaOptions = {
       1,
     ),
   );
-  return { value, normalised: value / (k - 2), perClass, agreements, curve, empty: isEmpty(counts) };
+  const slope = { value: slopeOf(curve), perClass: byClass(counts, (c) => slopeOf(agreements[c] as number[])) };
+  return { value, normalised: value / (k - 2), perClass, agreements, curve, slope, empty: isEmpty(counts) };
 }
 
 /**
@@ -144,6 +152,18 @@ function areaUnder(values: readonly number[]): number {
   let area = 0;
   for (let j = 1; j < values.length; j++) area += ((values[j - 1] as number) + (values[j] as number)) / 2;
   return area;
+}
+
+/** Least-squares slope over the index, of at least two values. */
+function slopeOf(values: readonly number[]): number {
+  const middle = (values.length - 1) / 2;
+  let along = 0;
+  let squares = 0;
+  values.forEach((value, j) => {
+    along += (j - middle) * value;
+    squares += (j - middle) ** 2;
+  });
+  return along / squares;
 }
 
 function depthOf(agreements: readonly number[], step: number): number {

@@ -1,5 +1,6 @@
 import path from "node:path";
 import type { Command } from "commander";
+import type { NdArray } from "../arrays.js";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
@@ -8,6 +9,7 @@ import type { Result } from "../inference/inference.js";
 import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
 import { toText } from "../results/table.js";
 import type { Certificate } from "../runs/certificate.js";
+import type { Structure, StructuresOptions } from "../scores/structures.js";
 import { checkThresholds, type PixelSets, SETS, type SetThresholds, setsOf, thresholdsOf } from "../sets/index.js";
 import { imageColumn } from "../study/tables.js";
 import type { MapName } from "../uncertainty/index.js";
@@ -28,6 +30,8 @@ interface Flags extends DeviceFlags, LabelFlags {
   maps: MapName[];
   sets?: (number | null)[];
   limit?: number;
+  /** True: however small. */
+  structures?: number | true;
   batchSize?: number;
   json?: boolean;
 }
@@ -58,6 +62,11 @@ export function predictCommand(): Command {
       "--sets <list>",
       "thresholds from 0 to 1 of inner and outer masks to write, as 0.4,0.98, or none,0.98 (default: as certified, else no such masks)",
       parserOf(SETS),
+    )
+    .option(
+      "--structures [n]",
+      "scores of each connected part of more than n pixels (voxels), largest first (default: every part)",
+      integer({ min: 0 }),
     )
     .option("--limit <n>", "at most so many images", integer({ min: 1 }))
     .option("--batch-size <n>", "images of one size that share a pass (default: 8)", integer({ min: 1 }));
@@ -91,12 +100,13 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
             onUnclear: (mask) => noteUnclear(session, mask),
           });
     const items = all.slice(0, flags.limit ?? all.length);
-    const { skip, fusion, batchSize } = flags;
+    const { skip, fusion, batchSize, structures } = flags;
     const options = {
       signal: session.signal,
       ...(skip !== undefined && { skip }),
       ...(fusion !== undefined && { fusion }),
       ...(batchSize !== undefined && { batchSize }),
+      ...(structures !== undefined && { labels: true }),
     };
     const thresholds = await thresholdsFor(flags, notes.classNames.length, session);
     const records: PredictionRecord[] = [];
@@ -106,7 +116,15 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
         const shown = { ...result, sets: thresholds && setsOf(result.probabilities, thresholds) };
         const write = result.mask.shape.length === 3 ? writeVolumes : writePictures;
         const files = await write(shown, folder, notes.classNames, flags.maps ?? ["entropy"], notes.ignoreIndex);
-        records.push(recordOf(shown, notes.classNames, files));
+        records.push({
+          ...recordOf(shown, notes.classNames, files),
+          ...(structures !== undefined && {
+            structures: await structuresOf(result, notes.classNames, {
+              minVoxels: structures === true ? 0 : structures,
+              ordered: model.method === "le",
+            }),
+          }),
+        });
         tell(records.length);
       }
       await writeAtomic(path.join(folder, "predictions.jsonl"), records.map((record) => toJson(record)).join(""));
@@ -142,7 +160,7 @@ interface Shown extends Result {
 }
 
 /** What one line of predictions.jsonl says. */
-type PredictionRecord = ReturnType<typeof recordOf>;
+type PredictionRecord = ReturnType<typeof recordOf> & { structures?: StructureRecord[] };
 
 function recordOf(
   { id, prediction, mask, orientation, sets }: Shown,
@@ -151,6 +169,23 @@ function recordOf(
 ) {
   const extent = extentOf(orientBack(mask, orientation), classNames.length, orientation, sets);
   return { id, ...predictionRecord(prediction, extent, classNames), files };
+}
+
+type StructureRecord = Omit<Structure, "class"> & { class: string };
+
+/** In the order of the file's pixels, classes by name. */
+async function structuresOf(
+  { mask, labels, probabilities, orientation }: Result,
+  classNames: readonly string[],
+  options: StructuresOptions,
+): Promise<StructureRecord[]> {
+  const { structures } = await import("../scores/structures.js");
+  const input = {
+    mask: orientBack(mask, orientation),
+    labels: orientBack(labels as NdArray<Uint8Array>, orientation),
+    probabilities: orientBack(probabilities, orientation),
+  };
+  return structures(input, options).map((one) => ({ ...one, class: classNames[one.class] as string }));
 }
 
 /**

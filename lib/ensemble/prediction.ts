@@ -8,7 +8,13 @@ import {
 import type { NdArray } from "../arrays.js";
 import type { RawPrediction } from "../native/addon.js";
 import type { Scored } from "../scores/register.js";
-import { MAP_NAMES, type MapName, softDiceConfidenceFromSums, summaryFromSums } from "../uncertainty/index.js";
+import {
+  MAP_NAMES,
+  type MapName,
+  softDiceConfidenceFromSums,
+  softDiceConfidenceOfHeads,
+  summaryFromSums,
+} from "../uncertainty/index.js";
 
 /**
  * All that one prediction says of one image, at the size of the image that was given. C classes, K kept heads. Of a volume
@@ -84,7 +90,10 @@ export function toPrediction(
     aula: k < 3 || !inDepth ? null : aulaFromCounts(counts, { skipped: skip }),
     pairwiseAgreement: pairwiseAgreementFromCounts(counts),
     predictionDepth: k < 2 || !inDepth ? null : predictionDepthFromCounts(counts),
-    softDiceConfidence: softDiceConfidenceFromSums(raw.classSums.data),
+    softDiceConfidence: {
+      ...softDiceConfidenceFromSums(raw.classSums.data),
+      heads: softDiceConfidenceOfHeads(raw.counts.data, raw.headSums.data, classes),
+    },
     heads,
     ...(raw.confusion && { staple: performance(raw.confusion, raw.rounds?.data ?? new Float64Array(2)) }),
     ...(raw.labels && { labels: raw.labels }),

@@ -17,6 +17,8 @@ export interface HeadSums {
   variance: Float32Array;
   /** K×S: labels m_k. */
   labels: Uint8Array;
+  /** K×C×2: Σ p_k,c, Σ p_k,c over m_k = c. */
+  ofHeads: Float64Array;
   /** S each, where known: the labels of the heads before and after the middle as 32-bit numbers in base C, if they fit. */
   codes?: readonly [Int32Array, Int32Array];
   /** Whether every value was a finite number; nothing else holds where not. */
@@ -56,7 +58,7 @@ export function sumOfClasses(probabilities: Float64Array, classes: number, pixel
 /** {@link sumOfHeads} without WebAssembly. */
 export function sumOfHeadsInScript(heads: readonly FloatArray[], classes: number, pixels: number): HeadSums {
   const sums = newHeadSums(heads.length, classes, pixels);
-  const { probabilities, labels } = sums;
+  const { probabilities, labels, ofHeads } = sums;
   const entropy = new Float64Array(pixels);
   const squares = new Float64Array(pixels);
   const exponentials = new Float64Array(classes);
@@ -91,8 +93,11 @@ export function sumOfHeadsInScript(heads: readonly FloatArray[], classes: number
           product += e * d;
         }
         const scale = 1 / sum;
-        for (let c = 0, at = i; c < classes; c++, at += pixels) {
-          probabilities[at] = (probabilities[at] as number) + (exponentials[c] as number) * scale;
+        for (let c = 0, at = i, to = k * classes * 2; c < classes; c++, at += pixels, to += 2) {
+          const p = (exponentials[c] as number) * scale;
+          probabilities[at] = (probabilities[at] as number) + p;
+          ofHeads[to] = (ofHeads[to] as number) + p;
+          if (c === label) ofHeads[to + 1] = (ofHeads[to + 1] as number) + p;
         }
         squares[i] = (squares[i] as number) + square * scale * scale;
         // H = ln Σ e - Σ p d: one logarithm for all heads, of the product of their sums.
@@ -114,12 +119,13 @@ export function sumOfHeadsInScript(heads: readonly FloatArray[], classes: number
 /** {@link sumOfHeads} of heads that are probabilities. */
 export function sumOfProbabilities(heads: readonly FloatArray[], classes: number, pixels: number): HeadSums {
   const sums = newHeadSums(heads.length, classes, pixels);
-  const { probabilities, labels } = sums;
+  const { probabilities, labels, ofHeads } = sums;
   const entropy = new Float64Array(pixels);
   const squares = new Float64Array(pixels);
   heads.forEach((head, k) => {
     const most = head.slice(0, pixels);
     for (let c = 0, at = 0; c < classes; c++) {
+      let total = 0;
       for (let i = 0; i < pixels; i++, at++) {
         const value = head[at] as number;
         if (value > (most[i] as number)) {
@@ -127,10 +133,16 @@ export function sumOfProbabilities(heads: readonly FloatArray[], classes: number
           labels[k * pixels + i] = c;
         }
         const p = Math.max(0, value);
+        total += p;
         probabilities[at] = (probabilities[at] as number) + p;
         squares[i] = (squares[i] as number) + p * p;
         if (p > 0) entropy[i] = (entropy[i] as number) - p * lnOfPositive(p);
       }
+      ofHeads[(k * classes + c) * 2] = total;
+    }
+    for (let i = 0; i < pixels; i++) {
+      const to = (k * classes + (labels[k * pixels + i] as number)) * 2 + 1;
+      ofHeads[to] = (ofHeads[to] as number) + (most[i] as number);
     }
   });
   measureInScript(sums, entropy, squares, heads.length, classes);
@@ -197,6 +209,7 @@ export function newHeadSums(heads: number, classes: number, pixels: number): Omi
     mutualInformation: new Float32Array(pixels),
     variance: new Float32Array(pixels),
     labels: new Uint8Array(heads * pixels),
+    ofHeads: new Float64Array(heads * classes * 2),
   };
 }
 

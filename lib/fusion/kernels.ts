@@ -24,6 +24,7 @@ interface Exports extends Record<ArrayName, { readonly value: number }> {
 }
 
 type ArrayName =
+  | "headSums"
   | "logits"
   | "probabilities"
   | "most"
@@ -39,6 +40,8 @@ type ArrayName =
 /** Up to so many pixels are worked on together, fewer if there are many classes, so that all stays in a fast cache. */
 const LARGEST_BLOCK = 1024;
 const HEADS_PER_LOGARITHM = 32;
+/** A logit beside 0 whose class has no probability at all. */
+const SURELY_NOT = -1000;
 
 let loaded: Kernels | null | undefined;
 
@@ -67,6 +70,7 @@ function layOut(wasm: Exports, classes: number, pixels: number) {
   return {
     classes,
     n,
+    headSums: new Float64Array(buffer, at("headSums"), classes * 4),
     logits: new Float32Array(buffer, at("logits"), classes * n),
     probabilities: new Float64Array(buffer, at("probabilities"), classes * n),
     most: new Float64Array(buffer, at("most"), n),
@@ -91,7 +95,12 @@ function sumOfHeads(wasm: Exports, heads: readonly Float32Array[], classes: numb
   for (let start = 0; start < pixels; start += n) {
     const count = Math.min(n, pixels - start);
     wasm.begin();
-    if (count < n) block.logits.fill(0); // what is left there may not be finite
+    if (count < n) {
+      // What is left there may not be finite. Surely class 0, so that it can be taken from the sums of heads.
+      block.logits.fill(0, 0, n);
+      block.logits.fill(SURELY_NOT, n);
+    }
+    block.headSums.fill(0);
     heads.forEach((head, k) => {
       if (k === middle) {
         put(block.codes, count, codes[0], start);
@@ -102,6 +111,7 @@ function sumOfHeads(wasm: Exports, heads: readonly Float32Array[], classes: numb
         block.logits.set(head.subarray(from, from + count), c * n);
       }
       wasm.addHead();
+      addSums(block.headSums, n - count, sums.ofHeads, k * classes * 2);
       put(block.labels, count, sums.labels, k * pixels + start);
       if (k % HEADS_PER_LOGARITHM === HEADS_PER_LOGARITHM - 1) wasm.addLogarithms();
     });
@@ -142,6 +152,15 @@ function putMean(block: Block, count: number, to: ClassSums, start: number): voi
   put(block.labelsOfMean, count, to.labels, start);
   put(block.squaresOfMean, count, to.squares, start);
   put(block.entropyOfMean, count, to.entropy, start);
+}
+
+/** Adds the pairs of sums to `to`, from `at` on, without the block's pixels behind the image; clears them. */
+function addSums(pairs: Float64Array, behind: number, to: Float64Array, at: number): void {
+  for (let i = 0; i < pairs.length; i += 2) {
+    const sum = (pairs[i] as number) + (pairs[i + 1] as number) - (i < 4 ? behind : 0);
+    to[at + i / 2] = (to[at + i / 2] as number) + sum;
+  }
+  pairs.fill(0);
 }
 
 /** The first `count` of `from` to `to`, from `start` on. */

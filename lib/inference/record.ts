@@ -79,6 +79,8 @@ export function predictionRecord(
       perClass: byName(aula.perClass),
       /** Of each foreground class: Dice of neighbouring heads, in depth order. */
       agreements: byName(aula.agreements),
+      /** Least-squares slope of the agreements over depth, in [-1, 1]. */
+      slope: { value: aula.slope.value, perClass: byName(aula.slope.perClass) },
       /** Whether no head finds any foreground, so that AULA is full by definition. */
       empty: aula.empty,
     },
@@ -102,6 +104,8 @@ export function predictionRecord(
       overall: softDiceConfidence.overall,
       /** Each foreground class alone. */
       perClass: byName(softDiceConfidence.perClass),
+      /** The same of each kept head's own probabilities and mask. */
+      heads: softDiceConfidence.heads.map(({ overall, perClass }) => ({ overall, perClass: byName(perClass) })),
     },
     /** Whether no kept head finds any foreground. */
     empty,

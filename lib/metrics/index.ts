@@ -77,6 +77,7 @@ export {
 export type { SurfaceOptions } from "../quality/regions.js";
 export { type HeadsScore, type ScoreOptions, scoreHeads } from "../quality/score.js";
 export { assd, hausdorff, hd95, type ModifiedHausdorffOptions, modifiedHausdorff } from "../quality/surface.js";
+export { type Structure, type StructuresInput, type StructuresOptions, structures } from "../scores/structures.js";
 export {
   type FitPixelSetsOptions,
   type FittedSet,
@@ -149,8 +150,10 @@ export {
   type MapSums,
   mutualInformation,
   type SoftDiceConfidence,
+  type SoftDiceConfidences,
   softDiceConfidence,
   softDiceConfidenceFromSums,
+  softDiceConfidenceOfHeads,
   summarise,
   summaryFromSums,
   variance,

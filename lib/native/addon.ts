@@ -14,6 +14,8 @@ export interface RawPrediction {
   summaries: NdArray<Float64Array>;
   /** C×3: #(ŷ = c), Σ p̄_c, Σ p̄_c over ŷ = c. */
   classSums: NdArray<Float64Array>;
+  /** K×C×2: Σ p_k,c, Σ p_k,c over m_k = c. */
+  headSums: NdArray<Float64Array>;
   /** K×C. */
   counts: NdArray<Float64Array>;
   /** K×K×C. */

@@ -11,7 +11,12 @@ import { expand, type Staple, stapleOf } from "../fusion/staple.js";
 import { checkOptions, option } from "../options.js";
 import type { Scored } from "../scores/register.js";
 import type { MapName } from "../uncertainty/maps.js";
-import { type MapSummary, softDiceConfidenceFromSums, summaryFromSums } from "../uncertainty/summary.js";
+import {
+  type MapSummary,
+  softDiceConfidenceFromSums,
+  softDiceConfidenceOfHeads,
+  summaryFromSums,
+} from "../uncertainty/summary.js";
 import { type Calibration, calibrationOf } from "./calibration.js";
 import { checkSaid, IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
 import { countPixels } from "./likelihood.js";
@@ -155,7 +160,10 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     aula: views.length < 3 ? null : aulaFromCounts(counts, { skipped: skip }),
     pairwiseAgreement: pairwiseAgreementFromCounts(counts),
     predictionDepth: predictionDepthFromCounts(counts, theta),
-    softDiceConfidence: softDiceConfidenceFromSums(softDiceSums(fused, ofFused, classes)),
+    softDiceConfidence: {
+      ...softDiceConfidenceFromSums(softDiceSums(fused, ofFused, classes)),
+      heads: softDiceConfidenceOfHeads(counts.counts, sums.ofHeads, classes),
+    },
     staple,
     ...(truth && {
       quality: quality(spatialMask, truth, {

@@ -6,7 +6,7 @@ import {
   MAPS,
   type MapName,
   type MapSummary,
-  type SoftDiceConfidence,
+  type SoftDiceConfidences,
   SUMMARIES,
 } from "../uncertainty/index.js";
 
@@ -20,8 +20,8 @@ export interface Scored {
   pairwiseAgreement: PairwiseAgreement;
   /** Where in depth the prediction settles; null where it is not defined. */
   predictionDepth: PredictionDepth | null;
-  /** Soft Dice of the fused probabilities with their own mask. */
-  softDiceConfidence: SoftDiceConfidence;
+  /** Soft Dice of the fused probabilities with their own mask, and of each head's with its own. */
+  softDiceConfidence: SoftDiceConfidences;
   /** Image-level summaries of the maps that there are. */
   summaries: Partial<Record<MapName, MapSummary>>;
 }
@@ -51,6 +51,8 @@ export interface ScoreEntry {
   decimals?: number;
   /** The score that has the same order of images, where they are ranked: this one is left out there. */
   ranksAs?: string;
+  /** The map that it is a summary of, where it is one. */
+  map?: MapName;
   /** Whether a comparison of methods has it. @default true */
   compared?: boolean;
   /** Its value; NaN or undefined where it is not defined. */
@@ -78,6 +80,15 @@ export const IMAGE_SCORES = {
     compared: false,
     of: ({ aula }) => aula?.normalised,
   },
+  aulaSlope: {
+    title: "slope of layer agreement",
+    text: "Least-squares slope of the agreement of neighbouring heads over depth",
+    range: [-1, 1],
+    surer: "low",
+    needs: { heads: 3, ordered: true },
+    compared: false,
+    of: ({ aula }) => aula?.slope.value,
+  },
   pairwiseAgreement: {
     title: "pairwise agreement",
     short: "agreement",
@@ -96,6 +107,14 @@ export const IMAGE_SCORES = {
     surer: "high",
     needs: { heads: 1 },
     of: ({ softDiceConfidence }) => softDiceConfidence.overall,
+  },
+  "softDiceConfidence.final": {
+    title: "soft Dice confidence of the last head",
+    text: "Soft Dice of the last head's probabilities with its own mask",
+    range: [0, 1],
+    surer: "high",
+    needs: { heads: 1 },
+    of: ({ softDiceConfidence }) => softDiceConfidence.heads.at(-1)?.overall,
   },
   predictionDepth: {
     title: "prediction depth",
@@ -136,6 +155,7 @@ export const MAP_SCORES = Object.fromEntries(
           needs: { heads },
           ...("unit" in more && { unit: more.unit }),
           decimals: 4,
+          map,
           of: ({ summaries }) => summaries[map]?.[summary],
         },
       ];

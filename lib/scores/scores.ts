@@ -34,7 +34,7 @@ export function asConfidence(name: ScoreName, value: number): number {
 
 /** A score's name with underscores, as metrics, tensors and columns have it: `soft_dice_confidence`, `entropy_mean`. */
 export function snake(name: string): string {
-  return name.replace(".", "_").replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return name.replaceAll(".", "_").replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
 /** What a method must have for a score. @returns undefined where it has it */
@@ -79,7 +79,8 @@ export function rankingScores(records: readonly ScoreRecord[]): ScoreName[] {
 
 /** A score that is in a file; null where it is not defined. */
 export function recordedScore(record: ScoreRecord, name: ScoreName): number | null {
-  return name in IMAGE_SCORES ? record[name as ImageScoreName] : (record.uncertainty[name] ?? null);
+  // A file of an earlier version does not have every score.
+  return (name in IMAGE_SCORES ? record[name as ImageScoreName] : record.uncertainty[name]) ?? null;
 }
 
 type Compared = {

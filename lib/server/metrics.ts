@@ -68,7 +68,7 @@ export async function createMetrics(
   const images = counter("images_total", "Images predicted, by the gate's decision", "model", "decision");
   const empties = counter("empty_total", "Results in which no head finds any foreground", "model");
   const shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1];
-  const bounded = IMAGE_SCORE_NAMES.filter((score) => SCORES[score].range[1] === 1);
+  const bounded = IMAGE_SCORE_NAMES.filter((score) => SCORES[score].range.join() === "0,1");
   const scores = bounded.map((score) => ({ score, of: histogram(snake(score), SCORES[score].text, shares, "model") }));
   const entropy = histogram("mean_entropy", "Mean entropy of the fused probabilities, in nats", SHARES, "model");
   const foreground = histogram("foreground_share", "Share of the pixels predicted as foreground", SHARES, "model");

@@ -9,7 +9,7 @@ import { type PredictionRecord, predictionRecord } from "../inference/record.js"
 import { CONFIGURE } from "../native/configure.js";
 import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
 import { checkGate, decide, type Gate, type GateDecision } from "../scores/gate.js";
-import { IMAGE_SCORE_NAMES, scoreOf, snake } from "../scores/scores.js";
+import { IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
 import { checkThresholds, SET_NAMES, SETS, type SetThresholds, thresholdsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
@@ -603,7 +603,7 @@ export class PredictionService {
   #kind({ notes, spatialAxes, gate }: ServedModel): ImageKind {
     const { maxPixels, maxSide } = this.limits;
     // The mean entropy is a metric; the gate may look at another map.
-    const maps = new Set(["entropy", mapOfGate(gate)]).size;
+    const maps = MAP_NAMES.filter((map) => map === "entropy" || map === mapOfGate(gate)).length;
     const { preprocessing, classNames } = notes;
     return { preprocessing, spatialAxes, classes: classNames.length, maps, maxPixels, maxSide };
   }
@@ -670,8 +670,8 @@ function setsFor({ notes }: ServedModel, { sets }: RequestOptions): Record<numbe
   return checkThresholds(thresholdsOf(sets), notes.classNames.length);
 }
 
-function mapOfGate(gate: Gate | undefined): string | undefined {
-  return gate?.score?.split(".")[0];
+function mapOfGate(gate: Gate | undefined): MapName | undefined {
+  return gate?.score && SCORES[gate.score].map;
 }
 
 function sizeOfFiles(files: Readonly<Record<string, OutputFile>>): number {

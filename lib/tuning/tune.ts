@@ -417,7 +417,13 @@ function scoredOf(
       return predictionDepth(labels(), classes);
     },
     get softDiceConfidence() {
-      return softDiceConfidence(fused);
+      const heads = lazy(() => shares().map(softDiceConfidence));
+      return {
+        ...softDiceConfidence(fused),
+        get heads() {
+          return heads();
+        },
+      };
     },
   };
 }

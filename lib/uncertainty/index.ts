@@ -14,9 +14,11 @@ export {
   type MapSummary,
   type MapSums,
   type SoftDiceConfidence,
+  type SoftDiceConfidences,
   SUMMARIES,
   softDiceConfidence,
   softDiceConfidenceFromSums,
+  softDiceConfidenceOfHeads,
   summarise,
   summaryFromSums,
 } from "./summary.js";

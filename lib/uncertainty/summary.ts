@@ -37,6 +37,12 @@ export interface SoftDiceConfidence {
   overall: number;
 }
 
+/** {@link SoftDiceConfidence} of the fused prediction, and of each head. */
+export interface SoftDiceConfidences extends SoftDiceConfidence {
+  /** Of each kept head's own probabilities with its own mask, in depth order. */
+  heads: SoftDiceConfidence[];
+}
+
 /**
  * Image-level summaries of a pixel map u.
  * @param map S, finite.
@@ -123,4 +129,26 @@ export function softDiceConfidenceFromSums(sums: ArrayLike<number>): SoftDiceCon
     }
   }
   return { perClass, overall: classes > 0 ? total / classes : 0 };
+}
+
+/**
+ * {@link softDiceConfidenceFromSums} of each of K heads.
+ * @param counts K×C: #(m_k=c).
+ * @param sums K×C×2: Σ p_k,c, Σ p_k,c [m_k=c].
+ */
+export function softDiceConfidenceOfHeads(
+  counts: ArrayLike<number>,
+  sums: ArrayLike<number>,
+  classes: number,
+): SoftDiceConfidence[] {
+  return Array.from({ length: counts.length / classes }, (_, k) => {
+    const of = (c: number) => (k * classes + c) * 2;
+    return softDiceConfidenceFromSums(
+      Array.from({ length: classes }, (_, c) => [
+        counts[k * classes + c] as number,
+        sums[of(c)] as number,
+        sums[of(c) + 1] as number,
+      ]).flat(),
+    );
+  });
 }

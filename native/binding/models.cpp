@@ -467,6 +467,7 @@ Napi::Value predict_images(const Napi::CallbackInfo& info) {
             result.Set("labels", arrays.labels.release(env));
             result.Set("summaries", arrays.summaries.release(env));
             result.Set("classSums", arrays.class_sums.release(env));
+            result.Set("headSums", arrays.head_sums.release(env));
             result.Set("counts", arrays.counts.release(env));
             result.Set("intersections", arrays.intersections.release(env));
             result.Set("confusion", arrays.confusion.release(env));

@@ -27,6 +27,7 @@ struct Naive {
   std::vector<double> fused;            // N×C×S
   std::vector<double> maps[kMapCount];  // N×S
   std::vector<int> labels;              // N×K×S
+  std::vector<double> heads_p;          // N×K×C×S
   std::vector<bool> close_head, close;  // N×S: a head's (the fusion's) two best classes are equal but for rounding
 };
 
@@ -97,6 +98,7 @@ Naive naive(std::vector<at::Tensor> logits, at::IntArrayRef output, const Reduce
   const int64_t K = r.heads, C = r.classes, S = r.pixels;
   r.fused.resize(r.images * C * S);
   r.labels.resize(r.images * K * S);
+  r.heads_p.resize(r.images * K * C * S);
   for (auto& map : r.maps) map.resize(r.images * S);
   r.close_head.resize(r.images * S), r.close.resize(r.images * S);
   std::vector<std::vector<int64_t>> sources;
@@ -125,6 +127,7 @@ Naive naive(std::vector<at::Tensor> logits, at::IntArrayRef output, const Reduce
         if (is_close(z, 1e-6 * (1 + largest))) r.close_head[n * S + i] = true;
         votes[label] += 1;
         for (int64_t c = 0; c < C; ++c) {
+          r.heads_p[((n * K + k) * C + c) * S + i] = p[c];
           mean[c] += p[c] / static_cast<double>(K);
           if (options.fusion == Fusion::kMean) fused[c] += weight * p[c];
           if (options.fusion == Fusion::kLogitMean) fused[c] += weight * z[c];
@@ -213,6 +216,19 @@ void check_result(const Reduced& got, const Naive& want, const ReduceOptions& op
       CHECK_NEAR(sums[1], sum, 1e-6 * sum);
       CHECK_NEAR(sums[2], sum_here, 1e-6 * sum);
     }
+    for (int64_t k = 0; k < K; ++k) {
+      for (int64_t c = 0; c < C; ++c) {
+        double sum = 0, here = 0;
+        for (int64_t i = 0; i < S; ++i) {
+          const double value = want.heads_p[((n * K + k) * C + c) * S + i];
+          sum += value;
+          here += labels[(n * K + k) * S + i] == c ? value : 0;
+        }
+        const double* sums = got.head_sums.const_data_ptr<double>() + ((n * K + k) * C + c) * 2;
+        CHECK_NEAR(sums[0], sum, tolerance * sum + 1e-12);
+        CHECK_NEAR(sums[1], here, tolerance * here + 1e-12);
+      }
+    }
     std::vector<int64_t> both(K * K * C);
     for (int64_t i = 0; i < S; ++i) {
       for (int64_t a = 0; a < K; ++a) {
@@ -276,7 +292,8 @@ bool identical(const at::Tensor& a, const at::Tensor& b) {
 bool identical(const Reduced& a, const Reduced& b) {
   bool same = identical(a.probabilities, b.probabilities) && identical(a.mask, b.mask) &&
               identical(a.labels, b.labels) && identical(a.summaries, b.summaries) &&
-              identical(a.class_sums, b.class_sums) && identical(a.counts, b.counts) &&
+              identical(a.class_sums, b.class_sums) && identical(a.head_sums, b.head_sums) &&
+              identical(a.counts, b.counts) &&
               identical(a.intersections, b.intersections);
   for (unsigned map = 0; map < kMapCount; ++map) same = same && identical(a.maps[map], b.maps[map]);
   return same;

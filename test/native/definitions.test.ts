@@ -80,6 +80,12 @@ describe.each([
     expect(actual.pairwiseAgreement).toEqual(metrics.pairwiseAgreement(labels, classes));
     const soft = metrics.softDiceConfidence(fused);
     expect(actual.softDiceConfidence.overall).toBeCloseTo(soft.overall, 5);
+    expect(actual.softDiceConfidence.heads).toHaveLength(heads.length);
+    for (const [k, { overall, perClass }] of actual.softDiceConfidence.heads.entries()) {
+      const head = metrics.softDiceConfidence(probabilities[k] as metrics.NdArray);
+      expect(overall).toBeCloseTo(head.overall, 5);
+      for (const [c, value] of Object.entries(head.perClass)) expect(perClass[Number(c)]).toBeCloseTo(value, 5);
+    }
     for (const [name, map] of Object.entries(actual.maps)) {
       const expected = metrics.summarise(map, actual.mask);
       const got = actual.summaries[name as keyof typeof actual.summaries]!;

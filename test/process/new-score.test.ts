@@ -1,4 +1,4 @@
-// A score that is added to the register, and nowhere else, is found everywhere.
+// A score that is added to the register, and nowhere else, is found everywhere; a dot in its name makes no map of it.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
@@ -26,7 +26,7 @@ vi.mock("../../lib/scores/register.js", async (original) => {
     needs: { heads: 3, ordered: true },
     of: ({ aula }) => (aula ? Math.min(...aula.curve) : undefined),
   };
-  return { ...register, IMAGE_SCORES: { ...register.IMAGE_SCORES, leastAgreement: added } };
+  return { ...register, IMAGE_SCORES: { ...register.IMAGE_SCORES, "agreement.least": added } };
 });
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -57,37 +57,44 @@ async function printed(command: Command, ...args: string[]): Promise<string> {
 const CPU = ["--device", "cpu"];
 
 it("in predict, evaluate, score, compare, and its page", async () => {
-  await printed(predictCommand(), "--run", run, "--data", data, "--split", "test", "--out", inside("out"), ...CPU);
+  await printed(predictCommand(), "--run", run, "--data", data, "--split", "test", "--out", inside("out"), "--structures", "2", ...CPU);
   const [first = ""] = text("out/predictions.jsonl").split("\n");
-  expect(JSON.parse(first).scores.leastAgreement).toBeGreaterThanOrEqual(0);
+  const predicted = JSON.parse(first);
+  expect(predicted.scores["agreement.least"]).toBeGreaterThanOrEqual(0);
+  expect(predicted.softDiceConfidence.heads).toHaveLength(predicted.heads.length);
+  expect(predicted.scores["softDiceConfidence.final"]).toBe(predicted.softDiceConfidence.heads.at(-1).overall);
+  for (const part of predicted.structures) {
+    expect(part.voxels).toBeGreaterThan(2);
+    expect(Object.keys(predicted.area)).toContain(part.class);
+  }
 
   const evaluated = await printed(evaluateCommand(), "--run", run, "--out", inside("evaluation"), ...CPU);
   expect(evaluated).toMatch(/^least agreement +\d/m); // its mean
-  expect(evaluated).toMatch(/^leastAgreement +[-−]?\d/m); // how it ranks
-  for (const table of ["images", "summary"]) expect(text(`evaluation/${table}.csv`)).toContain("least_agreement");
-  expect(text("evaluation/confidences.csv")).toMatch(/^leastAgreement,/m);
+  expect(evaluated).toMatch(/^agreement\.least +[-−]?\d/m); // how it ranks
+  for (const table of ["images", "summary"]) expect(text(`evaluation/${table}.csv`)).toContain("agreement_least");
+  expect(text("evaluation/confidences.csv")).toMatch(/^agreement\.least,/m);
 
   const random = new Random(1);
   const heads = Float32Array.from({ length: 4 * 2 * 36 }, () => random.normal());
   writeFileSync(inside("heads.npy"), encodeNpy({ data: heads, shape: [4, 2, 6, 6] }));
   const scored = await printed(scoreCommand(), inside("heads.npy"), "--csv", inside("scores.csv"));
-  expect(scored).toMatch(/^leastAgreement +\d/m);
-  expect(text("scores.csv")).toContain("leastAgreement");
+  expect(scored).toMatch(/^agreement\.least +\d/m);
+  expect(text("scores.csv")).toContain("agreement.least");
 
   const compared = await printed(compareCommand(), run, "--out", inside("comparison"), ...CPU);
   expect(compared).toMatch(/^ +least agreement +-?\d/m);
   const { methods, runs } = JSON.parse(text("comparison/results.json"));
-  expect(methods[0].confidence.leastAgreement.aurc.value).toBeGreaterThanOrEqual(0);
-  expect(runs[0].images[0].leastAgreement).toBeGreaterThanOrEqual(0);
-  expect(text("comparison/tables/table3-failure-detection.csv")).toMatch(/^le,1,leastAgreement,/m);
-  expect(text("comparison/tables/images.csv").split("\n")[0]).toContain("leastAgreement");
+  expect(methods[0].confidence["agreement.least"].aurc.value).toBeGreaterThanOrEqual(0);
+  expect(runs[0].images[0]["agreement.least"]).toBeGreaterThanOrEqual(0);
+  expect(text("comparison/tables/table3-failure-detection.csv")).toMatch(/^le,1,agreement\.least,/m);
+  expect(text("comparison/tables/images.csv").split("\n")[0]).toContain("agreement.least");
   expect(text("comparison/report.html")).toContain("least agreement");
 });
 
 it("in tune, the gate, the server's answers, tensors, metrics and description", async () => {
-  await printed(tuneCommand(), run, "--score", "leastAgreement", "--flag", "0.5", ...CPU);
-  expect(JSON.parse(readFileSync(path.join(run, "run.json"), "utf8")).gate.score).toBe("leastAgreement");
-  expect(parseGate("leastAgreement:0.5")).toEqual({ score: "leastAgreement", threshold: 0.5 });
+  await printed(tuneCommand(), run, "--score", "agreement.least", "--flag", "0.5", ...CPU);
+  expect(JSON.parse(readFileSync(path.join(run, "run.json"), "utf8")).gate.score).toBe("agreement.least");
+  expect(parseGate("agreement.least:0.5")).toEqual({ score: "agreement.least", threshold: 0.5 });
 
   const service = await PredictionService.open({ runs: [run], workers: 0, device: "cpu" });
   const app = await createServer(service, { logger: false, linger: 0 });
@@ -99,16 +106,16 @@ it("in tune, the gate, the server's answers, tensors, metrics and description", 
       data: Array.from({ length: 16 }, (_, i) => 9 * i),
     };
     const asked = await app.inject({ method: "POST", url: "/v2/models/tiny/infer", payload: { inputs: [pixels] } });
-    expect(asked.json().outputs).toContainEqual(expect.objectContaining({ name: "least_agreement", shape: [1] }));
+    expect(asked.json().outputs).toContainEqual(expect.objectContaining({ name: "agreement_least", shape: [1] }));
     const payload = encodeNpy({ data: Uint8Array.from(pixels.data), shape: [4, 4] });
     const headers = { "content-type": "application/x-npy" };
     const answer = (await app.inject({ method: "POST", url: "/v1/predict", headers, payload })).json().images[0];
-    expect(answer.score.name).toBe("leastAgreement");
-    expect(answer.scores.leastAgreement).toBe(answer.score.value);
-    expect((await app.inject("/metrics")).body).toMatch(/^layer_ensembles_least_agreement_count\{model="tiny"\} 2$/m);
+    expect(answer.score.name).toBe("agreement.least");
+    expect(answer.scores["agreement.least"]).toBe(answer.score.value);
+    expect((await app.inject("/metrics")).body).toMatch(/^layer_ensembles_agreement_least_count\{model="tiny"\} 2$/m);
     const described = (await app.inject("/openapi.json")).body;
     expect(described).toContain("Least Dice of two neighbouring heads");
-    expect(described).toContain("least_agreement");
+    expect(described).toContain("agreement_least");
   } finally {
     await app.close();
   }

@@ -161,7 +161,9 @@ function makeRun(
       agreements: ordered ? agreements : null,
       pairwiseAgreement:
         names.length > 1 && !nulls ? Math.max(0, Math.min(1, 1 - 0.8 * doubt + 0.03 * random.normal())) : null,
+      aulaSlope: ordered ? doubt / names.length : null,
       softDiceConfidence: Math.max(0, 1 - 0.6 * doubt + 0.05 * random.normal()),
+      "softDiceConfidence.final": Math.max(0, 1 - 0.6 * doubt + 0.05 * random.normal()),
       predictionDepth: ordered ? 1 + Math.min(names.length - 2, Math.round(doubt * names.length)) : null,
       uncertainty: {
         "entropy.sum": 900 * doubt * random.uniform(0.7, 1),

@@ -166,6 +166,26 @@ describe("pairwise agreement", () => {
   });
 });
 
+describe("slope of the agreements", () => {
+  it.each([
+    [[0.5, 0.75, 1], 0.25],
+    [[1, 0.9], -0.1],
+    [[0.2, 0.9, 0.4, 0.7], 0.1], // numpy.polyfit(range(4), …, 1)[0]
+    [[0.8, 0.8, 0.8], 0],
+  ])("of %j is %f", (agreements, slope) => {
+    const of = aulaFromCounts(chain(agreements)).slope;
+    expect(of.value).toBeCloseTo(slope, 12);
+    expect(of.perClass[1]).toBeCloseTo(slope, 12);
+  });
+
+  it("is 0 where no head finds anything, and averages the classes that are found", () => {
+    expect(aula(labelsOf("00", "00", "00"), 3).slope).toEqual({ value: 0, perClass: { 1: 0, 2: 0 } });
+    const { value, perClass } = aula(labelsOf("1200", "1220", "1222"), 4).slope;
+    expect(perClass[3]).toBe(0);
+    expect(value).toBeCloseTo((perClass[1]! + perClass[2]!) / 2, 12);
+  });
+});
+
 describe("prediction depth", () => {
   it.each([
     [[0.2, 0.5, 0.9, 0.92, 0.93], 3],

@@ -43,6 +43,7 @@ function examples(): Record<string, number> {
     foreground: of.summaries.entropy.foreground,
     aula: aula.value,
     normalised: aula.normalised,
+    slope: aula.slope.value,
     pairwiseAgreement: of.pairwiseAgreement.overall,
     predictionDepth: of.predictionDepth.mean,
     softDiceConfidence: of.softDiceConfidence.overall,

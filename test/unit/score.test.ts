@@ -57,7 +57,10 @@ function oneByOne(heads: NdArray[], truth: NdArray<Uint8Array>, fusion: metrics.
     aula: heads.length < 3 ? null : metrics.aula(labels, classes),
     pairwiseAgreement: metrics.pairwiseAgreement(labels, classes),
     predictionDepth: metrics.predictionDepth(labels, classes),
-    softDiceConfidence: metrics.softDiceConfidence(fused),
+    softDiceConfidence: {
+      ...metrics.softDiceConfidence(fused),
+      heads: probabilities.map((head) => metrics.softDiceConfidence(head)),
+    },
     staple,
     quality: metrics.quality(mask, truth, { classes }),
     calibration: metrics.calibration(fused, truth),

@@ -40,6 +40,9 @@ static inline int64_t bands_of(const Task& task) { return (task.size[1] + kBand 
 static inline int64_t items_per_image(const Task& task) { return task.size[0] * bands_of(task) * tiles_of(task); }
 // Channels that are interpolated: two classes need only the difference of their logits.
 static inline int64_t channels_of(const Task& task) { return task.classes == 2 ? 1 : task.classes; }
+// Numbers of Partial::sums.
+static inline int64_t head_sums_of(const Task& task) { return task.heads * channels_of(task) * 2; }
+static inline int64_t sums_of(const Task& task) { return 2 * kMaps + 3 * task.classes + head_sums_of(task); }
 
 // A row of the tile of one head, as a mix of two of its rows that were brought to the output's width.
 struct Row {
@@ -58,14 +61,17 @@ struct Scratch {
   float* lanes;         // (5 × classes + 2 × (kMaps + classes)) × 16: vectors per class; sums of a row, lane by lane
   double* totals;       // 2 × (kMaps + classes) × 16: sums of the item, lane by lane
   int64_t* counts;      // classes
+  float* head_lanes;    // heads × channels × 2 × 16: sums of each head over a few rows, lane by lane
+  double* head_totals;  // the same of the item
   float* edge;          // (kMaps + classes) × kTile: results of a tile that ends within a vector
   uint8_t* edge_bytes;  // (1 + heads) × kTile
   uint64_t* words;      // heads × classes × kBand: whose pixels are whose
 };
 
-// What an item gives. `sums` is set: 6×2 of maps then C×3 of classes, as in le::Reduced. `pairs` is added to: K×K×C
-// pixels where head i and head j ≤ i both say c; for C = 2 class 1 alone, from which class 0 follows. `not_finite` is
-// set to 1 for a head with a logit that is NaN or infinite.
+// What an item gives. `sums` is set: 6×2 of maps, then C×3 of classes, as in le::Reduced, then those of heads: for more
+// than two classes K×C×2, as there; for two K×2, the probability of the less likely class, and that where m_k = 1, from
+// which the others follow. `pairs` is added to: K×K×C pixels where head i and head j ≤ i both say c; for C = 2 class 1
+// alone, from which class 0 follows. `not_finite` is set to 1 for a head with a logit that is NaN or infinite.
 struct Partial {
   double* sums;
   int64_t* pairs;

@@ -33,6 +33,9 @@ void add_lanes(const float* row, int64_t n, double* totals) {
   for (int64_t i = 0; i < n; ++i) totals[i] += row[i];
 }
 
+// Rows whose sums stay in single precision: 32 additions a lane.
+constexpr int64_t kRows = kLanes / 2;
+
 double sum_of_lanes(const double* lanes) {
   double sum = 0;
   for (int i = 0; i < kLanes; ++i) sum += lanes[i];
@@ -47,12 +50,13 @@ void LE_RUN(const Task& task, int64_t item, const Scratch& s, const Partial& par
                 z = item / (tiles_of(task) * bands_of(task)) % task.size[0], image = item / items_per_image(task);
   const int64_t x = tile * kTile, columns = least(kTile, width - x);
   const int64_t top = band * kBand, bottom = least(top + kBand, height);
-  const int64_t heads = task.heads, classes = task.classes, sums = 2 * (kMaps + classes);
+  const int64_t heads = task.heads, classes = task.classes, sums = 2 * (kMaps + classes), head_sums = head_sums_of(task);
   const RowFunction row = row_function(task);
 
   for (int64_t i = 0; i < 2 * heads; ++i) s.cached[i] = -1;
   for (int64_t i = 0; i < heads * classes * kBand; ++i) s.words[i] = 0;
   for (int64_t i = 0; i < sums * kLanes; ++i) s.totals[i] = 0;
+  for (int64_t i = 0; i < head_sums * kLanes; ++i) s.head_totals[i] = s.head_lanes[i] = 0;
   for (int64_t c = 0; c < classes; ++c) s.counts[c] = 0;
 
   for (int64_t y = top; y < bottom; ++y) {
@@ -73,9 +77,14 @@ void LE_RUN(const Task& task, int64_t item, const Scratch& s, const Partial& par
     out.words = s.words + (y - top);
     out.sums = s.lanes + 5 * classes * kLanes;
     out.counts = s.counts;
+    out.head_sums = s.head_lanes;
     for (int64_t i = 0; i < sums * kLanes; ++i) out.sums[i] = 0;
     row(task, s, out, columns);
     add_lanes(out.sums, sums * kLanes, s.totals);
+    if ((y - top) % kRows == kRows - 1 || y == bottom - 1) {
+      add_lanes(s.head_lanes, head_sums * kLanes, s.head_totals);
+      for (int64_t i = 0; i < head_sums * kLanes; ++i) s.head_lanes[i] = 0;
+    }
     if (cut) {
       const size_t floats = static_cast<size_t>(columns) * sizeof(float), bytes = static_cast<size_t>(columns);
       for (int map = 0; map < kMaps; ++map)
@@ -95,6 +104,8 @@ void LE_RUN(const Task& task, int64_t item, const Scratch& s, const Partial& par
     of_class[1] = sum_of_lanes(lanes);
     of_class[2] = sum_of_lanes(lanes + kLanes);
   }
+  double* const of_heads = partial.sums + 2 * kMaps + 3 * classes;
+  for (int64_t i = 0; i < head_sums; ++i) of_heads[i] = sum_of_lanes(s.head_totals + i * kLanes);
   count_pairs(task, s.words, partial.pairs);
 }
 

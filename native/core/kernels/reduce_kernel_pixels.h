@@ -26,8 +26,10 @@ struct Output {
   uint64_t* words;  // of head 0, class 0, this row; classes kBand apart, heads classes × kBand apart
   float* sums;      // vectors: (map, map where mask ≠ 0) × kMaps, (p̄_c, p̄_c where mask = c) × classes
   int64_t* counts;  // pixels with mask = c
+  float* head_sums;  // vectors: as le::kernel::Partial::sums has them
 };
 
+inline void add_to(float* sums, int64_t i, V x) { store(sums + i * kLanes, load(sums + i * kLanes) + x); }
 inline void add_to(float* sums, int64_t i, Mask where, V x) {
   store(sums + i * kLanes, add_if(where, load(sums + i * kLanes), x));
 }
@@ -65,6 +67,7 @@ void binary_row(const Task& task, const Scratch& s, const Output& out, int64_t c
   const V one = set(1.0f), zero = set(0.0f), count = set(static_cast<float>(heads));
   for (int64_t i = 0; i < columns; i += kLanes) {
     const uint32_t valid_bits = valid_lanes(i, columns);
+    const Mask valid = mask_of(valid_bits);
     V votes = zero, minor = zero, minor_up = zero, squares = zero, moment = zero, logs = zero;
     V fused[2] = {zero, zero}, fused_d = zero;
     V d = zero, e = zero, q = zero, r = zero;
@@ -83,6 +86,9 @@ void binary_row(const Task& task, const Scratch& s, const Output& out, int64_t c
         e = exp_of_minus(t);
         r = one / (one + e);
         q = e * r;
+        const V inside = add_if(valid, zero, q);
+        add_to(out.head_sums, 2 * k, inside);
+        add_to(out.head_sums, 2 * k + 1, up, inside);
         votes = add_if(up, votes, one);
         minor = minor + q;
         minor_up = add_if(up, minor_up, q);
@@ -118,7 +124,6 @@ void binary_row(const Task& task, const Scratch& s, const Output& out, int64_t c
       fused[0] = select(up, q, r);
       fused[1] = select(up, r, q);
     }
-    const Mask valid = mask_of(valid_bits);
     const Mask says_1 = both(greater(fused[1], fused[0]), valid_bits);
     const uint32_t bits_1 = bits(says_1), bits_0 = valid_bits & ~bits_1;
     store_bytes(out.mask + i, select(says_1, one, zero));
@@ -171,6 +176,7 @@ void multi_row(const Task& task, const Scratch& s, const Output& out, int64_t co
     if (c <= 1) group = 120 / log2;
   for (int64_t i = 0; i < columns; i += kLanes) {
     const uint32_t valid_bits = valid_lanes(i, columns);
+    const Mask valid = mask_of(valid_bits);
     for (int64_t c = 0; c < classes; ++c) mean[c] = first[c] = votes[c] = fused[c] = zero;
     V squares = zero, moment = zero, logs = zero;
     for (int64_t begin = 0; begin < heads; begin += group) {
@@ -210,6 +216,9 @@ void multi_row(const Task& task, const Scratch& s, const Output& out, int64_t co
           const Mask here = equal(label, set(static_cast<float>(c)));
           votes[c] = add_if(here, votes[c], one);
           put_bits(out.words + (k * classes + c) * kBand, i, bits(here) & valid_bits);
+          const V inside = add_if(valid, zero, p[c]);
+          add_to(out.head_sums, 2 * (k * classes + c), inside);
+          add_to(out.head_sums, 2 * (k * classes + c) + 1, here, inside);
           if constexpr (kFused == Fused::kWeightedMean) fused[c] = p[c] * set(task.head[k].share) + fused[c];
         }
         if (out.labels) store_bytes(out.labels + k * out.head_stride + i, label);
@@ -237,7 +246,6 @@ void multi_row(const Task& task, const Scratch& s, const Output& out, int64_t co
       }
       for (int64_t c = 0; c < classes; ++c) fused[c] = fused[c] / sum;
     }
-    const Mask valid = mask_of(valid_bits);
     V label = zero, highest = fused[0];
     for (int64_t c = 1; c < classes; ++c) {
       label = select(greater(fused[c], highest), set(static_cast<float>(c)), label);

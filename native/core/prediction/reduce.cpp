@@ -69,6 +69,8 @@ class Workspace {
     take(scratch_.lanes, (5 * classes + 2 * (kMaps + classes)) * 16);
     take(scratch_.totals, 2 * (kMaps + classes) * 16);
     take(scratch_.counts, classes);
+    take(scratch_.head_lanes, heads * channels * 2 * 16);
+    take(scratch_.head_totals, heads * channels * 2 * 16);
     take(scratch_.edge, (kMaps + classes) * kTile);
     take(scratch_.edge_bytes, (1 + heads) * kTile);
     take(scratch_.words, heads * classes * kBand);
@@ -114,6 +116,26 @@ void finish_pairs(int64_t* pairs, int64_t heads, int64_t classes, int64_t pixels
       if (classes == 2) at(i, j, 0) = pixels - at(i, i, 1) - at(j, j, 1) + at(i, j, 1);
       for (int64_t c = 0; c < classes; ++c) at(j, i, c) = at(i, j, c);
     }
+  }
+}
+
+// The sums of heads as le::Reduced has them from those of the kernel. For two classes, with Q the sum of the less likely
+// class's probability and Q_1 that where m = 1: the pixels of class 1 have Σ p_1 = # - Q_1, the others Q - Q_1.
+void finish_head_sums(const std::vector<double>& from, const int64_t* counts, int64_t heads, int64_t classes,
+                      int64_t pixels, double* to) {
+  if (classes != 2) {
+    std::copy(from.begin(), from.end(), to);
+    return;
+  }
+  for (int64_t k = 0; k < heads; ++k) {
+    const double minor_1 = from[2 * k + 1], minor_0 = from[2 * k] - minor_1;
+    const auto sure_1 = static_cast<double>(counts[2 * k + 1]) - minor_1;
+    const auto sure_0 = static_cast<double>(pixels - counts[2 * k + 1]) - minor_0;
+    double* const sums = to + 4 * k;
+    sums[0] = sure_0 + minor_1;
+    sums[1] = sure_0;
+    sums[2] = sure_1 + minor_0;
+    sums[3] = sure_1;
   }
 }
 
@@ -188,7 +210,7 @@ Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, 
 
   // Sums are kept per item and added in the items' order; counts are whole numbers, whose order does not matter.
   const int64_t per_image = kernel::items_per_image(task), items = images * per_image, pairs = heads * heads * classes,
-                per_item = 2 * kMaps + 3 * classes;
+                per_item = kernel::sums_of(task), of_heads = kernel::head_sums_of(task);
   std::vector<double> sums(items * per_item);
   std::vector<uint8_t> not_finite(heads);
   std::mutex mutex;
@@ -211,6 +233,7 @@ Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, 
 
   result.summaries = at::zeros({images, kMapCount, 2}, at::kDouble);
   result.class_sums = at::zeros({images, classes, 3}, at::kDouble);
+  std::vector<double> head_sums(images * of_heads);
   auto* const summaries = result.summaries.mutable_data_ptr<double>();
   auto* const class_sums = result.class_sums.mutable_data_ptr<double>();
   for (int64_t item = 0; item < items; ++item) {
@@ -218,9 +241,13 @@ Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, 
     const double* from = &sums[item * per_item];
     for (int64_t i = 0; i < 2 * kMaps; ++i) summaries[image * 2 * kMaps + i] += *from++;
     for (int64_t i = 0; i < 3 * classes; ++i) class_sums[image * 3 * classes + i] += *from++;
+    for (int64_t i = 0; i < of_heads; ++i) head_sums[image * of_heads + i] += *from++;
   }
   for (int64_t image = 0; image < images; ++image) finish_pairs(intersections + image * pairs, heads, classes, pixels);
   result.counts = result.intersections.diagonal(0, 1, 2).transpose(1, 2).contiguous();
+  result.head_sums = at::empty({images, heads, classes, 2}, at::kDouble);
+  finish_head_sums(head_sums, result.counts.const_data_ptr<int64_t>(), images * heads, classes, pixels,
+                   result.head_sums.mutable_data_ptr<double>());
   return result;
 }
 

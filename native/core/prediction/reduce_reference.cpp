@@ -1,5 +1,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/isfinite.h>
@@ -50,15 +51,21 @@ Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, 
   double total_weight = 0;
   for (int64_t k = 0; k < heads; ++k) total_weight += options.weights.empty() ? 1.0 : options.weights[k];
 
-  std::vector<at::Tensor> labels, finite;
+  std::vector<int64_t> one_per_class(logits[0].dim(), 1);
+  one_per_class[1] = classes;
+  const at::Tensor class_of = at::arange(classes, logits[0].options().dtype(at::kLong)).view(one_per_class);
+  std::vector<at::Tensor> labels, finite, head_sums;
   at::Tensor mean, deviations, expected, fused;
   for (int64_t k = 0; k < heads; ++k) {
     finite.push_back(at::isfinite(logits[k]).all());
     const at::Tensor z = interpolate(logits[k], size);
-    labels.push_back(z.argmax(1).to(at::kByte));
+    const at::Tensor label = z.argmax(1);
+    labels.push_back(label.to(at::kByte));
     // Where differences of logits overflow, p is 0 and its logarithm must not become 0 · ∞.
     const at::Tensor log_p = at::log_softmax(z, 1).clamp_min_(-1e4), p = log_p.exp();
     const at::Tensor h = (p * log_p).sum(1).neg_();
+    const auto per_class = [](const at::Tensor& x) { return x.flatten(2).sum(2, false, at::kDouble); };
+    head_sums.push_back(at::stack({per_class(p), per_class(p * label.unsqueeze(1).eq(class_of))}, 2));
     if (k == 0) {
       mean = p.clone();
       deviations = at::zeros_like(p);
@@ -110,6 +117,7 @@ Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, 
   result.counts = result.intersections.diagonal(0, 1, 2).transpose(1, 2).contiguous();
   result.summaries = at::stack(summaries, 1).cpu();
   result.class_sums = at::stack(class_sums, 1).cpu();
+  result.head_sums = at::stack(head_sums, 1).cpu();
   result.mask = mask.to(at::kByte).cpu();
   if (options.probabilities) result.probabilities = fused.cpu();
   if (options.labels) result.labels = all_labels.cpu();

@@ -37,6 +37,7 @@ struct ReducedAs {
   Array summaries;  // N×6×2 double: the sum of each map over all pixels, and over pixels with mask ≠ 0; 0 where not
                     // asked for
   Array class_sums;     // N×C×3 double: #(mask = c), sum of p̄_c, sum of p̄_c where mask = c
+  Array head_sums;      // N×K×C×2 double: sum of p_k,c, sum of p_k,c where m_k = c
   Array counts;         // N×K×C int64: #(m_k = c)
   Array intersections;  // N×K×K×C int64: #(m_i = c and m_j = c), symmetric, diagonal = counts
   // Of Fusion::kStaple alone. N×K×C×C double: chance that head k says s where the estimated truth is t, NaN for a class
@@ -53,6 +54,7 @@ struct ReducedAs {
                                            made(labels),
                                            made(summaries),
                                            made(class_sums),
+                                           made(head_sums),
                                            made(counts),
                                            made(intersections),
                                            made(confusion),

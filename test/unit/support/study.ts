@@ -55,7 +55,9 @@ export function madeRun(options: MadeOptions = {}): MeasuredRun {
       aulaNormalised: method === "le" ? random.uniform() : null,
       agreements: method === "le" ? [0.5, 0.7, 0.9] : null,
       pairwiseAgreement: heads > 1 ? tied() : null,
+      aulaSlope: method === "le" ? 0.1 : null,
       softDiceConfidence: random.uniform(),
+      "softDiceConfidence.final": random.uniform(),
       predictionDepth: method === "le" ? 1 : null,
       uncertainty: { "entropy.sum": tied(), "mutualInformation.sum": tied(), "variance.sum": tied() },
     };
