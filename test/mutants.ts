@@ -57,6 +57,27 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/unit/agreement.test.ts"],
   },
   {
+    name: "a structure's scores without what heads find around it",
+    file: "lib/scores/structures.ts",
+    text: "nearestComponent(components, c, shape)",
+    by: "components.of",
+    tests: ["test/unit/structures.test.ts"],
+  },
+  {
+    name: "soft Dice confidence of the first head, not the last",
+    file: "lib/scores/register.ts",
+    text: "softDiceConfidence.heads.at(-1)",
+    by: "softDiceConfidence.heads.at(0)",
+    tests: ["test/unit/scores.test.ts"],
+  },
+  {
+    name: "the kernel's sums of a head's sure pixels, of the other class",
+    file: "native/core/prediction/reduce.cpp",
+    text: "sums[0] = sure_0 + minor_1;",
+    by: "sums[0] = sure_0 + minor_0;",
+    tests: ["reduce equals the definitions in 2D"],
+  },
+  {
     name: "agreement 0 of heads that both find nothing",
     file: "lib/agreement/counts.ts",
     text: "return either === 0 ? 1 :",

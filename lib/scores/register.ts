@@ -82,6 +82,7 @@ export const IMAGE_SCORES = {
   },
   aulaSlope: {
     title: "slope of layer agreement",
+    short: "slope",
     text: "Least-squares slope of the agreement of neighbouring heads over depth",
     range: [-1, 1],
     surer: "low",
@@ -110,6 +111,7 @@ export const IMAGE_SCORES = {
   },
   "softDiceConfidence.final": {
     title: "soft Dice confidence of the last head",
+    short: "soft Dice, last",
     text: "Soft Dice of the last head's probabilities with its own mask",
     range: [0, 1],
     surer: "high",

@@ -57,7 +57,20 @@ async function printed(command: Command, ...args: string[]): Promise<string> {
 const CPU = ["--device", "cpu"];
 
 it("in predict, evaluate, score, compare, and its page", async () => {
-  await printed(predictCommand(), "--run", run, "--data", data, "--split", "test", "--out", inside("out"), "--structures", "2", ...CPU);
+  await printed(
+    predictCommand(),
+    "--run",
+    run,
+    "--data",
+    data,
+    "--split",
+    "test",
+    "--out",
+    inside("out"),
+    "--structures",
+    "2",
+    ...CPU,
+  );
   const [first = ""] = text("out/predictions.jsonl").split("\n");
   const predicted = JSON.parse(first);
   expect(predicted.scores["agreement.least"]).toBeGreaterThanOrEqual(0);

@@ -35,9 +35,7 @@ const only = (runs: MeasuredRun[], settings = SETTINGS): MethodResult => {
 
 /** The confidence of an image by its definition. */
 const confidence = (image: ImageRecord, name: ConfidenceName): number =>
-  name === "aula" || name === "pairwiseAgreement" || name === "softDiceConfidence"
-    ? (image[name] as number)
-    : -(image.uncertainty[`${name}.sum`] as number);
+  name in image ? (image[name as keyof ImageRecord] as number) : -(image.uncertainty[`${name}.sum`] as number);
 
 const risks = (dice: number[]) => dice.map((value) => 1 - value);
 const failures = (dice: number[]) => dice.map((value) => value < SETTINGS.tau);
@@ -248,7 +246,7 @@ describe("a method", () => {
       return [method, names];
     });
     expect(has).toEqual([
-      ["plain", ["softDiceConfidence", "entropy"]],
+      ["plain", ["softDiceConfidence", "softDiceConfidence.final", "entropy"]],
       ["de", CONFIDENCES.slice(1)],
       ["le", [...CONFIDENCES]],
     ]);

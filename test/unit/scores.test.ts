@@ -88,6 +88,7 @@ describe("the register of scores", () => {
     const record = recordScores(scored);
     expect(JSON.parse(JSON.stringify(record))).toEqual(record);
     for (const name of SCORE_NAMES) expect(recordedScore(record, name)).toBe(scoreOf(scored, name));
+    expect(record["softDiceConfidence.final"]).toBe(scored.softDiceConfidence.heads[4]?.overall);
     const given = { heads: 5, summary: "sum" } as const;
     expect(recordedConfidence(record, "entropy", given)).toBe(-record.uncertainty["entropy.sum"]!);
     expect(recordedConfidence(record, "softDiceConfidence", given)).toBe(record.softDiceConfidence);

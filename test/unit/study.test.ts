@@ -542,10 +542,16 @@ describe("the tables", () => {
     expect(Number(dice?.low)).toBe(le?.quality.dice.low);
     const ranks = read("table2-correlation.csv");
     expect(ranks.map(({ method, confidence }) => `${method} ${confidence}`)).toEqual([
-      ...["softDiceConfidence", "entropy"].map((name) => `plain ${name}`),
-      ...["aula", "pairwiseAgreement", "softDiceConfidence", "entropy", "mutualInformation", "variance"].map(
-        (name) => `le ${name}`,
-      ),
+      ...["softDiceConfidence", "softDiceConfidence.final", "entropy"].map((name) => `plain ${name}`),
+      ...[
+        "aula",
+        "pairwiseAgreement",
+        "softDiceConfidence",
+        "softDiceConfidence.final",
+        "entropy",
+        "mutualInformation",
+        "variance",
+      ].map((name) => `le ${name}`),
     ]);
     expect(Number(read("table3-failure-detection.csv").at(-1)?.auroc)).toBe(le?.confidence.variance?.auroc.value);
     expect(read("images.csv")).toHaveLength(36);
