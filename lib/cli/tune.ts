@@ -54,7 +54,7 @@ export function tuneCommand(): Command {
     "tune",
     "choose the skipped heads, fits and the gate's threshold on a run's validation images",
     "layer-ensembles tune runs/busi --dry-run\n" +
-      "layer-ensembles tune runs/busi --rule aurc --fit temperature --tau 0.8",
+      "layer-ensembles tune runs/busi --rule nll --fit temperature --tau 0.8",
     "Measures on the validation split that the run records; no file of the test split is opened. Quality is measured at the network's " +
       "input size against masks of that size, without padding. Everything is chosen anew from the raw heads: tuning twice " +
       "gives the same. Writes the choice into run.json, and tuning/skip-curve.csv beside it.",
@@ -66,11 +66,11 @@ export function tuneCommand(): Command {
 
 /** The name of a map alone is its sum. */
 const scoreNamed: Parser<ScoreName> = (value) =>
-  parserOf(GATE.score)(Object.hasOwn(MAPS, value) ? `${value}.sum` : value);
+  parserOf(TUNE.score)(Object.hasOwn(MAPS, value) ? `${value}.sum` : value);
 
 async function tuneRun(folder: string, flags: Flags, session: Session): Promise<void> {
   if (flags.flag !== undefined && flags.tau !== undefined) throw new UsageError("expected --flag or --tau, not both");
-  const gateFlag = [flags.score && "--score", flags.flag !== undefined && "--flag", flags.tau !== undefined && "--tau"];
+  const gateFlag = [flags.flag !== undefined && "--flag", flags.tau !== undefined && "--tau"];
   const named = gateFlag.find((name) => name);
   if (!flags.gate && named) throw new UsageError(`expected --no-gate or ${named}, not both`);
   const { checkOutput, checkPlaces } = await import("./output.js");
@@ -101,8 +101,8 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
       ...defaultsOf(TUNE),
       ...(heads.length === 1 && { fit: ["temperature"] as const }),
       ...givenOf(flags, toldOf(TUNE)),
-      ...{ choose: !draws, ignoreIndex },
-      ...(flags.gate && { gate: gateOptions(flags, ordered && heads.length >= 3) }),
+      ...{ choose: !draws, ignoreIndex, ordered },
+      ...(flags.gate && { gate: gateOptions(flags) }),
     };
     const tuning = await tune(() => source.read(), dataset.length, options);
     line.clear();
@@ -236,7 +236,7 @@ class ValidationHeads {
 
   async #measure(i: number): Promise<TuneImage> {
     const { preprocessMask } = await import("../data/preprocess.js");
-    const { id, content, image, mask, placement } = await this.dataset.load(i);
+    const { id, group, content, image, mask, placement } = await this.dataset.load(i);
     this.check(id, content);
     if (content !== undefined) this.#contents.set(id, content);
     const { ignoreIndex } = this.dataset;
@@ -246,13 +246,12 @@ class ValidationHeads {
     const truth = { data: mask.data.map((label, at) => (inside[at] ? label : ignoreIndex)), shape: mask.shape };
     const logits = await this.model.forward(image, { signal: this.signal });
     const heads = [...logits.values()].map(({ data, shape }): NdArray => ({ data, shape: shape.slice(1) }));
-    return { heads, truth };
+    return { heads, truth, ...(group !== undefined && { group }) };
   }
 }
 
-function gateOptions({ score, flag, tau }: Flags, byAula: boolean): NonNullable<TuneOptions["gate"]> {
-  const of = score ?? (byAula ? "aula" : "softDiceConfidence");
-  return tau === undefined ? { score: of, flag: flag ?? GATE.flag.default } : { score: of, tau };
+function gateOptions({ flag, tau }: Flags): NonNullable<TuneOptions["gate"]> {
+  return tau === undefined ? { flag: flag ?? GATE.flag.default } : { tau };
 }
 
 /** What is written into the run. Heads that are the last ones are said by `skip` alone. */
@@ -262,7 +261,7 @@ function choiceOf(
   heads: readonly string[],
   facts: Pick<RunChoice["tuning"], "data" | "split" | "contents">,
 ): RunChoice {
-  const { kept, weights, temperatures, temperature, gate } = tuning;
+  const { kept, weights, temperatures, temperature, gate, score } = tuning;
   const name = (k: number) => heads[k] as string;
   const skipped = heads.length - kept.length;
   const suffix = kept[0] === skipped;
@@ -284,6 +283,8 @@ function choiceOf(
       measuredAt: MEASURED_AT,
       rule,
       margin,
+      score,
+      thresholds: { [score.name]: tuning.thresholds },
       curve: tuning.curve,
       ...(tuning.removals.length > 0 && {
         removals: tuning.removals.map(({ removed, kept, ...point }) => ({
@@ -314,7 +315,7 @@ function curveCsv(curve: Tuning["curve"], chosen: number | null): string {
     ...[point.skip, point.nll, point.nllSd, point.dice, point.diceSd, point.aurc, point.spearman],
     String(point.skip === chosen),
   ]);
-  const header = ["skip", "nll", "nll_sd", "dice", "dice_sd", "aurc", "spearman_aula_dice", "chosen"];
+  const header = ["skip", "nll", "nll_sd", "dice", "dice_sd", "aurc", "spearman", "chosen"];
   return csvOf(header, rows);
 }
 
@@ -340,11 +341,12 @@ function describe(
         [{ heading: "T" }, { heading: "heads" }, ...QUALITY, { heading: "AURC" }, { heading: "Spearman" }],
         rows,
       ),
-      verdict(curve, options),
+      verdict(curve, options, tuning.score.name),
     );
   } else if (options.choose === false) parts.push("Passes with dropout are draws of one network: all are kept.\n");
   else parts.push(`${heads.length} head${heads.length > 1 ? "s" : ""}: T is chosen among three or more.\n`);
   if (removals.length > 0) parts.push(describeRemovals(tuning, heads));
+  parts.push(describeScores(tuning.score));
   if (subset) parts.push(`Chosen heads: ${kept.map((k) => heads[k]).join(", ")}\n`);
   const { temperatures, weights, temperature } = tuning;
   if (temperatures || weights) {
@@ -390,7 +392,7 @@ function qualityCells({ nll, nllSd, dice, diceSd }: Pick<TuningStep, "nll" | "nl
 }
 
 /** Which T each measure prefers, and which the rule took: they often differ. */
-function verdict(curve: readonly SkipPoint[], { rule = "nll", margin = 0 }: TuneOptions): string {
+function verdict(curve: readonly SkipPoint[], { rule = "aurc", margin = 0 }: TuneOptions, score: ScoreName): string {
   const best = (of: (point: SkipPoint) => number) =>
     curve.reduce((chosen, point) => (of(point) > of(chosen) ? point : chosen)).skip;
   const preferred = {
@@ -401,10 +403,31 @@ function verdict(curve: readonly SkipPoint[], { rule = "nll", margin = 0 }: Tune
   const differ = new Set(Object.values(preferred)).size > 1;
   const words = Object.entries(preferred).map(([name, skip]) => `${name} T = ${skip}`);
   return (
-    `* by rule ${rule}${rule === "dice" ? "" : `, Dice within ${margin} of the best`}. ` +
+    `* by rule ${rule}${rule === "dice" ? "" : `, Dice within ${margin} of the best`}; AURC and Spearman of ${score}. ` +
     `Best by itself: ${words.join(", ")}.${differ ? " They differ: take the rule of what matters to you." : ""}\n`
   );
 }
+
+/** The best scores, and those that are as good. */
+function describeScores({ name, why, ranking }: Tuning["score"]): string {
+  if (ranking.length === 1) return `Score: ${name}, ${why}.\n`;
+  const shown = ranking.filter((one, i) => i < SHOWN_SCORES || one.name === name || one.above <= one.se);
+  const rows = shown.map((one) => [
+    `${one.name === name ? "*" : " "} ${one.name}`,
+    fixed(one.aurc, 4),
+    ...(one.above === 0 ? ["", ""] : [fixed(one.above, 4), fixed(one.se, 4)]),
+  ]);
+  const columns = [
+    { heading: "  score", align: "left" as const },
+    { heading: "AURC" },
+    { heading: "above the least" },
+    { heading: "± se" },
+  ];
+  const left = ranking.length - shown.length;
+  return `${formatTable(columns, rows)}${left > 0 ? `and ${left} others. ` : ""}Score: ${name}, ${why}.\n`;
+}
+
+const SHOWN_SCORES = 6;
 
 function describeRemovals({ removals, kept }: Tuning, heads: readonly string[]): string {
   const rows = removals.map((point) => [

@@ -4,6 +4,7 @@ import { parseJson } from "../data/json.js";
 import type { SeenImage } from "../data/leaks.js";
 import { withFolder } from "../native/folder-lock.js";
 import type { ScoreName } from "../scores/scores.js";
+import type { ChosenScore } from "../tuning/choose-score.js";
 import type { RankedPoint, SkipPoint } from "../tuning/skip.js";
 import type { TuningStep } from "../tuning/tune.js";
 import { runHashes } from "./identity.js";
@@ -25,7 +26,14 @@ export interface RunTuning {
   /** How heads were chosen. */
   rule: string;
   margin: number;
-  /** By T. */
+  /** What ranks the images, and the gate looks at. */
+  score: ChosenScore;
+  /**
+   * Of that score, by its name: confidences that accept 5 %, 10 %, …, 100 % of the images, highest first; fewer where images are
+   * tied or empty. Fixed before any calibration case is seen, so that `certify` may test them one after the other.
+   */
+  thresholds: Partial<Record<ScoreName, number[]>>;
+  /** By T; `aurc` and `spearman` are of the score. */
   curve: (SkipPoint & RankedPoint)[];
   /** Backward elimination of heads, by name, where it was asked for. */
   removals?: (RankedPoint & { removed: string | null; heads: string[] })[];
@@ -33,8 +41,6 @@ export interface RunTuning {
   steps: TuningStep[];
   /** Hash of the weights that were tuned: see {@link RunHashes}. */
   weights?: string;
-  /** Thresholds of each score for `certify`: those that accept 5 %, 10 %, … of the validation images. */
-  thresholds?: Partial<Record<ScoreName, number[]>>;
   /** Shares of the validation images that the gate flags, and of the failures that it does not. */
   flagged?: number;
   unseen?: number | null;

@@ -44,6 +44,8 @@ export interface ScoreEntry {
     heads: number;
     /** Whether they need an order in depth, as only those of a Layer Ensemble have. */
     ordered?: boolean;
+    /** What must have been fitted to validation images, and be in the run. */
+    fit?: boolean;
   };
   /** Of its values, where they have one. */
   unit?: string;

@@ -38,9 +38,10 @@ export function snake(name: string): string {
 }
 
 /** What a method must have for a score. @returns undefined where it has it */
-export function lacking(name: ScoreName, heads: number): string | undefined {
+export function lacking(name: ScoreName, heads: number, ordered = true): string | undefined {
   const { needs } = SCORES[name];
-  return heads < needs.heads ? `${name}, which needs ${needs.heads} heads` : undefined;
+  if (heads >= needs.heads && (ordered || !needs.ordered)) return undefined;
+  return `${name}, which needs ${needs.heads} heads${needs.ordered ? " in order" : ""}`;
 }
 
 /** The scores of a result as a whole, null where they are not defined. */

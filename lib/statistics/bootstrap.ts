@@ -56,22 +56,33 @@ export function bootstrap(
     fail("ERR_LE_SHAPE", "option 'groups' of bootstrap", `${count} names, one per image,`, `${groups.length}`);
   }
   const all = Uint32Array.from({ length: count }, (_, i) => i);
-  const members = groups ? membersOf(groups) : undefined;
-  const random = new Random(seed);
-  const drawn = new Uint32Array(count);
-  const values: number[] = [];
-  for (let resample = 0; resample < resamples; resample++) {
-    let images: Uint32Array = drawn;
-    if (members) images = Uint32Array.from(members.flatMap(() => random.pick(members)));
-    else for (let i = 0; i < count; i++) drawn[i] = random.integer(count);
-    const value = statistic(images);
-    if (!Number.isNaN(value)) values.push(value);
-  }
-  const ascending = Float64Array.from(values).sort();
+  const values = bootstrapValues(count, statistic, { resamples, seed, ...(groups && { groups }) }).filter(
+    (value) => !Number.isNaN(value),
+  );
+  const ascending = values.sort();
   return {
     estimate: statistic(all),
     low: quantile(ascending, (1 - level) / 2),
     high: quantile(ascending, (1 + level) / 2),
     leftOut: resamples - values.length,
   };
+}
+
+/** The statistic of each resample; NaN where it is not defined. */
+export function bootstrapValues(
+  count: number,
+  statistic: (images: Uint32Array) => number,
+  { resamples, seed, groups }: { resamples: number; seed: number; groups?: readonly (string | number)[] },
+): Float64Array {
+  const members = groups ? membersOf(groups) : undefined;
+  const random = new Random(seed);
+  const drawn = new Uint32Array(count);
+  const values = new Float64Array(resamples);
+  for (let resample = 0; resample < resamples; resample++) {
+    let images: Uint32Array = drawn;
+    if (members) images = Uint32Array.from(members.flatMap(() => random.pick(members)));
+    else for (let i = 0; i < count; i++) drawn[i] = random.integer(count);
+    values[resample] = statistic(images);
+  }
+  return values;
 }

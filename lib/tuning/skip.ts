@@ -27,13 +27,13 @@ export interface QualityPoint {
   dice: number;
   /** Its standard deviation over images (divisor n - 1; NaN for one image). */
   diceSd: number;
-  /** AURC of AULA over the same images for the risk 1 - dice; NaN for fewer than three heads. */
+  /** AURC of AULA, in `tune` of the chosen score, over the same images for the risk 1 - dice; NaN where it is not defined. */
   aurc: number;
 }
 
-/** The same, with what tells whether AULA orders the images. */
+/** The same, with what tells whether the confidence orders the images. */
 export interface RankedPoint extends QualityPoint {
-  /** Spearman's correlation of AULA with Dice; NaN for fewer than three heads, and where {@link spearman} is. */
+  /** Spearman's correlation of the confidence with Dice; NaN where it is not defined, and where {@link spearman} is. */
   spearman: number;
 }
 
@@ -125,7 +125,7 @@ export function qualityOf(scores: readonly SubsetScore[]): RankedPoint {
   const nll = spread(counted.map((score) => score.nll));
   const quality = counted.map((score) => score.dice);
   const dice = spread(quality);
-  const confidence = counted.map((score) => score.aula);
+  const confidence = counted.map((score) => score.confidence);
   const ranked = counted.length > 0 && !confidence.some(Number.isNaN);
   return {
     nll: nll.mean,

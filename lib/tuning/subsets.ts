@@ -16,8 +16,8 @@ export interface SubsetScore {
   nll: number;
   /** Mean over the foreground classes; NaN where the truth of every pixel is ignored. */
   dice: number;
-  /** Of the heads in their order; NaN for fewer than three. */
-  aula: number;
+  /** What images are ranked by: AULA of the heads in their order, unless it is replaced; NaN for fewer than three. */
+  confidence: number;
 }
 
 /** One image's heads, ready to be added up. K heads, C classes, S pixels. */
@@ -99,7 +99,7 @@ export class SubsetScorer {
 
   /** @param sum C×S: of the parts of the heads that are kept. */
   #score(sum: Float64Array, kept: readonly number[]): SubsetScore {
-    return { ...this.#quality(sum, this.#fusion === "last" ? 1 : kept.length), aula: this.#aula(kept) };
+    return { ...this.#quality(sum, this.#fusion === "last" ? 1 : kept.length), confidence: this.#aula(kept) };
   }
 
   #quality(sum: Float64Array, divisor: number): Pick<SubsetScore, "nll" | "dice"> {

@@ -2,23 +2,26 @@
 // confidence an image is flagged. Works from the raw logits of all heads, so that what was chosen before has no say.
 import { aula, countAgreement, isEmpty, pairwiseAgreement, predictionDepth } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
+import { scoreThresholds } from "../certificate/index.js";
 import { type FloatArray, fail } from "../checks.js";
 import { argmax, FUSIONS, type Fusion, fuse, labelMaps } from "../fusion/fuse.js";
 import { checkOptions, defaultsOf, option, type Values } from "../options.js";
 import { IGNORE_INDEX, NOTHING } from "../quality/ignored.js";
-import { nll } from "../quality/likelihood.js";
-import { dice } from "../quality/overlap.js";
+import { scoreHeads } from "../quality/score.js";
 import { Random } from "../random.js";
 import type { Scored } from "../scores/register.js";
-import { confidenceOf, lacking, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
-import { mean } from "../statistics/spread.js";
+import { confidenceOf, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
 import { MAP_NAMES, MAPS, type MapParts, softDiceConfidence, summarise } from "../uncertainty/index.js";
+import type { ChosenScore } from "./choose-score.js";
 import { checkTruth } from "./samples.js";
-import { CHOOSE, choose, curveOf, type QualityPoint, qualityOf, type RankedPoint, type SkipPoint } from "./skip.js";
+import { CHOOSE, choose, type QualityPoint, qualityOf, type RankedPoint, type SkipPoint } from "./skip.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
 import { fitProbabilityTemperature, fitTemperature, temper } from "./temperature.js";
 import { thresholdForFailures, thresholdForShare } from "./thresholds.js";
+import { MODELS, optional, qualityOfOne, type TuneImage, Validation } from "./validation.js";
 import { fitHeadWeights } from "./weights.js";
+
+export type { TuneImage } from "./validation.js";
 
 /** What can be fitted, in the order in which it is. */
 export const FITS = ["temperatures", "weights", "temperature"] as const;
@@ -26,24 +29,8 @@ export const FITS = ["temperatures", "weights", "temperature"] as const;
 /** One of {@link FITS}: a temperature of each head, a weight of each head, one temperature of the fused probabilities. */
 export type Fit = (typeof FITS)[number];
 
-/** The logits are a model's own, which has been asked whether they are. */
-const MODELS = { trust: true } as const;
-
-/** One validation image. K heads, C classes; S is the network's input size. */
-export interface TuneImage {
-  /** K arrays C×S: the raw logits of every head, in the same order for all images. */
-  heads: readonly NdArray<FloatArray>[];
-  /** S. */
-  truth: NdArray<Uint8Array>;
-}
-
 /** How the gate's threshold is chosen. */
 export const GATE = {
-  /** What the gate looks at. */
-  score: option.oneOf(SCORE_NAMES, {
-    otherwise: "aula; softDiceConfidence without three heads in order",
-    text: "confidence that the gate looks at, such as entropy.mean; a map alone is its sum",
-  }),
   /** So that this share of the images is flagged. */
   flag: option.number({ min: 0, max: 1, default: 0.1, text: "gate: flag this share of the images", arg: "share" }),
   /** The lowest that leaves at most 5 % of the images with a Dice below this unseen. */
@@ -60,6 +47,18 @@ export const TUNE = {
   /** How heads are fused. @default "mean" */
   fusion: option.oneOf(FUSIONS, { default: "mean", text: "how heads are fused" }),
   ...CHOOSE,
+  /** See {@link ChooseSkipOptions.rule}; `"aurc"` is that of the chosen score. @default "aurc" */
+  rule: option.with(CHOOSE.rule, {
+    default: "aurc",
+    text: "aurc: where the score finds failures best; nll: the paper's; both among those of nearly the best Dice; dice: the highest",
+  }),
+  /** What images are ranked by, and the gate looks at. @default see {@link chooseScore} */
+  score: option.oneOf(SCORE_NAMES, {
+    otherwise: "the one of least AURC, or a simpler one that is nearly as good",
+    text: "what the gate looks at, such as aula or entropy.mean; a map alone is its sum",
+  }),
+  /** Whether the heads have an order in depth, without which there is no AULA. @default true */
+  ordered: option.boolean({ default: true }),
   /** Whether heads are left out at all; `false` keeps every one, and there is no curve. @default true */
   choose: option.boolean({ default: true }),
   /** Whether other subsets than those without the first T heads are tried: see {@link Removal}. @default false */
@@ -73,11 +72,8 @@ export const TUNE = {
     otherwise: "none; temperature for a run with a single head",
     text: "what is fitted, or none",
   }),
-  /** Score and threshold, which says either a share to flag or a Dice. @default none */
-  gate: option.object<{ score: ScoreName; flag: number } | { score: ScoreName; tau: number }>({
-    ...GATE,
-    score: option.required(GATE.score),
-  }),
+  /** How the threshold on the score is chosen: a share to flag, or a Dice. @default none */
+  gate: option.object<{ flag: number } | { tau: number }>(GATE),
   /**
    * Most pixels that temperatures and weights are fitted to. Where the images have more, as many of each are drawn at random,
    * without replacement.
@@ -114,7 +110,11 @@ export interface Tuning {
   images: number;
   /** Pixels that count, and of these those that the fits have seen. */
   pixels: { counted: number; fitted: number };
-  /** By T; empty for fewer than three heads, and where none is left out. */
+  /** What ranks the images best, by the raw heads. */
+  score: ChosenScore;
+  /** Of that score: the confidences that accept 5 %, 10 %, …, 100 % of the images; see {@link scoreThresholds}. */
+  thresholds: number[];
+  /** By T; empty for fewer than three heads, and where none is left out. `aurc` and `spearman` are of the chosen score. */
   curve: (SkipPoint & RankedPoint)[];
   /** Empty where subsets were not tried. */
   removals: Removal[];
@@ -154,8 +154,8 @@ export async function tune(
 ): Promise<Tuning> {
   const given = checkOptions("tune", options, TUNE);
   const { ignoreIndex: ignored, choose: chosen, ...rest } = { ...defaultsOf(TUNE), ...given };
-  const { fusion, rule, margin, subsets, fit, maxPixels, seed } = rest;
-  const { gate } = given;
+  const { fusion, rule, margin, subsets, fit, maxPixels, seed, ordered } = rest;
+  const { gate, score: named } = given;
   const ignoreIndex = ignored ?? NOTHING;
   if (fit.includes("weights") && fusion !== "mean") {
     fail("ERR_LE_OPTION", "option 'fit' of tune", `no weights, as they are fitted for the fusion "mean",`, fusion);
@@ -166,26 +166,20 @@ export async function tune(
 
   // The first reading: every T, and the pixels for the fits.
   const sampler = new PixelSampler(maxPixels, count, seed);
-  const scores: SubsetScore[][] = [];
-  let heads = 0;
-  let read = 0;
-  for await (const { heads: logits, truth } of images()) {
-    if (read === 0) heads = logits.length;
-    if (logits.length !== heads) fail("ERR_LE_SHAPE", `images[${read}].heads`, `${heads} heads`, `${logits.length}`);
-    if (heads >= 3 && chosen) scores.push(scorerOf(logits, truth, read).suffixes());
-    if (fit.length > 0) sampler.add(logits, truth, ignoreIndex);
-    else sampler.count(truth, ignoreIndex);
-    read++;
+  const validation = new Validation({ fusion, ignoreIndex, choose: chosen, ordered, ...(named && { score: named }) });
+  for await (const image of images()) {
+    validation.add(image);
+    if (fit.length > 0) sampler.add(image.heads, image.truth, ignoreIndex);
+    else sampler.count(image.truth, ignoreIndex);
   }
-  if (read === 0) fail("ERR_LE_SHAPE", "images", "at least one image", "none");
-  checkGate(gate?.score, heads);
+  if (validation.images === 0) fail("ERR_LE_SHAPE", "images", "at least one image", "none");
 
-  const curve = curveOf(scores);
+  const { heads, choosing } = validation;
+  const { score, skip, curve } = validation.choose(rule, margin);
   const all = indices(heads);
-  if (curve.length > 0) checkMeasured(curve[0] as SkipPoint);
-  let kept = curve.length > 0 ? all.slice(choose(curve, rule, margin).skip) : all;
+  let kept = all.slice(skip);
   const removals: Removal[] = [];
-  if (subsets && curve.length > 0) {
+  if (subsets && choosing) {
     const { skip: _, ...start } = curve[0] as SkipPoint & RankedPoint;
     removals.push({ removed: null, kept: all, ...start });
     for (let last = all; last.length > 3; last = (removals.at(-1) as Removal).kept) removals.push(await remove(last));
@@ -199,6 +193,7 @@ export async function tune(
   const tries = kept.length < heads ? ["all heads", ...forms.keys()] : [...forms.keys()];
   const results = new Map(tries.map((step) => [step, [] as SubsetScore[]]));
   const confidence: number[] = [];
+  const empty: boolean[] = [];
   for await (const { heads: logits, truth } of images()) {
     const chosen = kept.map((k) => logits[k] as NdArray<FloatArray>);
     let last: NdArray<FloatArray> | undefined;
@@ -206,10 +201,9 @@ export async function tune(
       last = forms.get(step)?.(chosen) ?? fuse(logits, { fusion, ...MODELS, precision: "double" });
       of.push(qualityOfOne(last, truth, ignoreIndex));
     }
-    if (gate) {
-      const scored = scoredOf(chosen, last as NdArray<FloatArray>, fitted.temperatures);
-      confidence.push(confidenceOf(scored, gate.score));
-    }
+    const scored = scoredOf(chosen, last as NdArray<FloatArray>, fitted.temperatures);
+    confidence.push(confidenceOf(scored, score.name));
+    empty.push(scored.empty);
   }
   const steps = [...results].map(([step, of]) => {
     const { nll, nllSd, dice, diceSd } = qualityOf(of);
@@ -217,30 +211,36 @@ export async function tune(
   });
   const quality = (results.get(tries.at(-1) as string) as SubsetScore[]).map((score) => score.dice);
   return {
-    images: read,
+    images: validation.images,
     pixels: { counted: sampler.counted, fitted: sampler.taken },
-    curve,
+    score,
+    // No threshold accepts an empty result.
+    thresholds: scoreThresholds(confidence.map((value, i) => (empty[i] ? Number.NEGATIVE_INFINITY : value))),
+    curve: choosing ? curve : [],
     removals,
     kept,
     ...fitted,
     steps,
-    ...(gate && { gate: gateOf(gate, confidence, quality) }),
+    ...(gate && { gate: gateOf(score.name, gate, confidence, quality) }),
   };
-
-  function scorerOf(logits: TuneImage["heads"], truth: TuneImage["truth"], image: number): SubsetScorer {
-    return new SubsetScorer(`images[${image}].heads`, logits, truth, { fusion, ignoreIndex, ...MODELS });
-  }
 
   /** The best removal from the heads that are left. */
   async function remove(from: readonly number[]): Promise<Removal> {
     const of: SubsetScore[][] = from.map(() => []);
+    const left = (removed: number) => from.filter((k) => k !== removed);
     let image = 0;
     for await (const { heads: logits, truth } of images()) {
-      for (const [j, score] of scorerOf(logits, truth, image++).withoutEach(from).entries()) of[j]?.push(score);
+      const options = { fusion, ignoreIndex, ...MODELS };
+      const scorer = new SubsetScorer(`images[${image++}].heads`, logits, truth, options);
+      for (const [j, one] of scorer.withoutEach(from).entries()) {
+        const others = left(from[j] as number).map((k) => logits[k] as NdArray<FloatArray>);
+        const confidence = confidenceOf(scoreHeads(others, { fusion, ...MODELS }), score.name);
+        of[j]?.push({ ...one, confidence });
+      }
     }
     const candidates = from.map((removed, j) => ({
       removed,
-      kept: from.filter((k) => k !== removed),
+      kept: left(removed),
       ...qualityOf(of[j] as SubsetScore[]),
     }));
     return choose(candidates, rule, Number.POSITIVE_INFINITY);
@@ -362,18 +362,6 @@ function formsOf({ temperatures, weights, temperature }: Fitted, fusion: Fusion)
   return forms;
 }
 
-function qualityOfOne(fused: NdArray<FloatArray>, truth: NdArray<Uint8Array>, ignoreIndex: number): SubsetScore {
-  const classes = fused.shape[0] as number;
-  // The mask in single precision, as predictions have it.
-  const mask = argmax({ data: Float32Array.from(fused.data), shape: fused.shape });
-  const overlap = Object.values(dice(mask, truth, { classes, ignoreIndex: optional(ignoreIndex) }));
-  return {
-    nll: nll(fused, truth, { ignoreIndex: optional(ignoreIndex) }),
-    dice: mean(overlap),
-    aula: Number.NaN,
-  };
-}
-
 function probabilitiesOf(heads: readonly NdArray<FloatArray>[], temperatures?: readonly number[]): NdArray[] {
   return heads.map((head, k) =>
     fuse([head], { ...MODELS, ...(temperatures && { temperatures: [temperatures[k] as number] }) }),
@@ -436,21 +424,12 @@ function lazy<T>(make: () => T): () => T {
   };
 }
 
-function checkGate(score: ScoreName | undefined, heads: number): void {
-  const missing = score && lacking(score, heads);
-  if (missing) fail("ERR_LE_OPTION", "option 'gate' of tune", `another score than ${missing},`, `${heads}`);
-}
-
-function checkMeasured({ nll }: SkipPoint): void {
-  if (Number.isNaN(nll)) fail("ERR_LE_VALUE", "images", "a pixel that is not ignored", "none");
-}
-
 function gateOf(
+  score: ScoreName,
   gate: NonNullable<TuneOptions["gate"]>,
   confidence: readonly number[],
   quality: readonly number[],
 ): NonNullable<Tuning["gate"]> {
-  const { score } = gate;
   if ("flag" in gate) {
     const { threshold, flagged } = thresholdForShare(confidence, gate.flag);
     return { score, threshold, rule: `flags ${gate.flag} of the validation images`, flagged, unseen: null };
@@ -458,11 +437,6 @@ function gateOf(
   const { threshold, flagged, unseen } = thresholdForFailures(confidence, quality, gate.tau);
   const rule = `leaves at most 0.05 of the validation images with Dice below ${gate.tau} unseen`;
   return { score, threshold, rule, flagged, unseen };
-}
-
-/** As an option of a metric. */
-function optional(ignoreIndex: number): number | null {
-  return ignoreIndex === NOTHING ? null : ignoreIndex;
 }
 
 function indices(n: number): number[] {

@@ -6,6 +6,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseCsv } from "../../lib/data/csv.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
+import { asConfidence, recordedScore, type ScoreRecord } from "../../lib/scores/scores.js";
 import { cli } from "../support/cli.js";
 
 let folder: string;
@@ -45,7 +46,7 @@ describe("tune", () => {
     expect(rows.filter((row) => row.startsWith("*"))).toHaveLength(1);
     expect(stdout).toMatch(/Best by itself: nll T = \d+, Dice T = \d+, AURC T = \d+\./);
     expect(stdout).toMatch(/\nOverall temperature: \d+\.\d{3}\n/);
-    expect(stdout).toMatch(/\nGate: flag an image where aula is below /);
+    expect(stdout).toMatch(/\nGate: flag an image where -?[\w.]+ is below /);
     expect(stdout).toContain("Nothing is written");
     expect(readFileSync(inside("run", "run.json"), "utf8")).toBe(before);
     expect(readdirSync(inside("run"))).toEqual(files);
@@ -53,7 +54,7 @@ describe("tune", () => {
 
   it("writes the choice into the run, the same when it is repeated", async () => {
     await cp(inside("run"), inside("tuned"), { recursive: true });
-    const args = ["tune", inside("tuned"), "--fit", "temperature", "--rule", "aurc", "--margin", "1", "--tau", "0.9"];
+    const args = ["tune", inside("tuned"), "--fit", "temperature", "--margin", "1", "--tau", "0.9"];
     const first = await cli([...args, "--json"]);
     expect(first.code, first.stderr).toBe(0);
     const run = read("tuned");
@@ -62,7 +63,9 @@ describe("tune", () => {
     const { skip: _, ...untouched } = read("run");
     expect(rest).toEqual(untouched);
     expect(prediction).toEqual({ temperature: expect.any(Number) });
-    expect(gate).toEqual({ score: "aula", threshold: expect.any(Number), rule: expect.any(String) });
+    expect(gate).toEqual({ score: tuning.score.name, threshold: expect.any(Number), rule: expect.any(String) });
+    expect(tuning.score.ranking[0].above).toBe(0);
+    expect(Object.keys(tuning.thresholds)).toEqual([gate.score]);
     expect(tuning).toMatchObject({ split: "val", rule: "aurc", margin: 1, data: path.resolve(data) });
     const lowest = Math.min(...tuning.curve.map((point: { aurc: number }) => point.aurc));
     expect(tuning.curve[skip]).toMatchObject({ skip, aurc: lowest });
@@ -99,8 +102,8 @@ describe("tune", () => {
       const step = tuning.steps.at(-1);
       expect(Math.abs(means.nll.mean - step.nll)).toBeLessThan(1e-4);
       expect(Math.abs(means.dice.mean - step.dice)).toBeLessThan(1e-3);
-      const confidence = scores.map((score: { aula: number; uncertainty: Record<string, number> }) =>
-        gate.score === "aula" ? score.aula : -(score.uncertainty[gate.score] as number),
+      const confidence = scores.map((score: ScoreRecord) =>
+        asConfidence(gate.score, recordedScore(score, gate.score) as number),
       );
       const flagged = confidence.filter((value: number) => value < gate.threshold).length;
       expect(flagged).toBeCloseTo(tuning.flagged * scores.length, 9);

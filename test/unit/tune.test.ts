@@ -8,6 +8,7 @@ import { writePhantoms } from "../../lib/data/phantoms.js";
 import {
   argmax,
   aula,
+  aurc,
   dice,
   entropy,
   fitTemperature,
@@ -16,6 +17,7 @@ import {
   type NdArray,
   nll,
   qualityControlCurve,
+  scoreHeads,
   skipHeads,
   spearman,
   summarise,
@@ -23,6 +25,7 @@ import {
 } from "../../lib/metrics/index.js";
 import { Random } from "../../lib/random.js";
 import { type RunChoice, writeChoice } from "../../lib/runs/tuning.js";
+import { confidenceOf } from "../../lib/scores/scores.js";
 import { thresholdForFailures, thresholdForShare } from "../../lib/tuning/thresholds.js";
 import { type TuneImage, type TuneOptions, tune } from "../../lib/tuning/tune.js";
 import { temporaryFolder } from "../support/libtorch.js";
@@ -147,13 +150,19 @@ describe("tuning", () => {
 
   it("removes the head without which the rule's measure is best", async () => {
     const images = squares(6, [1, 2, 0.5, 1.5, 0.7], { seed: 5 });
-    for (const rule of ["nll", "dice", "aurc"] as const) {
-      const { removals } = await choose(images, { subsets: true, rule });
+    for (const [rule, score] of [
+      ["nll", "aula"],
+      ["dice", "aula"],
+      ["aurc", "aula"],
+      ["aurc", "softDiceConfidence.final"],
+    ] as const) {
+      const { removals } = await choose(images, { subsets: true, rule, score });
       const [before, after] = removals;
       if (!before || !after) throw new Error("unreachable");
       for (const removed of before.kept) {
         const left = await choose(
           images.map(({ heads, truth }) => ({ heads: heads.filter((_, k) => k !== removed), truth })),
+          { score },
         );
         const other = left.curve[0];
         if (rule === "dice") expect(other?.dice).toBeLessThanOrEqual(after.dice + 1e-12);
@@ -246,7 +255,7 @@ describe("tuning", () => {
 
   it("looks at the confidence of the prediction that was chosen", async () => {
     const images = squares(10, [3, 0.6, 0.7, 0.8, 0.9], { scale: 3 });
-    const byAula = await choose(images, { gate: { score: "aula", flag: 0.3 } });
+    const byAula = await choose(images, { score: "aula", gate: { flag: 0.3 } });
     const chosen = ({ heads }: TuneImage) => skipHeads(heads, heads.length - byAula.kept.length);
     const agreement = images.map((image) => aula(labelMaps(chosen(image)), 2).value);
     const point = byAula.curve[images[0]!.heads.length - byAula.kept.length];
@@ -254,7 +263,7 @@ describe("tuning", () => {
     expect(point?.spearman).toBeCloseTo(spearman(agreement, overlap).rho, 12);
     expect(byAula.gate).toMatchObject({ ...thresholdForShare(agreement, 0.3), unseen: null });
 
-    const byEntropy = await choose(images, { fit: ["temperature"], gate: { score: "entropy.mean", tau: 0.9 } });
+    const byEntropy = await choose(images, { fit: ["temperature"], score: "entropy.mean", gate: { tau: 0.9 } });
     const quality: number[] = [];
     const sure = images.map((image) => {
       const fused = temper(fuse(chosen(image)), byEntropy.temperature as number);
@@ -269,12 +278,64 @@ describe("tuning", () => {
     expect(byEntropy.gate).toMatchObject({ flagged: expected.flagged, unseen: expected.unseen });
   });
 
+  it("takes the score that ranks the images best, each with its own T, and says why", async () => {
+    const images = squares(24, [3, 1, 0.6, 0.7, 0.8], { seed: 11 });
+    const overlap = ({ heads, truth }: TuneImage) => dice(argmax(fuse(heads)), truth, { classes: 2 })[1] as number;
+    const { score, curve, kept, thresholds, gate } = await choose(images, { margin: 1, gate: { flag: 0.25 } });
+    expect(score.ranking.map(({ name }) => name)).toEqual(
+      expect.arrayContaining(["aula", "softDiceConfidence.final", "entropy.mean", "aulaSlope"]),
+    );
+    expect(score.ranking.map(({ name }) => name)).not.toContain("aulaNormalised");
+    expect(score.ranking.map((one) => one.aurc)).toEqual(score.ranking.map((one) => one.aurc).sort((a, b) => a - b));
+    // Of each score the least over all T.
+    for (const name of ["aula", "softDiceConfidence", "softDiceConfidence.final", "entropy.foreground"] as const) {
+      const perSkip = [0, 1, 2].map((skip) => {
+        const left = images.map(({ heads, truth }) => ({ heads: heads.slice(skip), truth }));
+        const scored = left.map(({ heads }) => scoreHeads(heads));
+        return aurc(
+          scored.map((of) => confidenceOf(of, name)),
+          left.map((image) => 1 - overlap(image)),
+        );
+      });
+      expect(score.ranking.find((one) => one.name === name)?.aurc).toBeCloseTo(Math.min(...perSkip), 12);
+      if (name === score.name)
+        expect(curve.map((point) => point.aurc)).toEqual(perSkip.map((x) => expect.closeTo(x, 12)));
+    }
+    const chosen = score.ranking.find(({ name }) => name === score.name)!;
+    expect(chosen.above).toBeLessThanOrEqual(chosen.se);
+    expect(curve[5 - kept.length]?.aurc).toBe(Math.min(...curve.map((point) => point.aurc)));
+    expect(gate?.score).toBe(score.name);
+    const sure = images.map(({ heads }) => confidenceOf(scoreHeads(heads.slice(5 - kept.length)), score.name));
+    sure.sort((a, b) => b - a);
+    expect(thresholds[0]).toBeCloseTo(sure[1] as number, 6); // 5 % of 24, at least
+    expect(thresholds.at(-1)).toBeCloseTo(sure[23] as number, 6);
+
+    // Which T: a rule that does not ask the score. Which score: as it is told.
+    const told = await choose(images, { rule: "nll", score: "pairwiseAgreement" });
+    expect(told.score).toMatchObject({ name: "pairwiseAgreement", why: "the only one that there is" });
+    expect(told.curve[5 - told.kept.length]?.nll).toBe(Math.min(...told.curve.map((point) => point.nll)));
+    // Heads without an order have no AULA.
+    const unordered = await choose(images, { ordered: false });
+    expect(unordered.score.ranking.filter(({ name }) => /^aula|Depth/.test(name))).toEqual([]);
+    await expect(choose(images, { ordered: false, score: "aula" })).rejects.toMatchObject({ code: "ERR_LE_OPTION" });
+  });
+
+  it("sets no threshold by results that no head finds anything in", async () => {
+    const nothing = { data: Float32Array.from({ length: 128 }, (_, i) => (i < 64 ? 3 : -3)), shape: [2, 8, 8] };
+    const images = squares(6, [0.5, 0.6, 0.7]);
+    const empty = { heads: [nothing, nothing, nothing], truth: images[0]!.truth };
+    const { thresholds } = await choose([empty, ...images], { score: "aula" });
+    // AULA of the empty one is full, and would be the first.
+    const others = images.map(({ heads }) => aula(labelMaps(heads), 2).value);
+    expect(thresholds[0]).toBeCloseTo(Math.max(...others), 12);
+  });
+
   it("fits a temperature to a single head, which has neither T nor AULA", async () => {
     const images = squares(6, [0.6]);
-    const only = await choose(images, { fit: ["temperature"], gate: { score: "softDiceConfidence", flag: 0.2 } });
+    const only = await choose(images, { fit: ["temperature"], score: "softDiceConfidence", gate: { flag: 0.2 } });
     expect(only).toMatchObject({ curve: [], removals: [], kept: [0] });
     expect(only.temperature).toBeGreaterThan(0);
-    await expect(choose(images, { gate: { score: "aula", flag: 0.1 } })).rejects.toMatchObject({
+    await expect(choose(images, { score: "aula", gate: { flag: 0.1 } })).rejects.toMatchObject({
       code: "ERR_LE_OPTION",
       message: expect.stringContaining("needs 3 heads"),
     });
@@ -289,7 +350,7 @@ describe("tuning", () => {
     await expect(choose(images, { fusion: "vote", fit: ["temperatures"] })).rejects.toMatchObject(
       code("ERR_LE_OPTION"),
     );
-    await expect(choose(images, { gate: { score: "aulas" as "aula", flag: 0.1 } })).rejects.toMatchObject(
+    await expect(choose(images, { score: "aulas" as "aula", gate: { flag: 0.1 } })).rejects.toMatchObject(
       code("ERR_LE_OPTION"),
     );
     await expect(choose(images, { rule: "best" as never })).rejects.toMatchObject(code("ERR_LE_OPTION"));
