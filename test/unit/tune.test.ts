@@ -370,6 +370,7 @@ describe("a choice in run.json", () => {
     const folder = temporaryFolder();
     const file = path.join(folder, "run.json");
     writeFileSync(file, typeof content === "string" ? content : JSON.stringify(content));
+    writeFileSync(path.join(folder, "weights.safetensors"), "of this run");
     return { folder, read: () => JSON.parse(readFileSync(file, "utf8")) };
   }
 
@@ -380,7 +381,7 @@ describe("a choice in run.json", () => {
     expect(read()).toMatchObject({ ...old, skip: 3, prediction: { weights: [0.5, 0.5], temperature: 2 }, gate });
     await writeChoice(folder, choice(0));
     expect(read()).toEqual({ ...old, skip: 0, tuning: expect.anything() });
-    expect(readdirSync(folder)).toEqual(["run.json"]);
+    expect(readdirSync(folder)).toEqual(["run.json", "weights.safetensors"]);
   });
 
   it("is there as a whole or not at all", async () => {
