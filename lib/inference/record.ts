@@ -80,7 +80,12 @@ export function predictionRecord(
       /** Of each foreground class: Dice of neighbouring heads, in depth order. */
       agreements: byName(aula.agreements),
       /** Least-squares slope of the agreements over depth, in [-1, 1]. */
-      slope: { value: aula.slope.value, perClass: byName(aula.slope.perClass) },
+      slope: {
+        /** Over the classes that a head finds. */
+        value: aula.slope.value,
+        /** Each foreground class alone. */
+        perClass: byName(aula.slope.perClass),
+      },
       /** Whether no head finds any foreground, so that AULA is full by definition. */
       empty: aula.empty,
     },
@@ -105,7 +110,12 @@ export function predictionRecord(
       /** Each foreground class alone. */
       perClass: byName(softDiceConfidence.perClass),
       /** The same of each kept head's own probabilities and mask. */
-      heads: softDiceConfidence.heads.map(({ overall, perClass }) => ({ overall, perClass: byName(perClass) })),
+      heads: softDiceConfidence.heads.map(({ overall, perClass }) => ({
+        /** Mean over the foreground classes. */
+        overall,
+        /** Each foreground class alone. */
+        perClass: byName(perClass),
+      })),
     },
     /** Whether no kept head finds any foreground. */
     empty,

@@ -38,8 +38,13 @@ export interface Structure {
   voxels: number;
   /** `voxels` times the size of one; 1 each without a spacing. */
   volume: number;
-  /** First and last index along each axis. */
-  box: { low: number[]; high: number[] };
+  /** What it lies in. */
+  box: {
+    /** First index along each axis. */
+    low: number[];
+    /** Last index along each axis. */
+    high: number[];
+  };
   /** Mean index of its pixels along each axis. */
   centre: number[];
   /** AULA in its zone, in [0, K-2]; null for fewer than three heads and for heads without an order. */

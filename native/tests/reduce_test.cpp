@@ -293,8 +293,7 @@ bool identical(const Reduced& a, const Reduced& b) {
   bool same = identical(a.probabilities, b.probabilities) && identical(a.mask, b.mask) &&
               identical(a.labels, b.labels) && identical(a.summaries, b.summaries) &&
               identical(a.class_sums, b.class_sums) && identical(a.head_sums, b.head_sums) &&
-              identical(a.counts, b.counts) &&
-              identical(a.intersections, b.intersections);
+              identical(a.counts, b.counts) && identical(a.intersections, b.intersections);
   for (unsigned map = 0; map < kMapCount; ++map) same = same && identical(a.maps[map], b.maps[map]);
   return same;
 }

@@ -50,7 +50,8 @@ void LE_RUN(const Task& task, int64_t item, const Scratch& s, const Partial& par
                 z = item / (tiles_of(task) * bands_of(task)) % task.size[0], image = item / items_per_image(task);
   const int64_t x = tile * kTile, columns = least(kTile, width - x);
   const int64_t top = band * kBand, bottom = least(top + kBand, height);
-  const int64_t heads = task.heads, classes = task.classes, sums = 2 * (kMaps + classes), head_sums = head_sums_of(task);
+  const int64_t heads = task.heads, classes = task.classes, sums = 2 * (kMaps + classes),
+                head_sums = head_sums_of(task);
   const RowFunction row = row_function(task);
 
   for (int64_t i = 0; i < 2 * heads; ++i) s.cached[i] = -1;

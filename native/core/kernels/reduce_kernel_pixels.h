@@ -23,9 +23,9 @@ struct Output {
   uint8_t* mask;
   uint8_t* labels;
   int64_t head_stride;
-  uint64_t* words;  // of head 0, class 0, this row; classes kBand apart, heads classes × kBand apart
-  float* sums;      // vectors: (map, map where mask ≠ 0) × kMaps, (p̄_c, p̄_c where mask = c) × classes
-  int64_t* counts;  // pixels with mask = c
+  uint64_t* words;   // of head 0, class 0, this row; classes kBand apart, heads classes × kBand apart
+  float* sums;       // vectors: (map, map where mask ≠ 0) × kMaps, (p̄_c, p̄_c where mask = c) × classes
+  int64_t* counts;   // pixels with mask = c
   float* head_sums;  // vectors: as le::kernel::Partial::sums has them
 };
 

@@ -119,8 +119,8 @@ void finish_pairs(int64_t* pairs, int64_t heads, int64_t classes, int64_t pixels
   }
 }
 
-// The sums of heads as le::Reduced has them from those of the kernel. For two classes, with Q the sum of the less likely
-// class's probability and Q_1 that where m = 1: the pixels of class 1 have Σ p_1 = # - Q_1, the others Q - Q_1.
+// The sums of heads as le::Reduced has them from those of the kernel. For two classes, with Q the sum of the less
+// likely class's probability and Q_1 that where m = 1: the pixels of class 1 have Σ p_1 = # - Q_1, the others Q - Q_1.
 void finish_head_sums(const std::vector<double>& from, const int64_t* counts, int64_t heads, int64_t classes,
                       int64_t pixels, double* to) {
   if (classes != 2) {

@@ -48,17 +48,11 @@ struct ReducedAs {
   template <class F>
   auto each(F made) const {
     const auto& m = maps;
-    return ReducedAs<decltype(made(mask))>{made(probabilities),
-                                           made(mask),
-                                           {made(m[0]), made(m[1]), made(m[2]), made(m[3]), made(m[4]), made(m[5])},
-                                           made(labels),
-                                           made(summaries),
-                                           made(class_sums),
-                                           made(head_sums),
-                                           made(counts),
-                                           made(intersections),
-                                           made(confusion),
-                                           made(rounds)};
+    return ReducedAs<decltype(made(mask))>{
+        made(probabilities), made(mask),      {made(m[0]), made(m[1]), made(m[2]), made(m[3]), made(m[4]), made(m[5])},
+        made(labels),        made(summaries), made(class_sums),
+        made(head_sums),     made(counts),    made(intersections),
+        made(confusion),     made(rounds)};
   }
 };
 using Reduced = ReducedAs<at::Tensor>;
