@@ -1,7 +1,7 @@
 // Do inner and outer masks keep their promise? Over random halves of a split, by group: thresholds from one half, the loss on the
 // other.
 //
-//     node bench/pixel-sets.mjs RUN [SPLIT] [--alpha 0.1] [--splits 100] [--also SPLIT2]
+//     node bench/pixel-sets.mjs RUN [SPLIT …] [--alpha 0.05,0.1,0.2] [--splits 100] [--data FOLDER] [--skip T]
 import { parseArgs } from "node:util";
 import { folderItems, infer, openRun } from "../dist/inference/inference.js";
 import { fitPixelSets, pixelSetRisk } from "../dist/metrics/index.js";
@@ -14,6 +14,7 @@ const { positionals, values } = parseArgs({
     alpha: { type: "string", default: "0.05,0.1,0.2" },
     splits: { type: "string", default: "100" },
     data: { type: "string" },
+    skip: { type: "string" },
   },
 });
 const [folder, ...splits] = positionals;
@@ -34,6 +35,7 @@ async function imagesOf(run, splits) {
       const data = values.data ?? notes.data.folder;
       const items = await folderItems(data, split, notes, { masks: "required", allowDuplicates: true });
       for await (const { id, group, probabilities, truth } of infer(model, items, {
+        ...(values.skip && { skip: Number(values.skip) }),
         signal: new AbortController().signal,
       })) {
         const risk = pixelSetRisk(probabilities, truth, { ignoreIndex: notes.ignoreIndex });
