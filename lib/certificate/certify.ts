@@ -266,12 +266,16 @@ function shareOf({ confidence, groups }: Cases, threshold: number, seed: number)
   const accepted = confidence.filter((value) => value >= threshold).length;
   const value = accepted / n;
   if (groups.length === n) return { value, ...clopperPearson(accepted, n), by: "clopper-pearson" };
-  const groupOf = new Array<number>(n);
-  groups.forEach((group, g) => {
-    for (const i of group) groupOf[i] = g;
-  });
-  const statistic = (drawn: Uint32Array) => drawn.filter(isAccepted).length / drawn.length;
-  const { low, high } = bootstrap(n, statistic, { seed, groups: groupOf });
+  const counts = groups.map((group) => group.filter(isAccepted).length);
+  const statistic = (drawn: Uint32Array) => {
+    let [some, all] = [0, 0];
+    for (const g of drawn) {
+      some += counts[g] as number;
+      all += (groups[g] as readonly number[]).length;
+    }
+    return some / all;
+  };
+  const { low, high } = bootstrap(groups.length, statistic, { seed });
   return { value, low, high, by: "bootstrap" };
 }
 

@@ -24,6 +24,13 @@ const OPTIONS = {
   }),
   fromOutcomes: option.boolean({ text: "calibrate with the audited cases of the run's outcomes.jsonl instead" }),
   ...PROMISE,
+  start: option.number({
+    min: 0,
+    max: 1,
+    text: "first threshold to test: the one that accepts this share of validation; to be said before a table was seen",
+    otherwise: "the first that could pass",
+    arg: "share",
+  }),
   score: option.oneOf(SCORE_NAMES, {
     text: "score that is asked, in the direction of confidence",
     otherwise: "that of the run's gate, else aula; softDiceConfidence without three heads in order",
@@ -86,6 +93,7 @@ async function certifyFolder(folder: string, flags: Flags, session: Session): Pr
       from: fromOutcomes ? "outcomes" : { data: flags.data ?? opened.notes.data.folder, ...images },
       ...(flags.score && { score: flags.score }),
       ...(flags.sets !== undefined && { sets: flags.sets }),
+      ...(flags.start !== undefined && { start: flags.start }),
       signal: session.signal,
       onProgress: (what, done, of) => {
         tell[what] ??= counter(line, what === "thresholds" ? "thresholds from validation" : "calibrating", of);

@@ -184,6 +184,8 @@ const TUNING: OptionSpecs = {
   split: option.string(),
   contents: SEEN_IMAGES,
   curve: option.array(option.custom("an object", isObject)),
+  weights: option.string(),
+  thresholds: option.record(option.array(option.number())),
 };
 const CURVE_POINT: OptionSpecs = {
   skip: option.required(option.integer({ min: 0 })),

@@ -26,6 +26,8 @@ export interface CertifyRunOptions {
   promise: Omit<CertifyOptions, "thresholds">;
   /** The calibration images: a folder's split; or `outcomes`, the cases of the run's outcomes.jsonl. */
   from: { data: string; split: string; labels: LabelOptions; group?: string } | "outcomes";
+  /** Share of the validation images that the first threshold accepts; higher ones are not tested. @default 0: the first that could pass */
+  start?: number;
   /** @default that of the run's gate, else AULA where the heads allow it, else soft Dice confidence */
   score?: ScoreName;
   /** Expected loss of inner and outer masks, whose thresholds the same images shall choose. */
@@ -227,17 +229,22 @@ async function validationThresholds(
   run: Run,
   notes: RunNotes,
   judge: Judge,
-  { signal, onProgress }: CertifyRunOptions,
+  { start = 0, signal, onProgress }: CertifyRunOptions,
 ): Promise<number[]> {
   const stored = (run.tuning as Partial<RunTuning> | undefined)?.thresholds?.[judge.score];
-  if (stored) return stored;
+  if (stored) return fromStart(stored, start);
   const items = await validationItems(notes);
   const confidence: number[] = [];
   for await (const { prediction } of infer(model, items, { signal })) {
     confidence.push(confidenceOf(prediction, judge));
     onProgress?.("thresholds", confidence.length, items.length);
   }
-  return scoreThresholds(confidence);
+  return fromStart(scoreThresholds(confidence), start);
+}
+
+/** Without those that accept less than a share; the last accepts all. */
+function fromStart(thresholds: readonly number[], start: number): number[] {
+  return thresholds.slice(Math.max(0, Math.ceil(start * thresholds.length - 1e-9) - 1));
 }
 
 async function validationItems(notes: RunNotes): Promise<Item[]> {

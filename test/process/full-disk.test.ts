@@ -19,6 +19,7 @@ import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { encodeNpy } from "../../lib/data/npy-file.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
+import { OutcomeFile, readOutcomes } from "../../lib/runs/outcomes.js";
 import { cli } from "../support/cli.js";
 import { noise } from "../support/model.js";
 
@@ -67,7 +68,8 @@ beforeAll(async () => {
   );
 }, 120_000);
 afterAll(() => {
-  if (mounted) spawnSync("umount", [disk]);
+  // A lock that this process had keeps its folder open until it is collected.
+  if (mounted) spawnSync("umount", ["-l", disk]);
   rmSync(folder, { recursive: true, force: true });
 });
 
@@ -102,6 +104,15 @@ const COMMANDS: [name: string, args: () => string[]][] = [
   ["demo", () => ["demo", "--out", on("demo")]],
 ];
 
+const fill = () => {
+  const filler = openSync(on("filler"), "w");
+  try {
+    for (const bytes of [4096, 1]) for (;;) writeSync(filler, Buffer.alloc(bytes));
+  } catch {
+    closeSync(filler);
+  }
+};
+
 const check = async (args: string[]) => {
   const before = contents();
   const { code, signal, stderr } = await cli(args);
@@ -113,12 +124,7 @@ const check = async (args: string[]) => {
 };
 
 it.skipIf(!mounted).each(COMMANDS)("%s says that no space is left", async (_, args) => {
-  const filler = openSync(on("filler"), "w");
-  try {
-    for (const bytes of [4096, 1]) for (;;) writeSync(filler, Buffer.alloc(bytes));
-  } catch {
-    closeSync(filler);
-  }
+  fill();
   await check(args());
 });
 
@@ -130,4 +136,26 @@ it.skipIf(!mounted).each(COMMANDS)("%s says that nothing can be written", async 
   } finally {
     mount("-o", "remount,rw", disk);
   }
+});
+
+it.skipIf(!mounted)("an outcome that has no room leaves those before it, and is taken once there is", async () => {
+  rmSync(on("filler"), { force: true });
+  const outcomes = new OutcomeFile(on("run"), () => true);
+  const outcome = (id: string) => ({
+    ...{ id, date: "2026-01-01T00:00:00Z", predictor: "p", acceptable: true, dice: 0.9 },
+    score: { name: "aula" as const, value: 1 },
+  });
+  await outcomes.append(outcome("first"));
+  fill();
+  const before = contents();
+  // Longer than what is left of the last block.
+  for (let i = 0; i < 3; i++)
+    await expect(outcomes.append({ ...outcome("long"), group: "g".repeat(5000) })).rejects.toMatchObject({
+      code: "ERR_LE_IO",
+    });
+  expect(contents()).toEqual(before);
+  rmSync(on("filler"));
+  await outcomes.append(outcome("second"));
+  const { outcomes: read, torn } = await readOutcomes(on("run"));
+  expect([read.map(({ id }) => id), torn]).toEqual([["first", "second"], 0]);
 });
