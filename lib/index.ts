@@ -84,6 +84,7 @@ export { METHOD_TITLES, METHODS, type MethodName } from "./runs/methods.js";
 export { type Run, readRun } from "./runs/run.js";
 export {
   type CertificateInForce,
+  type CertifiedThreshold,
   checkGate,
   confidenceOf,
   decide,

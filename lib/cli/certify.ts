@@ -23,7 +23,18 @@ const OPTIONS = {
     arg: "name",
   }),
   fromOutcomes: option.boolean({ text: "calibrate with the audited cases of the run's outcomes.jsonl instead" }),
+  renew: option.string({
+    text: "take the certificate that the alarm over served cases has voided for valid again, for this reason; nothing else is done",
+    arg: "why",
+  }),
+  state: option.string({
+    text: "folder of the alarm to renew: --state of serve, and the run's name there",
+    otherwise: "in the run",
+    arg: "dir",
+  }),
   ...PROMISE,
+  // Of no use to a renewal.
+  alpha: { ...PROMISE.alpha, required: false },
   start: option.number({
     min: 0,
     max: 1,
@@ -60,18 +71,34 @@ export function certifyCommand(): Command {
   const command = newCommand(
     "certify",
     "find the gate's lowest threshold that calibration images prove to keep a promise, and write it as a certificate",
-    "layer-ensembles certify runs/busi --data data/busi --split calibration --alpha 0.1 --tau 0.8 --delta 0.1 --dry-run",
+    "layer-ensembles certify runs/busi --data data/busi --split calibration --alpha 0.1 --tau 0.8 --delta 0.1 --dry-run\n" +
+      'layer-ensembles certify runs/busi --renew "new probe; 40 of its cases audited, 2 failed"',
     "Predicts the calibration images with the run's settings and measures their Dice as evaluate does: the mean over the foreground " +
       "classes, at the stored size. They must have chosen nothing of the run. Thresholds are quantiles of the score on the run's " +
       "validation images. Exit code 1 where nothing is proved. docs/guarantee.md says what is promised.",
   ).argument("<run>", "run folder", text);
   return withOptions(command, OPTIONS).action((run: string, flags: Flags) =>
-    runSession(flags.json ?? false, (session) => certifyFolder(run, flags, session)),
+    runSession(flags.json ?? false, (session) =>
+      flags.renew === undefined ? certifyFolder(run, flags, session) : renewFolder(run, flags.renew, flags, session),
+    ),
+  );
+}
+
+async function renewFolder(folder: string, reason: string, { state }: Flags, session: Session): Promise<void> {
+  const { renewCertificate } = await import("../runs/alarm.js");
+  const renewal = await renewCertificate(folder, reason, state);
+  const { voidSince } = renewal;
+  await session.print(
+    session.json
+      ? toJson({ run: path.resolve(folder), ...renewal }, 2)
+      : `Renewed: the certificate of ${folder}, void since ${voidSince ?? "an unknown time"}. A server takes it up at SIGHUP.\n`,
   );
 }
 
 async function certifyFolder(folder: string, flags: Flags, session: Session): Promise<void> {
-  const { fromOutcomes, dryRun = false } = flags;
+  const { alpha, fromOutcomes, dryRun = false } = flags;
+  if (alpha === undefined) throw new UsageError("expected --alpha, the largest share of failures, or --renew");
+  if (flags.state !== undefined) throw new UsageError("expected --state with --renew alone");
   if (fromOutcomes && (flags.data !== undefined || flags.group !== undefined || flags.sets !== undefined))
     throw new UsageError("expected --from-outcomes, or --data, --group and --sets, not both");
   const { checkOutput, checkPlaces } = await import("./output.js");
@@ -89,7 +116,7 @@ async function certifyFolder(folder: string, flags: Flags, session: Session): Pr
     const images = { split, labels: labelsOf(flags), ...(group !== undefined && { group }) };
     const tell: Record<string, (done: number) => void> = {};
     const found = await certifyRun(folder, opened, {
-      promise: givenOf(flags, PROMISE) as Values<typeof PROMISE>,
+      promise: { ...givenOf(flags, PROMISE), alpha },
       from: fromOutcomes ? "outcomes" : { data: flags.data ?? opened.notes.data.folder, ...images },
       ...(flags.score && { score: flags.score }),
       ...(flags.sets !== undefined && { sets: flags.sets }),

@@ -2,6 +2,7 @@ import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError } from "commander";
 import { type DeviceFlags, placement } from "../inference/device.js";
 import { type Gate, parseGate } from "../scores/gate.js";
+import type { AlarmEvent } from "../server/index.js";
 import { integer, number, oneOf, type Parser, text } from "./arguments.js";
 import { newCommand, runSession, type Session, UsageError } from "./command.js";
 import { withDeviceOptions } from "./device-options.js";
@@ -23,6 +24,7 @@ interface Flags extends DeviceFlags {
   allowHost?: string[];
   maxImages: number;
   gate?: Gate | null;
+  state?: string;
   linger: number;
   logLevel: (typeof LEVELS)[number];
   json?: boolean;
@@ -60,7 +62,16 @@ export function serveCommand(): Command {
       `threads that decode and encode images (default: half of the cores; there are ${availableParallelism()})`,
       integer({ min: 0, max: 256 }),
     )
-    .option("--gate <score:threshold>", "results below it are for review; none for no gate (default: each run's)", gate)
+    .option(
+      "--gate <score:threshold>",
+      "results below it are for review, whatever a certificate says; none for no gate (default: each run's)",
+      gate,
+    )
+    .option(
+      "--state <dir>",
+      "keep the alarms over the served cases of certified runs there, by name (default: in each run)",
+      text,
+    )
     .option(
       "--allow-host <names...>",
       "names in the header Host that are answered (default: with a loopback --host, localhost and addresses; else any)",
@@ -94,11 +105,17 @@ function nameRuns(runs: readonly string[]): Record<string, string> | string[] {
   return named;
 }
 
+/** Before there is a log. */
+function warn({ model, error }: AlarmEvent, session: Session): void {
+  session.note(`warning: the alarm over the cases of ${model}: ${(error as Error).message}`);
+}
+
 async function serve(runs: string[], flags: Flags, session: Session): Promise<void> {
   const { createServer, PredictionService } = await import("../server/index.js");
   const { host, port, workers, timeout, maxBody, maxBatch, maxDelay, maxQueue, logLevel } = flags;
   const { maxPixels, maxSide, maxMemory, maxImages } = flags;
   const { threads } = flags;
+  let tell = (event: AlarmEvent) => warn(event, session);
   const service = await PredictionService.open({
     runs: nameRuns(runs),
     ...{ maxBatch, maxDelay, maxQueue, maxPixels, maxSide, maxImages },
@@ -107,6 +124,8 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
     maxBody: Math.floor(maxBody * 2 ** 20),
     ...(workers !== undefined && { workers }),
     ...(flags.gate !== undefined && { gate: flags.gate }),
+    ...(flags.state !== undefined && { state: flags.state }),
+    onAlarm: (event) => tell(event),
     ...placement(flags),
     ...(threads !== undefined && { threads }),
   });
@@ -116,6 +135,15 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
     linger: flags.linger * 1000,
     ...(flags.allowHost ? { hosts: flags.allowHost } : loopback && { hosts: [] }),
   });
+  tell = ({ model, what, error }) => {
+    if (what === "void") app.log.error({ model }, "certificate void: every result is for a person until it is renewed");
+    else app.log.error({ model, err: error }, "the alarm over the served cases cannot be kept");
+  };
+  for (const { name, certificate } of service.models) {
+    const { state, message } = certificate.status;
+    if (message !== undefined && (state !== "none" || flags.gate !== undefined))
+      app.log.warn({ model: name, state }, message);
+  }
   const reload = () => {
     for (const { name } of service.models)
       service.reload(name).then(

@@ -40,6 +40,26 @@ export async function withFolder<T>(folder: string, work: (made: boolean) => Pro
   }
 }
 
+/**
+ * Keeps a folder that nobody else writes to, until it is given back or the process ends.
+ * @returns gives it back
+ * @throws as {@link withFolder}
+ */
+export function holdFolder(folder: string): Promise<() => Promise<void>> {
+  return new Promise((resolve, reject) => {
+    const work: Promise<void> = withFolder(folder, () => {
+      return new Promise<void>((end) => {
+        const release = () => {
+          end();
+          return work;
+        };
+        resolve(release);
+      });
+    });
+    work.catch(reject);
+  });
+}
+
 /** Removes a folder and those above it, up to the one that was made first, as far as nothing came to be in them. */
 async function removeEmpty(folder: string, first: string): Promise<void> {
   for (let at = folder; at.length >= first.length; at = path.dirname(at)) {

@@ -44,6 +44,11 @@ export interface Certificate extends Omit<Certified, "certified"> {
   };
   /** Thresholds of inner and outer masks that the same cases chose, where they were asked to. */
   sets?: PixelSetFit;
+  /**
+   * By score, what the calibration cases had, ascending, in the direction of confidence; the least number that there is for a case
+   * that no threshold accepts. What a service's cases are compared with.
+   */
+  calibration: Partial<Record<ScoreName, number[]>>;
   /** Of the run, and of the ids and bytes of the calibration cases. */
   hashes: CertificateHashes;
   /** Of all other fields: whether somebody has changed one. */
@@ -75,6 +80,7 @@ const FIELDS: OptionSpecs = {
   source: option.required(object),
   sets: object,
   hashes: option.required(object),
+  calibration: option.required(option.record(option.array(option.number(), { min: 1 }))),
   steps: option.required(option.array(object)),
   digest: option.required(hash),
 };

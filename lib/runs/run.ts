@@ -30,6 +30,8 @@ export const RUN_FILES = {
   certificate: "certificate.json",
   /** Cases that were looked at after they were served: see {@link Outcome}. */
   outcomes: "outcomes.jsonl",
+  /** Where the alarm over its stream stands, and who began it anew: see {@link AlarmRecord}. */
+  alarm: "alarm",
   /** There while files of a whole run are replaced, one after the other. */
   replacing: ".replacing",
 } as const;

@@ -14,16 +14,30 @@ export interface Gate {
   rule?: unknown;
 }
 
-/** A certificate as it stands: its threshold, proved on calibration cases, takes the place of the gate's. */
-export interface CertificateInForce {
+/**
+ * A certificate as it stands: its threshold, proved on calibration cases, takes the place of the gate's. `void`: the alarm over the
+ * stream has gone off since; `stale`: it is not of the run as it is, and may not say what it was of.
+ */
+export type CertificateInForce =
+  | (CertifiedThreshold & {
+      /** Whether it holds. @default "valid" */
+      state?: "valid" | "void" | "stale";
+      /** Why it is void or stale, for people. */
+      message?: string;
+    })
+  | (Partial<CertifiedThreshold> & {
+      /** It does not hold. */
+      state: "stale";
+      /** Why, for people. */
+      message?: string;
+    });
+
+/** What a certificate's gate asks. */
+export interface CertifiedThreshold {
   /** The score that was certified. */
   score: ScoreName;
   /** λ: results whose score is below it are for a person. */
   threshold: number;
-  /** `void`: the alarm over the stream has gone off since; `stale`: it is not of the run as it is. @default "valid" */
-  state?: "valid" | "void" | "stale";
-  /** Why it is void or stale, for people. */
-  message?: string;
 }
 
 /**
@@ -118,7 +132,8 @@ export function decide(
   if (result.empty) reasons.push({ code: "empty", message: "No head finds any foreground." });
   const { state = "valid", message = "What was promised of the gate does not hold." } = certificate ?? {};
   if (state !== "valid") reasons.push({ code: `certificate-${state}`, message });
-  const asked = certificate ?? gate;
+  const { score: certified, threshold: proved } = certificate ?? {};
+  const asked = proved === undefined ? gate : { ...(certified && { score: certified }), threshold: proved };
   if (!asked) {
     const decision = reasons.length > 0 ? "review" : null;
     const text = "No decision: the run has no gate and none was given.";
@@ -136,4 +151,14 @@ export function decide(
     reasons,
     score: { name, value: Number.isNaN(value) ? null : value, threshold },
   };
+}
+
+/**
+ * How surely the gate would accept a result: its score, in the direction of confidence; -Infinity where it calls for a person whatever
+ * the threshold, as for an empty result.
+ * @param gate of which all but score and threshold holds
+ */
+export function acceptability(result: Scored & { heads?: readonly string[] }, score: ScoreName, gate?: Gate): number {
+  const { decision, score: asked } = decide(result, gate, { score, threshold: -Number.MAX_VALUE });
+  return decision === "accept" ? (asked?.value as number) : Number.NEGATIVE_INFINITY;
 }

@@ -1,5 +1,7 @@
 export {
+  acceptability,
   type CertificateInForce,
+  type CertifiedThreshold,
   checkGate,
   decide,
   GATE_REASONS,

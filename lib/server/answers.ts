@@ -49,8 +49,16 @@ export function writeAnswers(task: {
       model,
       version,
       images: images.map((image, index) => {
-        const { name, decision, reasons, score, record } = image;
-        return { name, decision, reasons, score, ...record, files: files(image, index) };
+        const { name, decision, reasons, score, certificate, record } = image;
+        return {
+          name,
+          decision,
+          reasons,
+          score,
+          ...(certificate && { certificate }),
+          ...record,
+          files: files(image, index),
+        };
       }),
     });
   if (type === "application/json") return { type: JSON_TYPE, body: withBase64(plain, images) };

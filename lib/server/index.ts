@@ -21,6 +21,14 @@ export {
 } from "../scores/index.js";
 export { ANSWER_TYPES, type AnswerType, type WrittenAnswer } from "./answers.js";
 export type { Budget, Evictable, Held } from "./budget.js";
+export {
+  CERTIFICATE_STATES,
+  type CertificateBrief,
+  type CertificateState,
+  type CertificateStatus,
+  ServedCertificate,
+} from "./certificate.js";
+export type { AlarmEvent } from "./certificates.js";
 export type { FormFile } from "./form.js";
 export { OUTPUTS, type OutputFile, type OutputName } from "./image-work.js";
 export type { InferAnswer } from "./kserve.js";

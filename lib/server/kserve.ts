@@ -314,6 +314,8 @@ export interface InferResult {
   empty: boolean;
   /** `accept`, `review`, or empty where no decision is made. */
   decision: string;
+  /** State of the certificate that it was made by; undefined where the run has none. */
+  certificate?: string;
 }
 
 /** An answer's bytes; with binary tensors, how many of the first are JSON. */
@@ -357,7 +359,13 @@ export function writeInfer(task: {
   const binary: Uint8Array[] = [];
   const json: Uint8Array[] = [];
   const write = (text: string) => json.push(Buffer.from(text));
-  const head = JSON.stringify({ model_name: model, model_version: version, ...(id !== undefined && { id }) });
+  const [first] = results;
+  const parameters = first?.certificate && { certificate: results.map(({ certificate }) => certificate).join(",") };
+  const head = JSON.stringify({
+    ...{ model_name: model, model_version: version },
+    ...(id !== undefined && { id }),
+    ...(parameters && { parameters }),
+  });
   write(`${head.slice(0, -1)},"outputs":[`);
   for (const [i, { name, binary: asBinary }] of outputs.entries()) {
     const { data, shape } = tensor(name);

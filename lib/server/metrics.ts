@@ -1,7 +1,9 @@
 import type { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Prediction } from "../ensemble/prediction.js";
 import { IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
+import { CERTIFICATE_STATES } from "./certificate.js";
 import type { BatchEvent } from "./queue.js";
+import type { ServedModel } from "./served-model.js";
 
 /** The parts of a request: reading the body, decoding and preparing, waiting, the model, restoring and encoding. */
 export type Stage = "read" | "prepare" | "wait" | "predict" | "finish";
@@ -25,10 +27,8 @@ export interface Metrics {
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 const SHARES = [0, 0.001, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1];
 
-/** @param depth Images accepted and waiting by model, asked when the metrics are read. */
-export async function createMetrics(
-  depth: () => Iterable<{ model: string; accepted: number; waiting: number }>,
-): Promise<Metrics> {
+/** @param models asked when the metrics are read */
+export async function createMetrics(models: () => Iterable<ServedModel>): Promise<Metrics> {
   const prometheus = await import("prom-client");
   const registry = new prometheus.Registry();
   prometheus.collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 5 });
@@ -42,19 +42,43 @@ export async function createMetrics(
   ): Histogram<T> => new prometheus.Histogram({ name: name(end), help, buckets, labelNames, registers });
   const counter = <T extends string>(end: string, help: string, ...labelNames: T[]): Counter<T> =>
     new prometheus.Counter({ name: name(end), help, labelNames, registers });
-  const gauge = (end: string, help: string, value: "accepted" | "waiting"): Gauge<"model"> =>
+  /** @param of a model's values, each with what its other labels are */
+  const gauge = <T extends string>(
+    end: string,
+    help: string,
+    of: (model: ServedModel) => readonly (readonly [value: number, labels?: Record<T, string>])[],
+    ...labelNames: T[]
+  ): Gauge<"model" | T> =>
     new prometheus.Gauge({
       name: name(end),
       help,
-      labelNames: ["model"],
+      labelNames: ["model", ...labelNames],
       registers,
       collect() {
         this.reset();
-        for (const one of depth()) this.set({ model: one.model }, one[value]);
+        for (const model of models())
+          for (const [value, labels] of of(model))
+            this.set({ model: model.name, ...labels } as Record<"model" | T, string>, value);
       },
     });
-  gauge("queue_accepted", "Images accepted and not yet answered", "accepted");
-  gauge("queue_waiting", "Images that wait for the model", "waiting");
+  gauge("queue_accepted", "Images accepted and not yet answered", ({ queue }) => [[queue.accepted]]);
+  gauge("queue_waiting", "Images that wait for the model", ({ queue }) => [[queue.waiting]]);
+  gauge(
+    "certificate_state",
+    "1 for the state of the run's certificate, 0 for the others",
+    ({ certificate }) => CERTIFICATE_STATES.map((state) => [Number(state === certificate.state), { state }]),
+    "state",
+  );
+  gauge(
+    "martingale",
+    "How strange the served cases have been beside the calibration's, 1 at the start; at martingale_limit the certificate is void",
+    ({ certificate }) =>
+      Object.entries(certificate.status.alarm?.values ?? {}).map(([score, value]) => [value, { score: snake(score) }]),
+    "score",
+  );
+  gauge("martingale_limit", "From which martingale on the certificate is void", ({ certificate: { status } }) =>
+    status.alarm ? [[status.alarm.limit]] : [],
+  );
   const requests = histogram(
     "request_seconds",
     "Seconds from a request's head to its answer",

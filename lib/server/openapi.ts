@@ -4,6 +4,7 @@ import type { OptionSpec } from "../options.js";
 import { GATE_REASONS } from "../scores/gate.js";
 import { IMAGE_SCORE_NAMES, SCORES } from "../scores/scores.js";
 import { ANSWER_TYPES } from "./answers.js";
+import { CERTIFICATE_STATES } from "./certificate.js";
 import { INPUT, TENSORS } from "./kserve.js";
 import { CHOICES, type PredictionService } from "./service.js";
 
@@ -189,6 +190,16 @@ const SCHEMAS = {
       score: {
         type: ["object", "null"],
         properties: { name: { type: "string" }, value: { type: ["number", "null"] }, threshold: number },
+      },
+      certificate: {
+        type: "object",
+        description: "What is promised of the decision; nothing is said of it where the run has no certificate",
+        properties: {
+          state: { type: "string", enum: CERTIFICATE_STATES.filter((state) => state !== "none") },
+          message: { type: "string", description: "Why it does not hold" },
+          claim: { type: "string" },
+          ...{ alpha: number, delta: number, tau: number },
+        },
       },
       height: { type: "integer" },
       width: { type: "integer" },

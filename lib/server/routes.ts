@@ -435,7 +435,7 @@ function describeModel({ name, version, spatialAxes, notes }: ServedModel) {
 
 function addInformation(app: FastifyInstance, service: PredictionService, paths: object): void {
   app.get("/v1/models", telling("The models, their classes, gates and queues", answer("The models")), async () => ({
-    models: service.models.map(({ name, version, spatialAxes, notes, run, gate, queue }) => ({
+    models: service.models.map(({ name, version, spatialAxes, notes, run, gate, certificate, queue }) => ({
       name,
       version,
       classes: notes.classNames,
@@ -443,6 +443,7 @@ function addInformation(app: FastifyInstance, service: PredictionService, paths:
       volumes: spatialAxes === 3,
       skip: run.skip,
       gate: gate ? { score: gate.score ?? "aula", threshold: gate.threshold } : null,
+      certificate: certificate.status,
       queue: { accepted: queue.accepted, waiting: queue.waiting },
     })),
   }));
@@ -450,6 +451,7 @@ function addInformation(app: FastifyInstance, service: PredictionService, paths:
   const states = { ...answer("They are"), ...answer("The server is stopping", undefined, 503) };
   app.get("/readyz", telling("Whether predictions are accepted", states), async (_request, reply) => ({
     status: isReady(service, reply) ? "ready" : "stopping",
+    ...certificatesOf(service),
   }));
   const text = { 200: { description: "Text", content: { "text/plain": { schema: { type: "string" } } } } };
   app.get("/metrics", telling("Metrics for Prometheus", text), async (_request, reply) => {
@@ -474,6 +476,16 @@ function addInformation(app: FastifyInstance, service: PredictionService, paths:
           )
           .send(page(app.prefix)),
     );
+}
+
+/** Of each model that has one, whether its certificate holds, and why not. A server that accepts nothing is ready all the same. */
+function certificatesOf({ models }: PredictionService): object {
+  const certified = models.filter(({ certificate }) => certificate.state !== "none");
+  const said = certified.map(({ name, certificate: { status } }) => {
+    const { state, message } = status;
+    return [name, { state, ...(message !== undefined && { message }) }];
+  });
+  return said.length > 0 ? { certificates: Object.fromEntries(said) } : {};
 }
 
 /** Whether predictions are accepted; an answer that they are not is 503. */

@@ -4,6 +4,7 @@ import { openRun } from "../inference/inference.js";
 import type { RunNotes } from "../runs/notes.js";
 import type { Run } from "../runs/run.js";
 import { checkGate, type Gate } from "../scores/gate.js";
+import type { ServedCertificate } from "./certificate.js";
 import { PredictionQueue, type Predictor, type QueueOptions } from "./queue.js";
 
 /** How a run is loaded. */
@@ -31,11 +32,16 @@ export interface ServedModel {
   readonly spatialAxes: 2 | 3;
   /** From which score on a person should look; undefined without one. */
   readonly gate: Gate | undefined;
+  /** What is promised of what is accepted, and whether it holds. */
+  readonly certificate: ServedCertificate;
   /** Where its images wait. */
   readonly queue: PredictionQueue;
   /** Finishes what was accepted, then frees the model. */
   close(): Promise<void>;
 }
+
+/** A run as it was loaded, before its certificate is looked at. */
+export type LoadedModel = Omit<ServedModel, "certificate">;
 
 /**
  * Loads a run and predicts once, so that the first request is not the slow one.
@@ -46,7 +52,7 @@ export async function loadModel(
   folder: string,
   version: number,
   options: ServedModelOptions,
-): Promise<ServedModel> {
+): Promise<LoadedModel> {
   const { model, run, notes } = await openRun(folder, options.device);
   const size = notes.preprocessing.size ?? run.ensemble.inputSize;
   let gate: Gate | undefined;

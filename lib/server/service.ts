@@ -8,13 +8,15 @@ import { type DeviceFlags, placement } from "../inference/device.js";
 import { type PredictionRecord, predictionRecord } from "../inference/record.js";
 import { CONFIGURE } from "../native/configure.js";
 import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
-import { checkGate, decide, type Gate, type GateDecision } from "../scores/gate.js";
+import { checkGate, type Gate, type GateDecision } from "../scores/gate.js";
 import { IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
 import { checkThresholds, SET_NAMES, SETS, type SetThresholds, thresholdsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
 import { Budget, type Held } from "./budget.js";
+import type { CertificateBrief, ChosenSettings, Decided } from "./certificate.js";
+import { type AlarmEvent, Certificates } from "./certificates.js";
 import { imageCost, inferBytes, outputBytes, product, writingCost } from "./costs.js";
 import type { FormFile } from "./form.js";
 import { defaultWorkers, ImagePool, LARGE, threadsOf } from "./image-pool.js";
@@ -63,8 +65,12 @@ export interface ServiceOptions {
   maxImages?: number;
   /** Threads that decode and encode images; 0 does it on the event loop. @default half of the cores, 1 to 4 */
   workers?: number;
-  /** The gate of every run, in place of the one in its run.json; null for none. @default the run's */
+  /** The gate of every run, in place of its certificate and of the one in its run.json; null for none. @default the run's */
   gate?: Gate | null;
+  /** Folder of the alarms over the served cases, in which each run has one of its name. @default `alarm` in each run */
+  state?: string;
+  /** Called where an alarm goes off, or cannot be kept. */
+  onAlarm?: (event: AlarmEvent) => void;
   /** Where the models run. @default "auto" */
   device?: DeviceFlags["device"];
   /** @default as each run was trained */
@@ -85,8 +91,8 @@ export type Limits = Required<
 
 /** What is served, where, and within which limits. */
 export interface ServiceSummary {
-  /** The models; a gate as `SCORE:THRESHOLD`. */
-  models: Record<"name" | "version" | "method" | "gate", string | number | null>[];
+  /** The models; a gate as `SCORE:THRESHOLD`, a certificate by its state. */
+  models: Record<"name" | "version" | "method" | "gate" | "certificate", string | number | null>[];
   /** As asked for. */
   device: string;
   /** As asked for. */
@@ -131,6 +137,8 @@ export interface ImageAnswer {
   reasons: GateDecision["reasons"];
   /** What was compared with the threshold. */
   score: GateDecision["score"];
+  /** What is promised of the decision; nothing is said of it without a certificate. */
+  certificate?: CertificateBrief;
   /** Numbers; areas in pixels of the stored image. */
   record: PredictionRecord;
   /** Files of the stored size, by output: `mask`, `entropy`, `probabilities.lesion`, … */
@@ -150,6 +158,8 @@ const SERVICE: OptionSpecs = {
   maxImages: option.integer({ min: 1, max: 1024 }),
   workers: option.integer({ min: 0, max: 256 }),
   gate: option.custom("a gate or null", (value) => typeof value === "object"),
+  state: option.string(),
+  onAlarm: option.callback(),
   ...PLACEMENT,
   threads: CONFIGURE.threads,
 };
@@ -228,6 +238,7 @@ export class PredictionService {
   readonly #work: Budget;
   readonly #load: (name: string, folder: string, version: number) => Promise<ServedModel>;
   readonly #device: DeviceFlags;
+  readonly #certificates: Certificates;
   readonly #reloads = new Map<string, Promise<void>>();
   readonly #waitingReloads = new Map<string, Promise<void>>();
   readonly #closing = new AbortController();
@@ -241,6 +252,7 @@ export class PredictionService {
     models: Map<string, ServedModel>;
     pool: ImagePool;
     device: DeviceFlags;
+    certificates: Certificates;
     load(name: string, folder: string, version: number): Promise<ServedModel>;
   }) {
     this.metrics = parts.metrics;
@@ -256,6 +268,7 @@ export class PredictionService {
     };
     this.#work = new Budget("work", MEMORY_SHARES.work * maxMemory);
     this.#device = parts.device;
+    this.#certificates = parts.certificates;
     this.#load = parts.load;
   }
 
@@ -265,7 +278,7 @@ export class PredictionService {
    */
   static async open(options: ServiceOptions): Promise<PredictionService> {
     checkOptions("PredictionService.open", options, SERVICE);
-    const { gate, threads, maxBatch, maxDelay, maxQueue = 64, timeout = 30_000 } = options;
+    const { gate, state, onAlarm = () => {}, threads, maxBatch, maxDelay, maxQueue = 64, timeout = 30_000 } = options;
     if (gate) checkGate(gate);
     const { maxBody = 32 * 2 ** 20, maxPixels = 2 ** 24, maxSide = 2 ** 15, maxMemory = defaultMemory() } = options;
     const { workers = defaultWorkers() } = options;
@@ -274,25 +287,25 @@ export class PredictionService {
     const limits = { timeout, maxBody, maxPixels, maxSide, maxImages, maxMemory, maxQueue, workers };
     const runs = nameRuns(options.runs);
     const models = new Map<string, ServedModel>();
-    const metrics = await createMetrics(function* () {
-      for (const { name, queue } of models.values())
-        yield { model: name, accepted: queue.accepted, waiting: queue.waiting };
-    });
+    const metrics = await createMetrics(() => models.values());
+    const certificates = new Certificates({ setAside: gate !== undefined, state, onAlarm });
     const placed = { ...placement(options), ...(threads && { threads }) };
     const load = (name: string, folder: string, version: number) =>
-      loadModel(name, folder, version, {
-        ...(gate !== undefined && { gate }),
-        device: placed,
-        queue: {
-          ...(maxBatch !== undefined && { maxBatch }),
-          ...(maxDelay !== undefined && { maxDelay }),
-          // A pass of many takes no more than one of the largest image.
-          maxBatchPixels: maxPixels,
-          maxQueue,
-          timeout,
-          onBatch: (event) => metrics.batch(name, event),
-        },
-      });
+      certificates.load(name, folder, () =>
+        loadModel(name, folder, version, {
+          ...(gate !== undefined && { gate }),
+          device: placed,
+          queue: {
+            ...(maxBatch !== undefined && { maxBatch }),
+            ...(maxDelay !== undefined && { maxDelay }),
+            // A pass of many takes no more than one of the largest image.
+            maxBatchPixels: maxPixels,
+            maxQueue,
+            timeout,
+            onBatch: (event) => metrics.batch(name, event),
+          },
+        }),
+      );
     const pool = await ImagePool.create({
       workers,
       bytes: MEMORY_SHARES.work * maxMemory,
@@ -302,20 +315,22 @@ export class PredictionService {
       for (const [name, folder] of runs) models.set(name, await load(name, folder, 1));
     } catch (error) {
       await Promise.all([...models.values()].map((model) => model.close()));
+      await certificates.close();
       await pool.close();
       throw error;
     }
-    return new PredictionService({ metrics, limits, models, pool, load, device: placed });
+    return new PredictionService({ metrics, limits, models, pool, load, certificates, device: placed });
   }
 
   /** What is served, where, and within which limits, in plain JSON: for a log. */
   get summary(): ServiceSummary {
     return {
-      models: this.models.map(({ name, version, run, gate }) => ({
+      models: this.models.map(({ name, version, run, gate, certificate }) => ({
         name,
         version,
         method: run.method,
         gate: gate ? `${gate.score ?? "aula"}:${gate.threshold}` : null,
+        certificate: certificate.state,
       })),
       device: this.#device.device ?? "auto",
       precision: this.#device.precision ?? "as trained",
@@ -398,7 +413,7 @@ export class PredictionService {
       const wanted = MAP_NAMES.filter((map) => outputs.includes(map));
       const queued = { ...options, signal, place: (place ?? own) as Place };
       const prediction = await this.#predict(served, prepared.input, wanted, { ...queued, timeout: left() });
-      const gated = decide(prediction, served.gate);
+      const decided = await this.#decide(served, prediction, options);
       const { classNames, ignoreIndex } = served.notes;
       const { value: spatial, views } = await ownBuffersGently(spatialPart(prediction, wanted));
       const { placement } = prepared;
@@ -421,8 +436,8 @@ export class PredictionService {
       );
       signal.throwIfAborted();
       held?.resize(held.bytes + sizeOfFiles(files));
-      this.metrics.quality(served.name, prediction, gated.decision);
-      return { name, ...gated, record: predictionRecord(prediction, extent, classNames), files };
+      this.metrics.quality(served.name, prediction, decided.decision);
+      return { name, ...decided, record: predictionRecord(prediction, extent, classNames), files };
     } finally {
       for (const giveBack of returns) giveBack();
     }
@@ -517,7 +532,7 @@ export class PredictionService {
       const results = await Promise.all(
         images.map(async ({ input, placement }) => {
           const prediction = await this.#predict(served, input, wanted, { ...queued, timeout: left() });
-          const { decision } = decide(prediction, served.gate);
+          const { decision, certificate } = await this.#decide(served, prediction, {});
           this.metrics.quality(served.name, prediction, decision);
           return {
             prediction: spatialPart(prediction, wanted),
@@ -525,6 +540,7 @@ export class PredictionService {
             scores: Object.fromEntries(IMAGE_SCORE_NAMES.map((score) => [snake(score), scoreOf(prediction, score)])),
             empty: prediction.empty,
             decision: decision ?? "",
+            ...(certificate && { certificate: certificate.state }),
           };
         }),
       );
@@ -595,15 +611,17 @@ export class PredictionService {
       await Promise.allSettled(this.#reloads.values());
       await Promise.all([...this.#models.values()].map((model) => model.close()));
       await Promise.all(this.#retired);
+      await this.#certificates.close();
       await this.#pool.close();
     })();
     return this.#closed;
   }
 
-  #kind({ notes, spatialAxes, gate }: ServedModel): ImageKind {
+  #kind(served: ServedModel): ImageKind {
+    const { notes, spatialAxes } = served;
     const { maxPixels, maxSide } = this.limits;
     // The mean entropy is a metric; the gate may look at another map.
-    const maps = MAP_NAMES.filter((map) => map === "entropy" || map === mapOfGate(gate)).length;
+    const maps = new Set(["entropy", ...gatedMaps(served)]).size;
     const { preprocessing, classNames } = notes;
     return { preprocessing, spatialAxes, classes: classNames.length, maps, maxPixels, maxSide };
   }
@@ -626,15 +644,23 @@ export class PredictionService {
     this.#work.check(bytes, "the work on a request", "Send a smaller image, or ask for fewer outputs.");
   }
 
+  #decide(
+    { certificate, gate }: ServedModel,
+    prediction: Prediction,
+    { skip, fusion }: ChosenSettings,
+  ): Promise<Decided> {
+    return certificate.decide(prediction, gate, { skip, fusion });
+  }
+
   #predict(
-    { queue, gate }: ServedModel,
-    input: Parameters<typeof queue.predict>[0],
+    served: ServedModel,
+    input: Parameters<ServedModel["queue"]["predict"]>[0],
     wanted: readonly MapName[],
     { skip, fusion, signal, timeout, place }: RequestOptions & { place: Place; timeout: number },
   ): Promise<Prediction> {
-    const gated = mapOfGate(gate);
-    const maps = MAP_NAMES.filter((map) => map === "entropy" || map === gated || wanted.includes(map));
-    return queue.predict(input, {
+    const gated = gatedMaps(served);
+    const maps = MAP_NAMES.filter((map) => map === "entropy" || gated.includes(map) || wanted.includes(map));
+    return served.queue.predict(input, {
       ...(skip !== undefined && { skip }),
       ...(fusion !== undefined && { fusion }),
       maps,
@@ -670,8 +696,10 @@ function setsFor({ notes }: ServedModel, { sets }: RequestOptions): Record<numbe
   return checkThresholds(thresholdsOf(sets), notes.classNames.length);
 }
 
-function mapOfGate(gate: Gate | undefined): MapName | undefined {
-  return gate?.score && SCORES[gate.score].map;
+/** The maps whose summaries decide. */
+function gatedMaps({ gate, certificate }: ServedModel): MapName[] {
+  const scores = [...(gate?.score ? [gate.score] : []), ...certificate.scores];
+  return scores.flatMap((score) => SCORES[score].map ?? []);
 }
 
 function sizeOfFiles(files: Readonly<Record<string, OutputFile>>): number {

@@ -12,6 +12,9 @@ export function uploadPage(prefix: string): string {
   #drop.over, #drop:focus-within { border-color: var(--accent); background: var(--soft); }
   #drop input { display: block; margin: .6rem auto 0; }
   #verdict { font-size: 1.25rem; font-weight: 600; margin: 1.2rem 0 .2rem; }
+  #certificate { border-left: .25rem solid var(--good); padding: .1rem .8rem; margin: 1rem 0; }
+  #certificate[data-state=stale], #certificate[data-state=void] { border-color: var(--bad); }
+  #certificate b { display: block; }
   .accept { color: var(--good); } .review, .failed { color: var(--bad); }
   #pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 1rem; margin: 1rem 0; }
   figure { margin: 0; }
@@ -21,6 +24,7 @@ export function uploadPage(prefix: string): string {
 </style>
 <header><h1>layer-ensembles</h1><select id="model" aria-label="Model"></select>
 <nav><a href="${prefix}/docs">API</a><a href="${prefix}/v1/models">models</a><a href="${prefix}/metrics">metrics</a></nav></header>
+<p id="certificate" hidden></p>
 <label id="drop">Drop an image here, or choose one (PNG, JPEG, TIFF)
 <input type="file" id="file" accept=".png,.jpg,.jpeg,.tif,.tiff,.npy"></label>
 <p id="verdict" role="status"></p>
@@ -33,9 +37,26 @@ const at = (id) => document.getElementById(id);
 const element = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
 const fixed = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits) : "not defined");
 
-fetch(base + "/v1/models").then((response) => response.json()).then(({ models }) => {
-  for (const { name } of models) at("model").append(element("option", name));
-});
+const CERTIFIED = { valid: "Certified", stale: "The certificate is stale", void: "The certificate is void" };
+
+/** What is promised by the chosen model, or why nothing is. */
+function showCertificate({ state, claim, message, alarm } = { state: "none" }) {
+  const shown = at("certificate");
+  shown.hidden = !CERTIFIED[state];
+  shown.dataset.state = state;
+  const most = alarm && Math.max(...Object.values(alarm.values));
+  const watched = most === undefined ? "" : " " + alarm.cases + " cases watched since; alarm at " +
+    Math.min(100, 100 * most / alarm.limit).toFixed(most < alarm.limit / 100 ? 1 : 0) + " % of its limit.";
+  shown.replaceChildren(element("b", CERTIFIED[state] ?? ""), (state === "valid" ? claim + watched : message) ?? "");
+}
+
+async function readModels() {
+  const { models } = await (await fetch(base + "/v1/models")).json();
+  if (at("model").options.length === 0) for (const { name } of models) at("model").append(element("option", name));
+  showCertificate(models.find(({ name }) => name === at("model").value)?.certificate);
+}
+readModels();
+at("model").addEventListener("change", readModels);
 
 function colours(count) {
   const palette = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2"];
@@ -119,6 +140,7 @@ async function predict(file) {
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.error.message);
     show(answer.images[0]);
+    void readModels();
     await showPictures(answer.images[0]);
   } catch (error) {
     verdict.className = "failed";

@@ -142,6 +142,11 @@ export class StreamAlarm {
     return structuredClone(this.#state);
   }
 
+  /** Cases that were observed. */
+  get cases(): number {
+    return this.#state.cases;
+  }
+
   /** Where the alarm stands. */
   get reading(): StreamAlarmReading {
     return this.#reading({});

@@ -5,7 +5,6 @@ import { type Certification, type CertifyOptions, certify, scoreThresholds } fro
 import type { LabelOptions } from "../data/labels.js";
 import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
-import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { datasetItems, type Item, infer, type OpenRun, openFolder, type Result } from "../inference/inference.js";
 import { dice } from "../metrics/index.js";
@@ -15,7 +14,7 @@ import { chooseSplit, dataOf, type RunNotes, seenBy } from "../runs/notes.js";
 import { predictorOf, readOutcomes } from "../runs/outcomes.js";
 import type { Run } from "../runs/run.js";
 import type { RunTuning } from "../runs/tuning.js";
-import { decide, type Gate } from "../scores/gate.js";
+import { acceptability, type Gate } from "../scores/gate.js";
 import { SCORES, type ScoreName } from "../scores/scores.js";
 import { fitPixelSets, type PixelSetFit, pixelSetRisk, type SetRisk } from "../sets/index.js";
 import { selectItems } from "./selection.js";
@@ -100,9 +99,11 @@ export async function certifyRun(
   if (!certification.certified) return found;
   const { certified: _, ...proved } = certification;
   const ids = cases.map(({ id, content }) => [id, content]).sort(([a = ""], [b = ""]) => (a < b ? -1 : 1));
+  const confidence = cases.map((one) => Math.max(one.confidence, -Number.MAX_VALUE)).sort((a, b) => a - b);
   const content = {
     ...{ ...proved, score, dice: WHICH_DICE, source, ...(sets && { sets }) },
     hashes: { ...hashes, cases: hashOf(ids) },
+    calibration: { [score]: confidence },
   };
   return { ...found, content };
 }
@@ -134,12 +135,6 @@ interface Judge {
   gate?: Gate;
 }
 
-/** κ of a prediction; -Infinity where something else than the threshold calls for a person. */
-function confidenceOf(prediction: Prediction, { score, gate }: Judge): number {
-  const { decision, score: asked } = decide(prediction, gate, { score, threshold: -Number.MAX_VALUE });
-  return decision === "accept" ? (asked?.value as number) : Number.NEGATIVE_INFINITY;
-}
-
 async function casesOfFolder(
   model: Model,
   notes: RunNotes,
@@ -165,7 +160,7 @@ async function casesOfFolder(
     else
       cases.push({
         id: result.id,
-        confidence: confidenceOf(result.prediction, judge),
+        confidence: acceptability(result.prediction, judge.score, judge.gate),
         dice: value,
         ...(result.group !== undefined && { group: result.group }),
         content: bytesOf(result, contents.get(result.id)),
@@ -236,7 +231,7 @@ async function validationThresholds(
   const items = await validationItems(notes);
   const confidence: number[] = [];
   for await (const { prediction } of infer(model, items, { signal })) {
-    confidence.push(confidenceOf(prediction, judge));
+    confidence.push(acceptability(prediction, judge.score, judge.gate));
     onProgress?.("thresholds", confidence.length, items.length);
   }
   return fromStart(scoreThresholds(confidence), start);

@@ -46,7 +46,7 @@ async function contentFor(run: string): Promise<CertificateContent> {
   const { certified, ...proved } = found;
   const source = { data: "/data", split: "calibration", leftOut: 0 };
   const hashes = { ...(await runHashes(run)), cases: hashOf([["a", "b"]]) };
-  return { ...proved, score: "aula", dice: "mean", source, hashes };
+  return { ...proved, score: "aula", dice: "mean", source, hashes, calibration: { aula: cases.confidence } };
 }
 
 beforeEach(() => {

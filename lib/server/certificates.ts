@@ -1,0 +1,94 @@
+// The certificates of all runs of a service: read with each run, and watched over its loads.
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { alarmFolder } from "../runs/alarm.js";
+import { type CertificateVerdict, verifyCertificate } from "../runs/certificate.js";
+import { RUN_FILES } from "../runs/run.js";
+import { ServedCertificate } from "./certificate.js";
+import type { LoadedModel, ServedModel } from "./served-model.js";
+import { StreamWatch } from "./stream-watch.js";
+
+/** What becomes of the alarm over a run's cases. */
+export interface AlarmEvent {
+  /** The run's name. */
+  model: string;
+  /** `void`: it goes off, and the certificate is void. `trouble`: where it stands cannot be read, or not be written at the moment. */
+  what: "void" | "trouble";
+  /** Of `trouble`. */
+  error?: unknown;
+}
+
+/** How certificates are kept. */
+export interface CertificateOptions {
+  /** Whether the service has a gate of its own, which nothing is promised of. */
+  setAside: boolean;
+  /** Folder of the alarms, by the names of their runs. @default in each run */
+  state?: string | undefined;
+  /** Called where an alarm goes off, or cannot be kept. */
+  onAlarm(event: AlarmEvent): void;
+}
+
+/** The certificates of a service's runs. */
+export class Certificates {
+  readonly #options: CertificateOptions;
+  /** By name; they outlive a reload. */
+  readonly #watches = new Map<string, StreamWatch>();
+
+  constructor(options: CertificateOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Loads a run with its certificate. One that is another after the load than before may not be of what was loaded.
+   * @throws what loading throws; ERR_LE_IO, ERR_LE_BUSY where the alarm cannot be kept
+   */
+  async load(name: string, folder: string, load: () => Promise<LoadedModel>): Promise<ServedModel> {
+    const before = await this.#verdict(folder);
+    const model = await load();
+    try {
+      const after = before.valid ? await this.#verdict(folder) : before;
+      const changed = before.valid && after.valid && before.certificate.digest !== after.certificate.digest;
+      return { ...model, certificate: await this.#serve(name, changed ? CHANGED : after, model) };
+    } catch (error) {
+      await model.close();
+      throw error;
+    }
+  }
+
+  /** Writes where the alarms stand, and gives their folders back. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#watches.values()].map((watch) => watch.close()));
+  }
+
+  async #verdict(folder: string): Promise<CertificateVerdict> {
+    if (!existsSync(path.join(folder, RUN_FILES.certificate)))
+      return { valid: false, reason: "none", message: "The run has no certificate." };
+    if (this.#options.setAside)
+      return {
+        valid: false,
+        reason: "none",
+        message: "The run's certificate is set aside: the service has a gate of its own.",
+      };
+    return verifyCertificate(folder);
+  }
+
+  async #serve(name: string, verdict: CertificateVerdict, { folder, run }: LoadedModel): Promise<ServedCertificate> {
+    if (!verdict.valid) return new ServedCertificate(verdict, run);
+    const { state, onAlarm } = this.#options;
+    const listener = {
+      onVoid: () => onAlarm({ model: name, what: "void" }),
+      onTrouble: (error: unknown) => onAlarm({ model: name, what: "trouble", error }),
+    };
+    const watch =
+      this.#watches.get(name) ??
+      (await StreamWatch.open(alarmFolder(folder, state && path.join(state, name)), listener));
+    this.#watches.set(name, watch);
+    return new ServedCertificate(verdict, run, { watch, watched: await watch.begin(verdict.certificate) });
+  }
+}
+
+const CHANGED: CertificateVerdict = {
+  valid: false,
+  reason: "stale-weights",
+  message: "The run or its certificate changed while it was loaded: load it again.",
+};
