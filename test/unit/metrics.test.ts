@@ -145,6 +145,7 @@ describe("the module", () => {
     expect([...new Set(parts)].sort()).toEqual([
       "agreement",
       "arrays",
+      "certificate",
       "checks",
       "errors",
       "fusion",
@@ -153,6 +154,7 @@ describe("the module", () => {
       "quality",
       "random",
       "scores",
+      "sets",
       "statistics",
       "tuning",
       "uncertainty",
