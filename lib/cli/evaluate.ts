@@ -50,6 +50,7 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
   const { folderItems, openRun } = await import("../inference/inference.js");
   const { summarise } = await import("../study/summary.js");
   const { describeImages, describeSummary, evaluationTables } = await import("../study/tables.js");
+  const { coverageOf, describeCoverage } = await import("../study/predicted-dice.js");
   const { scoredClasses } = await import("../study/records.js");
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");
@@ -114,15 +115,19 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       ...(seen.size > 0 && { seen: seen.size }),
       ...(unknown.length > 0 && { unknown }),
     };
+    const { fit, stale } = model.predictedDice;
+    if (stale) session.note(`warning: ${stale}`);
+    const coverage = fit && coverageOf(scores, fit, evaluated);
+    const summed = { ...facts, ...summary, ...(coverage && { predictedDice: coverage }) };
     const tables = evaluationTables(scores, summary, evaluated);
-    const written = Object.entries({ ...tables, "summary.json": toJson({ ...facts, ...summary }, 2) });
+    const written = Object.entries({ ...tables, "summary.json": toJson(summed, 2) });
     await writeTogether(out, "summary.json", async (folder) => {
       for (const [name, content] of written) await writeAtomic(path.join(folder, name), content);
     });
     await session.print(
       session.json
-        ? toJson({ ...facts, ...summary, scores }, 2)
-        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\nWritten to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
+        ? toJson({ ...summed, scores }, 2)
+        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${coverage ? `${describeCoverage(coverage)}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
     );
   } finally {
     line.clear();

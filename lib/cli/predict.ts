@@ -108,6 +108,8 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
       ...(batchSize !== undefined && { batchSize }),
       ...(structures !== undefined && { labels: true }),
     };
+    const { stale } = model.predictedDice;
+    if (stale) session.note(`warning: ${stale}`);
     const thresholds = await thresholdsFor(flags, notes.classNames.length, session);
     const records: PredictionRecord[] = [];
     const tell = counter(line, "predicting", items.length);
@@ -291,12 +293,24 @@ function fileName(name: string): string {
   return name.replace(/[^\p{L}\p{N}_-]+/gu, "_");
 }
 
+const predictedColumns = [
+  imageColumn<PredictionRecord>("predictedDice", ({ predictedDice }) => predictedDice?.overall.dice, true),
+  {
+    ...imageColumn<PredictionRecord>("predictedDice", ({ predictedDice }) => predictedDice?.overall.lower, true),
+    head: "at least",
+  },
+];
+
 /** The images in their order; of many only the first and last ten. */
 function describe(rows: readonly PredictionRecord[]): string {
   const names = ["aula", "aulaNormalised", "pairwiseAgreement", "softDiceConfidence"] as const;
   const columns = [
     ...names.map((name) => imageColumn<PredictionRecord>(name, ({ scores }) => scores[name], true)),
     imageColumn<PredictionRecord>("entropy.sum", ({ summaries }) => summaries.entropy?.sum, true),
+    ...(rows.some(({ predictedDice }) => predictedDice) ? predictedColumns : []),
   ];
-  return toText({ caption: "Images", name: { head: "image", of: ({ id }) => id }, columns, rows }, 10);
+  const table = toText({ caption: "Images", name: { head: "image", of: ({ id }) => id }, columns, rows }, 10);
+  const [first, ...others] = rows;
+  const sentence = others.length === 0 ? first?.predictedDice?.sentence : undefined;
+  return sentence ? `${table}${sentence}.\n` : table;
 }

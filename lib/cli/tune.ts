@@ -14,8 +14,11 @@ import { fixed, grouped } from "../results/format.js";
 import { csvOf } from "../results/table.js";
 import { formatTable } from "../results/text.js";
 import { dataOf, type RunNotes } from "../runs/notes.js";
+import { RUN_FILES } from "../runs/run.js";
 import type { RunChoice } from "../runs/tuning.js";
+import type { DiceIntervals, PredictedDiceFit } from "../scores/predicted-dice.js";
 import { SCORES, type ScoreName } from "../scores/scores.js";
+import { casesNeeded } from "../tuning/predicted-dice.js";
 import type { SkipPoint } from "../tuning/skip.js";
 import { FITS, GATE, TUNE, type TuneImage, type TuneOptions, type Tuning, type TuningStep } from "../tuning/tune.js";
 import { MAPS } from "../uncertainty/index.js";
@@ -77,9 +80,11 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
   const { openRun } = await import("../inference/inference.js");
   const { tune } = await import("../tuning/tune.js");
   const { writeChoice } = await import("../runs/tuning.js");
+  const { writePredictedDice } = await import("../runs/predicted-dice.js");
+  const { fitPredictedDice } = await import("../tuning/predicted-dice.js");
   if (!flags.dryRun) {
     checkOutput(folder, "the run");
-    await checkPlaces(folder, TUNING_FILES);
+    await checkPlaces(folder, WRITTEN);
   }
   const { model, notes } = await openRun(folder, flags);
   const line = new StatusLine(process.stderr);
@@ -105,6 +110,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
       ...(flags.gate && { gate: gateOptions(flags) }),
     };
     const tuning = await tune(() => source.read(), dataset.length, options);
+    const predictedDice = tuning.cases.length > 0 ? fitPredictedDice(tuning.cases) : null;
     line.clear();
     const { ignored } = dataset;
     noteIgnored(session, ignored, dataset.length, dataset.labels.ignore);
@@ -118,12 +124,16 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
       const { withFolder } = await import("../native/folder-lock.js");
       await withFolder(folder, async () => {
         // What an earlier choice, or one that was killed, has left is not this one's.
-        for (const name of TUNING_FILES) await rm(path.join(folder, name), { force: true });
+        for (const name of WRITTEN) await rm(path.join(folder, name), { force: true });
         if (tuning.curve.length > 0) {
           const chosen = choice.prediction.heads === undefined ? choice.skip : null;
           await writeAtomic(path.join(folder, TUNING_FILES[0]), curveCsv(tuning.curve, chosen));
           await drawSkipCurve(folder, tuning.curve, chosen);
           written.push(...TUNING_FILES);
+        }
+        if (predictedDice) {
+          await writePredictedDice(folder, predictedDice, choice);
+          written.push(RUN_FILES.predictedDice);
         }
         // Last, as it is what counts.
         await writeChoice(folder, choice);
@@ -139,10 +149,12 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
               ignored,
               ...choice,
               tuning: { ...choice.tuning, contents: undefined },
+              predictedDice,
             },
             2,
           )
         : describe(tuning, choice, options, heads) +
+            (predictedDice ? `\n${describeFit(predictedDice, notes.classNames)}` : "") +
             (ordered || tuning.curve.length === 0 ? "" : `\n${NO_ORDER}\n`) +
             (flags.dryRun ? "\nNothing is written (--dry-run).\n" : `\nWritten to ${folder}: ${written.join(", ")}\n`),
     );
@@ -189,6 +201,9 @@ function trainedOn({ data }: RunNotes): SeenImages {
 
 /** What `tune` writes beside run.json, below the run. */
 const TUNING_FILES = ["tuning/skip-curve.csv", "tuning/figure3.svg", "tuning/figure3.png"] as const;
+
+/** All of it, but for run.json. */
+const WRITTEN = [...TUNING_FILES, RUN_FILES.predictedDice];
 
 /** Logits that are kept in memory from one reading to the next, in bytes; those of further images are worked out again. */
 const CACHE = 512 * 2 ** 20;
@@ -428,6 +443,34 @@ function describeScores({ name, why, ranking }: Tuning["score"]): string {
 }
 
 const SHOWN_SCORES = 6;
+
+/** How well the Dice of a mask is predicted, class by class. */
+function describeFit({ perClass }: PredictedDiceFit, classNames: readonly string[]): string {
+  return Object.entries(perClass)
+    .map(([c, { by, error, intervals }]) => {
+      const name = classNames[Number(c)] ?? c;
+      const features =
+        error?.features == null
+          ? ""
+          : `; by all features ${fixed(error.features)}${by === "features" ? "" : ", not better by a standard error"}`;
+      const from = by === "features" ? "all features" : "soft Dice confidence alone";
+      const said = error ? `, off by ${fixed(error.baseline)} on average by soft Dice confidence${features}` : "";
+      return `Predicted Dice of ${name}: from ${from}${said}. ${boundOf(intervals)}\n`;
+    })
+    .join("");
+}
+
+function boundOf(intervals: DiceIntervals | null): string {
+  if (!intervals) return "No bound.";
+  const { alpha, bands } = intervals;
+  return bands
+    .map(({ cases, lower, upTo }) => {
+      const of = upTo === null ? "" : ` of volume up to ${Number(upTo.toPrecision(2))}`;
+      if (lower === null) return `No bound${of}: it needs ${casesNeeded(alpha)} images, and there are ${cases}.`;
+      return `Dice is at least that minus ${fixed(lower)} in ${fixed(100 * (1 - alpha), 0)} % of ${cases} images${of}, each left out of the fit.`;
+    })
+    .join(" ");
+}
 
 function describeRemovals({ removals, kept }: Tuning, heads: readonly string[]): string {
   const rows = removals.map((point) => [

@@ -3,6 +3,7 @@ import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
 import { checkOptions } from "../options.js";
+import { NO_PREDICTED_DICE, type RunPredictedDice, readPredictedDice } from "../runs/predicted-dice.js";
 import {
   checkPrediction,
   keptOf,
@@ -56,15 +57,27 @@ export class DeepEnsemble extends Predictor implements Model {
   readonly #ownsBackbones: boolean;
   /** As chosen for the weights that the members were loaded with. */
   #tuned: Tuned;
+  #predictedDice: RunPredictedDice;
   /** What run.json said, for a model that was loaded from a run. What a tuning chose holds until the next `fit`. */
   readonly run: Run | undefined;
 
-  private constructor(members: readonly Plain[], ownsBackbones: boolean, run?: Run) {
+  private constructor(
+    members: readonly Plain[],
+    ownsBackbones: boolean,
+    run?: Run,
+    predictedDice: RunPredictedDice = NO_PREDICTED_DICE,
+  ) {
     super();
     this.#members = members;
     this.#ownsBackbones = ownsBackbones;
     this.run = run;
     this.#tuned = tunedOf(run);
+    this.#predictedDice = predictedDice;
+  }
+
+  /** How the Dice of its masks is predicted; until the next `fit`. */
+  get predictedDice(): RunPredictedDice {
+    return this.#predictedDice;
   }
 
   /**
@@ -114,22 +127,25 @@ export class DeepEnsemble extends Predictor implements Model {
           "ERR_LE_CHECKPOINT",
           `Expected ${run.members} trained members in ${folder} but received no weights of member ${member}: its training was stopped; resume it.`,
         );
-    return DeepEnsemble.#gatherMembers(
-      run.members as number,
-      (i) => Plain.load(memberFolder(folder, i + 1), options),
+    return DeepEnsemble.#gatherMembers(run.members as number, (i) => Plain.load(memberFolder(folder, i + 1), options), {
       run,
-    );
+      predictedDice: await readPredictedDice(folder, run),
+    });
   }
 
-  static async #gatherMembers(count: number, make: (index: number) => Promise<Plain>, run?: Run) {
+  static async #gatherMembers(
+    count: number,
+    make: (index: number) => Promise<Plain>,
+    loaded?: { run: Run; predictedDice: RunPredictedDice },
+  ) {
     const members: Plain[] = [];
     try {
       for (let i = 0; i < count; i++) members.push(await make(i));
-      return new DeepEnsemble(members, run === undefined, run);
+      return new DeepEnsemble(members, loaded === undefined, loaded?.run, loaded?.predictedDice);
     } catch (error) {
       for (const member of members) {
         await member.dispose();
-        if (!run) await member.backbone.dispose();
+        if (!loaded) await member.backbone.dispose();
       }
       throw error;
     }
@@ -190,6 +206,7 @@ export class DeepEnsemble extends Predictor implements Model {
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       tuned: this.#tuned.prediction,
+      predictedDice: this.#predictedDice.fit,
       watched: () => this.#first.watched(),
     };
   }
@@ -215,6 +232,7 @@ export class DeepEnsemble extends Predictor implements Model {
       const before = run !== undefined && existsSync(path.join(run, RUN_FILES.run)) ? await readRun(run) : undefined;
       if (run !== undefined) await this.#writeRun(run, notes, keptOf(before, {}));
       this.#tuned = {};
+      this.#predictedDice = NO_PREDICTED_DICE;
       for (const [i, member] of this.#members.entries()) {
         const own = {
           ...rest,

@@ -7,6 +7,7 @@ import { withFolder } from "../native/folder-lock.js";
 import { loadAddon } from "../native/load.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
 import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
+import { NO_PREDICTED_DICE, type RunPredictedDice, readPredictedDice } from "../runs/predicted-dice.js";
 import {
   asDamaged,
   checkPrediction,
@@ -118,6 +119,7 @@ export interface NetworkParts {
   anyPrecision: boolean;
   recorded: Recorded;
   run: Run | undefined;
+  predictedDice: RunPredictedDice;
 }
 
 /** @throws ERR_LE_OPTION for a size of an image where the network takes volumes, or the other way round */
@@ -162,6 +164,7 @@ export async function makeNetwork(
       anyPrecision: precision === "auto",
       recorded: { ensemble: { ...ensemble, ...(headsPerTap > 1 && { headsPerTap }) }, skip, passes, channelsLast },
       run: owned?.run,
+      predictedDice: NO_PREDICTED_DICE,
     };
   } catch (error) {
     throw fromNative(error);
@@ -204,7 +207,7 @@ export async function loadNetwork(
     const names = parts.made.heads.map(({ name }) => name);
     checkPrediction(run, run.passes === undefined ? names : passNames(names, run.passes), folder);
     await parts.addon.loadEnsemble(parts.handle, path.join(folder, RUN_FILES.weights));
-    return parts;
+    return { ...parts, predictedDice: await readPredictedDice(folder, run) };
   } catch (cause) {
     await backbone.dispose();
     const error = fromNative(cause);
@@ -225,6 +228,7 @@ export abstract class Network extends Predictor implements Model {
   #trained: Record<string, unknown> | undefined;
   /** As chosen for the weights that it was loaded with. */
   #tuned: Tuned;
+  #predictedDice: RunPredictedDice;
 
   abstract readonly method: MethodName;
   /** The network; shared with whoever made it. */
@@ -259,6 +263,12 @@ export abstract class Network extends Predictor implements Model {
     this.run = parts.run;
     this.#trained = parts.run?.training;
     this.#tuned = tunedOf(parts.run);
+    this.#predictedDice = parts.predictedDice;
+  }
+
+  /** How the Dice of its masks is predicted; until the next `fit`. */
+  get predictedDice(): RunPredictedDice {
+    return this.#predictedDice;
   }
 
   /** Numbers in which the network runs. Of `precision: "auto"` those that `fit` finds to be faster, from then on. */
@@ -278,6 +288,7 @@ export abstract class Network extends Predictor implements Model {
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       tuned: this.#tuned.prediction,
+      predictedDice: this.#predictedDice.fit,
       watched: () => this.watched(),
     };
   }
@@ -436,6 +447,7 @@ export abstract class Network extends Predictor implements Model {
       };
       if (run !== undefined) await this.#writeRun(run, notes, recorded, keptOf(before, {}));
       this.#tuned = {};
+      this.#predictedDice = NO_PREDICTED_DICE;
       const history = await callNative(this.#addon, abort.signal, (control) =>
         this.#addon.fit(
           this.#handle,

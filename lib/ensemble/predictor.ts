@@ -5,6 +5,14 @@ import type { Addon, Handle } from "../native/addon.js";
 import { checkOptions, nearest } from "../options.js";
 import type { MethodName } from "../runs/methods.js";
 import type { Run } from "../runs/run.js";
+import {
+  FEATURE_MAPS,
+  featuresFor,
+  type PredictedDiceFit,
+  predictDice,
+  readsFeatures,
+} from "../scores/predicted-dice.js";
+import { MAP_NAMES, type MapName } from "../uncertainty/index.js";
 import { callNative } from "./call.js";
 import { checkImage, FORWARD, type ForwardOptions, PREDICT, type PredictOptions } from "./model.js";
 import { type Prediction, toPrediction } from "./prediction.js";
@@ -23,6 +31,8 @@ export interface HeadSource {
   spatialAxes: number;
   /** What tuning chose. */
   tuned: Run["prediction"];
+  /** How the Dice of what tuning chose is predicted. */
+  predictedDice: PredictedDiceFit | null;
   /** Layers whose features are measured where none are named. */
   watched(): Promise<readonly string[]>;
 }
@@ -93,20 +103,43 @@ async function predictHeads(
   const names = source.headNames(count);
   const kept = keptHeads(names, skip, heads ?? tuned.heads, source.skip);
   const { heads: _heads, ...fusing } = tuned;
+  // Of other heads or another fusion the fit knows nothing.
+  const own = [rest.weights, rest.temperatures, rest.temperature].every((choice) => choice === undefined);
+  const fit = asTuned && own ? source.predictedDice : null;
+  const maps = mapsFor(fit, rest.maps);
   const taps = Array.isArray(tapStatistics) ? [...new Set(tapStatistics)] : tapStatistics ? await source.watched() : [];
   const raw = await callNative(source.addon, signal, (control) =>
     source.addon.predict(
       source.handles,
       images.map((image) => image.data),
       images.map((image) => image.shape),
-      { ...fusing, ...rest, heads: kept, passes: count, seed: seed ?? 0, tapStatistics: taps },
+      { ...fusing, ...rest, ...(maps && { maps }), heads: kept, passes: count, seed: seed ?? 0, tapStatistics: taps },
       control,
     ),
   );
   const keptNames = kept.map((index) => names[index] as string);
-  return raw.map((one) =>
-    toPrediction(one, [...keptNames], { skip: kept[0] as number, inDepth: source.method === "le", taps }),
-  );
+  return raw.map((one) => {
+    const facts = { skip: kept[0] as number, inDepth: source.method === "le", taps };
+    const prediction = toPrediction(one, [...keptNames], facts);
+    return fit ? withPredictedDice(prediction, fit, rest.maps) : prediction;
+  });
+}
+
+/** Maps that a prediction brings out: those asked for, and those that the fit reads. */
+function mapsFor(fit: PredictedDiceFit | null, asked: readonly MapName[] | undefined): readonly MapName[] | undefined {
+  return asked && fit && readsFeatures(fit) ? [...new Set([...asked, ...FEATURE_MAPS])] : asked;
+}
+
+/** Adds the Dice that the mask probably has, and leaves out the maps that only the fit asked for. */
+function withPredictedDice(
+  { maps, summaries, ...prediction }: Prediction,
+  fit: PredictedDiceFit,
+  asked: readonly MapName[] = MAP_NAMES,
+): Prediction {
+  const only = <T>(of: Partial<Record<MapName, T>>) =>
+    Object.fromEntries(Object.entries(of).filter(([name]) => asked.includes(name as MapName)));
+  const predictedDice = predictDice(fit, featuresFor(fit, { ...prediction, summaries }));
+  return { ...prediction, maps: only(maps), summaries: only(summaries), predictedDice };
 }
 
 /** Runs {@link ForwardOptions} on an image or a batch of them. */

@@ -1,6 +1,7 @@
 import type { NdArray } from "../arrays.js";
 import type { Orientation } from "../data/orientation.js";
 import type { Prediction } from "../ensemble/prediction.js";
+import { describePredictedDice } from "../scores/predicted-dice.js";
 import { recordScores, type ScoreValues } from "../scores/scores.js";
 import { type PixelSets, type SetName, setSizes } from "../sets/index.js";
 
@@ -46,7 +47,7 @@ export function predictionRecord(
 ) {
   const byName = <T>(perClass: Readonly<Record<number, T>>) =>
     Object.fromEntries(Object.entries(perClass).map(([c, value]) => [classNames[Number(c)] ?? c, value]));
-  const { aula, pairwiseAgreement, predictionDepth, softDiceConfidence } = prediction;
+  const { aula, pairwiseAgreement, predictionDepth, softDiceConfidence, predictedDice = null } = prediction;
   const { empty, uncertainty, ...scores } = recordScores(prediction);
   return {
     ...(shape.length === 3 && {
@@ -116,6 +117,17 @@ export function predictionRecord(
         /** Each foreground class alone. */
         perClass: byName(perClass),
       })),
+    },
+    /** The Dice that the mask probably has, at the network's input size; null without a fit for it. */
+    predictedDice: predictedDice && {
+      /** Mean over the foreground classes, with bounds. */
+      overall: predictedDice.overall,
+      /** Each foreground class alone. */
+      perClass: byName(predictedDice.perClass),
+      /** The bounds hold in 1 - α of cases; null without any. */
+      alpha: predictedDice.alpha,
+      /** For people; null where nothing is known. */
+      sentence: describePredictedDice(predictedDice) ?? null,
     },
     /** Whether no kept head finds any foreground. */
     empty,

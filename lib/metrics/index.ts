@@ -77,6 +77,15 @@ export {
 export type { SurfaceOptions } from "../quality/regions.js";
 export { type HeadsScore, type ScoreOptions, scoreHeads } from "../quality/score.js";
 export { assd, hausdorff, hd95, type ModifiedHausdorffOptions, modifiedHausdorff } from "../quality/surface.js";
+export {
+  type ClassFeatures,
+  type DiceEstimate,
+  type DiceFeatures,
+  diceFeatures,
+  type PredictedDice,
+  type PredictedDiceFit,
+  predictDice,
+} from "../scores/predicted-dice.js";
 export { type Structure, type StructuresInput, type StructuresOptions, structures } from "../scores/structures.js";
 export {
   type FitPixelSetsOptions,
@@ -127,14 +136,23 @@ export {
   wilcoxon,
 } from "../statistics/index.js";
 export {
+  type ChooseScoreOptions,
   type ChooseSkipOptions,
+  type ChosenScore,
+  calibrateInterval,
+  chooseScore,
   chooseSkip,
+  type DiceCase,
   type FittedTemperature,
   fitHeadWeights,
+  fitPredictedDice,
   fitProbabilityTemperature,
   fitTemperature,
   type HeadWeightOptions,
   type HeadWeights,
+  type PredictedDiceOptions,
+  type ScoreRanking,
+  type ScoreValidation,
   type SkipCurveOptions,
   type SkipPoint,
   skipCurve,

@@ -26,6 +26,8 @@ export const RUN_FILES = {
   weights: "weights.safetensors",
   state: "state.safetensors",
   history: "history.csv",
+  /** How its masks' Dice is predicted. */
+  predictedDice: "predicted-dice.json",
   /** What is promised of its gate: see {@link Certificate}. */
   certificate: "certificate.json",
   /** Cases that were looked at after they were served: see {@link Outcome}. */

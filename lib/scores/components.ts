@@ -29,9 +29,8 @@ export function connectedComponents(
     for (let at = number; at !== root; ) [at, parents[at]] = [parents[at] as number, root];
     return root;
   };
-  walk(shape, (i, index) => {
+  foreground(data, shape, (i, index) => {
     const label = data[i] as number;
-    if (label === 0) return;
     let number = 0;
     for (const { offset, axes } of before) {
       if (!inside(index, axes, shape) || data[i + offset] !== label) continue;
@@ -80,13 +79,22 @@ export function nearestComponent({ of, labels }: Components, label: number, shap
   return nearest;
 }
 
-/** Every pixel in row-major order, with its index along each axis, an array that is used again. */
-export function walk(shape: readonly number[], visit: (i: number, index: readonly number[]) => void): void {
+/** Every pixel whose label is not 0, in row-major order, with its index along each axis, an array that is used again. */
+export function foreground(
+  data: ArrayLike<number>,
+  shape: readonly number[],
+  visit: (i: number, index: readonly number[]) => void,
+): void {
+  const strides = stridesOf(shape);
   const index = shape.map(() => 0);
-  const pixels = shape.reduce((product, size) => product * size, 1);
-  for (let i = 0; i < pixels; i++) {
+  for (let i = 0; i < data.length; i++) {
+    if (data[i] === 0) continue;
+    for (let axis = 0, left = i; axis < index.length; axis++) {
+      const stride = strides[axis] as number;
+      index[axis] = Math.floor(left / stride);
+      left %= stride;
+    }
     visit(i, index);
-    for (let axis = shape.length - 1; axis >= 0 && ++index[axis]! === shape[axis]; axis--) index[axis] = 0;
   }
 }
 
@@ -105,12 +113,14 @@ function steps(shape: readonly number[], neighbours: Neighbours): { axes: number
 
 /** Whether a step from a pixel stays inside. */
 function inside(index: readonly number[], axes: readonly number[], shape: readonly number[]): boolean {
-  return axes.every((step, axis) => {
-    const at = (index[axis] as number) + step;
-    return at >= 0 && at < (shape[axis] as number);
-  });
+  for (let axis = 0; axis < axes.length; axis++) {
+    const at = (index[axis] as number) + (axes[axis] as number);
+    if (at < 0 || at >= (shape[axis] as number)) return false;
+  }
+  return true;
 }
 
-function stridesOf(shape: readonly number[]): number[] {
+/** How far apart neighbours along each axis are. */
+export function stridesOf(shape: readonly number[]): number[] {
   return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1));
 }

@@ -9,6 +9,7 @@ import {
   type SoftDiceConfidences,
   SUMMARIES,
 } from "../uncertainty/index.js";
+import type { PredictedDice } from "./predicted-dice.js";
 
 /** What scores are read from: one image's result, be it a prediction or the score of given heads. */
 export interface Scored {
@@ -22,6 +23,8 @@ export interface Scored {
   predictionDepth: PredictionDepth | null;
   /** Soft Dice of the fused probabilities with their own mask, and of each head's with its own. */
   softDiceConfidence: SoftDiceConfidences;
+  /** The Dice that the mask probably has; where the run has a fit for it. */
+  predictedDice?: PredictedDice;
   /** Image-level summaries of the maps that there are. */
   summaries: Partial<Record<MapName, MapSummary>>;
 }
@@ -119,6 +122,16 @@ export const IMAGE_SCORES = {
     surer: "high",
     needs: { heads: 1 },
     of: ({ softDiceConfidence }) => softDiceConfidence.heads.at(-1)?.overall,
+  },
+  predictedDice: {
+    title: "predicted Dice",
+    text: "The Dice that the mask probably has, by a fit to validation images",
+    range: [0, 1],
+    surer: "high",
+    needs: { heads: 1, fit: true },
+    unit: "Dice",
+    compared: false,
+    of: ({ predictedDice }) => predictedDice?.overall.dice ?? undefined,
   },
   predictionDepth: {
     title: "prediction depth",

@@ -4,7 +4,7 @@ import type { NdArray } from "../arrays.js";
 import { checkFloats, checkLabels, checkSameShape, type FloatArray, fail } from "../checks.js";
 import { checkOptions, describe, option, type Values } from "../options.js";
 import { softDiceConfidenceFromSums } from "../uncertainty/index.js";
-import { connectedComponents, NEIGHBOURS, nearestComponent, walk } from "./components.js";
+import { connectedComponents, foreground, NEIGHBOURS, nearestComponent } from "./components.js";
 
 /** What {@link structures} reads: of a prediction, or of the score of given heads. K heads, C classes. */
 export interface StructuresInput {
@@ -114,9 +114,8 @@ function placesOf(of: Int32Array, parts: number, shape: readonly number[]): Plac
     box: { low: shape.map((length) => length), high: shape.map(() => -1) },
     centre: shape.map(() => 0),
   }));
-  walk(shape, (i, index) => {
-    const place = places[(of[i] as number) - 1];
-    if (!place) return;
+  foreground(of, shape, (i, index) => {
+    const place = places[(of[i] as number) - 1] as Place;
     place.voxels++;
     const { low, high } = place.box;
     for (const [axis, at] of index.entries()) {

@@ -159,6 +159,14 @@ const tensor = {
   },
 };
 
+const estimate = {
+  type: "object",
+  properties: {
+    dice: { type: ["number", "null"] },
+    lower: { type: ["number", "null"], description: "The Dice is at least this" },
+    interval: { type: ["array", "null"], description: "The Dice is between these", items: { type: "number" } },
+  },
+};
 const scores = Object.fromEntries(
   IMAGE_SCORE_NAMES.map((name) => [name, { type: ["number", "null"], description: SCORES[name].text }]),
 );
@@ -217,6 +225,16 @@ const SCHEMAS = {
       aula: { type: ["object", "null"], properties: { value: number, normalised: number, empty: { type: "boolean" } } },
       pairwiseAgreement: { type: "object", properties: { overall: { type: ["number", "null"] } } },
       softDiceConfidence: { type: "object", properties: { overall: number } },
+      predictedDice: {
+        type: ["object", "null"],
+        description: "The Dice that the mask probably has; null without a fit for it in the run",
+        properties: {
+          overall: estimate,
+          perClass: { type: "object", additionalProperties: estimate },
+          alpha: { type: ["number", "null"], description: "The bounds hold in 1 - alpha of cases" },
+          sentence: { type: ["string", "null"] },
+        },
+      },
       empty: { type: "boolean", description: "No head finds any foreground" },
       scores: { type: "object", properties: scores },
       summaries: { type: "object", description: "Of each map: sum, mean, and mean over the foreground" },

@@ -94,6 +94,7 @@ function show(answer) {
     ["Pairwise agreement", fixed(pairwiseAgreement.overall)],
     ["Soft Dice confidence", fixed(softDiceConfidence.overall)],
     ["Entropy, mean", fixed(summaries.entropy?.mean)],
+    ...(answer.predictedDice?.sentence ? [["Predicted Dice", answer.predictedDice.sentence]] : []),
     ...(score ? [["Gate", score.name + " at least " + Number(score.threshold.toPrecision(4))]] : []),
     ...Object.entries(area).map(([name, pixels], label, all) => [
       "Area of " + name, pixels + " pixels", label === 0 ? "#000" : colours(all.length - 1)[label - 1],

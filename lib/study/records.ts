@@ -13,6 +13,7 @@ import {
   quality,
 } from "../metrics/index.js";
 import type { ImageRecord } from "../results/comparison.js";
+import type { PredictedDice } from "../scores/predicted-dice.js";
 import { recordScores } from "../scores/scores.js";
 import { mean, orNull } from "../statistics/spread.js";
 
@@ -36,6 +37,8 @@ export interface ImageScore extends ImageRecord {
   quality: Quality;
   /** Of this image's pixels; classes that are not scored are part of the background. */
   calibration: Calibration;
+  /** With bounds and classes, where the run has a fit. */
+  predictedDiceOf?: PredictedDice;
 }
 
 /** All foreground classes. */
@@ -89,12 +92,13 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
     headDice: labels ? headDice(labels, truth, prediction.heads.length, scoring) : [],
     quality: measured,
     calibration: of,
+    ...(prediction.predictedDice && { predictedDiceOf: prediction.predictedDice }),
   };
 }
 
 /** The part of a score that results.json keeps. */
 export function recordOf(score: ImageScore): ImageRecord {
-  const { headDice, quality, calibration, ...record } = score;
+  const { headDice, quality, calibration, predictedDiceOf, ...record } = score;
   return record;
 }
 

@@ -7,12 +7,15 @@ import { type FloatArray, fail } from "../checks.js";
 import { argmax, FUSIONS, type Fusion, fuse, labelMaps } from "../fusion/fuse.js";
 import { checkOptions, defaultsOf, option, type Values } from "../options.js";
 import { IGNORE_INDEX, NOTHING } from "../quality/ignored.js";
+import { dice } from "../quality/overlap.js";
 import { scoreHeads } from "../quality/score.js";
 import { Random } from "../random.js";
+import { diceFeatures } from "../scores/predicted-dice.js";
 import type { Scored } from "../scores/register.js";
 import { confidenceOf, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
 import { MAP_NAMES, MAPS, type MapParts, softDiceConfidence, summarise } from "../uncertainty/index.js";
 import type { ChosenScore } from "./choose-score.js";
+import type { DiceCase } from "./predicted-dice.js";
 import { checkTruth } from "./samples.js";
 import { CHOOSE, choose, type QualityPoint, qualityOf, type RankedPoint, type SkipPoint } from "./skip.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
@@ -128,6 +131,8 @@ export interface Tuning {
   temperature?: number;
   /** Before and after. */
   steps: TuningStep[];
+  /** The images that have a Dice, as the choice predicts them: for {@link fitPredictedDice}. */
+  cases: DiceCase[];
   gate?: {
     score: ScoreName;
     threshold: number;
@@ -194,16 +199,20 @@ export async function tune(
   const results = new Map(tries.map((step) => [step, [] as SubsetScore[]]));
   const confidence: number[] = [];
   const empty: boolean[] = [];
-  for await (const { heads: logits, truth } of images()) {
+  const cases: DiceCase[] = [];
+  for await (const { heads: logits, truth, group } of images()) {
     const chosen = kept.map((k) => logits[k] as NdArray<FloatArray>);
     let last: NdArray<FloatArray> | undefined;
     for (const [step, of] of results) {
       last = forms.get(step)?.(chosen) ?? fuse(logits, { fusion, ...MODELS, precision: "double" });
       of.push(qualityOfOne(last, truth, ignoreIndex));
     }
-    const scored = scoredOf(chosen, last as NdArray<FloatArray>, fitted.temperatures);
+    const scored = scoredOf(chosen, last as NdArray<FloatArray>, ordered, fitted.temperatures);
     confidence.push(confidenceOf(scored, score.name));
     empty.push(scored.empty);
+    const classDice = dice(scored.mask, truth, { classes: scored.classes, ignoreIndex: ignored });
+    if (Object.values(classDice).some(Number.isNaN)) continue;
+    cases.push({ features: diceFeatures(scored), dice: classDice, ...(group !== undefined && { group }) });
   }
   const steps = [...results].map(([step, of]) => {
     const { nll, nllSd, dice, diceSd } = qualityOf(of);
@@ -222,6 +231,7 @@ export async function tune(
     ...fitted,
     steps,
     ...(gate && { gate: gateOf(score.name, gate, confidence, quality) }),
+    cases,
   };
 
   /** The best removal from the heads that are left. */
@@ -372,8 +382,9 @@ function probabilitiesOf(heads: readonly NdArray<FloatArray>[], temperatures?: r
 function scoredOf(
   heads: readonly NdArray<FloatArray>[],
   fused: NdArray<FloatArray>,
+  ordered: boolean,
   temperatures?: readonly number[],
-): Scored {
+): Scored & { mask: NdArray<Uint8Array>; classes: number } {
   const classes = fused.shape[0] as number;
   const labels = lazy(() => labelMaps(heads));
   const shares = lazy(() => probabilitiesOf(heads, temperatures));
@@ -392,17 +403,20 @@ function scoredOf(
     Object.defineProperty(summaries, map, { get: () => summarise(MAPS[map].of(parts), argmax(fused)) });
   return {
     summaries,
+    // In single precision, as predictions have it.
+    mask: argmax({ data: Float32Array.from(fused.data), shape: fused.shape }),
+    classes,
     get empty() {
       return isEmpty(countAgreement(labels(), classes));
     },
     get aula() {
-      return aula(labels(), classes);
+      return ordered && heads.length >= 3 ? aula(labels(), classes) : null;
     },
     get pairwiseAgreement() {
       return pairwiseAgreement(labels(), classes);
     },
     get predictionDepth() {
-      return predictionDepth(labels(), classes);
+      return ordered && heads.length >= 2 ? predictionDepth(labels(), classes) : null;
     },
     get softDiceConfidence() {
       const heads = lazy(() => shares().map(softDiceConfidence));

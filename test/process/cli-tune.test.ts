@@ -80,6 +80,78 @@ describe("tune", () => {
     again.tuning.date = tuning.date;
     expect(again).toEqual(run);
 
+    // What its masks' Dice probably is, is told where the run is used as it was chosen, and nowhere else.
+    const predict = (...more: string[]) => {
+      const place = ["--data", inside("whole"), "--split", "val", "--out", inside("predicted"), "--device", "cpu"];
+      return cli(["predict", "--run", inside("tuned"), ...place, "--json", ...more]);
+    };
+    const lines = ({ stdout }: { stdout: string }) =>
+      stdout
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line));
+    const predicted = await predict();
+    expect(predicted.code, predicted.stderr).toBe(0);
+    for (const { predictedDice, scores } of lines(predicted)) {
+      const { dice, lower, interval } = predictedDice.overall;
+      expect(scores.predictedDice).toBe(dice);
+      expect(lower).toBeLessThanOrEqual(dice);
+      expect(interval[1]).toBeGreaterThanOrEqual(dice);
+      expect(predictedDice.sentence).toMatch(
+        /^This mask's Dice is probably 0\.\d\d, at least [01]\.\d\d in 9 of 10 cases$/,
+      );
+    }
+    for (const { predictedDice, scores } of lines(await predict("--skip", "0")))
+      expect([predictedDice, scores.predictedDice]).toEqual([null, null]);
+    const told = await cli([
+      "predict",
+      "--run",
+      inside("tuned"),
+      "--data",
+      inside("whole"),
+      "--split",
+      "val",
+      "--limit",
+      "1",
+      "--out",
+      inside("predicted"),
+      "--device",
+      "cpu",
+    ]);
+    expect(told.stdout).toMatch(/\nThis mask's Dice is probably /);
+    const evaluated = await cli([
+      "evaluate",
+      "--run",
+      inside("tuned"),
+      "--data",
+      inside("whole"),
+      "--split",
+      "val",
+      "--device",
+      "cpu",
+    ]);
+    expect(evaluated.code, evaluated.stderr).toBe(0);
+    expect(evaluated.stdout).toMatch(/^predicted Dice +off by/m);
+    const coverage = JSON.parse(readFileSync(inside("tuned", "evaluation-val", "summary.json"), "utf8")).predictedDice;
+    expect(coverage).toMatchObject({ alpha: 0.1, from: "out-of-fold" });
+    expect(coverage.of[""].lower).toBeGreaterThan(0.7);
+
+    // Of other weights nothing is told, and of a damaged file an error.
+    const file = inside("tuned", "predicted-dice.json");
+    const whole = readFileSync(file, "utf8");
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(whole), weights: "0".repeat(64) }));
+    const stale = await predict();
+    expect(stale).toMatchObject({ code: 0, stderr: expect.stringContaining("was made for other weights") });
+    for (const { predictedDice } of lines(stale)) expect(predictedDice).toBeNull();
+    for (const damage of [whole.slice(0, -20), whole.replace('"y": [', '"y": [2, '), "[]"]) {
+      writeFileSync(file, damage);
+      expect(await predict()).toMatchObject({
+        code: 1,
+        stderr: expect.stringMatching(/ERR_LE_CHECKPOINT.*predicted-dice/),
+      });
+    }
+    writeFileSync(file, whole);
+
     // What was chosen goes where nothing is asked for any more.
     expect((await cli(["tune", inside("tuned"), "--no-gate"])).code).toBe(0);
     expect(Object.keys(read("tuned"))).toEqual(expect.not.arrayContaining(["gate", "prediction"]));

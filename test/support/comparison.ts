@@ -161,6 +161,7 @@ function makeRun(
       agreements: ordered ? agreements : null,
       pairwiseAgreement:
         names.length > 1 && !nulls ? Math.max(0, Math.min(1, 1 - 0.8 * doubt + 0.03 * random.normal())) : null,
+      predictedDice: null,
       aulaSlope: ordered ? doubt / names.length : null,
       softDiceConfidence: Math.max(0, 1 - 0.6 * doubt + 0.05 * random.normal()),
       "softDiceConfidence.final": Math.max(0, 1 - 0.6 * doubt + 0.05 * random.normal()),

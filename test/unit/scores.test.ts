@@ -61,6 +61,10 @@ describe("the register of scores", () => {
       const scored = drawn(heads);
       for (const name of SCORE_NAMES) {
         const { needs, range } = SCORES[name];
+        if (needs.fit) {
+          expect(scoreOf(scored, name)).toBeNaN();
+          continue;
+        }
         const value = scoreOf(scored, name);
         if (heads < needs.heads && !SCORES[name].map) expect(value, `${name} of ${heads}`).toBeNaN();
         else {
@@ -77,7 +81,11 @@ describe("the register of scores", () => {
       .filter((name) => !SCORES[name].map)
       .map((name) => {
         const { text, range, surer, needs } = SCORES[name];
-        const heads = needs.heads === 1 ? "" : `${needs.heads} heads${needs.ordered ? " in order" : ""}`;
+        const heads = needs.fit
+          ? "a fit in the run"
+          : needs.heads === 1
+            ? ""
+            : `${needs.heads} heads${needs.ordered ? " in order" : ""}`;
         return `| \`${name}\` | ${text} | [${range.join(", ")}] | ${surer} | ${heads} |`;
       });
     for (const row of rows) expect(text).toContain(row);
@@ -87,7 +95,7 @@ describe("the register of scores", () => {
     const scored = drawn(5);
     const record = recordScores(scored);
     expect(JSON.parse(JSON.stringify(record))).toEqual(record);
-    for (const name of SCORE_NAMES) expect(recordedScore(record, name)).toBe(scoreOf(scored, name));
+    for (const name of SCORE_NAMES) expect(recordedScore(record, name) ?? Number.NaN).toBe(scoreOf(scored, name));
     expect(record["softDiceConfidence.final"]).toBe(scored.softDiceConfidence.heads[4]?.overall);
     const given = { heads: 5, summary: "sum" } as const;
     expect(recordedConfidence(record, "entropy", given)).toBe(-record.uncertainty["entropy.sum"]!);

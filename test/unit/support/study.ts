@@ -55,6 +55,7 @@ export function madeRun(options: MadeOptions = {}): MeasuredRun {
       aulaNormalised: method === "le" ? random.uniform() : null,
       agreements: method === "le" ? [0.5, 0.7, 0.9] : null,
       pairwiseAgreement: heads > 1 ? tied() : null,
+      predictedDice: null,
       aulaSlope: method === "le" ? 0.1 : null,
       softDiceConfidence: random.uniform(),
       "softDiceConfidence.final": random.uniform(),
