@@ -81,6 +81,7 @@ export {
 } from "./runs/certificate.js";
 export type { RunHashes } from "./runs/identity.js";
 export { METHOD_TITLES, METHODS, type MethodName } from "./runs/methods.js";
+export type { RunPredictedDice } from "./runs/predicted-dice.js";
 export { type Run, readRun } from "./runs/run.js";
 export {
   type CertificateInForce,

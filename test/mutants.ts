@@ -57,6 +57,27 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/unit/agreement.test.ts"],
   },
   {
+    name: "a bound on Dice one case too low",
+    file: "lib/tuning/predicted-dice.ts",
+    text: "Math.ceil((values.length + 1) * (1 - alpha) - 1e-9)",
+    by: "Math.ceil(values.length * (1 - alpha) - 1e-9)",
+    tests: ["test/unit/predicted-dice.test.ts"],
+  },
+  {
+    name: "all features whenever they do better at all",
+    file: "lib/tuning/predicted-dice.ts",
+    text: "error.features > (error.se ?? 0)",
+    by: "error.features > 0",
+    tests: ["test/unit/predicted-dice.test.ts"],
+  },
+  {
+    name: "the score of least AURC though a simpler one ties",
+    file: "lib/tuning/choose-score.ts",
+    text: "above <= se",
+    by: "above <= 0",
+    tests: ["test/unit/choose-score.test.ts"],
+  },
+  {
     name: "a structure's scores without what heads find around it",
     file: "lib/scores/structures.ts",
     text: "nearestComponent(components, c, shape)",

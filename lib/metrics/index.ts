@@ -78,13 +78,19 @@ export type { SurfaceOptions } from "../quality/regions.js";
 export { type HeadsScore, type ScoreOptions, scoreHeads } from "../quality/score.js";
 export { assd, hausdorff, hd95, type ModifiedHausdorffOptions, modifiedHausdorff } from "../quality/surface.js";
 export {
+  type ClassDiceFit,
   type ClassFeatures,
+  type ConstantDice,
+  type DiceDistances,
   type DiceEstimate,
   type DiceFeatures,
+  type DiceIntervals,
+  type DiceSource,
   diceFeatures,
   type PredictedDice,
   type PredictedDiceFit,
   predictDice,
+  type Ridge,
 } from "../scores/predicted-dice.js";
 export { type Structure, type StructuresInput, type StructuresOptions, structures } from "../scores/structures.js";
 export {
@@ -135,6 +141,7 @@ export {
   type Wilcoxon,
   wilcoxon,
 } from "../statistics/index.js";
+export type { Isotonic } from "../statistics/isotonic.js";
 export {
   type ChooseScoreOptions,
   type ChooseSkipOptions,

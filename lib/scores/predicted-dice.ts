@@ -11,6 +11,7 @@ export const FEATURE_MAPS = ["entropy", "mutualInformation"] as const satisfies 
 
 /** What is known of one image's prediction, for each foreground class and for all of them. Plain JSON. */
 export interface DiceFeatures {
+  /** By foreground class. */
   perClass: Record<number, ClassFeatures>;
   /** Share of the pixels that are foreground; 0 where the mask is empty. */
   volume: number;
@@ -35,7 +36,12 @@ export interface PredictedDiceFit {
   /** By foreground class. */
   perClass: Record<number, ClassDiceFit>;
   /** Bounds of the mean over the foreground classes. */
-  overall: { intervals: DiceIntervals | null; constant: ConstantDice };
+  overall: {
+    /** Null where there are none. */
+    intervals: DiceIntervals | null;
+    /** What it is compared with. */
+    constant: ConstantDice;
+  };
 }
 
 /** The fit of a class. */
@@ -47,19 +53,36 @@ export interface ClassDiceFit {
   /** Of what `by` gives, to Dice; null where no image of the fit had the class in its mask. */
   isotonic: Isotonic | null;
   /** Dice of images whose mask does not have the class; null where there was none. */
-  empty: { dice: number; cases: number } | null;
+  empty: {
+    /** Their mean. */
+    dice: number;
+    /** How many. */
+    cases: number;
+  } | null;
   /** Cross-validated mean absolute error of both; the difference has the standard error `se`. Null where there were too few images. */
-  error: { baseline: number; features: number | null; se: number | null } | null;
+  error: {
+    /** By soft Dice confidence alone. */
+    baseline: number;
+    /** By all features. */
+    features: number | null;
+    /** Of the difference. */
+    se: number | null;
+  } | null;
+  /** Null where there are none. */
   intervals: DiceIntervals | null;
+  /** What it is compared with. */
   constant: ConstantDice;
 }
 
 /** A linear model of standardised features. */
 export interface Ridge {
+  /** Of each feature. */
   mean: number[];
   /** Standard deviation; 0 for a feature that never differs, which counts nothing. */
   scale: number[];
+  /** Of each standardised feature. */
   weights: number[];
+  /** Added. */
   intercept: number;
   /** Penalty of the squared weights. */
   penalty: number;
@@ -87,6 +110,7 @@ export interface DiceIntervals {
 
 /** Quantiles of distances. */
 export interface DiceDistances {
+  /** How many. */
   cases: number;
   /** Of D̂ - D: what to subtract for a lower bound; null where there are too few cases for α. */
   lower: number | null;
@@ -96,6 +120,7 @@ export interface DiceDistances {
 
 /** What one would say without looking at the image: the mean Dice, and one width for all. */
 export interface ConstantDice {
+  /** That mean. */
   dice: number;
   /** Of |D - mean|; null where there are too few cases for α. */
   both: number | null;
@@ -115,6 +140,7 @@ export interface DiceEstimate {
 export interface PredictedDice {
   /** Mean over the foreground classes. */
   overall: DiceEstimate;
+  /** By foreground class. */
   perClass: Record<number, DiceEstimate>;
   /** α of the bounds; null without them. */
   alpha: number | null;
@@ -126,7 +152,7 @@ export type DiceSource = Pick<Scored, "aula" | "pairwiseAgreement" | "softDiceCo
   mask: NdArray<Uint8Array>;
 };
 
-/** The features of a prediction, whose summaries have the {@link FEATURE_MAPS} (mutual information for two heads or more). */
+/** The features of a prediction, whose summaries have entropy and, for two heads or more, mutual information. */
 export function diceFeatures(result: DiceSource): DiceFeatures {
   return featuresOf(result, valuesOf(result));
 }

@@ -8,6 +8,7 @@ import { spread } from "../statistics/spread.js";
 
 /** A score on the validation images. */
 export interface ScoreValidation {
+  /** Which. */
   name: ScoreName;
   /** n finite numbers, higher where the result is surer. */
   confidence: ArrayLike<number>;
@@ -17,6 +18,7 @@ export interface ScoreValidation {
 
 /** How a score ranks the validation images. */
 export interface ScoreRanking {
+  /** Which. */
   name: ScoreName;
   /** Area under its risk-coverage curve. */
   aurc: number;
@@ -28,6 +30,7 @@ export interface ScoreRanking {
 
 /** A score that was chosen, and why. */
 export interface ChosenScore {
+  /** Which. */
   name: ScoreName;
   /** In words. */
   why: string;
