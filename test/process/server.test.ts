@@ -12,6 +12,7 @@ import { encodePng } from "../../lib/data/encode-png.js";
 import { decodeImage } from "../../lib/data/image.js";
 import { parseNpy } from "../../lib/data/npy.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
+import { withOrientation } from "../../lib/data/png.js";
 import { fileItems, infer, openRun, type Result } from "../../lib/inference/inference.js";
 import { type PixelSets, pixelSets } from "../../lib/metrics/index.js";
 import { cli } from "../support/cli.js";
@@ -129,6 +130,11 @@ describe("a server", () => {
     const [alone] = (await (await of("?outputs=outer,inner&sets=none,1")).json()).images;
     expect(Object.keys(alone.files)).toEqual(["outer"]);
     expect(Object.values(alone.sets)).toEqual([{ outer: offline.mask.data.length }]);
+    // All that is predicted is the mask, in the file's own order too.
+    const turned = withOrientation((images[1] as (typeof images)[0]).bytes, 6);
+    const all = await predict(server.base, turned, { query: "?outputs=mask,inner&sets=1,1" });
+    const { mask, inner } = (await all.json()).images[0].files;
+    expect(inner).toEqual(mask);
     const npz = await predict(server.base, bytes, {
       query: "?outputs=outer&sets=0.2,0.9",
       accept: "application/x-npz",
@@ -477,12 +483,13 @@ describe("runs", () => {
     const server = await startServer([run3d, "--precision", "fp32"]);
     const headers = { "content-type": "application/x-npy" };
     const response = await predict(server.base, readFileSync(file), {
-      query: "?outputs=mask,entropy,overlay",
+      query: "?outputs=mask,entropy,overlay,inner&sets=1,1",
       ...headers,
     });
     const { images: answers } = await response.json();
     expect(answers[0]).toMatchObject({ depth: 9, height: 16, width: 14 });
-    const { mask, overlay } = answers[0].files;
+    const { mask, overlay, inner } = answers[0].files;
+    expect(inner).toEqual(mask);
     expect(mask.type).toBe("application/x-npy");
     expect(overlay.type).toBe("image/png");
     expect(parseNpy(Buffer.from(mask.data, "base64"), "mask")).toEqual((offline as Result).mask);

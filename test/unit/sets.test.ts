@@ -106,15 +106,18 @@ describe("pixelSets", () => {
     return p.map((own) => p.reduce((sum, one) => sum + (one > own ? one : 0), 0) / (mass || 1) + (mass ? 0 : 1));
   };
 
-  it("is the definition, for multiples of 1/1024, single and double", () => {
-    const values = fc.array(fc.oneof(fc.integer({ min: 0, max: 1024 }), fc.constantFrom(0, 1, 2, 512)), {
-      minLength: 1,
-      maxLength: 40,
-    });
+  it("is the definition, of probabilities far apart, equal and close, single and double", () => {
+    // Multiples of 2^-16, whose sums are exact.
+    const value = fc.oneof(
+      fc.integer({ min: 0, max: 65536 }),
+      fc.constantFrom(0, 1, 2, 32768),
+      fc.integer({ min: 39000, max: 39040 }),
+    );
+    const values = fc.array(value, { minLength: 1, maxLength: 40 });
     const share = fc.oneof(fc.constantFrom(0, 0.5, 1), fc.double({ min: 0, max: 1, noNaN: true }));
     fc.assert(
       fc.property(values, share, share, fc.constantFrom(Float32Array, Float64Array), (whole, a, b, Type) => {
-        const p = whole.map((value) => value / 1024);
+        const p = whole.map((value) => value / 65536);
         const [inner, outer] = a < b ? [a, b] : [b, a];
         const found = pixelSets(binary(p, undefined, Type as Float32ArrayConstructor), { inner, outer })[1];
         const scores = scoresOf(p);
