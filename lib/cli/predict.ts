@@ -9,6 +9,7 @@ import type { Result } from "../inference/inference.js";
 import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
 import { toText } from "../results/table.js";
 import type { Certificate } from "../runs/certificate.js";
+import type { Run } from "../runs/run.js";
 import type { Structure, StructuresOptions } from "../scores/structures.js";
 import { checkThresholds, type PixelSets, SETS, type SetThresholds, setsOf, thresholdsOf } from "../sets/index.js";
 import { imageColumn } from "../study/tables.js";
@@ -87,7 +88,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
   const { checkOutput, writeTogether } = await import("./output.js");
   const { fileItems, folderItems, infer, openRun } = await import("../inference/inference.js");
   checkOutput(flags.out, "--out");
-  const { model, notes } = await openRun(flags.run, flags);
+  const { model, run, notes } = await openRun(flags.run, flags);
   const line = new StatusLine(process.stderr);
   try {
     const all =
@@ -110,7 +111,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     };
     const { stale } = model.predictedDice;
     if (stale) session.note(`warning: ${stale}`);
-    const thresholds = await thresholdsFor(flags, notes.classNames.length, session);
+    const thresholds = await thresholdsFor(run, flags, session);
     const records: PredictionRecord[] = [];
     const tell = counter(line, "predicting", items.length);
     await writeTogether(flags.out, "predictions.jsonl", async (folder) => {
@@ -142,16 +143,16 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
 
 /** Thresholds of inner and outer masks by class: as given, else of the run's certificate; undefined where neither has any. */
 async function thresholdsFor(
-  { run, sets, skip, fusion, precision }: Flags,
-  classes: number,
+  run: Run,
+  { run: folder, sets, skip, fusion }: Flags,
   session: Session,
 ): Promise<Record<number, SetThresholds> | undefined> {
-  if (sets) return checkThresholds(thresholdsOf(sets), classes);
+  if (sets) return checkThresholds(thresholdsOf(sets), run.ensemble.classes);
   const { certifiedSets, readCertificate, verifyCertificate } = await import("../runs/certificate.js");
-  const certificate = await readCertificate(run).catch((error: Error) => error);
+  const certificate = await readCertificate(folder).catch((error: Error) => error);
   // Of one that is damaged nobody knows whether it had any.
   if (!(certificate instanceof Error) && !(certificate as Partial<Certificate> | undefined)?.sets) return undefined;
-  const found = certifiedSets(await verifyCertificate(run), { skip, fusion, precision }, classes);
+  const found = certifiedSets(await verifyCertificate(folder), run, { skip, fusion });
   if (!found.thresholds) session.note(`No inner and outer masks: ${found.message}`);
   return found.thresholds;
 }

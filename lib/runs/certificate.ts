@@ -4,13 +4,14 @@ import { type Certified, RULE_NAMES } from "../certificate/index.js";
 import { readTextIfAny, writeAtomic } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { PredictionFusion } from "../fusion/index.js";
 import { withFolder } from "../native/folder-lock.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkFields, type OptionSpecs, option } from "../options.js";
 import { SCORE_NAMES, type ScoreName } from "../scores/scores.js";
 import { checkThresholds, type PixelSetFit, type SetThresholds } from "../sets/index.js";
 import { hashOf, type RunHashes, runHashes } from "./identity.js";
-import { RUN_FILES } from "./run.js";
+import { RUN_FILES, type Run } from "./run.js";
 
 /** Version of certificate.json's layout. */
 const FORMAT = 1;
@@ -204,26 +205,32 @@ export async function verifyCertificate(folder: string, certificate?: unknown): 
   return { valid: true, certificate: checked };
 }
 
-/** How a prediction is asked for, as far as thresholds of inner and outer masks hang on it. */
-export interface CertifiedSettings {
-  /** Heads left out, in place of the run's. */
+/** What is chosen for a prediction in place of what the run has, as far as its certificate hangs on it. */
+export interface ChosenSettings {
+  /** Heads left out. */
   skip?: number | undefined;
-  /** Fusion, in place of the run's. */
-  fusion?: string | undefined;
-  /** Numbers in which the network runs, in place of the run's. */
-  precision?: string | undefined;
+  /** How heads are fused. */
+  fusion?: PredictionFusion | undefined;
+}
+
+/** Which settings a run's certificate is not of, "skip and fusion" say; undefined where it is of all. */
+export function chosenOtherwise(run: Run, { skip, fusion }: ChosenSettings): string | undefined {
+  const { prediction: { heads, fusion: own = "mean" } = {}, skip: ownSkip } = run;
+  const others = [
+    skip !== undefined && (heads !== undefined || skip !== ownSkip) && "skip",
+    fusion !== undefined && fusion !== own && "fusion",
+  ];
+  return others.filter(Boolean).join(" and ") || undefined;
 }
 
 /**
- * Thresholds of inner and outer masks that hold for predictions of a run: those of its certificate. They are of the run's own settings
- * alone.
- * @param settings what a prediction asks for that the run does not
+ * Thresholds of inner and outer masks that hold for predictions of a run: those of its certificate, for the settings that it is of.
  * @returns by class; or why there are none
  */
 export function certifiedSets(
   verdict: CertificateVerdict,
-  settings: CertifiedSettings,
-  classes: number,
+  run: Run,
+  chosen: ChosenSettings,
 ): { thresholds: Record<number, SetThresholds> } | { thresholds: undefined; message: string } {
   if (!verdict.valid) return { thresholds: undefined, message: verdict.message };
   const { sets } = verdict.certificate;
@@ -232,13 +239,8 @@ export function certifiedSets(
       thresholds: undefined,
       message: "The certificate has no thresholds of inner and outer masks (certify --sets).",
     };
-  const others = Object.entries(settings).filter(([, value]) => value !== undefined);
-  if (others.length > 0) {
-    const named = others.map(([name]) => name).join(" and ");
-    return {
-      thresholds: undefined,
-      message: `The certified thresholds of inner and outer masks are of the run's own ${named}.`,
-    };
-  }
-  return { thresholds: checkThresholds(sets.thresholds, classes) };
+  const others = chosenOtherwise(run, chosen);
+  if (others === undefined) return { thresholds: checkThresholds(sets.thresholds, run.ensemble.classes) };
+  const message = `The certified thresholds of inner and outer masks are of the run's own ${others}.`;
+  return { thresholds: undefined, message };
 }

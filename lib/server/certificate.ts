@@ -1,10 +1,17 @@
 // A run's certificate in service: whether what it promises still holds, and what that makes of decisions.
 import type { Prediction } from "../ensemble/prediction.js";
-import type { PredictionFusion } from "../fusion/index.js";
-import type { Certificate, CertificateFault, CertificateVerdict } from "../runs/certificate.js";
+import {
+  type Certificate,
+  type CertificateFault,
+  type CertificateVerdict,
+  type ChosenSettings,
+  certifiedSets,
+  chosenOtherwise,
+} from "../runs/certificate.js";
 import type { Run } from "../runs/run.js";
 import { acceptability, type CertificateInForce, decide, type Gate, type GateDecision } from "../scores/gate.js";
 import { type ScoreName, scoreOf } from "../scores/scores.js";
+import type { SetThresholds } from "../sets/index.js";
 import type { StreamWatch, Watched } from "./stream-watch.js";
 
 /**
@@ -46,6 +53,8 @@ export interface CertificateStatus extends CertificateBrief {
   date?: string;
   /** Since when it is void; ISO 8601. */
   voidSince?: string;
+  /** Thresholds of inner and outer masks, by class, where it has any. */
+  sets?: Record<number, SetThresholds>;
   /** Where the alarm stands. */
   alarm?: {
     /** Cases that were watched. */
@@ -60,12 +69,6 @@ export interface CertificateStatus extends CertificateBrief {
 /** A decision, and what is promised of it; nothing is said of it without a certificate. */
 export interface Decided extends GateDecision {
   certificate?: CertificateBrief;
-}
-
-/** The settings of a request that its certificate must be of. */
-export interface ChosenSettings {
-  skip?: number | undefined;
-  fusion?: PredictionFusion | undefined;
 }
 
 /** The certificate of one loaded state of a run. */
@@ -99,13 +102,14 @@ export class ServedCertificate {
       const { reason, message } = this.#verdict;
       return { state, reason, message };
     }
-    const { claim, alpha, delta, tau, rule, score, threshold, date } = this.#verdict.certificate;
+    const { claim, alpha, delta, tau, rule, score, threshold, date, sets } = this.#verdict.certificate;
     const { watched } = this.#watch as { watched: Watched };
     const { limit, streams } = watched.alarm.reading;
     const values = Object.fromEntries(Object.entries(streams).map(([name, { value }]) => [name, value]));
     return {
       ...{ state, claim, alpha, delta, tau, rule, score, threshold, date },
       ...(watched.voidSince && { message: VOID, voidSince: watched.voidSince }),
+      ...(sets && { sets: sets.thresholds }),
       alarm: { cases: watched.alarm.cases, limit, values },
     };
   }
@@ -121,7 +125,7 @@ export class ServedCertificate {
       return reason === "none" ? decide(prediction, gate) : decided(prediction, gate, { state: "stale", message });
     }
     const { certificate } = this.#verdict;
-    if (!this.#isCertified(chosen)) return decided(prediction, gate, { state: "stale", message: CHOSEN });
+    if (chosenOtherwise(this.#run, chosen)) return decided(prediction, gate, { state: "stale", message: CHOSEN });
     const { watch, watched } = this.#watch as { watch: StreamWatch; watched: Watched };
     watch.observe(watched, watchedValues(prediction, certificate, gate));
     if (!watched.voidSince) return decided(prediction, gate, { ...certificate, state: "valid" });
@@ -129,11 +133,19 @@ export class ServedCertificate {
     return decided(prediction, gate, { ...certificate, state: "void", message: VOID });
   }
 
-  #isCertified({ skip, fusion }: ChosenSettings): boolean {
-    const { prediction: { heads, fusion: own = "mean" } = {}, skip: ownSkip } = this.#run;
-    return (
-      (skip === undefined || (heads === undefined && skip === ownSkip)) && (fusion === undefined || fusion === own)
-    );
+  /** Whether it has, or may have had, thresholds of inner and outer masks, in force or not. */
+  get hasSets(): boolean {
+    return this.#verdict.valid ? this.#verdict.certificate.sets !== undefined : this.state === "stale";
+  }
+
+  /**
+   * Thresholds of inner and outer masks by class; undefined where there are none, or they are not in force.
+   * @param chosen what a request chose
+   * @internal
+   */
+  setsFor(chosen: ChosenSettings): Record<number, SetThresholds> | undefined {
+    if (this.state !== "valid") return undefined;
+    return certifiedSets(this.#verdict, this.#run, chosen).thresholds;
   }
 }
 

@@ -8,6 +8,7 @@ import { type DeviceFlags, placement } from "../inference/device.js";
 import { type PredictionRecord, predictionRecord } from "../inference/record.js";
 import { CONFIGURE } from "../native/configure.js";
 import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
+import type { ChosenSettings } from "../runs/certificate.js";
 import { checkGate, type Gate, type GateDecision } from "../scores/gate.js";
 import { IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
 import { checkThresholds, SET_NAMES, SETS, type SetThresholds, thresholdsOf } from "../sets/index.js";
@@ -15,7 +16,7 @@ import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
 import { Budget, type Held } from "./budget.js";
-import type { CertificateBrief, ChosenSettings, Decided } from "./certificate.js";
+import type { CertificateBrief, Decided } from "./certificate.js";
 import { type AlarmEvent, Certificates } from "./certificates.js";
 import { imageCost, inferBytes, outputBytes, product, writingCost } from "./costs.js";
 import type { FormFile } from "./form.js";
@@ -113,7 +114,7 @@ export interface RequestOptions {
   fusion?: PredictionFusion;
   /** @default mask and entropy */
   outputs?: readonly OutputName[];
-  /** λ of the inner and of the outer mask, from 0 to 1, null for none; needed where one of the outputs is of them. */
+  /** λ of the inner and of the outer mask, from 0 to 1, null for none. @default as certified */
   sets?: readonly (number | null)[];
   /** Arrays (.npy) in place of pictures. @default false */
   arrays?: boolean;
@@ -170,6 +171,7 @@ export const CHOICES = {
   fusion: option.oneOf(PREDICTION_FUSIONS, { text: "How heads are fused", otherwise: "as tuned, else mean" }),
   sets: option.with(SETS, {
     text: "Thresholds of inner and outer masks, from 0 to 1; none in the place of one",
+    otherwise: "as certified",
     arg: "inner,outer",
   }),
   outputs: distinctOutputs({ text: "Files of the answer, each once", default: ["mask", "entropy"] }),
@@ -396,7 +398,7 @@ export class PredictionService {
     if (limit) returns.push(limit.clear);
     try {
       const kind = this.#kind(served);
-      const thresholds = wantsSets(outputs) ? setsFor(served, options) : undefined;
+      checkSets(served, outputs, options);
       const size = quickMeasure(image, name) ?? (await this.#pool.run("measure", { bytes: image, name }, { signal }));
       const cost = this.#cost(size, image.length, kind, outputs, arrays);
       const done = this.#pool.book(cost.prepare + cost.finish, left());
@@ -425,7 +427,7 @@ export class PredictionService {
             prediction: spatial,
             prepared: { placement, ...(prepared.display && { display: prepared.display }) },
             outputs,
-            sets: thresholds,
+            sets: wantsSets(outputs) ? setsFor(served, options) : undefined,
             arrays,
             classNames,
             ignoreIndex,
@@ -683,17 +685,22 @@ export class PredictionService {
 /** Bytes that reading an infer request takes, for each of its own. */
 const PARSING = { json: 24, binary: 12 };
 
-/**
- * Thresholds of inner and outer masks by class.
- * @throws ERR_LE_OPTION where there are none
- */
-function setsFor({ notes }: ServedModel, { sets }: RequestOptions): Record<number, SetThresholds> {
-  if (!sets)
+/** @throws ERR_LE_OPTION where inner or outer masks are asked for, and there are no thresholds */
+function checkSets({ certificate }: ServedModel, outputs: readonly OutputName[], { sets }: RequestOptions): void {
+  if (wantsSets(outputs) && !sets && !certificate.hasSets)
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",
-      `Expected ${SETS.expected} for option 'sets' of predict, which the outputs ${SET_NAMES.join(" and ")} need, but received nothing.`,
+      `Expected ${SETS.expected} for option 'sets' of predict, which the outputs ${SET_NAMES.join(" and ")} need where the run's certificate has no thresholds, but received nothing.`,
     );
-  return checkThresholds(thresholdsOf(sets), notes.classNames.length);
+}
+
+/** Thresholds of inner and outer masks by class: as asked for, else as certified; undefined where these are not in force. */
+function setsFor(
+  { run, certificate }: ServedModel,
+  { sets, skip, fusion }: RequestOptions,
+): Record<number, SetThresholds> | undefined {
+  if (sets) return checkThresholds(thresholdsOf(sets), run.ensemble.classes);
+  return certificate.setsFor({ skip, fusion });
 }
 
 /** The maps whose summaries decide. */

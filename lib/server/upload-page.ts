@@ -39,6 +39,9 @@ const fixed = (value, digits = 3) => (typeof value === "number" ? value.toFixed(
 
 const CERTIFIED = { valid: "Certified", stale: "The certificate is stale", void: "The certificate is void" };
 
+/** Whether the chosen model is certified to say what is surely of a class, and what perhaps. */
+let sets = false;
+
 /** What is promised by the chosen model, or why nothing is. */
 function showCertificate({ state, claim, message, alarm } = { state: "none" }) {
   const shown = at("certificate");
@@ -53,7 +56,9 @@ function showCertificate({ state, claim, message, alarm } = { state: "none" }) {
 async function readModels() {
   const { models } = await (await fetch(base + "/v1/models")).json();
   if (at("model").options.length === 0) for (const { name } of models) at("model").append(element("option", name));
-  showCertificate(models.find(({ name }) => name === at("model").value)?.certificate);
+  const certificate = models.find(({ name }) => name === at("model").value)?.certificate;
+  sets = certificate?.sets !== undefined;
+  showCertificate(certificate);
 }
 readModels();
 at("model").addEventListener("change", readModels);
@@ -81,6 +86,12 @@ async function paint(source, classes) {
   return canvas.toDataURL();
 }
 
+/** How much of it is surely of its class, and how much perhaps. */
+function between({ inner, outer } = {}) {
+  const parts = [inner !== undefined && "surely " + inner, outer !== undefined && "at most " + outer].filter(Boolean);
+  return parts.length > 0 ? " (" + parts.join(", ") + ")" : "";
+}
+
 function show(answer) {
   const verdict = at("verdict");
   verdict.className = answer.decision ?? "";
@@ -97,7 +108,7 @@ function show(answer) {
     ...(answer.predictedDice?.sentence ? [["Predicted Dice", answer.predictedDice.sentence]] : []),
     ...(score ? [["Gate", score.name + " at least " + Number(score.threshold.toPrecision(4))]] : []),
     ...Object.entries(area).map(([name, pixels], label, all) => [
-      "Area of " + name, pixels + " pixels", label === 0 ? "#000" : colours(all.length - 1)[label - 1],
+      "Area of " + name, pixels + " pixels" + between(answer.sets?.[name]), label === 0 ? "#000" : colours(all.length - 1)[label - 1],
     ]),
   ];
   at("numbers").replaceChildren(...rows.map(([name, value, colour]) => {
@@ -112,9 +123,9 @@ function show(answer) {
   }));
 }
 
-async function showPictures({ files, area }) {
+async function showPictures({ files, area, sets }) {
   const captions = {
-    overlay: "Outline of the prediction", mask: "Mask", entropy: "Entropy: bright where the layers are unsure",
+    overlay: "Outline of the prediction" + (sets ? "; under the veil nobody can be sure" : ""), mask: "Mask", entropy: "Entropy: bright where the layers are unsure",
   };
   at("pictures").replaceChildren();
   for (const [name, caption] of Object.entries(captions)) {
@@ -133,7 +144,7 @@ async function predict(file) {
   verdict.className = "";
   verdict.textContent = "…";
   for (const id of ["reasons", "pictures", "numbers"]) at(id).replaceChildren();
-  const query = new URLSearchParams({ model: at("model").value, outputs: "mask,entropy,overlay" });
+  const query = new URLSearchParams({ model: at("model").value, outputs: "mask,entropy,overlay" + (sets ? ",inner,outer" : "") });
   const body = new FormData();
   body.append("file", file);
   try {

@@ -37,7 +37,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const certify = (run: string) =>
   cli([
     ...["certify", run, "--data", inside("calibration"), "--split", "all", "--score", "softDiceConfidence"],
-    ...["--alpha", "0.9", "--tau", "0.01", "--delta", "0.5", "--device", "cpu"],
+    ...["--alpha", "0.9", "--tau", "0.01", "--delta", "0.5", "--sets", "0.3", "--device", "cpu"],
   ]);
 
 let copies = 0;
@@ -98,6 +98,25 @@ describe("a certificate in service", () => {
     expect(await get(server, "/readyz")).toEqual({ status: "ready" });
     expect(await metric(server, "certificate_state")).toEqual({ none: 1, valid: 0, stale: 0, void: 0 });
     expect(readdirSync(run)).not.toContain("alarm");
+    await end(server);
+  });
+
+  it("has thresholds of inner and outer masks, as long as it is in force", async () => {
+    const run = copy();
+    const server = await startServer([run, "--linger", "0"]);
+    const { sets } = JSON.parse(readFileSync(path.join(run, "certificate.json"), "utf8"));
+    expect((await certificateOf(server)).sets).toEqual(sets.thresholds);
+    const files = async (query: string) => Object.keys((await predict(server, alike[0] as Buffer, query)).files);
+    const { inner, outer } = sets.thresholds[1];
+    const certified = await predict(server, alike[0] as Buffer, ",outer,inner");
+    const given = await predict(server, alike[0] as Buffer, `,outer,inner&sets=${inner ?? "none"},${outer}`);
+    expect(certified.files).toHaveProperty("outer");
+    expect([certified.sets, certified.files]).toEqual([given.sets, given.files]);
+    expect(await files(",outer&skip=1")).toEqual(["mask"]);
+    appendFileSync(path.join(run, "certificate.json"), "{");
+    await reload(server, 2);
+    expect(await files(",outer")).toEqual(["mask"]);
+    expect(await files(",outer&sets=none,0.5")).toEqual(["mask", "outer"]);
     await end(server);
   });
 
