@@ -70,6 +70,7 @@ export type { PredictionFusion } from "./fusion/index.js";
 export { type Configuration, configure } from "./native/configure.js";
 export type { DownloadProgress } from "./native/download.js";
 export type { KernelDetour, KernelReport } from "./native/kernels.js";
+export { type Renewal, renewCertificate } from "./runs/alarm.js";
 export {
   CERTIFICATE_FAULTS,
   type Certificate,

@@ -9,6 +9,9 @@ import { withDeviceOptions } from "./device-options.js";
 
 const LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 
+/** Variable of the environment with the token of outcomes. */
+const TOKEN = "LAYER_ENSEMBLES_OUTCOMES_TOKEN";
+
 interface Flags extends DeviceFlags {
   host: string;
   port: number;
@@ -25,6 +28,8 @@ interface Flags extends DeviceFlags {
   maxImages: number;
   gate?: Gate | null;
   state?: string;
+  outcomes?: boolean;
+  outcomesToken?: string;
   linger: number;
   logLevel: (typeof LEVELS)[number];
   json?: boolean;
@@ -73,6 +78,11 @@ export function serveCommand(): Command {
       text,
     )
     .option(
+      "--outcomes",
+      `take outcomes of audited cases at /v1/outcomes, from who has the token (--outcomes-token, or ${TOKEN} in the environment)`,
+    )
+    .option("--outcomes-token <file>", "file with the token", text)
+    .option(
       "--allow-host <names...>",
       "names in the header Host that are answered (default: with a loopback --host, localhost and addresses; else any)",
     )
@@ -105,6 +115,20 @@ function nameRuns(runs: readonly string[]): Record<string, string> | string[] {
   return named;
 }
 
+/** The token of outcomes; never from the command line, which others may see. */
+async function readToken(file: string | undefined): Promise<string> {
+  if (file === undefined) {
+    const token = process.env[TOKEN];
+    if (!token) throw new UsageError(`expected --outcomes-token FILE, or the token in ${TOKEN}, with --outcomes`);
+    return token;
+  }
+  const { ioError, readText } = await import("../data/files.js");
+  const text = await readText(file, 2 ** 16).catch((error) => {
+    throw ioError(file, "a file with the token", error);
+  });
+  return text.trim();
+}
+
 /** Before there is a log. */
 function warn({ model, error }: AlarmEvent, session: Session): void {
   session.note(`warning: the alarm over the cases of ${model}: ${(error as Error).message}`);
@@ -112,6 +136,8 @@ function warn({ model, error }: AlarmEvent, session: Session): void {
 
 async function serve(runs: string[], flags: Flags, session: Session): Promise<void> {
   const { createServer, PredictionService } = await import("../server/index.js");
+  if (flags.outcomesToken !== undefined && !flags.outcomes)
+    throw new UsageError("expected --outcomes with --outcomes-token");
   const { host, port, workers, timeout, maxBody, maxBatch, maxDelay, maxQueue, logLevel } = flags;
   const { maxPixels, maxSide, maxMemory, maxImages } = flags;
   const { threads } = flags;
@@ -125,6 +151,7 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
     ...(workers !== undefined && { workers }),
     ...(flags.gate !== undefined && { gate: flags.gate }),
     ...(flags.state !== undefined && { state: flags.state }),
+    ...(flags.outcomes && { outcomes: { token: await readToken(flags.outcomesToken) } }),
     onAlarm: (event) => tell(event),
     ...placement(flags),
     ...(threads !== undefined && { threads }),

@@ -2,6 +2,7 @@
 import { extname } from "node:path";
 import type { NdArray, NumericArray } from "../arrays.js";
 import { dataError, type ReadOptions, readBytes, readPng } from "./image.js";
+import { parseNpy } from "./npy.js";
 import { readNpy } from "./npy-file.js";
 import { orient } from "./orientation.js";
 import { isPng } from "./png.js";
@@ -13,7 +14,27 @@ import { isPng } from "./png.js";
  * @throws ERR_LE_DATA for a file that is missing, damaged, no PNG, coloured, or with transparency
  */
 export async function readMask(path: string, options: ReadOptions = {}): Promise<NdArray<Uint8Array | Uint16Array>> {
-  const bytes = await readBytes(path, "mask");
+  return decodePngMask(await readBytes(path, "mask"), path, options);
+}
+
+/**
+ * The numbers of a mask from a file's bytes, PNG as {@link readMask} or .npy as {@link readArrayMask}, told apart by content.
+ * @throws ERR_LE_DATA
+ */
+export async function decodeMask(
+  bytes: Buffer,
+  path: string,
+  options: ReadOptions = {},
+): Promise<NdArray<NumericArray>> {
+  if (isPng(bytes)) return decodePngMask(bytes, path, options);
+  return checkAxes(parseNpy(bytes, path), path);
+}
+
+async function decodePngMask(
+  bytes: Buffer,
+  path: string,
+  options: ReadOptions,
+): Promise<NdArray<Uint8Array | Uint16Array>> {
   if (!isPng(bytes)) throw dataError(path, "mask", "a PNG", `a file of another kind${kindOf(bytes)}`);
   const { width, height, channels, palette, bitDepth, data, orientation, frames } = await readPng(
     path,
@@ -46,7 +67,10 @@ export async function readMask(path: string, options: ReadOptions = {}): Promise
  * @throws ERR_LE_DATA as `readNpy`, and for other axes
  */
 export async function readArrayMask(path: string, options: ReadOptions = {}): Promise<NdArray<NumericArray>> {
-  const array = await readNpy(path, options);
+  return checkAxes(await readNpy(path, options), path);
+}
+
+function checkAxes<T extends NumericArray>(array: NdArray<T>, path: string): NdArray<T> {
   if (array.shape.length !== 2 && array.shape.length !== 3)
     throw dataError(path, "mask", "H×W or D×H×W labels", `the shape ${array.shape.join("×") || "()"}`);
   return array;

@@ -28,6 +28,15 @@ export function dice(
 }
 
 /**
+ * The mean of {@link dice} over the foreground classes; NaN where no pixel counts.
+ * @throws as {@link dice}
+ */
+export function meanDice(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Array>, options: OverlapOptions): number {
+  const perClass = Object.values(dice(prediction, truth, options)).filter((one) => !Number.isNaN(one));
+  return perClass.reduce((sum, one) => sum + one, 0) / perClass.length;
+}
+
+/**
  * Intersection over union of each foreground class, #(A∩B) / #(A∪B): 1 where both are empty, 0 where one is, NaN
  * where no pixel counts.
  * @param prediction S, labels 0..C-1.

@@ -162,3 +162,8 @@ export function acceptability(result: Scored & { heads?: readonly string[] }, sc
   const { decision, score: asked } = decide(result, gate, { score, threshold: -Number.MAX_VALUE });
   return decision === "accept" ? (asked?.value as number) : Number.NEGATIVE_INFINITY;
 }
+
+/** The score that a run's gate looks at: its own, else AULA where there are layers enough, else soft Dice confidence. */
+export function gateScore(gate: Gate | undefined, method: string, heads: number): ScoreName {
+  return gate?.score ?? (method === "le" && heads >= SCORES.aula.needs.heads ? "aula" : "softDiceConfidence");
+}

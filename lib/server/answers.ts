@@ -49,9 +49,10 @@ export function writeAnswers(task: {
       model,
       version,
       images: images.map((image, index) => {
-        const { name, decision, reasons, score, certificate, record } = image;
+        const { name, id, decision, reasons, score, certificate, record } = image;
         return {
           name,
+          ...(id !== undefined && { id }),
           decision,
           reasons,
           score,

@@ -90,6 +90,11 @@ export class ServedCertificate {
     return this.#watch?.watched.voidSince ? "void" : "valid";
   }
 
+  /** The score that it asks; undefined where it does not hold for the run. */
+  get score(): ScoreName | undefined {
+    return this.#verdict.valid ? this.#verdict.certificate.score : undefined;
+  }
+
   /** The scores that deciding and watching need. */
   get scores(): ScoreName[] {
     return this.#verdict.valid ? (Object.keys(this.#verdict.certificate.calibration) as ScoreName[]) : [];

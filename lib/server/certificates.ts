@@ -1,8 +1,11 @@
 // The certificates of all runs of a service: read with each run, and watched over its loads.
 import { existsSync } from "node:fs";
 import path from "node:path";
+import { LayerEnsemblesError } from "../errors.js";
 import { alarmFolder } from "../runs/alarm.js";
 import { type CertificateVerdict, verifyCertificate } from "../runs/certificate.js";
+import { runHashes } from "../runs/identity.js";
+import { predictorOf } from "../runs/outcomes.js";
 import { RUN_FILES } from "../runs/run.js";
 import { ServedCertificate } from "./certificate.js";
 import type { LoadedModel, ServedModel } from "./served-model.js";
@@ -24,6 +27,8 @@ export interface CertificateOptions {
   setAside: boolean;
   /** Folder of the alarms, by the names of their runs. @default in each run */
   state?: string | undefined;
+  /** Whether outcomes are taken, which say of which predictor they are. */
+  outcomes: boolean;
   /** Called where an alarm goes off, or cannot be kept. */
   onAlarm(event: AlarmEvent): void;
 }
@@ -43,12 +48,21 @@ export class Certificates {
    * @throws what loading throws; ERR_LE_IO, ERR_LE_BUSY where the alarm cannot be kept
    */
   async load(name: string, folder: string, load: () => Promise<LoadedModel>): Promise<ServedModel> {
-    const before = await this.#verdict(folder);
+    const before = await this.#look(folder);
     const model = await load();
     try {
-      const after = before.valid ? await this.#verdict(folder) : before;
-      const changed = before.valid && after.valid && before.certificate.digest !== after.certificate.digest;
-      return { ...model, certificate: await this.#serve(name, changed ? CHANGED : after, model) };
+      const after = await this.#look(folder);
+      const same = before.verdict.valid === after.verdict.valid && before.key === after.key;
+      if (before.predictor !== after.predictor)
+        throw new LayerEnsemblesError(
+          "ERR_LE_CHECKPOINT",
+          `Expected ${folder} to stay as it was while it was loaded but received another run there: load it again.`,
+        );
+      return {
+        ...model,
+        certificate: await this.#serve(name, same ? after.verdict : CHANGED, model),
+        ...(after.predictor !== undefined && { predictor: after.predictor }),
+      };
     } catch (error) {
       await model.close();
       throw error;
@@ -58,6 +72,13 @@ export class Certificates {
   /** Writes where the alarms stand, and gives their folders back. */
   async close(): Promise<void> {
     await Promise.all([...this.#watches.values()].map((watch) => watch.close()));
+  }
+
+  /** What is to be the same before and after a load. */
+  async #look(folder: string): Promise<{ verdict: CertificateVerdict; key: string; predictor: string | undefined }> {
+    const verdict = await this.#verdict(folder);
+    const key = verdict.valid ? verdict.certificate.digest : verdict.reason;
+    return { verdict, key, predictor: this.#options.outcomes ? predictorOf(await runHashes(folder)) : undefined };
   }
 
   async #verdict(folder: string): Promise<CertificateVerdict> {

@@ -5,6 +5,7 @@ import { writeAnswers } from "./answers.js";
 import { readForm } from "./form.js";
 import * as imageWork from "./image-work.js";
 import * as kserve from "./kserve.js";
+import { judgeMask } from "./outcome-work.js";
 import { buffersOf, ownBuffers } from "./transfer.js";
 
 /** What threads do. */
@@ -18,6 +19,7 @@ export const WORK = {
   writeInfer: kserve.writeInfer,
   readForm,
   writeAnswers,
+  judgeMask,
 };
 
 type Work = typeof WORK;

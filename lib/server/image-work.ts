@@ -4,6 +4,7 @@ import type { NdArray } from "../arrays.js";
 import { display } from "../data/dataset.js";
 import { encodePng, probabilityToGrey } from "../data/encode-png.js";
 import { decodeExtent, decodeImage } from "../data/image.js";
+import { contentOf } from "../data/leaks.js";
 import { parseNpy } from "../data/npy.js";
 import { encodeNpy } from "../data/npy-file.js";
 import { type Orientation, orientBack } from "../data/orientation.js";
@@ -18,6 +19,7 @@ import { heatMap, overlay } from "../pictures/render.js";
 import { SET_NAMES, type SetThresholds, setsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
+import { type KeptMask, packMask } from "./outcome-work.js";
 
 const DOUBLE = 8;
 
@@ -124,6 +126,8 @@ export interface Prepared {
   placement: Placement;
   /** Grey values as stored, H×W or D×H×W, where asked for. */
   display?: NdArray<Uint8Array>;
+  /** A hash of what it shows, where asked for; an image of one value has none. */
+  content?: string;
 }
 
 /**
@@ -135,12 +139,14 @@ export async function prepare(task: {
   name: string;
   kind: ImageKind;
   display: boolean;
+  content: boolean;
 }): Promise<Prepared> {
   const { name, kind } = task;
   const bytes = Buffer.from(task.bytes.buffer, task.bytes.byteOffset, task.bytes.byteLength);
   const stored =
     formatOf(bytes, name) === "npy" ? arrayOf(parseNpy(bytes, name), name, kind) : await decode(bytes, name, kind);
-  return prepareArray(stored, kind, task.display);
+  const content = task.content ? contentOf(stored) : undefined;
+  return { ...prepareArray(stored, kind, task.display), ...(content !== undefined && { content }) };
 }
 
 /** The same for an array of stored values: C×H×W, or C×D×H×W for a volume. */
@@ -215,6 +221,8 @@ export interface OutputFile {
 export interface Finished {
   extent: Extent;
   files: Record<string, OutputFile>;
+  /** Its mask, where it is to be kept. */
+  kept?: KeptMask;
 }
 
 /**
@@ -234,6 +242,8 @@ export async function finish(task: {
   ignoreIndex: number;
   /** Most bytes of its files. */
   maxBytes: number;
+  /** Whether the mask is to be kept, as the image is shown. */
+  keep: boolean;
 }): Promise<Finished> {
   const { prepared, outputs, classNames, ignoreIndex, maxBytes } = task;
   const shown = restorePrediction(task.prediction, prepared.placement);
@@ -293,5 +303,6 @@ export async function finish(task: {
       if (map) await png(output, heatMap(map, { range: [0, MAPS[output].most.of(classNames.length)] }));
     }
   }
-  return { extent: extentOf(mask, classNames.length, orientation, sets), files };
+  const kept = task.keep && packMask(shown.mask);
+  return { extent: extentOf(mask, classNames.length, orientation, sets), files, ...(kept && { kept }) };
 }

@@ -33,6 +33,7 @@ export type { FormFile } from "./form.js";
 export { OUTPUTS, type OutputFile, type OutputName } from "./image-work.js";
 export type { InferAnswer } from "./kserve.js";
 export type { Metrics, Stage } from "./metrics.js";
+export type { OutcomeOptions } from "./outcomes.js";
 export {
   type BatchEvent,
   type Place,

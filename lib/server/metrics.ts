@@ -20,6 +20,8 @@ export interface Metrics {
   rejections: Counter<"code">;
   /** Counts one pass of a model. */
   batch(model: string, event: BatchEvent): void;
+  /** Dice of audited cases. */
+  outcomes: Histogram<"model">;
   /** Counts the quality signals of one result; their drift tells of images unlike those of before. */
   quality(model: string, prediction: Prediction, decision: string | null): void;
 }
@@ -104,6 +106,7 @@ export async function createMetrics(models: () => Iterable<ServedModel>): Promis
     requests,
     stages,
     rejections,
+    outcomes: histogram("outcome_dice", "Dice of audited cases", shares, "model"),
     batch(model, { size, seconds, waited }) {
       batches.observe({ model }, size);
       for (const wait of waited) {

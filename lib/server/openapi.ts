@@ -122,6 +122,22 @@ export function describeInfer(parameters: readonly object[]): Described {
   return { config: { operation } };
 }
 
+/** Of POST /v1/outcomes. */
+export function describeOutcomes(): Described {
+  const operation = {
+    summary: "Tell what an audited case came to",
+    description:
+      "Its Dice, or the right mask: a PNG or .npy file in base64, of the image's size, of class indices; of two classes also of 0 and 255, as the " +
+      "answer's. Cases that are audited must be a fair draw of what was served. The header Authorization is Bearer and the server's token.",
+    requestBody: { required: true, content: json("Outcome") },
+    responses: {
+      ...answer("It is on the disk", "OutcomeAnswer", 201),
+      ...refusals("Error", [400, 401, 403, 404, 408, 409, 413, 415, 422, 503, 507]),
+    },
+  };
+  return { config: { operation } };
+}
+
 function json(schema?: Schema): object {
   return { "application/json": { schema: schema ? { $ref: `#/components/schemas/${schema}` } : { type: "object" } } };
 }
@@ -138,11 +154,16 @@ function refusals(schema: Schema, statuses: readonly (keyof typeof REFUSALS)[]):
 
 const REFUSALS = {
   400: "No image, a damaged one, or an unknown option",
-  404: "No such model",
+  401: "No token",
+  403: "Another token",
+  404: "No such model, or no case of this id",
   406: "No such form of answer",
+  409: "A case that has its outcome",
   408: "The body did not arrive in time",
   413: "Too many bytes, pixels or images",
   415: "Another content type, or a compressed body",
+  422: "No Dice or mask",
+  507: "No space on the disk: nothing has changed",
   503: "Too many requests, out of time, or stopping: try again after Retry-After seconds",
 } as const;
 
@@ -184,6 +205,7 @@ const SCHEMAS = {
     type: "object",
     properties: {
       name: { type: "string" },
+      id: { type: "string", description: "By which its outcome may be told; only where these are taken" },
       decision: { type: ["string", "null"], enum: ["accept", "review", null], description: "Null: there is no gate" },
       reasons: {
         type: "array",
@@ -246,6 +268,20 @@ const SCHEMAS = {
         },
       },
     },
+  },
+  Outcome: {
+    type: "object",
+    required: ["id"],
+    properties: {
+      id: { type: "string", description: "Of the answer" },
+      dice: { type: "number", minimum: 0, maximum: 1 },
+      mask: { type: "string", contentEncoding: "base64" },
+      group: { type: "string", description: "The patient, say" },
+    },
+  },
+  OutcomeAnswer: {
+    type: "object",
+    properties: { id: { type: "string" }, model: { type: "string" }, dice: number },
   },
   Error: {
     type: "object",

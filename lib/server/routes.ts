@@ -9,7 +9,17 @@ import { ENCODINGS, encodingOf, readBody } from "./body.js";
 import type { Held } from "./budget.js";
 import { documentationPage } from "./documentation-page.js";
 import { INPUT, TENSORS } from "./kserve.js";
-import { answer, type Described, describeInfer, describePredict, modelParameter, openApi, telling } from "./openapi.js";
+import {
+  answer,
+  type Described,
+  describeInfer,
+  describeOutcomes,
+  describePredict,
+  modelParameter,
+  openApi,
+  telling,
+} from "./openapi.js";
+import { type GivenOutcome, type OutcomeFault, OutcomeRefusal, type Outcomes } from "./outcomes.js";
 import type { Place } from "./queue.js";
 import type { ServedModel } from "./served-model.js";
 import { CHOICES, type PredictionService, timeoutError } from "./service.js";
@@ -91,6 +101,8 @@ export function routes(service: PredictionService): FastifyPluginAsync {
     addPredict(app, service);
     addInformation(app, service, paths);
     addInfer(app, service);
+    const { outcomes } = service;
+    if (outcomes) await app.register(async (inner) => addOutcomes(inner, service, outcomes));
     addRefusals(app, known);
   };
 }
@@ -431,6 +443,76 @@ function describeModel({ name, version, spatialAxes, notes }: ServedModel) {
       shape: shapes[perImage],
     })),
   };
+}
+
+/** A part of its own, whose bodies are JSON and are read once the token is known. */
+function addOutcomes(app: FastifyInstance, service: PredictionService, outcomes: Outcomes): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("*", async (request: FastifyRequest, payload: IncomingMessage) => {
+    const { bytes, held } = await readBody(payload, {
+      maxBody: service.limits.maxBody,
+      budget: service.memory.bodies,
+      encoding: request.headers["content-encoding"],
+      length: lengthOf(request),
+      signal: AbortSignal.timeout(service.limits.timeout),
+    });
+    request.raw.once("close", () => held.release());
+    return bytes;
+  });
+  app.post(
+    "/v1/outcomes",
+    {
+      ...describeOutcomes(),
+      bodyLimit: service.limits.maxBody,
+      onRequest: async (request, reply) => {
+        const [, token] = /^bearer +(\S+)$/i.exec(request.headers.authorization ?? "") ?? [];
+        if (token === undefined) {
+          reply.header("www-authenticate", "Bearer");
+          throw httpError(401, "Expected the header Authorization: Bearer TOKEN but received none.");
+        }
+        if (!outcomes.isToken(token)) throw httpError(403, "Expected the server's token but received another one.");
+        if (!/^application\/(.+\+)?json$/.test(typeOf(request) ?? ""))
+          throw httpError(415, "Expected the content type application/json.");
+        if (!encodingOf(request.headers["content-encoding"]))
+          throw httpError(415, `Expected a body without content-encoding, or in one of ${ENCODINGS.join(", ")}.`);
+        if (service.closing) throw new LayerEnsemblesError("ERR_LE_DISPOSED", "The server is stopping.");
+      },
+    },
+    async (request, reply) => {
+      const given = parseGiven(bodyOf(request));
+      const { model, dice } = await outcomes.add(given).catch((error) => {
+        throw asRefusal(error);
+      });
+      service.metrics.outcomes.observe({ model }, dice);
+      request.log.info({ model, id: given.id, dice }, "outcome");
+      return reply.code(201).send({ id: given.id, model, dice });
+    },
+  );
+}
+
+function parseGiven(bytes: Uint8Array): GivenOutcome {
+  try {
+    return JSON.parse(bufferOf(bytes).toString("utf8")) as GivenOutcome;
+  } catch (error) {
+    throw httpError(400, `Expected JSON but received what is none: ${(error as Error).message.slice(0, 100)}.`);
+  }
+}
+
+const FAULTS: Readonly<Record<OutcomeFault, number>> = { unknown: 404, taken: 409, unfit: 422 };
+
+/** An outcome that is not taken, as its client is told: what is wrong with the run's file is for the log. */
+function asRefusal(error: unknown): unknown {
+  if (error instanceof OutcomeRefusal) return httpError(FAULTS[error.fault], error.message);
+  const { code, cause } = error as LayerEnsemblesError;
+  const isFull = ["ENOSPC", "EDQUOT", "EFBIG"].includes((cause as NodeJS.ErrnoException | undefined)?.code ?? "");
+  if (code === "ERR_LE_IO" && isFull)
+    return Object.assign(
+      httpError(507, "Expected space on the disk for the outcome but received none: nothing has changed."),
+      {
+        code: "ERR_LE_IO",
+      },
+    );
+  return code === "ERR_LE_DATA" ? Object.assign(httpError(500, (error as Error).message), { code }) : error;
 }
 
 function addInformation(app: FastifyInstance, service: PredictionService, paths: object): void {

@@ -3,7 +3,8 @@ import type { DeviceFlags } from "../inference/device.js";
 import { openRun } from "../inference/inference.js";
 import type { RunNotes } from "../runs/notes.js";
 import type { Run } from "../runs/run.js";
-import { checkGate, type Gate } from "../scores/gate.js";
+import { checkGate, type Gate, gateScore } from "../scores/gate.js";
+import type { ScoreName } from "../scores/scores.js";
 import type { ServedCertificate } from "./certificate.js";
 import { PredictionQueue, type Predictor, type QueueOptions } from "./queue.js";
 
@@ -32,6 +33,10 @@ export interface ServedModel {
   readonly spatialAxes: 2 | 3;
   /** From which score on a person should look; undefined without one. */
   readonly gate: Gate | undefined;
+  /** The score that its gate asks, or would. */
+  readonly score: ScoreName;
+  /** Tells outcomes of this state of the run from those of others; undefined where none are taken. */
+  readonly predictor?: string;
   /** What is promised of what is accepted, and whether it holds. */
   readonly certificate: ServedCertificate;
   /** Where its images wait. */
@@ -41,7 +46,7 @@ export interface ServedModel {
 }
 
 /** A run as it was loaded, before its certificate is looked at. */
-export type LoadedModel = Omit<ServedModel, "certificate">;
+export type LoadedModel = Omit<ServedModel, "certificate" | "predictor">;
 
 /**
  * Loads a run and predicts once, so that the first request is not the slow one.
@@ -73,6 +78,7 @@ export async function loadModel(
     run,
     spatialAxes: model.backbone.spatialAxes,
     gate,
+    score: gateScore(gate, run.method, model.headNames.length),
     queue,
     close() {
       closing ??= queue.close().then(() => model.dispose());

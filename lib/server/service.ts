@@ -8,9 +8,9 @@ import { type DeviceFlags, placement } from "../inference/device.js";
 import { type PredictionRecord, predictionRecord } from "../inference/record.js";
 import { CONFIGURE } from "../native/configure.js";
 import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
-import type { ChosenSettings } from "../runs/certificate.js";
-import { checkGate, type Gate, type GateDecision } from "../scores/gate.js";
-import { IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
+import { type ChosenSettings, chosenOtherwise } from "../runs/certificate.js";
+import { acceptability, checkGate, type Gate, type GateDecision } from "../scores/gate.js";
+import { confidenceOf, IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
 import { checkThresholds, SET_NAMES, SETS, type SetThresholds, thresholdsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
@@ -34,6 +34,7 @@ import {
 } from "./image-work.js";
 import type { InferAnswer } from "./kserve.js";
 import { createMetrics, type Metrics } from "./metrics.js";
+import { checkOutcomes, OUTCOME_OPTIONS, type OutcomeOptions, Outcomes } from "./outcomes.js";
 import type { Place } from "./queue.js";
 import { tryRun } from "./run-trial.js";
 import { loadModel, type ServedModel } from "./served-model.js";
@@ -70,6 +71,8 @@ export interface ServiceOptions {
   gate?: Gate | null;
   /** Folder of the alarms over the served cases, in which each run has one of its name. @default `alarm` in each run */
   state?: string;
+  /** Takes outcomes of audited cases, for their runs' outcomes.jsonl. @default none */
+  outcomes?: OutcomeOptions;
   /** Called where an alarm goes off, or cannot be kept. */
   onAlarm?: (event: AlarmEvent) => void;
   /** Where the models run. @default "auto" */
@@ -132,6 +135,8 @@ export interface RequestOptions {
 export interface ImageAnswer {
   /** The image's name. */
   name: string;
+  /** By which its outcome may be told; only where these are taken, of predictions with the run's own settings. */
+  id?: string;
   /** Null where there is no gate. */
   decision: GateDecision["decision"];
   /** Why a person should look, or why nothing was decided. */
@@ -160,6 +165,7 @@ const SERVICE: OptionSpecs = {
   workers: option.integer({ min: 0, max: 256 }),
   gate: option.custom("a gate or null", (value) => typeof value === "object"),
   state: option.string(),
+  outcomes: option.object(OUTCOME_OPTIONS),
   onAlarm: option.callback(),
   ...PLACEMENT,
   threads: CONFIGURE.threads,
@@ -234,6 +240,8 @@ export class PredictionService {
     /** Bytes that the process takes at most on top of what it has when it is ready, beside the models' passes. */
     readonly bound: number;
   };
+  /** Of audited cases; undefined where none are taken. @internal */
+  readonly outcomes: Outcomes | undefined;
   readonly #models: Map<string, ServedModel>;
   readonly #pool: ImagePool;
   /** Of tasks; the pool keeps it. */
@@ -255,18 +263,20 @@ export class PredictionService {
     pool: ImagePool;
     device: DeviceFlags;
     certificates: Certificates;
+    outcomes: OutcomeOptions | undefined;
     load(name: string, folder: string, version: number): Promise<ServedModel>;
   }) {
     this.metrics = parts.metrics;
     this.limits = parts.limits;
     this.#models = parts.models;
     this.#pool = parts.pool;
+    this.outcomes = parts.outcomes && new Outcomes(parts.outcomes, (task) => this.#pool.run("judgeMask", task));
     const { maxMemory, workers } = parts.limits;
     this.memory = {
       bodies: new Budget("bodies", MEMORY_SHARES.bodies * maxMemory),
       images: new Budget("images", MEMORY_SHARES.images * maxMemory),
       answers: new Budget("answers", MEMORY_SHARES.answers * maxMemory),
-      bound: maxMemory + memoryBeside(threadsOf(workers), heapOf(parts.limits)),
+      bound: maxMemory + (this.outcomes?.bytes ?? 0) + memoryBeside(threadsOf(workers), heapOf(parts.limits)),
     };
     this.#work = new Budget("work", MEMORY_SHARES.work * maxMemory);
     this.#device = parts.device;
@@ -280,7 +290,17 @@ export class PredictionService {
    */
   static async open(options: ServiceOptions): Promise<PredictionService> {
     checkOptions("PredictionService.open", options, SERVICE);
-    const { gate, state, onAlarm = () => {}, threads, maxBatch, maxDelay, maxQueue = 64, timeout = 30_000 } = options;
+    const {
+      gate,
+      state,
+      outcomes,
+      onAlarm = () => {},
+      threads,
+      maxBatch,
+      maxDelay,
+      maxQueue = 64,
+      timeout = 30_000,
+    } = options;
     if (gate) checkGate(gate);
     const { maxBody = 32 * 2 ** 20, maxPixels = 2 ** 24, maxSide = 2 ** 15, maxMemory = defaultMemory() } = options;
     const { workers = defaultWorkers() } = options;
@@ -290,10 +310,16 @@ export class PredictionService {
     const runs = nameRuns(options.runs);
     const models = new Map<string, ServedModel>();
     const metrics = await createMetrics(() => models.values());
-    const certificates = new Certificates({ setAside: gate !== undefined, state, onAlarm });
+    const certificates = new Certificates({
+      setAside: gate !== undefined,
+      state,
+      outcomes: outcomes !== undefined,
+      onAlarm,
+    });
     const placed = { ...placement(options), ...(threads && { threads }) };
-    const load = (name: string, folder: string, version: number) =>
-      certificates.load(name, folder, () =>
+    const load = async (name: string, folder: string, version: number) => {
+      if (outcomes) await checkOutcomes(folder);
+      return certificates.load(name, folder, () =>
         loadModel(name, folder, version, {
           ...(gate !== undefined && { gate }),
           device: placed,
@@ -308,6 +334,7 @@ export class PredictionService {
           },
         }),
       );
+    };
     const pool = await ImagePool.create({
       workers,
       bytes: MEMORY_SHARES.work * maxMemory,
@@ -321,7 +348,7 @@ export class PredictionService {
       await pool.close();
       throw error;
     }
-    return new PredictionService({ metrics, limits, models, pool, load, certificates, device: placed });
+    return new PredictionService({ metrics, limits, models, pool, load, certificates, outcomes, device: placed });
   }
 
   /** What is served, where, and within which limits, in plain JSON: for a log. */
@@ -406,7 +433,9 @@ export class PredictionService {
       const room = await this.memory.images.wait(cost.held, signal);
       returns.push(() => room.release());
       const display = outputs.includes("overlay");
-      const task = { bytes: image, name, kind, display };
+      const { outcomes } = this;
+      const keep = outcomes !== undefined && !chosenOtherwise(served.run, options);
+      const task = { bytes: image, name, kind, display, content: keep };
       // A body that the routes read is nobody else's.
       const given = held ? new Set([image]) : undefined;
       const prepared = await this.#timed("prepare", () =>
@@ -420,7 +449,7 @@ export class PredictionService {
       const { value: spatial, views } = await ownBuffersGently(spatialPart(prediction, wanted));
       const { placement } = prepared;
       if (prepared.display) views.add(prepared.display.data);
-      const { extent, files } = await this.#timed("finish", () =>
+      const { extent, files, kept } = await this.#timed("finish", () =>
         this.#pool.run(
           "finish",
           {
@@ -432,6 +461,7 @@ export class PredictionService {
             classNames,
             ignoreIndex,
             maxBytes: this.memory.answers.bytes / 2,
+            keep,
           },
           { bytes: cost.finish, ends: true, signal, given: views },
         ),
@@ -439,7 +469,14 @@ export class PredictionService {
       signal.throwIfAborted();
       held?.resize(held.bytes + sizeOfFiles(files));
       this.metrics.quality(served.name, prediction, decided.decision);
-      return { name, ...decided, record: predictionRecord(prediction, extent, classNames), files };
+      const id = kept && outcomes?.keep(served, saidOf(served, prediction, prepared.content), kept);
+      return {
+        name,
+        ...(id !== undefined && { id }),
+        ...decided,
+        record: predictionRecord(prediction, extent, classNames),
+        files,
+      };
     } finally {
       for (const giveBack of returns) giveBack();
     }
@@ -703,9 +740,25 @@ function setsFor(
   return certificate.setsFor({ skip, fusion });
 }
 
+/** What an outcome tells of the prediction. */
+function saidOf(
+  { certificate, score: own, gate, predictor = "" }: ServedModel,
+  prediction: Prediction,
+  content?: string,
+) {
+  const name = certificate.score ?? own;
+  const value = confidenceOf(prediction, name);
+  return {
+    predictor,
+    score: { name, value: Number.isFinite(value) ? value : null },
+    acceptable: acceptability(prediction, name, gate) > Number.NEGATIVE_INFINITY,
+    ...(content !== undefined && { content }),
+  };
+}
+
 /** The maps whose summaries decide. */
-function gatedMaps({ gate, certificate }: ServedModel): MapName[] {
-  const scores = [...(gate?.score ? [gate.score] : []), ...certificate.scores];
+function gatedMaps({ score, certificate }: ServedModel): MapName[] {
+  const scores = [score, ...certificate.scores];
   return scores.flatMap((score) => SCORES[score].map ?? []);
 }
 

@@ -48,7 +48,7 @@ function showCertificate({ state, claim, message, alarm } = { state: "none" }) {
   shown.hidden = !CERTIFIED[state];
   shown.dataset.state = state;
   const most = alarm && Math.max(...Object.values(alarm.values));
-  const watched = most === undefined ? "" : " " + alarm.cases + " cases watched since; alarm at " +
+  const watched = most === undefined ? "" : " " + alarm.cases + (alarm.cases === 1 ? " case" : " cases") + " watched since; alarm at " +
     Math.min(100, 100 * most / alarm.limit).toFixed(most < alarm.limit / 100 ? 1 : 0) + " % of its limit.";
   shown.replaceChildren(element("b", CERTIFIED[state] ?? ""), (state === "valid" ? claim + watched : message) ?? "");
 }

@@ -7,15 +7,15 @@ import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { datasetItems, type Item, infer, type OpenRun, openFolder, type Result } from "../inference/inference.js";
-import { dice } from "../metrics/index.js";
+import { meanDice } from "../quality/overlap.js";
 import type { CertificateContent } from "../runs/certificate.js";
 import { hashOf, type RunHashes, runHashes } from "../runs/identity.js";
 import { chooseSplit, dataOf, type RunNotes, seenBy } from "../runs/notes.js";
 import { predictorOf, readOutcomes } from "../runs/outcomes.js";
 import type { Run } from "../runs/run.js";
 import type { RunTuning } from "../runs/tuning.js";
-import { acceptability, type Gate } from "../scores/gate.js";
-import { SCORES, type ScoreName } from "../scores/scores.js";
+import { acceptability, type Gate, gateScore } from "../scores/gate.js";
+import type { ScoreName } from "../scores/scores.js";
 import { fitPixelSets, type PixelSetFit, pixelSetRisk, type SetRisk } from "../sets/index.js";
 import { selectItems } from "./selection.js";
 
@@ -76,7 +76,7 @@ export async function certifyRun(
 ): Promise<CertifiedRun> {
   const hashes = await runHashes(folder);
   checkTunedWeights(run, hashes, folder);
-  const score = options.score ?? gateScore(run, model);
+  const score = options.score ?? gateScore(run.gate, run.method, model.headNames.length);
   const judge = { score, ...(run.gate && { gate: run.gate }) };
   const { cases, source } =
     options.from === "outcomes"
@@ -120,12 +120,6 @@ function fitSets(cases: readonly Case[], alpha: number): PixelSetFit {
 function groupsOf(cases: readonly Case[]): { groups?: string[] } {
   if (cases.every(({ group }) => group === undefined)) return {};
   return { groups: cases.map(({ id, group }) => (group === undefined ? `case ${id}` : `group ${group}`)) };
-}
-
-/** The score that the run's gate looks at. */
-function gateScore({ gate }: Run, { method, headNames }: Model): ScoreName {
-  const { needs } = SCORES.aula;
-  return gate?.score ?? (method === "le" && headNames.length >= needs.heads ? "aula" : "softDiceConfidence");
 }
 
 /** How a prediction's confidence is read. */
@@ -175,8 +169,7 @@ async function casesOfFolder(
 /** As `evaluate` has it. */
 function imageDice({ mask, truth }: Result, classes: number, ignoreIndex: number): number {
   if (!truth) throw new Error("unreachable: datasets for calibration require masks");
-  const perClass = Object.values(dice(mask, truth, { classes, ignoreIndex })).filter((one) => !Number.isNaN(one));
-  return perClass.reduce((sum, one) => sum + one, 0) / perClass.length;
+  return meanDice(mask, truth, { classes, ignoreIndex });
 }
 
 function riskOf({ probabilities, truth }: Result, ignoreIndex: number): SetRisk {

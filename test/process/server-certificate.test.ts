@@ -1,10 +1,24 @@
 // A certificate in service: a real run, a certificate that `certify` proved, a server that keeps what it promises or says that it does not.
-import { appendFileSync, cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import {
+  appendFileSync,
+  closeSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { encodePng } from "../../lib/data/encode-png.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
+import { CHROMIUM, openBrowser } from "../support/browser.js";
 import { cli } from "../support/cli.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
 
@@ -298,4 +312,76 @@ describe("the alarm over the stream", () => {
     expect((await certificateOf(first)).alarm.cases).toBe(0);
     await end(first);
   });
+});
+
+describe("a disk that takes nothing", () => {
+  const disk = () => inside("disk");
+  const mount = (...args: string[]) => spawnSync("mount", args).status === 0;
+
+  it("keeps a server from starting, unless --state says another; a void certificate stays so, and is told again to the disk", async () => {
+    mkdirSync(disk());
+    if (!mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", disk())) return;
+    try {
+      const run = path.join(disk(), "tiny");
+      cpSync(certified, run, { recursive: true });
+      mount("-o", "remount,ro", disk());
+      const refused = await cli(["serve", run, "--port", "0", "--device", "cpu"]);
+      expect([refused.code, refused.stderr]).toEqual([1, expect.stringMatching(/ERR_LE_IO.*--state DIR/)]);
+      await end(await startServer([run, "--linger", "0", "--state", inside("elsewhere")]));
+      mount("-o", "remount,rw", disk());
+      const server = await startServer([run, "--linger", "0"]);
+      const filler = openSync(path.join(disk(), "filler"), "w");
+      try {
+        for (const bytes of [4096, 1]) for (;;) writeSync(filler, Buffer.alloc(bytes));
+      } catch {
+        closeSync(filler);
+      }
+      let state = "";
+      for (const bytes of shifted) state = (await predict(server, bytes)).certificate.state;
+      expect(state).toBe("void");
+      await server.line(({ msg }) => msg.includes("cannot be kept"));
+      const file = path.join(run, "alarm", "state.json");
+      expect(JSON.parse(readFileSync(file, "utf8")).voidSince).toBe(null);
+      rmSync(path.join(disk(), "filler"));
+      await vi.waitFor(() => expect(JSON.parse(readFileSync(file, "utf8")).voidSince).not.toBe(null), 10_000);
+      await end(server);
+    } finally {
+      spawnSync("umount", [disk()]);
+    }
+  }, 60_000);
+});
+
+describe.skipIf(!CHROMIUM)("the page", () => {
+  it("says what is promised, and when it is no more", async () => {
+    const run = copy();
+    const server = await startServer([run, "--linger", "0"]);
+    const browser = await openBrowser();
+    const page = await browser.context.newPage();
+    await page.setViewportSize({ width: 1000, height: 900 });
+    const keep = async (name: string) => {
+      const target = process.env.LAYER_ENSEMBLES_SCREENSHOTS;
+      if (target) await page.screenshot({ path: path.join(target, `certificate-${name}.png`), fullPage: true });
+    };
+    try {
+      await page.goto(server.base);
+      await page.waitForSelector("#certificate[data-state=valid]");
+      const { claim } = JSON.parse(readFileSync(path.join(run, "certificate.json"), "utf8"));
+      expect(await page.textContent("#certificate")).toContain(claim);
+      const upload = { name: "image.png", mimeType: "image/png", buffer: alike[0] as Buffer };
+      await page.setInputFiles("#file", upload);
+      await page.waitForSelector("#pictures figure:nth-child(3) img");
+      await page.waitForFunction("document.querySelector('#certificate').textContent.includes(' 1 case')");
+      await keep("valid");
+      await Promise.all(shifted.map((bytes) => predict(server, bytes)));
+      await page.setInputFiles("#file", { ...upload, buffer: shifted[0] as Buffer });
+      await page.waitForSelector("#certificate[data-state=void]");
+      await page.waitForSelector("#pictures figure:nth-child(3) img");
+      expect(await page.textContent("#certificate")).toContain("void");
+      expect(await page.textContent("#verdict")).toBe("A person should look at this one");
+      await keep("void");
+    } finally {
+      await browser.close();
+      server.child.kill("SIGKILL");
+    }
+  }, 60_000);
 });
