@@ -29,6 +29,20 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/unit/certificate.test.ts"],
   },
   {
+    name: "an empty result is as acceptable as its score says",
+    file: "lib/scores/gate.ts",
+    text: 'return decision === "accept" ? (asked?.value as number) : Number.NEGATIVE_INFINITY;',
+    by: "return asked?.value ?? Number.NEGATIVE_INFINITY;",
+    tests: ["test/unit/scores.test.ts"],
+  },
+  {
+    name: "a certificate that does not hold decides by the gate",
+    file: "lib/scores/gate.ts",
+    text: 'if (state !== "valid") reasons.push(',
+    by: 'if (state === "void") reasons.push(',
+    tests: ["test/native/certificate.test.ts"],
+  },
+  {
     name: "the joint rule without the case to come",
     file: "lib/certificate/rules.ts",
     text: "risk, 0) + 1) / (risks.length + 1)",

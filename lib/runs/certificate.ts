@@ -8,9 +8,9 @@ import type { PredictionFusion } from "../fusion/index.js";
 import { withFolder } from "../native/folder-lock.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkFields, type OptionSpecs, option } from "../options.js";
-import { SCORE_NAMES, type ScoreName } from "../scores/scores.js";
+import { SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
 import { checkThresholds, type PixelSetFit, type SetThresholds } from "../sets/index.js";
-import { hashOf, type RunHashes, runHashes } from "./identity.js";
+import { fitHash, hashOf, type RunHashes, runHashes } from "./identity.js";
 import { RUN_FILES, type Run } from "./run.js";
 
 /** Version of certificate.json's layout. */
@@ -20,6 +20,8 @@ const FORMAT = 1;
 export interface CertificateHashes extends RunHashes {
   /** Of the ids and bytes of the calibration cases. */
   cases: string;
+  /** Of the run's fit, where the score is a fitted one. */
+  fit?: string;
 }
 
 /** What `certify` writes into a run. Plain JSON. */
@@ -186,13 +188,14 @@ export async function verifyCertificate(folder: string, certificate?: unknown): 
   let checked: Certificate;
   try {
     checked = checkFields("the certificate", given as Certificate, FIELDS);
-    checkFields("'hashes' of the certificate", checked.hashes, HASHES);
+    const fit = SCORES[checked.score].needs.fit ? option.required(hash) : hash;
+    checkFields("'hashes' of the certificate", checked.hashes, { ...HASHES, fit });
   } catch (error) {
     return invalid("damaged", (error as Error).message);
   }
   if (hashOf({ format, ...content }) !== digest)
     return invalid("edited", "The certificate is not as it was written: its digest is another.");
-  const { weights, settings, run } = checked.hashes;
+  const { weights, settings, run, fit } = checked.hashes;
   if (run !== hashes.run) return invalid("another-run", "The certificate is of another run.");
   const again = "certify it again.";
   if (weights !== hashes.weights)
@@ -202,6 +205,8 @@ export async function verifyCertificate(folder: string, certificate?: unknown): 
       "stale-settings",
       `What decides predictions in ${RUN_FILES.run} is not what was certified: ${again}`,
     );
+  if (fit !== undefined && fit !== (await fitHash(folder)))
+    return invalid("stale-settings", `The fit of the certified score is not what was certified: ${again}`);
   return { valid: true, certificate: checked };
 }
 

@@ -1,7 +1,7 @@
 // What a run's predictions hang on, as hashes: who has one can tell whether it is still the same.
 import { createHash, type Hash } from "node:crypto";
 import path from "node:path";
-import { ioError, openRegular } from "../data/files.js";
+import { ioError, isMissing, openRegular, readRegular } from "../data/files.js";
 import { canonicalJson } from "../data/json.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
 
@@ -38,6 +38,16 @@ export async function runHashes(folder: string): Promise<RunHashes> {
     settings: hashOf([settingsOf(run), ...(members.length === 0 ? [] : parts.map(([, member]) => settingsOf(member)))]),
     run: hashOf(identityOf(run)),
   };
+}
+
+/** Hash of the fit that a run's fitted scores are of; null without one. @throws ERR_LE_IO */
+export async function fitHash(folder: string): Promise<string | null> {
+  const file = path.join(folder, RUN_FILES.predictedDice);
+  const bytes = await readRegular(file).catch((cause) => {
+    if (isMissing(cause)) return null;
+    throw ioError(file, "readable", cause);
+  });
+  return bytes && createHash("sha256").update(bytes).digest("hex");
 }
 
 /** Hexadecimal SHA-256 of a value as canonical JSON. */

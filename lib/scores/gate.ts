@@ -145,7 +145,10 @@ export function decide(
   const value = (result.heads?.length ?? needs.heads) < needs.heads ? Number.NaN : confidenceOf(result, name);
   if (Number.isNaN(value)) reasons.push({ code: "no-score", message: `${name} is not defined for this result.` });
   else if (value < threshold)
-    reasons.push({ code: "low-score", message: `${name} is ${value.toPrecision(4)}, below ${threshold}.` });
+    reasons.push({
+      code: "low-score",
+      message: `${name} is ${value.toPrecision(4)}, below ${Number(threshold.toPrecision(6))}.`,
+    });
   return {
     decision: reasons.length > 0 ? "review" : "accept",
     reasons,

@@ -37,7 +37,7 @@ const at = (id) => document.getElementById(id);
 const element = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
 const fixed = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits) : "not defined");
 
-const CERTIFIED = { valid: "Certified", stale: "The certificate is stale", void: "The certificate is void" };
+const CERTIFIED = { valid: "Certified", stale: "Not certified: stale", void: "Not certified: void" };
 
 /** Whether the chosen model is certified to say what is surely of a class, and what perhaps. */
 let sets = false;

@@ -9,13 +9,13 @@ import { LayerEnsemblesError } from "../errors.js";
 import { datasetItems, type Item, infer, type OpenRun, openFolder, type Result } from "../inference/inference.js";
 import { meanDice } from "../quality/overlap.js";
 import type { CertificateContent } from "../runs/certificate.js";
-import { hashOf, type RunHashes, runHashes } from "../runs/identity.js";
+import { fitHash, hashOf, type RunHashes, runHashes } from "../runs/identity.js";
 import { chooseSplit, dataOf, type RunNotes, seenBy } from "../runs/notes.js";
 import { predictorOf, readOutcomes } from "../runs/outcomes.js";
 import type { Run } from "../runs/run.js";
 import type { RunTuning } from "../runs/tuning.js";
 import { acceptability, type Gate, gateScore } from "../scores/gate.js";
-import type { ScoreName } from "../scores/scores.js";
+import { SCORES, type ScoreName } from "../scores/scores.js";
 import { fitPixelSets, type PixelSetFit, pixelSetRisk, type SetRisk } from "../sets/index.js";
 import { selectItems } from "./selection.js";
 
@@ -77,6 +77,7 @@ export async function certifyRun(
   const hashes = await runHashes(folder);
   checkTunedWeights(run, hashes, folder);
   const score = options.score ?? gateScore(run.gate, run.method, model.headNames.length);
+  const fit = SCORES[score].needs.fit ? await fitHash(folder) : null;
   const judge = { score, ...(run.gate && { gate: run.gate }) };
   const { cases, source } =
     options.from === "outcomes"
@@ -102,7 +103,7 @@ export async function certifyRun(
   const confidence = cases.map((one) => Math.max(one.confidence, -Number.MAX_VALUE)).sort((a, b) => a - b);
   const content = {
     ...{ ...proved, score, dice: WHICH_DICE, source, ...(sets && { sets }) },
-    hashes: { ...hashes, cases: hashOf(ids) },
+    hashes: { ...hashes, cases: hashOf(ids), ...(fit !== null && { fit }) },
     calibration: { [score]: confidence },
   };
   return { ...found, content };

@@ -5,7 +5,7 @@ import path from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
 import { certify, decide, readCertificate, verifyCertificate } from "../../lib/index.js";
 import { type CertificateContent, writeCertificate } from "../../lib/runs/certificate.js";
-import { hashOf, runHashes } from "../../lib/runs/identity.js";
+import { fitHash, hashOf, runHashes } from "../../lib/runs/identity.js";
 import { type Outcome, OutcomeFile, predictorOf, readOutcomes } from "../../lib/runs/outcomes.js";
 
 const folder = mkdtempSync(path.join(os.tmpdir(), "le-certificate-"));
@@ -153,6 +153,23 @@ describe("a certificate", () => {
     expect(await verifyCertificate(inside("other"))).toMatchObject({ valid: false, reason: "another-run" });
     const certificate = await readCertificate(inside("run"));
     expect(await verifyCertificate(inside("other"), certificate)).toMatchObject({ reason: "another-run" });
+  });
+
+  it("of a fitted score hangs on the fit, which another score does not", async () => {
+    const fit = inside("run", "predicted-dice.json");
+    writeFileSync(fit, "a fit");
+    expect(await verdict()).toBe("valid");
+    const content = { ...(await contentFor(inside("run"))), score: "predictedDice" } as const;
+    const calibration = { predictedDice: [1] };
+    await writeCertificate(inside("run"), { ...content, calibration });
+    expect(await verdict()).toBe("damaged");
+    const hashes = { ...content.hashes, fit: (await fitHash(inside("run"))) as string };
+    await writeCertificate(inside("run"), { ...content, calibration, hashes });
+    expect(await verdict()).toBe("valid");
+    writeFileSync(fit, "another fit");
+    expect(await verdict()).toBe("stale-settings");
+    rmSync(fit);
+    expect(await verdict()).toBe("stale-settings");
   });
 
   it("of a deep ensemble hangs on the weights and settings of every member", async () => {

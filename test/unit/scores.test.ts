@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { scoreHeads } from "../../lib/metrics/index.js";
 import { Random } from "../../lib/random.js";
-import { checkGate, decide, parseGate } from "../../lib/scores/gate.js";
+import { acceptability, checkGate, decide, gateScore, parseGate } from "../../lib/scores/gate.js";
 import type { Scored } from "../../lib/scores/register.js";
 import {
   CONFIDENCES,
@@ -131,6 +131,20 @@ describe("the register of scores", () => {
 });
 
 describe("the gate", () => {
+  it("is as sure of a result as its score says, and never of one that is for a person whatever the threshold", () => {
+    expect(acceptability(result(), "aula")).toBe(6);
+    expect(acceptability(result(), "entropy.mean")).toBe(-0.25);
+    expect(acceptability(result(), "aula", { score: "entropy.mean", threshold: 100 })).toBe(6);
+    expect(acceptability(result({ empty: true }), "aula")).toBe(Number.NEGATIVE_INFINITY);
+    expect(acceptability({ ...result(), heads: ["a", "b"] } as never, "aula")).toBe(Number.NEGATIVE_INFINITY);
+  });
+
+  it("asks its own score, else what the heads allow", () => {
+    expect(gateScore({ score: "entropy.mean", threshold: 0 }, "le", 2)).toBe("entropy.mean");
+    expect([3, 2].map((heads) => gateScore(undefined, "le", heads))).toEqual(["aula", "softDiceConfidence"]);
+    expect(gateScore({ threshold: 1 }, "de", 5)).toBe("softDiceConfidence");
+  });
+
   it("accepts at the threshold and sends what is below it to a person, with the numbers in the reason", () => {
     expect(decide(result(), { threshold: 6 })).toEqual({
       decision: "accept",
