@@ -20,6 +20,8 @@ export interface About<T = unknown> {
   readonly text?: string;
   /** What stands for its value there, such as `dir`. */
   readonly arg?: string;
+  /** How many of its own units the one is that a command is told in: 1000 for seconds, where it is in milliseconds. */
+  readonly unit?: number;
 }
 
 /** What a value must be: its description, as in "Expected <expected> for …", and the test. `T` is its type. */

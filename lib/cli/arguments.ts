@@ -27,7 +27,8 @@ function readList(text: string, element: OptionSpec): unknown[] {
   return element.kind === "oneOf" && text === "none" ? [] : list(parserOf(element))(text);
 }
 
-function read(text: string, { kind, values }: OptionSpec): unknown {
+function read(text: string, { kind, values, unit }: OptionSpec): unknown {
+  if (unit !== undefined) return kind === "integer" ? Math.floor(Number(text) * unit) : Number(text) * unit;
   switch (kind) {
     case "integer":
       return /^[+-]?\d+$/.test(text.trim()) ? Number(text) : Number.NaN;
@@ -40,7 +41,8 @@ function read(text: string, { kind, values }: OptionSpec): unknown {
   }
 }
 
-function described({ kind, expected, values = [], among = [], ...bounds }: OptionSpec, text: string): string {
+function described(spec: OptionSpec, text: string): string {
+  const { kind, expected, values = [], among = [], ...bounds } = inUnits(spec);
   const names = values.map(nameOf);
   const others = among.slice(1).flatMap(({ values: more = [] }) => more.map((value) => `, or ${nameOf(value)}`));
   const near = nearest(text, names);
@@ -53,6 +55,14 @@ function described({ kind, expected, values = [], among = [], ...bounds }: Optio
 
 function nameOf(value: unknown): string {
   return value === null ? "none" : String(value);
+}
+
+/** A number as a command is told it, in units of its own. */
+function inUnits({ unit, ...spec }: OptionSpec): OptionSpec {
+  if (unit === undefined) return spec;
+  const told = (["min", "max", "above", "below", "default"] as const).map((name) => [name, spec[name]] as const);
+  const numbers = told.flatMap(([name, value]) => (value === undefined ? [] : [[name, Number(value) / unit]]));
+  return { ...spec, kind: "number", ...Object.fromEntries(numbers) };
 }
 
 /** The bounds of a number, in words; empty without. */
@@ -145,7 +155,8 @@ export function listed({ text = "", element, values = element?.values ?? [] }: O
 }
 
 /** Between which bounds a number is, in words; empty where there is nothing to say. */
-export function rangeOf({ kind, element, ...bounds }: OptionSpec): string {
+export function rangeOf(spec: OptionSpec): string {
+  const { kind, element, ...bounds } = inUnits(spec);
   if (kind === "array" && element) return rangeOf(element).replace(/^./, "each $&");
   return kind === "integer" || kind === "number" ? within(bounds).replace(/^ (of )?/, "") : "";
 }
@@ -153,8 +164,13 @@ export function rangeOf({ kind, element, ...bounds }: OptionSpec): string {
 /** What holds without the option, in words; empty where there is nothing to say. */
 export function otherwise(spec: OptionSpec): string {
   if (spec.otherwise !== undefined) return spec.otherwise;
-  return spec.kind === "boolean" || spec.default === undefined ? "" : String(spec.default);
+  return spec.kind === "boolean" || spec.default === undefined ? "" : String(inUnits(spec).default);
 }
+
+/** Collects the values of an option that may be given several times. */
+export const each =
+  <T>(item: Parser<T>) =>
+  (text: string, before: readonly T[] = []): T[] => [...before, item(text)];
 
 /** `HEIGHTxWIDTH`, one number for a square, or `DEPTHxHEIGHTxWIDTH`. */
 export const size: Parser<[height: number, width: number] | [depth: number, height: number, width: number]> = (

@@ -1,37 +1,29 @@
-import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError } from "commander";
-import { type DeviceFlags, placement } from "../inference/device.js";
+import { defaultsOf, option, toldOf, type Values } from "../options.js";
 import { type Gate, parseGate } from "../scores/gate.js";
 import type { AlarmEvent } from "../server/index.js";
-import { integer, number, oneOf, type Parser, text } from "./arguments.js";
+import { SERVER, SERVICE } from "../server/service-options.js";
+import { each, givenOf, type Parser, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, UsageError } from "./command.js";
-import { withDeviceOptions } from "./device-options.js";
-
-const LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 
 /** Variable of the environment with the token of outcomes. */
 const TOKEN = "LAYER_ENSEMBLES_OUTCOMES_TOKEN";
 
-interface Flags extends DeviceFlags {
-  host: string;
-  port: number;
-  workers?: number;
-  maxBatch: number;
-  maxDelay: number;
-  maxQueue: number;
-  timeout: number;
-  maxBody: number;
-  maxPixels: number;
-  maxSide: number;
-  maxMemory?: number;
-  allowHost?: string[];
-  maxImages: number;
-  gate?: Gate | null;
-  state?: string;
-  outcomes?: boolean;
-  outcomesToken?: string;
-  linger: number;
-  logLevel: (typeof LEVELS)[number];
+const OPTIONS = {
+  host: option.string({ default: "127.0.0.1", text: "where to listen; 0.0.0.0 for every address", arg: "address" }),
+  port: option.integer({ min: 0, max: 65535, default: 8080, text: "0 for any that is free" }),
+  ...toldOf(SERVICE),
+  outcomes: option.boolean({ text: "take outcomes of audited cases at /v1/outcomes, from who has the token" }),
+  outcomesToken: option.string({ otherwise: `the token in ${TOKEN}`, text: "file with the token", arg: "file" }),
+  allowHost: option.with(SERVER.hosts, { otherwise: "any; none where --host is a loopback address" }),
+  linger: SERVER.linger,
+  logLevel: option.oneOf(["trace", "debug", "info", "warn", "error", "fatal", "silent"], {
+    ...{ default: "info", arg: "level" },
+    text: "one JSON object a line, on standard output",
+  }),
+};
+
+interface Flags extends Values<typeof OPTIONS> {
   json?: boolean;
 }
 
@@ -45,50 +37,8 @@ export function serveCommand(): Command {
       "curl --data-binary @image.png -H 'content-type: image/png' http://127.0.0.1:8080/v1/predict",
     "A page to try it is at /, the API at /docs. SIGHUP loads the runs again without dropping a request; SIGTERM and Ctrl-C " +
       "answer what was accepted, then end with exit code 0. The log, one JSON object a line, goes to standard output.",
-  )
-    .argument("<runs...>", "run folders; NAME=FOLDER serves one under another name")
-    .option("--host <address>", "where to listen; 0.0.0.0 for every address", text, "127.0.0.1")
-    .option("--port <n>", "0 for any that is free", integer({ min: 0, max: 65535 }), 8080)
-    .option("--max-batch <n>", "images of one size that share a pass", integer({ min: 1, max: 1024 }), 8)
-    .option("--max-delay <ms>", "longest wait for others to share a pass", number({ min: 0, max: 60_000 }), 4)
-    .option("--max-queue <n>", "images of one run accepted at a time; more are refused (503)", integer({ min: 1 }), 64)
-    .option("--timeout <seconds>", "longest time from a request to its answer", number({ min: 0.01, max: 86_400 }), 30)
-    .option("--max-body <MiB>", "largest request", number({ min: 0.001, max: 2047 }), 32)
-    .option("--max-pixels <n>", "largest image, in pixels as stored", integer({ min: 1 }), 2 ** 24)
-    .option("--max-side <n>", "largest side of an image, in pixels as stored", integer({ min: 1 }), 2 ** 15)
-    .option(
-      "--max-memory <MiB>",
-      "what requests may take together, beside the models (default: a quarter of the machine's, 1024 to 4096)",
-      number({ min: 64, max: 2 ** 22 }),
-    )
-    .option("--max-images <n>", "most images in one request", integer({ min: 1, max: 1024 }), 16)
-    .option(
-      "--workers <n>",
-      `threads that decode and encode images (default: half of the cores; there are ${availableParallelism()})`,
-      integer({ min: 0, max: 256 }),
-    )
-    .option(
-      "--gate <score:threshold>",
-      "results below it are for review, whatever a certificate says; none for no gate (default: each run's)",
-      gate,
-    )
-    .option(
-      "--state <dir>",
-      "keep the alarms over the served cases of certified runs there, by name (default: in each run)",
-      text,
-    )
-    .option(
-      "--outcomes",
-      `take outcomes of audited cases at /v1/outcomes, from who has the token (--outcomes-token, or ${TOKEN} in the environment)`,
-    )
-    .option("--outcomes-token <file>", "file with the token", text)
-    .option(
-      "--allow-host <names...>",
-      "names in the header Host that are answered (default: with a loopback --host, localhost and addresses; else any)",
-    )
-    .option("--linger <seconds>", "go on answering so long when told to stop (503)", number({ min: 0, max: 600 }), 1)
-    .option("--log-level <level>", LEVELS.join(", "), oneOf(LEVELS), "info");
-  return withDeviceOptions(command).action((runs: string[], flags: Flags) =>
+  ).argument("<runs...>", "run folders; NAME=FOLDER serves one under another name");
+  return withOptions(command, OPTIONS, { gate, allowHost: each(text) }).action((runs: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => serve(runs, flags, session)),
   );
 }
@@ -138,29 +88,19 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
   const { createServer, PredictionService } = await import("../server/index.js");
   if (flags.outcomesToken !== undefined && !flags.outcomes)
     throw new UsageError("expected --outcomes with --outcomes-token");
-  const { host, port, workers, timeout, maxBody, maxBatch, maxDelay, maxQueue, logLevel } = flags;
-  const { maxPixels, maxSide, maxMemory, maxImages } = flags;
-  const { threads } = flags;
+  const { host, port, linger, logLevel, allowHost } = { ...defaultsOf(OPTIONS), ...flags };
   let tell = (event: AlarmEvent) => warn(event, session);
   const service = await PredictionService.open({
     runs: nameRuns(runs),
-    ...{ maxBatch, maxDelay, maxQueue, maxPixels, maxSide, maxImages },
-    ...(maxMemory !== undefined && { maxMemory: Math.floor(maxMemory * 2 ** 20) }),
-    timeout: timeout * 1000,
-    maxBody: Math.floor(maxBody * 2 ** 20),
-    ...(workers !== undefined && { workers }),
-    ...(flags.gate !== undefined && { gate: flags.gate }),
-    ...(flags.state !== undefined && { state: flags.state }),
+    ...givenOf(flags, toldOf(SERVICE)),
     ...(flags.outcomes && { outcomes: { token: await readToken(flags.outcomesToken) } }),
     onAlarm: (event) => tell(event),
-    ...placement(flags),
-    ...(threads !== undefined && { threads }),
   });
   const loopback = /^(localhost|127(\.\d+){3}|::1)$/.test(host);
   const app = await createServer(service, {
     logger: { level: logLevel },
-    linger: flags.linger * 1000,
-    ...(flags.allowHost ? { hosts: flags.allowHost } : loopback && { hosts: [] }),
+    linger,
+    ...(allowHost ? { hosts: allowHost } : loopback && { hosts: [] }),
   });
   tell = ({ model, what, error }) => {
     if (what === "void") app.log.error({ model }, "certificate void: every result is for a person until it is renewed");
@@ -194,7 +134,7 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
         app.log.warn("ending with a pass of the model under way");
         process.exit(1);
       },
-      (timeout + flags.linger + 5) * 1000,
+      service.limits.timeout + linger + 5000,
     );
     await app.close();
     clearTimeout(late);

@@ -44,13 +44,13 @@ export {
 } from "./queue.js";
 export { routes } from "./routes.js";
 export type { ServedModel } from "./served-model.js";
-export { createServer, type ServerOptions } from "./server.js";
+export { createServer } from "./server.js";
 export {
   type ImageAnswer,
   type Limits,
   MEMORY_SHARES,
   PredictionService,
   type RequestOptions,
-  type ServiceOptions,
   type ServiceSummary,
 } from "./service.js";
+export type { ServerOptions, ServiceOptions } from "./service-options.js";

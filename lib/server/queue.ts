@@ -2,7 +2,7 @@ import type { NdArray } from "../arrays.js";
 import type { PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { checkOptions, type OptionSpecs, option } from "../options.js";
+import { checkOptions, type Defaults, defaultsOf, option, type Values } from "../options.js";
 
 /** Anything that predicts a list of images: a `LayerEnsemble`, or another method. */
 export interface Predictor {
@@ -10,21 +10,32 @@ export interface Predictor {
   predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
 }
 
-/** How a {@link PredictionQueue} works. */
-export interface QueueOptions {
+export const QUEUE = {
   /** Images of one shape that share a pass. @default 8 */
-  maxBatch?: number;
+  maxBatch: option.integer({ min: 1, max: 1024, default: 8, text: "images of one input size that share a pass" }),
   /** Pixels (voxels) of the images that share a pass, so that large ones go one by one. @default unbounded */
-  maxBatchPixels?: number;
+  maxBatchPixels: option.custom<number>("at least 1", (value) => typeof value === "number" && value >= 1),
   /** Milliseconds that an image waits, at most, for others to share its pass while the model is idle. @default 4 */
-  maxDelay?: number;
+  maxDelay: option.number({
+    ...{ min: 0, max: 60_000, default: 4, arg: "ms" },
+    text: "longest wait of an image for others, while the model is idle",
+  }),
   /** Images that are accepted and not yet done; one more is refused. @default 64 */
-  maxQueue?: number;
+  maxQueue: option.integer({
+    ...{ min: 1, default: 64 },
+    text: "images of one run that are accepted and not yet answered; one more is refused (503)",
+  }),
   /** Milliseconds for an image from acceptance to result, unless a call says otherwise. @default 30000 */
-  timeout?: number;
+  timeout: option.integer({
+    ...{ min: 1, max: 86_400_000, default: 30_000, arg: "s", unit: 1000 },
+    text: "longest time from a request's head to its answer",
+  }),
   /** Called after each pass, for metrics. */
-  onBatch?: (batch: BatchEvent) => void;
-}
+  onBatch: option.callback<(batch: BatchEvent) => void>(),
+};
+
+/** How a {@link PredictionQueue} works. */
+export interface QueueOptions extends Values<typeof QUEUE> {}
 
 /** One pass of the model. */
 export interface BatchEvent {
@@ -68,15 +79,6 @@ interface Batch {
   abort: AbortController;
 }
 
-const OPTIONS: OptionSpecs = {
-  maxBatch: option.integer({ min: 1, max: 1024 }),
-  maxBatchPixels: option.custom("at least 1", (value) => typeof value === "number" && value >= 1),
-  maxDelay: option.number({ min: 0, max: 60_000 }),
-  maxQueue: option.integer({ min: 1 }),
-  timeout: option.number({ above: 0, max: 2 ** 31 - 1 }),
-  onBatch: option.callback(),
-};
-
 /**
  * Gathers single images, as requests bring them, into batches of one shape for a model that works on one job at a time. It
  * refuses what it has no room for, drops what nobody waits for any more, and serves the shape whose image must be done first.
@@ -89,7 +91,7 @@ const OPTIONS: OptionSpecs = {
  */
 export class PredictionQueue {
   readonly #model: Predictor;
-  readonly #options: Required<Omit<QueueOptions, "onBatch">> & Pick<QueueOptions, "onBatch">;
+  readonly #options: Defaults<typeof QUEUE> & Pick<QueueOptions, "onBatch"> & { maxBatchPixels: number };
   /** Waiting jobs by what they must share to run together, each in order of arrival. */
   readonly #waiting = new Map<string, Job[]>();
   #running: Batch | undefined;
@@ -101,10 +103,9 @@ export class PredictionQueue {
 
   /** @throws ERR_LE_OPTION */
   constructor(model: Predictor, options: QueueOptions = {}) {
-    checkOptions("PredictionQueue", options, OPTIONS);
-    const { maxBatch = 8, maxBatchPixels = Infinity, maxDelay = 4, maxQueue = 64, timeout = 30_000, onBatch } = options;
+    const given = checkOptions("PredictionQueue", options, QUEUE);
     this.#model = model;
-    this.#options = { maxBatch, maxBatchPixels, maxDelay, maxQueue, timeout, ...(onBatch && { onBatch }) };
+    this.#options = { maxBatchPixels: Number.POSITIVE_INFINITY, ...defaultsOf(QUEUE), ...given };
   }
 
   /** Images that are accepted and not yet done. */

@@ -1,27 +1,11 @@
 import { randomUUID } from "node:crypto";
 import type { Socket } from "node:net";
 import { setTimeout } from "node:timers/promises";
-import type { FastifyInstance, FastifyServerOptions } from "fastify";
+import type { FastifyInstance } from "fastify";
+import { checkOptions, defaultsOf } from "../options.js";
 import { admissionOf, answerError, isThere, misdirected, notFound, routes } from "./routes.js";
 import type { PredictionService } from "./service.js";
-
-/** How a server listens and logs. */
-export interface ServerOptions {
-  /** Options of fastify's logger (pino); false for none. @default { level: "info" } */
-  logger?: FastifyServerOptions["logger"];
-  /**
-   * Milliseconds for which a server that is closing still answers, predictions by 503, before it stops to listen: clients with
-   * open connections and load balancers learn of it in order.
-   * @default 1000
-   */
-  linger?: number;
-  /**
-   * Names in the header Host that are answered, beside localhost and addresses, so that a page that was loaded from elsewhere cannot
-   * ask a server that only listens on this machine (DNS rebinding).
-   * @default any
-   */
-  hosts?: readonly string[];
-}
+import { SERVER, type ServerOptions } from "./service-options.js";
 
 /**
  * A fastify server with the routes of a service. `close()` answers what was accepted, and 503 meanwhile, then frees the models.
@@ -31,14 +15,12 @@ export interface ServerOptions {
  * await app.listen({ port: 8080 });
  * ```
  */
-export async function createServer(
-  service: PredictionService,
-  { logger = { level: "info" }, linger = 1000, hosts }: ServerOptions = {},
-): Promise<FastifyInstance> {
+export async function createServer(service: PredictionService, options: ServerOptions = {}): Promise<FastifyInstance> {
+  const { logger, linger, hosts } = { ...defaultsOf(SERVER), ...checkOptions("createServer", options, SERVER) };
   const { fastify, LogController } = await import("fastify");
   const { timeout, maxBody } = service.limits;
   const app = fastify({
-    logger: logger ?? false,
+    logger: logger ?? { level: "info" },
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: maxBody,
     // A body that takes longer than a prediction may is given up; headers sooner.

@@ -1,15 +1,13 @@
 import os from "node:os";
 import path from "node:path";
-import { PLACEMENT } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import { type DeviceFlags, placement } from "../inference/device.js";
 import { type PredictionRecord, predictionRecord } from "../inference/record.js";
-import { CONFIGURE } from "../native/configure.js";
-import { type About, checkOptions, nearest, type OptionSpecs, option } from "../options.js";
+import { type About, checkOptions, defaultsOf, nearest, type OptionSpecs, option } from "../options.js";
 import { type ChosenSettings, chosenOtherwise } from "../runs/certificate.js";
-import { acceptability, checkGate, type Gate, type GateDecision } from "../scores/gate.js";
+import { acceptability, checkGate, type GateDecision } from "../scores/gate.js";
 import { confidenceOf, IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
 import { checkThresholds, SET_NAMES, SETS, type SetThresholds, thresholdsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
@@ -17,7 +15,7 @@ import { MAP_NAMES } from "../uncertainty/index.js";
 import { type AnswerType, type WrittenAnswer, writeAnswers } from "./answers.js";
 import { Budget, type Held } from "./budget.js";
 import type { CertificateBrief, Decided } from "./certificate.js";
-import { type AlarmEvent, Certificates } from "./certificates.js";
+import { Certificates } from "./certificates.js";
 import { imageCost, inferBytes, outputBytes, product, writingCost } from "./costs.js";
 import type { FormFile } from "./form.js";
 import { defaultWorkers, ImagePool, LARGE, threadsOf } from "./image-pool.js";
@@ -34,56 +32,12 @@ import {
 } from "./image-work.js";
 import type { InferAnswer } from "./kserve.js";
 import { createMetrics, type Metrics } from "./metrics.js";
-import { checkOutcomes, OUTCOME_OPTIONS, type OutcomeOptions, Outcomes } from "./outcomes.js";
+import { checkOutcomes, type OutcomeOptions, Outcomes } from "./outcomes.js";
 import type { Place } from "./queue.js";
 import { tryRun } from "./run-trial.js";
 import { loadModel, type ServedModel } from "./served-model.js";
+import { SERVICE, type ServiceOptions } from "./service-options.js";
 import { ownBuffersGently } from "./transfer.js";
-
-/** What is served, and how much of it at a time. */
-export interface ServiceOptions {
-  /** Run folders; a name is the folder's own, or given as a key. */
-  runs: readonly string[] | Readonly<Record<string, string>>;
-  /** Images of one shape that share a pass. @default 8 */
-  maxBatch?: number;
-  /** Milliseconds that an image waits, at most, for others to share its pass while the model is idle. @default 4 */
-  maxDelay?: number;
-  /** Images of one model that are accepted and not yet answered; one more is refused. @default 64 */
-  maxQueue?: number;
-  /** Milliseconds from a request's head to its answer. @default 30000 */
-  timeout?: number;
-  /** Bytes of a request's body. @default 32 MiB */
-  maxBody?: number;
-  /** Pixels (voxels) of one image, as stored. @default 16777216 */
-  maxPixels?: number;
-  /** Pixels of each side of an image, as stored. @default 32768 */
-  maxSide?: number;
-  /**
-   * Bytes that requests may take together, beside the models and their passes: see {@link MEMORY_SHARES}. What has no room waits or
-   * is refused. @default a quarter of the machine's memory, at least 1 GiB and at most 4 GiB
-   */
-  maxMemory?: number;
-  /** Images in one request, at most `maxQueue`. @default 16 */
-  maxImages?: number;
-  /** Threads that decode and encode images; 0 does it on the event loop. @default half of the cores, 1 to 4 */
-  workers?: number;
-  /** The gate of every run, in place of its certificate and of the one in its run.json; null for none. @default the run's */
-  gate?: Gate | null;
-  /** Folder of the alarms over the served cases, in which each run has one of its name. @default `alarm` in each run */
-  state?: string;
-  /** Takes outcomes of audited cases, for their runs' outcomes.jsonl. @default none */
-  outcomes?: OutcomeOptions;
-  /** Called where an alarm goes off, or cannot be kept. */
-  onAlarm?: (event: AlarmEvent) => void;
-  /** Where the models run. @default "auto" */
-  device?: DeviceFlags["device"];
-  /** @default as each run was trained */
-  precision?: DeviceFlags["precision"];
-  /** Images and weights in channels_last order. @default as each run was trained */
-  channelsLast?: DeviceFlags["channelsLast"];
-  /** CPU threads of libtorch, for the whole process. @default one for each core */
-  threads?: number;
-}
 
 /** The limits of a request. */
 export type Limits = Required<
@@ -150,26 +104,6 @@ export interface ImageAnswer {
   /** Files of the stored size, by output: `mask`, `entropy`, `probabilities.lesion`, … */
   files: Record<string, OutputFile>;
 }
-
-const SERVICE: OptionSpecs = {
-  runs: option.required(option.anyOf(option.array(option.string(), { min: 1 }), option.record(option.string()))),
-  maxBatch: option.integer({ min: 1, max: 1024 }),
-  maxDelay: option.number({ min: 0, max: 60_000 }),
-  maxQueue: option.integer({ min: 1 }),
-  timeout: option.number({ min: 1, max: 2 ** 31 - 1 }),
-  maxBody: option.integer({ min: 1, max: 2 ** 31 - 1 }),
-  maxPixels: option.integer({ min: 1 }),
-  maxSide: option.integer({ min: 1 }),
-  maxMemory: option.integer({ min: 2 ** 20 }),
-  maxImages: option.integer({ min: 1, max: 1024 }),
-  workers: option.integer({ min: 0, max: 256 }),
-  gate: option.custom("a gate or null", (value) => typeof value === "object"),
-  state: option.string(),
-  outcomes: option.object(OUTCOME_OPTIONS),
-  onAlarm: option.callback(),
-  ...PLACEMENT,
-  threads: CONFIGURE.threads,
-};
 
 /** What a client may choose of a prediction: the routes read it from the query. */
 export const CHOICES = {
@@ -289,25 +223,16 @@ export class PredictionService {
    * @throws ERR_LE_OPTION, ERR_LE_CHECKPOINT, ERR_LE_DEVICE, …
    */
   static async open(options: ServiceOptions): Promise<PredictionService> {
-    checkOptions("PredictionService.open", options, SERVICE);
-    const {
-      gate,
-      state,
-      outcomes,
-      onAlarm = () => {},
-      threads,
-      maxBatch,
-      maxDelay,
-      maxQueue = 64,
-      timeout = 30_000,
-    } = options;
+    const given = checkOptions("PredictionService.open", options, SERVICE);
+    const { gate, state, outcomes, onAlarm = () => {}, threads } = given;
     if (gate) checkGate(gate);
-    const { maxBody = 32 * 2 ** 20, maxPixels = 2 ** 24, maxSide = 2 ** 15, maxMemory = defaultMemory() } = options;
-    const { workers = defaultWorkers() } = options;
+    const own = { maxMemory: defaultMemory(), workers: defaultWorkers() };
+    const { maxBatch, maxDelay, ...rest } = { ...defaultsOf(SERVICE), ...own, ...given };
+    const { timeout, maxBody, maxPixels, maxSide, maxMemory, maxQueue, workers } = rest;
     // More than the queue holds would never be let in.
-    const maxImages = Math.min(options.maxImages ?? 16, maxQueue);
+    const maxImages = Math.min(rest.maxImages, maxQueue);
     const limits = { timeout, maxBody, maxPixels, maxSide, maxImages, maxMemory, maxQueue, workers };
-    const runs = nameRuns(options.runs);
+    const runs = nameRuns(given.runs);
     const models = new Map<string, ServedModel>();
     const metrics = await createMetrics(() => models.values());
     const certificates = new Certificates({
@@ -316,7 +241,7 @@ export class PredictionService {
       outcomes: outcomes !== undefined,
       onAlarm,
     });
-    const placed = { ...placement(options), ...(threads && { threads }) };
+    const placed = { ...placement(given), ...(threads && { threads }) };
     const load = async (name: string, folder: string, version: number) => {
       if (outcomes) await checkOutcomes(folder);
       return certificates.load(name, folder, () =>
@@ -324,12 +249,9 @@ export class PredictionService {
           ...(gate !== undefined && { gate }),
           device: placed,
           queue: {
-            ...(maxBatch !== undefined && { maxBatch }),
-            ...(maxDelay !== undefined && { maxDelay }),
+            ...{ maxBatch, maxDelay, maxQueue, timeout },
             // A pass of many takes no more than one of the largest image.
             maxBatchPixels: maxPixels,
-            maxQueue,
-            timeout,
             onBatch: (event) => metrics.batch(name, event),
           },
         }),

@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { PROMISE } from "../../lib/certificate/index.js";
 import { DeclaredOption, listed, otherwise, rangeOf } from "../../lib/cli/arguments.js";
 import { certifyCommand } from "../../lib/cli/certify.js";
+import { serveCommand } from "../../lib/cli/serve.js";
 import { trainCommand } from "../../lib/cli/train.js";
 import { tuneCommand } from "../../lib/cli/tune.js";
 import { AUGMENT_OPTIONS } from "../../lib/ensemble/augment.js";
@@ -14,11 +15,13 @@ import { COUNTS, ENSEMBLE } from "../../lib/ensemble/head-options.js";
 import { BACKBONE_OPTIONS } from "../../lib/ensemble/zoo.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
 import type { OptionSpec, OptionSpecs } from "../../lib/options.js";
+import { QUEUE } from "../../lib/server/queue.js";
+import { SERVER, SERVICE } from "../../lib/server/service-options.js";
 import { CHOOSE } from "../../lib/tuning/skip.js";
 import { TUNE } from "../../lib/tuning/tune.js";
 import { documentedDefaults, documentedValue } from "../support/documented.js";
 
-const COMMANDS = new Map([trainCommand(), tuneCommand(), certifyCommand()].map((command) => [command.name(), command]));
+const COMMANDS = new Map([trainCommand(), tuneCommand(), certifyCommand(), serveCommand()].map((command) => [command.name(), command]));
 
 /** Those of all commands, which docs/cli.md says once. */
 const COMMON = ["--json", "--debug"];
@@ -42,6 +45,8 @@ describe("doc comments", () => {
   it.each<[string, OptionSpecs]>([
     ["lib/ensemble/fit-options.ts", FIT],
     ["lib/certificate/certify.ts", PROMISE],
+    ["lib/server/queue.ts", QUEUE],
+    ["lib/server/service-options.ts", { ...SERVICE, ...SERVER, channelsLast: {} as OptionSpec }],
     ["lib/tuning/skip.ts", CHOOSE],
     ["lib/tuning/tune.ts", { ...TUNE, rule: {} as OptionSpec, margin: {} as OptionSpec }],
     ["lib/ensemble/zoo.ts", BACKBONE_OPTIONS],
