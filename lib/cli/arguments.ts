@@ -44,7 +44,9 @@ function read(text: string, { kind, values, unit }: OptionSpec): unknown {
 function described(spec: OptionSpec, text: string): string {
   const { kind, expected, values = [], among = [], ...bounds } = inUnits(spec);
   const names = values.map(nameOf);
-  const others = among.slice(1).flatMap(({ values: more = [] }) => more.map((value) => `, or ${nameOf(value)}`));
+  const others = among
+    .slice(1)
+    .flatMap(({ values: more = [] }) => more.filter((value) => value !== true).map((value) => `, or ${nameOf(value)}`));
   const near = nearest(text, names);
   const hint = near === undefined ? "" : ` Did you mean ${near}?`;
   if (kind === "integer") return `a whole number${within(bounds)}${others.join("")}.`;
@@ -134,11 +136,11 @@ export function givenOf<S extends OptionSpecs>(flags: object, specs: S): Values<
   return Object.fromEntries(all.filter(([, value]) => value !== undefined)) as Values<S>;
 }
 
-/** An option as it is written: `--clip-norm <x>`. */
+/** An option as it is written: `--clip-norm <x>`; `--structures [n]` where it may also be true. */
 export function flagOf(name: string, spec: OptionSpec): string {
   if (spec.kind === "boolean") return dashed(spec.default === true ? `no-${name}` : name);
-  const { arg = ARGUMENTS[spec.kind ?? "string"] } = spec;
-  return `${dashed(name)} <${arg}>`;
+  const { arg = ARGUMENTS[spec.kind ?? "string"], among = [] } = spec;
+  return `${dashed(name)} ${among.some(({ values }) => values?.includes(true)) ? `[${arg}]` : `<${arg}>`}`;
 }
 
 const ARGUMENTS = { integer: "n", number: "x", oneOf: "name", array: "list", string: "text", boolean: "" } as const;

@@ -1,38 +1,69 @@
 import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
-import { type DeviceFlags, placement } from "../inference/device.js";
+import { LABEL_OPTIONS } from "../data/labels.js";
+import { PREDICT } from "../ensemble/model.js";
+import { placement } from "../inference/device.js";
+import { defaultsOf, option, type Values } from "../options.js";
 import type { Comparison } from "../results/comparison.js";
 import type { ShiftOptions } from "../study/compare.js";
-import type { Condition } from "../study/selection.js";
-import { integer, number, oneOf, text } from "./arguments.js";
+import { SUMMARISE } from "../study/summary-options.js";
+import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
-import { withDeviceOptions } from "./device-options.js";
-import { type LabelFlags, labelsOf, noteUnclear, SCALES, withLabelOptions } from "./label-options.js";
+import { DEVICE } from "./device-options.js";
+import { labelSpecs, labelsOf, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
-import { classes, conditions, type ScoringFlags, withScoringOptions } from "./scoring-options.js";
+import { CLASSES, CONDITIONS, conditions, SCORING } from "./scoring-options.js";
 
-interface Flags extends DeviceFlags, ScoringFlags, LabelFlags {
-  data?: string;
-  split: string;
-  out: string;
-  title?: string;
-  summary: Comparison["summary"];
-  skip?: number;
-  fusion?: PredictionFusion;
-  ood?: string;
-  oodSplit?: string;
-  oodWhere?: Condition[];
-  oodClasses?: number[];
-  referenceWhere?: Condition[];
-  oodLabels?: LabelFlags["labels"];
-  flag?: number;
-  report: boolean;
+const OPTIONS = {
+  data: option.string({ otherwise: "the one that the first run was trained on", text: "data folder", arg: "dir" }),
+  split: option.string({ default: "test", text: "which images; all for every one", arg: "name" }),
+  out: option.required(option.string({ text: "folder to write to", arg: "dir" })),
+  title: option.string({ otherwise: "data folder and split", text: "title of the report" }),
+  summary: option.oneOf(["sum", "mean", "foreground"], {
+    default: "sum",
+    text: "which summary of a map is its confidence",
+  }),
+  skip: option.with(PREDICT.skip, {
+    ...{ otherwise: "each run's own", arg: "T" },
+    text: "first heads to leave out, of Layer Ensembles alone",
+  }),
+  fusion: PREDICT.fusion,
+  ...SCORING,
+  ood: option.string({ text: "data folder of a shifted set, for the shift table", arg: "dir" }),
+  oodSplit: option.string({ otherwise: "ood, else test, else all", text: "which of its images", arg: "name" }),
+  oodWhere: option.with(CONDITIONS, {
+    text: "only those of its images whose split.csv says so; repeatable",
+    arg: "condition",
+  }),
+  oodClasses: option.with(CLASSES, {
+    otherwise: "those scored",
+    text: "classes that are annotated in both sets: Dice in and out is of these",
+  }),
+  referenceWhere: option.with(CONDITIONS, {
+    ...{ otherwise: "all", arg: "condition" },
+    text: "which of the other images they are compared with, so that nothing but the shift differs",
+  }),
+  flag: option.number({
+    ...{ min: 0, max: 0.99, default: 0.1, arg: "share" },
+    text: "share of the images in distribution to flag",
+  }),
+  oodLabels: option.with(LABEL_OPTIONS.scale, {
+    ...{ otherwise: "as the runs'", arg: "scale" },
+    text: "what its masks hold, as of --labels",
+  }),
+  report: option.boolean({ default: true, text: "write no report.html and no figures" }),
+  ...labelSpecs({ labels: "as the runs'", ignore: "the runs'" }),
+  ...DEVICE,
+};
+
+interface Flags extends Values<typeof OPTIONS> {
   json?: boolean;
 }
 
-const SUMMARIES = ["sum", "mean", "foreground"] as const;
+const { data, title, spacing, skip, fusion, allowDuplicates, threads } = OPTIONS;
+
+const PARSERS = { where: conditions, oodWhere: conditions, referenceWhere: conditions };
 
 /** `compare`: methods in quality, calibration, failure detection and cost, over seeds. */
 export function compareCommand(): Command {
@@ -43,80 +74,39 @@ export function compareCommand(): Command {
       "layer-ensembles compare runs/* --data data/acdc --out comparison --ood data/sunnybrook --ood-classes 2,3 " +
       "--reference-where phase=ED",
     "Runs of one method with different seeds are averaged. Writes results.json, tables/*.csv, and the report.",
-  )
-    .argument("<runs...>", "run folders of train")
-    .option("--data <dir>", "data folder (default: the one that the first run was trained on)", text)
-    .option("--split <name>", "which images; all for every one", text, "test")
-    .requiredOption("--out <dir>", "folder to write to", text)
-    .option("--title <text>", "title of the report", text)
-    .option("--summary <name>", `of a map, as a confidence: ${SUMMARIES.join(", ")}`, oneOf(SUMMARIES), "sum")
-    .option("--skip <T>", "first heads to leave out, of Layer Ensembles (default: each run's own)", integer({ min: 0 }))
-    .option(
-      "--fusion <name>",
-      `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
-      oneOf(PREDICTION_FUSIONS),
-    );
-  withScoringOptions(command)
-    .option("--ood <dir>", "data folder of a shifted set, for the shift table", text)
-    .option("--ood-split <name>", "which of its images (default: ood, else test, else all)", text)
-    .option("--ood-where <condition>", "only those of its images whose split.csv says so; repeatable", conditions)
-    .option("--ood-classes <list>", "classes that are annotated in both sets (default: those scored)", classes)
-    .option(
-      "--reference-where <condition>",
-      "which of the other images they are compared with (default: all)",
-      conditions,
-    )
-    .option(
-      "--flag <share>",
-      "share of the images in distribution to flag (default: 0.1)",
-      number({ min: 0, max: 0.99 }),
-    )
-    .option("--ood-labels <scale>", "what its masks hold, as of --labels (default: as the runs')", oneOf(SCALES))
-    .option("--no-report", "write no report.html and no figures");
-  withLabelOptions(command, { labels: "as the runs'", ignore: "the runs'" });
-  return withDeviceOptions(command).action((runs: string[], flags: Flags) =>
+  ).argument("<runs...>", "run folders of train");
+  return withOptions(command, OPTIONS, PARSERS).action((runs: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => compare(runs, flags, session)),
   );
 }
 
 async function compare(runs: string[], flags: Flags, session: Session): Promise<void> {
   const shift = shiftFlags(flags);
+  const { out, split, summary, report } = { ...defaultsOf(OPTIONS), ...flags };
   const { checkOutput } = await import("./output.js");
   const { compareRuns } = await import("../study/compare.js");
-  checkOutput(flags.out, "--out");
+  checkOutput(out, "--out");
   const line = new StatusLine(process.stderr);
   let written: string[] = [];
   let comparison: Comparison;
   try {
     comparison = await compareRuns({
       runs,
-      out: flags.out,
-      split: flags.split,
-      tau: flags.tau,
-      summary: flags.summary,
-      resamples: flags.resamples,
-      seed: flags.seed,
+      ...givenOf(flags, { data, title, spacing, skip, fusion, allowDuplicates, threads, ...SUMMARISE }),
+      ...{ out, split, summary },
       selection: { where: flags.where ?? [], ...(flags.group !== undefined && { group: flags.group }) },
       signal: session.signal,
       onProgress: (what, done, total) => counter(line, what, total)(done),
-      ...defined({
-        data: flags.data,
-        title: flags.title,
-        spacing: flags.spacing,
-        skip: flags.skip,
-        fusion: flags.fusion,
-      }),
-      ...defined({ scored: flags.scoreClasses, unit: flags.unit, shift, allowDuplicates: flags.allowDuplicates }),
+      ...defined({ scored: flags.scoreClasses, shift }),
       labels: labelsOf(flags),
       onUnclear: (mask) => noteUnclear(session, mask),
       ...placement(flags),
-      ...defined({ threads: flags.threads }),
     });
-    written = await writeResults(comparison, flags.out, flags.report);
+    written = await writeResults(comparison, out, report);
   } finally {
     line.clear();
   }
-  await tellResults(comparison, flags.out, written, session);
+  await tellResults(comparison, out, written, session);
 }
 
 /**
@@ -177,7 +167,7 @@ function shiftFlags(flags: Flags): ShiftOptions | undefined {
     folder: ood,
     where: oodWhere ?? [],
     reference: referenceWhere ?? [],
-    flag: flag ?? 0.1,
+    flag: flag ?? OPTIONS.flag.default,
     ...defined({ split: oodSplit, scored: oodClasses, labels: oodLabels && { scale: oodLabels } }),
   };
 }

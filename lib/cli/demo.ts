@@ -10,9 +10,9 @@ import { LayerEnsemblesError } from "../errors.js";
 import { type DeviceFlags, placement, setThreads } from "../inference/device.js";
 import { duration } from "../results/format.js";
 import type { RunNotes } from "../runs/notes.js";
-import { integer, text } from "./arguments.js";
+import { integer, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
-import { withDeviceOptions } from "./device-options.js";
+import { DEVICE } from "./device-options.js";
 import { counter, StatusLine, trainingProgress } from "./progress.js";
 
 interface Flags extends DeviceFlags {
@@ -40,7 +40,7 @@ export function demoCommand(): Command {
     .option("--seed <n>", "seed of the images and the training", integer({ min: 0 }), 0)
     .option("--images <n>", "number of images", integer({ min: 40 }), 240)
     .option("--epochs <n>", "epochs of training", integer({ min: 1 }), 20);
-  return withDeviceOptions(command).action((flags: Flags) =>
+  return withOptions(command, DEVICE).action((flags: Flags) =>
     runSession(flags.json ?? false, (session) => demo(flags, session)),
   );
 }

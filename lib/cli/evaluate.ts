@@ -2,24 +2,33 @@ import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
-import type { DeviceFlags } from "../inference/device.js";
-import { integer, oneOf, text } from "./arguments.js";
+import { PREDICT } from "../ensemble/model.js";
+import { type Defaults, defaultsOf, option, type Values } from "../options.js";
+import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
-import { withDeviceOptions } from "./device-options.js";
-import { type LabelFlags, labelsOf, noteIgnored, noteUnclear, withLabelOptions } from "./label-options.js";
+import { DEVICE } from "./device-options.js";
+import { labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
-import { type ScoringFlags, withScoringOptions } from "./scoring-options.js";
+import { conditions, SCORING } from "./scoring-options.js";
 
-interface Flags extends DeviceFlags, ScoringFlags, LabelFlags {
-  run: string;
-  data?: string;
-  split: string;
-  out?: string;
-  skip?: number;
-  fusion?: PredictionFusion;
-  json?: boolean;
-}
+const { skip, fusion } = PREDICT;
+
+const OPTIONS = {
+  run: option.required(option.string({ text: "run folder", arg: "dir" })),
+  data: option.string({ otherwise: "the one trained on", text: "data folder", arg: "dir" }),
+  split: option.string({ default: "test", text: "which images; all for every one", arg: "name" }),
+  out: option.string({
+    ...{ otherwise: "RUN/evaluation-SPLIT", arg: "dir" },
+    text: "folder for the tables and summary.json",
+  }),
+  skip,
+  fusion,
+  ...SCORING,
+  ...labelSpecs({ labels: "as the run's", ignore: "the run's" }),
+  ...DEVICE,
+};
+
+type Flags = Values<typeof OPTIONS> & Defaults<typeof OPTIONS> & { json?: boolean };
 
 /** `evaluate`: quality, calibration, confidence, and whether the one tells of the other. */
 export function evaluateCommand(): Command {
@@ -28,20 +37,9 @@ export function evaluateCommand(): Command {
     "measure quality, calibration and agreement on images with masks, and whether confidence finds the failures",
     "layer-ensembles evaluate --run runs/busi --data data/busi --split test",
     "Quality is measured at each image's stored size against its stored mask, after undoing the preprocessing.",
-  )
-    .requiredOption("--run <dir>", "run folder", text)
-    .option("--data <dir>", "data folder (default: the one trained on)", text)
-    .option("--split <name>", "which images; all for every one", text, "test")
-    .option("--out <dir>", "folder for the tables and summary.json (default: RUN/evaluation-SPLIT)", text)
-    .option("--skip <T>", "first heads to leave out (default: the run's)", integer({ min: 0 }))
-    .option(
-      "--fusion <name>",
-      `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
-      oneOf(PREDICTION_FUSIONS),
-    );
-  withLabelOptions(withScoringOptions(command), { labels: "as the run's", ignore: "the run's" });
-  return withDeviceOptions(command).action((flags: Flags) =>
-    runSession(flags.json ?? false, (session) => evaluate(flags, session)),
+  );
+  return withOptions(command, OPTIONS, { where: conditions }).action((flags: Flags) =>
+    runSession(flags.json ?? false, (session) => evaluate({ ...defaultsOf(OPTIONS), ...flags }, session)),
   );
 }
 
@@ -85,8 +83,7 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       predict: {
         labels: true,
         signal: session.signal,
-        ...(flags.skip !== undefined && { skip: flags.skip }),
-        ...(flags.fusion !== undefined && { fusion: flags.fusion }),
+        ...givenOf(flags, { skip, fusion }),
       },
       onProgress: tell,
     });

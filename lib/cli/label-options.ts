@@ -1,10 +1,7 @@
-import type { Command } from "commander";
 import { describeIgnored, type Ignored, LABEL_OPTIONS, type LabelOptions } from "../data/labels.js";
 import { option, type Values } from "../options.js";
-import { type Parser, parserOf, withOptions } from "./arguments.js";
+import { type Parser, parserOf } from "./arguments.js";
 import type { Session } from "./command.js";
-
-export { SCALES } from "../data/labels.js";
 
 /** What a command is told of how masks store labels. @param otherwise what holds without them */
 export const labelSpecs = (otherwise: { labels: string; ignore: string }) => ({
@@ -25,11 +22,6 @@ export type LabelFlags = Values<ReturnType<typeof labelSpecs>>;
 
 /** `none` or any whole number. */
 export const ignoredLabelOf: Parser<number | null> = parserOf(LABEL_OPTIONS.ignore);
-
-/** Adds the options of {@link LabelFlags} to a command. @param otherwise what holds without them */
-export function withLabelOptions(command: Command, otherwise: { labels: string; ignore: string }): Command {
-  return withOptions(command, labelSpecs(otherwise));
-}
 
 /** The same as options of a dataset. */
 export function labelsOf({ labels, ignore }: LabelFlags): LabelOptions {

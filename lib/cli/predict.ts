@@ -3,37 +3,50 @@ import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
-import type { DeviceFlags } from "../inference/device.js";
+import { PREDICT } from "../ensemble/model.js";
 import type { Result } from "../inference/inference.js";
 import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
+import { option, type Values } from "../options.js";
 import { toText } from "../results/table.js";
 import type { Certificate } from "../runs/certificate.js";
 import type { Run } from "../runs/run.js";
-import type { Structure, StructuresOptions } from "../scores/structures.js";
+import { STRUCTURES, type Structure, type StructuresOptions, structures } from "../scores/structures.js";
 import { checkThresholds, type PixelSets, SETS, type SetThresholds, setsOf, thresholdsOf } from "../sets/index.js";
 import { imageColumn } from "../study/tables.js";
 import type { MapName } from "../uncertainty/index.js";
-import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
-import { integer, list, oneOf, parserOf, text } from "./arguments.js";
+import { MAPS } from "../uncertainty/index.js";
+import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
-import { withDeviceOptions } from "./device-options.js";
-import { type LabelFlags, labelsOf, noteUnclear, withLabelOptions } from "./label-options.js";
+import { DEVICE } from "./device-options.js";
+import { labelSpecs, labelsOf, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
-interface Flags extends DeviceFlags, LabelFlags {
-  run: string;
-  data?: string;
-  split?: string;
-  out: string;
-  skip?: number;
-  fusion?: PredictionFusion;
-  maps: MapName[];
-  sets?: (number | null)[];
-  limit?: number;
-  /** True: however small. */
-  structures?: number | true;
-  batchSize?: number;
+const { skip, fusion, maps, batchSize } = PREDICT;
+
+const OPTIONS = {
+  run: option.required(option.string({ text: "run folder", arg: "dir" })),
+  data: option.string({ text: "data folder; masks in it are drawn in the overlays", arg: "dir" }),
+  split: option.string({ otherwise: "all", text: "which of its images", arg: "name" }),
+  out: option.required(option.string({ text: "folder to write to", arg: "dir" })),
+  skip,
+  fusion,
+  maps: option.with(maps, { default: ["entropy"], text: "heat maps to write, or none" }),
+  sets: option.with(SETS, {
+    otherwise: "as certified, else no such masks",
+    text: "thresholds of inner and outer masks to write, as 0.4,0.98, or none,0.98",
+    arg: "list",
+  }),
+  structures: option.with(option.anyOf(STRUCTURES.minVoxels, option.oneOf([true])), {
+    text: "scores of each connected part of more than n pixels (voxels), largest first; without n of every part",
+    ...{ otherwise: "none", arg: "n" },
+  }),
+  limit: option.integer({ min: 1, otherwise: "all", text: "at most so many images" }),
+  batchSize,
+  ...labelSpecs({ labels: "as the run's", ignore: "the run's" }),
+  ...DEVICE,
+};
+
+interface Flags extends Values<typeof OPTIONS> {
   json?: boolean;
 }
 
@@ -46,39 +59,10 @@ export function predictCommand(): Command {
       "layer-ensembles predict --run runs/busi --out predictions image1.png image2.png",
     "For each image: mask, probability, heat-map and overlay PNGs at its stored size, and a line in predictions.jsonl. " +
       "For each volume: the same as .npy arrays, with an overlay of its middle slice.",
-  )
-    .argument("[images...]", "image files, instead of --data")
-    .requiredOption("--run <dir>", "run folder", text)
-    .option("--data <dir>", "data folder; masks in it are drawn in the overlays", text)
-    .option("--split <name>", "which of its images (default: all)", text)
-    .requiredOption("--out <dir>", "folder to write to", text)
-    .option("--skip <T>", "first heads to leave out (default: the run's)", integer({ min: 0 }))
-    .option(
-      "--fusion <name>",
-      `${PREDICTION_FUSIONS.join(", ")} (default: as tuned, else mean)`,
-      oneOf(PREDICTION_FUSIONS),
-    )
-    .option("--maps <list>", `heat maps to write: ${MAP_NAMES.join(", ")}, or none (default: entropy)`, mapNames)
-    .option(
-      "--sets <list>",
-      "thresholds from 0 to 1 of inner and outer masks to write, as 0.4,0.98, or none,0.98 (default: as certified, else no such masks)",
-      parserOf(SETS),
-    )
-    .option(
-      "--structures [n]",
-      "scores of each connected part of more than n pixels (voxels), largest first (default: every part)",
-      integer({ min: 0 }),
-    )
-    .option("--limit <n>", "at most so many images", integer({ min: 1 }))
-    .option("--batch-size <n>", "images of one size that share a pass (default: 8)", integer({ min: 1 }));
-  withLabelOptions(command, { labels: "as the run's", ignore: "the run's" });
-  return withDeviceOptions(command).action((images: string[], flags: Flags) =>
+  ).argument("[images...]", "image files, instead of --data");
+  return withOptions(command, OPTIONS).action((images: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => predict(images, flags, session)),
   );
-}
-
-function mapNames(value: string): MapName[] {
-  return value === "none" ? [] : list(oneOf(MAP_NAMES))(value);
 }
 
 async function predict(images: string[], flags: Flags, session: Session): Promise<void> {
@@ -101,13 +85,11 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
             onUnclear: (mask) => noteUnclear(session, mask),
           });
     const items = all.slice(0, flags.limit ?? all.length);
-    const { skip, fusion, batchSize, structures } = flags;
+    const { structures: parts } = flags;
     const options = {
       signal: session.signal,
-      ...(skip !== undefined && { skip }),
-      ...(fusion !== undefined && { fusion }),
-      ...(batchSize !== undefined && { batchSize }),
-      ...(structures !== undefined && { labels: true }),
+      ...givenOf(flags, { skip, fusion, batchSize }),
+      ...(parts !== undefined && { labels: true }),
     };
     const { stale } = model.predictedDice;
     if (stale) session.note(`warning: ${stale}`);
@@ -118,12 +100,18 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
       for await (const result of infer(model, items, options)) {
         const shown = { ...result, sets: thresholds && setsOf(result.probabilities, thresholds) };
         const write = result.mask.shape.length === 3 ? writeVolumes : writePictures;
-        const files = await write(shown, folder, notes.classNames, flags.maps ?? ["entropy"], notes.ignoreIndex);
+        const files = await write(
+          shown,
+          folder,
+          notes.classNames,
+          flags.maps ?? OPTIONS.maps.default,
+          notes.ignoreIndex,
+        );
         records.push({
           ...recordOf(shown, notes.classNames, files),
-          ...(structures !== undefined && {
+          ...(parts !== undefined && {
             structures: await structuresOf(result, notes.classNames, {
-              minVoxels: structures === true ? 0 : structures,
+              minVoxels: parts === true ? 0 : parts,
               ordered: model.method === "le",
             }),
           }),
@@ -182,7 +170,6 @@ async function structuresOf(
   classNames: readonly string[],
   options: StructuresOptions,
 ): Promise<StructureRecord[]> {
-  const { structures } = await import("../scores/structures.js");
   const input = {
     mask: orientBack(mask, orientation),
     labels: orientBack(labels as NdArray<Uint8Array>, orientation),

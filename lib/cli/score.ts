@@ -16,34 +16,31 @@ import {
 } from "../data/labels.js";
 import { checkWhole } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { type HeadsScore, QUALITY_NAMES, SCORE_FUSIONS, type ScoreFusion, scoreHeads } from "../metrics/index.js";
+import { type HeadsScore, QUALITY_NAMES, scoreHeads } from "../metrics/index.js";
+import { option, type Values } from "../options.js";
+import { SCORE } from "../quality/score.js";
 import { lookOf } from "../results/measures.js";
 import { type Table, toCsv, toText } from "../results/table.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, recordScores, type ScoreRecord } from "../scores/scores.js";
 import { type Spread, spread } from "../statistics/spread.js";
 import { type Correlation, correlate } from "../study/summary.js";
 import { imageColumn, meansTable, ranksTable, TOLD } from "../study/tables.js";
-import { integer, oneOf, text } from "./arguments.js";
+import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
-import {
-  ignoredLabelOf,
-  type LabelFlags,
-  labelsOf,
-  noteIgnored,
-  noteUnclear,
-  withLabelOptions,
-} from "./label-options.js";
+import { ignoredLabelOf, labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
-import { spacing } from "./scoring-options.js";
 
-interface Flags extends LabelFlags {
-  probabilities?: boolean;
-  trust?: boolean;
-  skip: number;
-  fusion: ScoreFusion;
-  spacing?: number[];
+const { trust, skip, fusion, spacing } = SCORE;
+
+const OPTIONS = {
+  probabilities: option.boolean({ text: "the heads are probabilities, not logits" }),
+  ...{ trust, skip, fusion, spacing },
+  csv: option.string({ text: "write the scores as a table to this file", arg: "file" }),
+  ...labelSpecs({ labels: "auto", ignore: "255, where it is no class" }),
+};
+
+interface Flags extends Values<typeof OPTIONS> {
   ignoreIndex?: number | null;
-  csv?: string;
   json?: boolean;
 }
 
@@ -70,19 +67,9 @@ export function scoreCommand(): Command {
       "truth (H×W or D×H×W: whole numbers of any type). Needs no libtorch.",
   )
     .argument("<files...>", ".npz files, or .npy files with the heads alone")
-    .option("--probabilities", "the heads are probabilities, not logits")
-    .option("--trust", "take the heads for logits also where they look like probabilities")
-    .option("--skip <T>", "first heads to leave out", integer({ min: 0 }), 0)
-    .option("--fusion <name>", `${SCORE_FUSIONS.join(", ")}`, oneOf(SCORE_FUSIONS), "mean")
-    .option(
-      "--spacing <list>",
-      "distance of neighbouring pixels along each axis, as 2.5,0.8,0.8 (default: 1 each)",
-      spacing,
-    )
-    .addOption(new Option("--ignore-index <label>", "the same as --ignore").argParser(ignoredLabelOf).hideHelp())
-    .option("--csv <file>", "write the scores as a table to this file", text);
-  return withLabelOptions(command, { labels: "auto", ignore: "255, where it is no class" }).action(
-    (files: string[], flags: Flags) => runSession(flags.json ?? false, (session) => score(files, flags, session)),
+    .addOption(new Option("--ignore-index <label>", "the same as --ignore").argParser(ignoredLabelOf).hideHelp());
+  return withOptions(command, OPTIONS).action((files: string[], flags: Flags) =>
+    runSession(flags.json ?? false, (session) => score(files, flags, session)),
   );
 }
 
@@ -189,12 +176,9 @@ async function scoreFile(
   try {
     of = scoreHeads(heads as NdArray, {
       values: flags.probabilities ? "probabilities" : "logits",
-      trust: flags.trust ?? false,
-      skip: flags.skip,
-      fusion: flags.fusion,
+      ...givenOf(flags, { trust, skip, fusion, spacing }),
       // Of 256 classes each is one, and what is left out has no label that is free.
       ignoreIndex: rule.scale === "index" && rule.ignore === null ? null : ignoredLabel(rule),
-      ...(flags.spacing && { spacing: flags.spacing }),
       ...(truth && { truth }),
     });
   } catch (error) {

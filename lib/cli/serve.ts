@@ -11,7 +11,7 @@ const TOKEN = "LAYER_ENSEMBLES_OUTCOMES_TOKEN";
 
 const OPTIONS = {
   host: option.string({ default: "127.0.0.1", text: "where to listen; 0.0.0.0 for every address", arg: "address" }),
-  port: option.integer({ min: 0, max: 65535, default: 8080, text: "0 for any that is free" }),
+  port: option.integer({ min: 0, max: 65535, default: 8080, text: "where to listen; 0 for any that is free" }),
   ...toldOf(SERVICE),
   outcomes: option.boolean({ text: "take outcomes of audited cases at /v1/outcomes, from who has the token" }),
   outcomesToken: option.string({ otherwise: `the token in ${TOKEN}`, text: "file with the token", arg: "file" }),

@@ -65,11 +65,11 @@ export interface ForwardOptions extends Values<typeof FORWARD> {}
 
 export const PREDICT = {
   /** Leave out the first T heads. @default the model's own */
-  skip: option.integer({ min: 0 }),
+  skip: option.integer({ min: 0, otherwise: "the run's", text: "first heads to leave out", arg: "T" }),
   /** Keep these heads instead, by name. @default as `skip` says */
   heads: option.array(option.string(), { min: 1 }),
   /** @default "mean" */
-  fusion: option.oneOf(PREDICTION_FUSIONS),
+  fusion: option.oneOf(PREDICTION_FUSIONS, { otherwise: "as tuned, else mean", text: "how heads are fused" }),
   /** One weight per kept head, for mean and logit-mean. @default all 1 */
   weights: option.array(option.number({ min: 0 })),
   /** τ of each kept head, positive: its probabilities are softmax(z / τ). @default all 1 */
@@ -88,7 +88,7 @@ export const PREDICT = {
    */
   tapStatistics: option.anyOf(option.boolean(), option.array(option.string(), { min: 1 })),
   /** Images of one size that share a pass. @default 8 */
-  batchSize: option.integer({ min: 1 }),
+  batchSize: option.integer({ min: 1, default: 8, text: "images of one size that share a pass" }),
   ...FORWARD,
 };
 

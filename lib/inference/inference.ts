@@ -7,7 +7,7 @@ import type { LabelOptions } from "../data/labels.js";
 import { bothNames, nameOf } from "../data/names.js";
 import type { Orientation } from "../data/orientation.js";
 import type { Placement } from "../data/preprocess.js";
-import type { Model, PredictOptions } from "../ensemble/model.js";
+import { type Model, PREDICT, type PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
@@ -205,7 +205,7 @@ export async function* infer(
   options: PredictOptions & { signal: AbortSignal },
 ): AsyncGenerator<Result> {
   const { restore, restoreLabels } = await import("../data/preprocess.js");
-  const batch = options.batchSize ?? 8;
+  const batch = options.batchSize ?? PREDICT.batchSize.default;
   const read = async (start: number) => Promise.all(items.slice(start, start + batch).map((item) => item.load()));
   const predict = async (loading: Promise<Loaded[]>) => {
     const loaded = await loading;

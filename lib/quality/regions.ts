@@ -20,7 +20,10 @@ export interface SurfaceOptions {
 export const SURFACE_OPTIONS = {
   classes: option.required(option.integer()),
   ignoreIndex: IGNORE_INDEX,
-  spacing: option.array(option.number({ above: 0 }), { min: 1 }),
+  spacing: option.array(option.number({ above: 0 }), {
+    min: 1,
+    ...{ otherwise: "1 each", text: "distance of neighbouring pixels along each axis, as 2.5,0.8,0.8" },
+  }),
 };
 
 /** Of one class: pixel counts, and where the class is. */

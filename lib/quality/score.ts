@@ -3,12 +3,12 @@ import { aulaFromCounts, type PredictionDepth } from "../agreement/index.js";
 import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agreement/measures.js";
 import type { NdArray } from "../arrays.js";
 import { checkLabels, checkSameShape, type FloatArray, fail } from "../checks.js";
-import { fuse, PREDICTION_FUSIONS, PROBABILITIES, type PredictionFusion, skipHeads } from "../fusion/fuse.js";
+import { fuse, PREDICTION_FUSIONS, PROBABILITIES, skipHeads } from "../fusion/fuse.js";
 import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads, sumOfProbabilities } from "../fusion/head-sums.js";
 import { checkLogits, checkNoShares, checkProbabilities, type Heads, headViews } from "../fusion/heads.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { expand, type Staple, stapleOf } from "../fusion/staple.js";
-import { checkOptions, option } from "../options.js";
+import { checkOptions, defaultsOf, option, type Values } from "../options.js";
 import type { Scored } from "../scores/register.js";
 import type { MapName } from "../uncertainty/maps.js";
 import {
@@ -21,34 +21,40 @@ import { type Calibration, calibrationOf } from "./calibration.js";
 import { checkSaid, IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
 import { countPixels } from "./likelihood.js";
 import { type Quality, quality } from "./quality.js";
+import { SURFACE_OPTIONS } from "./regions.js";
 
-/** Options of {@link scoreHeads}. */
-export interface ScoreOptions {
+export const SCORE = {
   /**
    * What the heads are. Probabilities cannot be fused by `"logit-mean"`. Logits that sum to 1, 100 or 255 over the classes at
    * every pixel are taken for probabilities, and refused: see `trust`. @default "logits"
    */
-  values?: "logits" | "probabilities";
+  values: option.oneOf(["logits", "probabilities"], { default: "logits" }),
   /** Takes the heads as `values` says also where they look like the other. @default false */
-  trust?: boolean;
+  trust: option.boolean({ default: false, text: "take the heads for logits also where they look like probabilities" }),
   /** T: how many first heads are left out. @default 0 */
-  skip?: number;
-  /** @default "mean" */
-  fusion?: PredictionFusion;
+  skip: option.integer({ min: 0, default: 0, text: "first heads to leave out", arg: "T" }),
+  /** How heads are fused. @default "mean" */
+  fusion: option.oneOf(PREDICTION_FUSIONS, { default: "mean", text: "how heads are fused" }),
   /** One per kept head; see {@link FuseOptions}. @default 1 each */
-  weights?: readonly number[];
+  weights: option.array(option.number({ min: 0 })),
   /** θ of the prediction depth, in [0, 1]. @default 0.95 */
-  theta?: number;
+  theta: option.number({ min: 0, max: 1 }),
   /** The truth: S, labels 0..C-1 or `ignoreIndex`. Without it there is neither quality nor calibration. */
-  truth?: NdArray<Uint8Array>;
+  truth: option.custom<NdArray<Uint8Array>>(
+    "an array S with data and shape",
+    (value) => typeof value === "object" && value !== null,
+  ),
   /**
    * Label of the truth that is left out where something is compared with it; null leaves none out.
    * @default 255, where that is no class
    */
-  ignoreIndex?: number | null;
+  ignoreIndex: IGNORE_INDEX,
   /** Distance of neighbouring pixels along each axis, positive. @default 1 each */
-  spacing?: readonly number[];
-}
+  spacing: SURFACE_OPTIONS.spacing,
+};
+
+/** Options of {@link scoreHeads}. */
+export interface ScoreOptions extends Values<typeof SCORE> {}
 
 /** All that can be said of one image's heads. */
 export interface HeadsScore extends Scored {
@@ -80,25 +86,10 @@ export interface HeadsScore extends Scored {
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore {
-  const {
-    skip = 0,
-    values = "logits",
-    fusion = "mean",
-    weights,
-    theta,
-    spacing,
-    ...more
-  } = checkOptions("scoreHeads", options, {
-    values: option.oneOf(["logits", "probabilities"]),
-    trust: option.boolean(),
-    skip: option.integer({ min: 0 }),
-    fusion: option.oneOf(PREDICTION_FUSIONS),
-    weights: option.array(option.number({ min: 0 })),
-    theta: option.number({ min: 0, max: 1 }),
-    truth: option.custom("an array S with data and shape", (value) => typeof value === "object" && value !== null),
-    ignoreIndex: IGNORE_INDEX,
-    spacing: option.array(option.number({ above: 0 }), { min: 1 }),
-  });
+  const { skip, values, fusion, weights, theta, spacing, ...more } = {
+    ...defaultsOf(SCORE),
+    ...checkOptions("scoreHeads", options, SCORE),
+  };
   if (values === "probabilities" && fusion === "logit-mean") {
     fail("ERR_LE_OPTION", "option 'fusion' of scoreHeads", "another fusion, as the heads are probabilities,", fusion);
   }

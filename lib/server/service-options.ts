@@ -52,7 +52,7 @@ export const SERVICE = {
     option.custom<Gate | null>("a gate or null", (value) => typeof value === "object"),
     {
       otherwise: "each run's",
-      text: "results below it are for review, whatever a certificate says; none for no gate",
+      text: "results whose score is below it are for review, whatever a certificate says; none for no gate",
       arg: "score:threshold",
     },
   ),

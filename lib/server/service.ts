@@ -1,8 +1,9 @@
 import os from "node:os";
 import path from "node:path";
+import { PREDICT } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
+import type { PredictionFusion } from "../fusion/index.js";
 import { type DeviceFlags, placement } from "../inference/device.js";
 import { type PredictionRecord, predictionRecord } from "../inference/record.js";
 import { type About, checkOptions, defaultsOf, nearest, type OptionSpecs, option } from "../options.js";
@@ -107,8 +108,8 @@ export interface ImageAnswer {
 
 /** What a client may choose of a prediction: the routes read it from the query. */
 export const CHOICES = {
-  skip: option.integer({ min: 0, text: "First heads to leave out", otherwise: "the run's own" }),
-  fusion: option.oneOf(PREDICTION_FUSIONS, { text: "How heads are fused", otherwise: "as tuned, else mean" }),
+  skip: option.with(PREDICT.skip, { text: "First heads to leave out" }),
+  fusion: option.with(PREDICT.fusion, { text: "How heads are fused" }),
   sets: option.with(SETS, {
     text: "Thresholds of inner and outer masks, from 0 to 1; none in the place of one",
     otherwise: "as certified",

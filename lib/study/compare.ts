@@ -9,6 +9,7 @@ import { folderItems, type Item, infer, type OpenRun, type Result } from "../inf
 import type { Calibration } from "../metrics/index.js";
 import { loadedAddon } from "../native/load.js";
 import { PACKAGE_VERSION } from "../native/package.js";
+import { defaultsOf } from "../options.js";
 import type { Comparison, RunRecord, ShownImage } from "../results/comparison.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
 import { datasetOptions, seenBy } from "../runs/notes.js";
@@ -21,9 +22,10 @@ import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
 import { chooseShown, showImage } from "./shown.js";
+import { SUMMARISE, type SummaryOptions } from "./summary-options.js";
 
 /** What is compared, and how. */
-export interface CompareOptions extends DeviceFlags {
+export interface CompareOptions extends DeviceFlags, SummaryOptions {
   /** Run folders, at least one. */
   runs: readonly string[];
   /** @default the folder that the first run was trained on */
@@ -32,8 +34,6 @@ export interface CompareOptions extends DeviceFlags {
   /** Folder of results.json; nothing is written here. */
   out: string;
   title?: string;
-  /** An image has failed where its Dice is below this; `"auto"`: such that a fifth of the images has, by the mean of all runs. */
-  tau: number | "auto";
   summary: Comparison["summary"];
   /** @default 1 for each axis */
   spacing?: readonly number[];
@@ -44,10 +44,6 @@ export interface CompareOptions extends DeviceFlags {
   /** Foreground classes to score. @default all */
   scored?: readonly number[];
   selection: Selection;
-  /** @default by group where a group has several images */
-  unit?: "group" | "image";
-  resamples: number;
-  seed: number;
   shift?: ShiftOptions;
   /** How the masks are stored. @default as each run records */
   labels?: LabelOptions;
@@ -115,12 +111,13 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
   const records = measured.map(({ record }) => record);
   const shown = await costAndPictures(facts, records, inside, options);
   const images = (records[0] as RunRecord).images;
+  const { tau, resamples, seed } = { ...defaultsOf(SUMMARISE), ...options };
   const settings = {
     classNames: notes.classNames,
     scored,
-    tau: options.tau === "auto" ? autoTau(records) : options.tau,
+    tau: tau === "auto" ? autoTau(records) : tau,
     summary: options.summary,
-    bootstrap: { resamples: options.resamples, seed: options.seed, unit: options.unit ?? unitOf(images) },
+    bootstrap: { resamples, seed, unit: options.unit ?? unitOf(images) },
   };
   const comparison: Comparison = {
     format: 2,

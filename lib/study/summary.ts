@@ -1,6 +1,7 @@
 // What the images of one run come to: means, per class and group too, and whether confidence finds the failures.
 import type { Ignored } from "../data/labels.js";
 import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
+import { defaultsOf } from "../options.js";
 import type { Comparison, Estimate, RunRecord } from "../results/comparison.js";
 import { FAILURE_NAMES, LIKELIHOODS, POOLED, type PooledName } from "../results/measures.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, SCORES } from "../scores/scores.js";
@@ -10,6 +11,7 @@ import { pooledCalibration } from "./evaluate.js";
 import { type ImageScore, ignoredIn } from "./records.js";
 import { unitsOf } from "./resampling.js";
 import { estimates, RunStatistics, resamplesOf, statistic } from "./statistics.js";
+import { SUMMARISE, type SummaryOptions } from "./summary-options.js";
 
 /** Measures of an image as a whole, in the order of files. */
 export const MEASURE_NAMES = [...QUALITY_NAMES, ...LIKELIHOODS, ...IMAGE_SCORE_NAMES] as const;
@@ -58,26 +60,19 @@ export interface Summary {
 }
 
 /** How an evaluation is summarised. */
-export interface SummariseOptions {
+export interface SummariseOptions extends SummaryOptions {
   /** Background first. */
   classNames: readonly string[];
   /** Foreground classes that were scored. */
   scored: readonly number[];
   /** Names of the kept heads. */
   heads: readonly string[];
-  /** @default 0.8; `"auto"`: the Dice that a fifth of the images does not reach */
-  tau?: number | "auto";
-  /** @default by group where a group has several images */
-  unit?: "group" | "image";
-  /** @default 2000 */
-  resamples?: number;
-  /** @default 0 */
-  seed?: number;
 }
 
 /** Means, intervals, correlations and the finding of failures, over images. */
 export function summarise(scores: readonly ImageScore[], options: SummariseOptions): Summary {
-  const { classNames, scored, heads, unit = unitOf(scores), resamples = 2000, seed = 0 } = options;
+  const { classNames, scored, heads, unit = unitOf(scores), ...more } = { ...defaultsOf(SUMMARISE), ...options };
+  const { resamples, seed } = more;
   // By id, so that the same images give the same intervals in whatever order they come.
   const images = [...scores].sort((a, b) => (a.id < b.id ? -1 : 1));
   const all = (pick: (score: ImageScore) => number | null | undefined) =>
@@ -93,7 +88,7 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
     values: all((score) => recordedScore(score, name)),
   }));
   const dice = columns.dice as Float64Array;
-  const tau = options.tau === "auto" ? fifth(dice) : (options.tau ?? 0.8);
+  const tau = more.tau === "auto" ? fifth(dice) : more.tau;
   const units = unitsOf(
     images.map(({ group }) => group),
     unit,

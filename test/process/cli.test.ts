@@ -98,7 +98,7 @@ describe("usage", () => {
     [["predict", "--run", "x", "--out", "y", "--data", "z", "a.png"], "not both"],
     [["score"], "missing required argument 'files'"],
     [["score", "x.npz", "--fusion", "meen"], "Did you mean mean?"],
-    [["score", "x.npz", "--spacing", "1,0"], "Expected numbers above 0."],
+    [["score", "x.npz", "--spacing", "1,0"], "Expected a number above 0."],
     [["layers", "unett"], '"unett" (Did you mean unet?)'],
     [["layers", "unet", "--input", "0x3"], "Expected NxCxHxW"],
   ])("ends with 2 for %j", async (args, message) => {

@@ -4,24 +4,36 @@ import path from "node:path";
 import type { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import { PROMISE } from "../../lib/certificate/index.js";
-import { DeclaredOption, listed, otherwise, rangeOf } from "../../lib/cli/arguments.js";
+import { DeclaredOption, listed, otherwise, parserOf, rangeOf } from "../../lib/cli/arguments.js";
 import { certifyCommand } from "../../lib/cli/certify.js";
+import { compareCommand } from "../../lib/cli/compare.js";
+import { evaluateCommand } from "../../lib/cli/evaluate.js";
+import { predictCommand } from "../../lib/cli/predict.js";
+import { scoreCommand } from "../../lib/cli/score.js";
 import { serveCommand } from "../../lib/cli/serve.js";
 import { trainCommand } from "../../lib/cli/train.js";
 import { tuneCommand } from "../../lib/cli/tune.js";
 import { AUGMENT_OPTIONS } from "../../lib/ensemble/augment.js";
 import { FIT } from "../../lib/ensemble/fit-options.js";
 import { COUNTS, ENSEMBLE } from "../../lib/ensemble/head-options.js";
+import { PREDICT } from "../../lib/ensemble/model.js";
 import { BACKBONE_OPTIONS } from "../../lib/ensemble/zoo.js";
 import { PACKAGE_ROOT } from "../../lib/native/package.js";
 import type { OptionSpec, OptionSpecs } from "../../lib/options.js";
+import { SCORE } from "../../lib/quality/score.js";
 import { QUEUE } from "../../lib/server/queue.js";
 import { SERVER, SERVICE } from "../../lib/server/service-options.js";
+import { SUMMARISE } from "../../lib/study/summary-options.js";
 import { CHOOSE } from "../../lib/tuning/skip.js";
 import { TUNE } from "../../lib/tuning/tune.js";
 import { documentedDefaults, documentedValue } from "../support/documented.js";
 
-const COMMANDS = new Map([trainCommand(), tuneCommand(), certifyCommand(), serveCommand()].map((command) => [command.name(), command]));
+const COMMANDS = new Map(
+  [
+    ...[trainCommand(), tuneCommand(), predictCommand(), evaluateCommand(), scoreCommand(), compareCommand()],
+    ...[serveCommand(), certifyCommand()],
+  ].map((command) => [command.name(), command]),
+);
 
 /** Those of all commands, which docs/cli.md says once. */
 const COMMON = ["--json", "--debug"];
@@ -47,6 +59,9 @@ describe("doc comments", () => {
     ["lib/certificate/certify.ts", PROMISE],
     ["lib/server/queue.ts", QUEUE],
     ["lib/server/service-options.ts", { ...SERVICE, ...SERVER, channelsLast: {} as OptionSpec }],
+    ["lib/quality/score.ts", SCORE],
+    ["lib/study/summary-options.ts", SUMMARISE],
+    ["lib/ensemble/model.ts", PREDICT],
     ["lib/tuning/skip.ts", CHOOSE],
     ["lib/tuning/tune.ts", { ...TUNE, rule: {} as OptionSpec, margin: {} as OptionSpec }],
     ["lib/ensemble/zoo.ts", BACKBONE_OPTIONS],
@@ -79,6 +94,14 @@ describe.each([...COMMANDS])("%s", (_, command) => {
       if (kind !== "boolean" && value !== undefined) expect(declaration.accepts(value), option.flags).toBe(true);
     }
   });
+});
+
+it("reads a unit of its own as that of the API", () => {
+  const { timeout, maxBody } = SERVICE;
+  expect(parserOf(timeout)("0.5")).toBe(500);
+  expect(parserOf(maxBody)("1.5")).toBe(1_572_864);
+  expect(() => parserOf(timeout)("86401")).toThrow("a number from 0.001 to 86400.");
+  for (const text of ["", "0", "1s"]) expect(() => parserOf(timeout)(text)).toThrow("Expected a number");
 });
 
 it("is documented as it is declared (npx vitest run test/unit/command-options.test.ts -u writes it)", async () => {
