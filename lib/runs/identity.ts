@@ -40,14 +40,14 @@ export async function runHashes(folder: string): Promise<RunHashes> {
   };
 }
 
-/** Hash of the fit that a run's fitted scores are of; null without one. @throws ERR_LE_IO */
-export async function fitHash(folder: string): Promise<string | null> {
+/** Hash of the fit of predicted Dice in a run, which its settings do not name; without a fit that of nothing. @throws ERR_LE_IO */
+export async function fitHash(folder: string): Promise<string> {
   const file = path.join(folder, RUN_FILES.predictedDice);
   const bytes = await readRegular(file).catch((cause) => {
-    if (isMissing(cause)) return null;
+    if (isMissing(cause)) return "";
     throw ioError(file, "readable", cause);
   });
-  return bytes && createHash("sha256").update(bytes).digest("hex");
+  return createHash("sha256").update(bytes).digest("hex");
 }
 
 /** Hexadecimal SHA-256 of a value as canonical JSON. */

@@ -25,6 +25,8 @@ export interface Outcome {
   acceptable: boolean;
   /** Dice of the answer with what the person drew, in [0, 1]. */
   dice: number;
+  /** What else the alarm over the service's cases watches, by score in the direction of confidence. */
+  watched?: Partial<Record<ScoreName, number>>;
   /** The patient, say. */
   group?: string;
   /** A hash of the image. */
@@ -40,6 +42,7 @@ const OUTCOME: OptionSpecs = {
   score: option.required(option.custom("{name, value}", (value) => typeof value === "object" && value !== null)),
   acceptable: option.required(option.boolean()),
   dice: option.required(option.number({ min: 0, max: 1 })),
+  watched: option.record(option.number()),
   group: option.string(),
   content: option.string(),
 };

@@ -166,6 +166,21 @@ export function acceptability(result: Scored & { heads?: readonly string[] }, sc
   return decision === "accept" ? (asked?.value as number) : Number.NEGATIVE_INFINITY;
 }
 
+/** What the alarm over a service's cases watches of a result: how acceptable it is, and each other watched score that it has. */
+export function watchedOf(
+  result: Scored & { heads?: readonly string[] },
+  score: ScoreName,
+  gate?: Gate,
+): Partial<Record<ScoreName, number>> {
+  const others = SCORE_NAMES.filter((name) => name !== score && SCORES[name].watched);
+  const found = others.map((name) => [name, confidenceOf(result, name)] as const);
+  // The least number there is stands for -Infinity, which JSON has not.
+  return {
+    [score]: Math.max(acceptability(result, score, gate), -Number.MAX_VALUE),
+    ...Object.fromEntries(found.filter(([, value]) => Number.isFinite(value))),
+  };
+}
+
 /** The score that a run's gate looks at: its own, else AULA where there are layers enough, else soft Dice confidence. */
 export function gateScore(gate: Gate | undefined, method: string, heads: number): ScoreName {
   return gate?.score ?? (method === "le" && heads >= SCORES.aula.needs.heads ? "aula" : "softDiceConfidence");

@@ -58,6 +58,8 @@ export interface ScoreEntry {
   ranksAs?: string;
   /** The map that it is a summary of, where it is one. */
   map?: MapName;
+  /** Whether the alarm over a service's cases watches it, whatever score decides. @default false */
+  watched?: boolean;
   /** Whether a comparison of methods has it. @default true */
   compared?: boolean;
   /** Its value; NaN or undefined where it is not defined. */

@@ -9,8 +9,8 @@ import {
   chosenOtherwise,
 } from "../runs/certificate.js";
 import type { Run } from "../runs/run.js";
-import { acceptability, type CertificateInForce, decide, type Gate, type GateDecision } from "../scores/gate.js";
-import { type ScoreName, scoreOf } from "../scores/scores.js";
+import { type CertificateInForce, decide, type Gate, type GateDecision, watchedOf } from "../scores/gate.js";
+import type { ScoreName } from "../scores/scores.js";
 import type { SetThresholds } from "../sets/index.js";
 import type { StreamWatch, Watched } from "./stream-watch.js";
 
@@ -179,10 +179,7 @@ function watchedValues(
   { score, calibration }: Certificate,
   gate: Gate | undefined,
 ): Record<string, number | null> {
-  const values = (Object.keys(calibration) as ScoreName[]).map((name) => {
-    if (name === score) return [name, Math.max(acceptability(prediction, score, gate), -Number.MAX_VALUE)] as const;
-    const value = scoreOf(prediction, name);
-    return [name, Number.isFinite(value) ? value : null] as const;
-  });
-  return Object.fromEntries(values);
+  const found = watchedOf(prediction, score, gate);
+  const names = Object.keys(calibration) as ScoreName[];
+  return Object.fromEntries(names.map((name) => [name, found[name] ?? null]));
 }

@@ -31,7 +31,7 @@ export interface GivenOutcome {
 }
 
 /** What was said of a case. */
-type Said = Pick<Outcome, "predictor" | "score" | "acceptable" | "content">;
+type Said = Pick<Outcome, "predictor" | "score" | "acceptable" | "watched" | "content">;
 
 /** An answered case. */
 interface ServedCase extends Said {
@@ -159,9 +159,10 @@ export class Outcomes {
     served.taken = true;
     try {
       const dice = checked.dice ?? (await this.#diceOf(served, checked.mask as string));
-      const { predictor, score, acceptable, content, model } = served;
+      const { predictor, score, acceptable, watched, content, model } = served;
       const outcome: Outcome = {
         ...{ id, date: new Date().toISOString(), predictor, score, acceptable, dice },
+        ...(watched !== undefined && { watched }),
         ...(group !== undefined && { group }),
         ...(content !== undefined && { content }),
       };

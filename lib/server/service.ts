@@ -8,7 +8,7 @@ import { type DeviceFlags, placement } from "../inference/device.js";
 import { type PredictionRecord, predictionRecord } from "../inference/record.js";
 import { type About, checkOptions, defaultsOf, nearest, type OptionSpecs, option } from "../options.js";
 import { type ChosenSettings, chosenOtherwise } from "../runs/certificate.js";
-import { acceptability, checkGate, type GateDecision } from "../scores/gate.js";
+import { acceptability, checkGate, type GateDecision, watchedOf } from "../scores/gate.js";
 import { confidenceOf, IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
 import { checkThresholds, SET_NAMES, SETS, type SetThresholds, thresholdsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
@@ -671,10 +671,12 @@ function saidOf(
 ) {
   const name = certificate.score ?? own;
   const value = confidenceOf(prediction, name);
+  const { [name]: _, ...watched } = watchedOf(prediction, name, gate);
   return {
     predictor,
     score: { name, value: Number.isFinite(value) ? value : null },
     acceptable: acceptability(prediction, name, gate) > Number.NEGATIVE_INFINITY,
+    ...(Object.keys(watched).length > 0 && { watched }),
     ...(content !== undefined && { content }),
   };
 }

@@ -14,7 +14,7 @@ import { chooseSplit, dataOf, type RunNotes, seenBy } from "../runs/notes.js";
 import { predictorOf, readOutcomes } from "../runs/outcomes.js";
 import type { Run } from "../runs/run.js";
 import type { RunTuning } from "../runs/tuning.js";
-import { acceptability, type Gate, gateScore } from "../scores/gate.js";
+import { acceptability, type Gate, gateScore, watchedOf } from "../scores/gate.js";
 import { SCORES, type ScoreName } from "../scores/scores.js";
 import { fitPixelSets, type PixelSetFit, pixelSetRisk, type SetRisk } from "../sets/index.js";
 import { selectItems } from "./selection.js";
@@ -60,6 +60,8 @@ interface Case {
   group?: string;
   /** Tells whether the case is another: of its image and its mask. */
   content: string;
+  /** What the alarm over a service's cases is to compare them with. */
+  watched: Partial<Record<ScoreName, number>>;
   /** What inner and outer masks of it would do, where that is asked. */
   risk?: SetRisk;
 }
@@ -77,7 +79,7 @@ export async function certifyRun(
   const hashes = await runHashes(folder);
   checkTunedWeights(run, hashes, folder);
   const score = options.score ?? gateScore(run.gate, run.method, model.headNames.length);
-  const fit = SCORES[score].needs.fit ? await fitHash(folder) : null;
+  const fit = SCORES[score].needs.fit ? await fitHash(folder) : undefined;
   const judge = { score, ...(run.gate && { gate: run.gate }) };
   const { cases, source } =
     options.from === "outcomes"
@@ -100,13 +102,20 @@ export async function certifyRun(
   if (!certification.certified) return found;
   const { certified: _, ...proved } = certification;
   const ids = cases.map(({ id, content }) => [id, content]).sort(([a = ""], [b = ""]) => (a < b ? -1 : 1));
-  const confidence = cases.map((one) => Math.max(one.confidence, -Number.MAX_VALUE)).sort((a, b) => a - b);
   const content = {
     ...{ ...proved, score, dice: WHICH_DICE, source, ...(sets && { sets }) },
-    hashes: { ...hashes, cases: hashOf(ids), ...(fit !== null && { fit }) },
-    calibration: { [score]: confidence },
+    hashes: { ...hashes, cases: hashOf(ids), ...(fit !== undefined && { fit }) },
+    calibration: calibrationOf(cases),
   };
   return { ...found, content };
+}
+
+/** What is watched of the cases, ascending; what only some of them have is left out. */
+function calibrationOf(cases: readonly Case[]): CertificateContent["calibration"] {
+  const names = Object.keys(cases[0]?.watched ?? {}) as ScoreName[];
+  const lists = names.map((name) => [name, cases.flatMap(({ watched }) => watched[name] ?? [])] as const);
+  const whole = lists.filter(([, values]) => values.length === cases.length);
+  return Object.fromEntries(whole.map(([name, values]) => [name, values.sort((a, b) => a - b)]));
 }
 
 /** Of all cases: what is surely lesion is asked whether the gate accepts or not. */
@@ -156,6 +165,7 @@ async function casesOfFolder(
       cases.push({
         id: result.id,
         confidence: acceptability(result.prediction, judge.score, judge.gate),
+        watched: watchedOf(result.prediction, judge.score, judge.gate),
         dice: value,
         ...(result.group !== undefined && { group: result.group }),
         content: bytesOf(result, contents.get(result.id)),
@@ -199,13 +209,14 @@ async function casesOfOutcomes(
   const others = outcomes.length - own.length;
   if (others > 0)
     onNote?.(`${others} of ${outcomes.length} outcomes are left out: of other weights, settings or scores.`);
-  const cases = own.map(
-    ({ id, dice, group, content, acceptable, score: { value } }): Case => ({
-      ...{ id, dice, content: content ?? "" },
-      confidence: acceptable && value !== null ? value : Number.NEGATIVE_INFINITY,
+  const cases = own.map(({ id, dice, group, content, acceptable, score: { value }, watched }): Case => {
+    const confidence = acceptable && value !== null ? value : Number.NEGATIVE_INFINITY;
+    return {
+      ...{ id, dice, confidence, content: content ?? "" },
+      watched: { ...watched, [score]: Math.max(confidence, -Number.MAX_VALUE) },
       ...(group !== undefined && { group }),
-    }),
-  );
+    };
+  });
   return { cases, source: { data: null, split: null, leftOut: others } };
 }
 
