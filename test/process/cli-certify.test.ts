@@ -175,6 +175,16 @@ describe("certify", () => {
     expect(refused.stderr).toMatch(/^error \[ERR_LE_OPTION\].*joint or betting/m);
   });
 
+  it("begins at the share of validation that was named", async () => {
+    const steps = async (...more: string[]) =>
+      JSON.parse((await certify("run", "--dry-run", "--json", ...more)).stdout).steps as { threshold: number }[];
+    const all = await steps();
+    expect(all.length).toBeGreaterThan(2);
+    expect(await steps("--start", "1")).toEqual(all.slice(-1));
+    expect(await steps("--start", "0")).toEqual(all);
+    expect(await steps("--start", "0.5")).toEqual(all.slice(Math.ceil(all.length / 2) - 1));
+  });
+
   it("needs no validation for the rule joint, and no tuning for any", async () => {
     const { code, stdout, stderr } = await certify("raw", "--dry-run", "--rule", "joint", "--json");
     expect(code, stderr + stdout).toBe(0);
