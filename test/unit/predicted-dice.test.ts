@@ -90,6 +90,14 @@ describe("predicted Dice", () => {
     expect(baseline - features!).toBeGreaterThan(se!);
     const exact = fitPredictedDice(cases(120, { noise: 0 }));
     expect(exact.perClass[1]).toMatchObject({ by: "softDiceConfidence", ridge: null });
+    // Better, but by less than one standard error.
+    const little = Array.from(
+      { length: 20 },
+      (_, seed) => fitPredictedDice(cases(30, { seed, noise: 0.03 })).perClass[1]!,
+    );
+    const gains = little.map(({ by, error }) => ({ by, gain: (error!.baseline - error!.features!) / error!.se! }));
+    expect(gains.filter(({ gain }) => gain > 0 && gain <= 1).length).toBeGreaterThan(0);
+    for (const { by, gain } of gains) expect(by).toBe(gain > 1 ? "features" : "softDiceConfidence");
     // Too few images for so many features.
     expect(fitPredictedDice(cases(15)).perClass[1]).toMatchObject({
       by: "softDiceConfidence",
