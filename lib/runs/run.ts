@@ -10,6 +10,7 @@ import { PREDICTION_FUSIONS, type PredictionFusion } from "../fusion/index.js";
 import { PACKAGE_VERSION } from "../native/package.js";
 import { checkFields, checkOptions, type OptionSpecs, option } from "../options.js";
 import { GATE, type Gate } from "../scores/gate.js";
+import { SCORE_NAMES } from "../scores/scores.js";
 import { METHODS, type MethodName, MOST_PASSES } from "./methods.js";
 
 /** Version of run.json's layout. */
@@ -190,7 +191,9 @@ const TUNING: OptionSpecs = {
   curve: option.array(option.custom("an object", isObject)),
   weights: option.string(),
   thresholds: option.record(option.array(option.number())),
+  score: option.custom("an object", isObject),
 };
+const CHOSEN_SCORE: OptionSpecs = { name: option.required(option.oneOf(SCORE_NAMES)) };
 const CURVE_POINT: OptionSpecs = {
   skip: option.required(option.integer({ min: 0 })),
   ...Object.fromEntries(
@@ -224,8 +227,9 @@ function checkRun(value: Run): Run {
     );
   const { prediction, gate, tuning, training } = run;
   if (tuning) {
-    const { curve = [] } = checkFields("'tuning'", tuning, TUNING) as { curve?: object[] };
+    const { curve = [], score } = checkFields("'tuning'", tuning, TUNING) as { curve?: object[]; score?: object };
     for (const point of curve) checkFields("'curve' of 'tuning'", point, CURVE_POINT);
+    if (score) checkFields("'score' of 'tuning'", score, CHOSEN_SCORE);
   }
   if (training) checkFields("'training'", training, TRAINING);
   return {

@@ -192,6 +192,8 @@ describe("run.json", () => {
     ["tuning.split", {}],
     ["tuning.curve", 3],
     ["tuning.curve", [{ skip: "x" }]],
+    ["tuning.score", "aula"],
+    ["tuning.score", { name: "luck" }],
     ["notes.preprocessing.channels", 1e9],
     ["notes.preprocessing.normalise.low", 99],
     ["notes.preprocessing.size", [1e9, 1e9]],

@@ -1,4 +1,4 @@
-// What a mask's Dice probably is: numbers of SciPy and NumPy (scripts/parity/make_predicted_dice_fixture.py), and what must hold.
+// What a mask's Dice probably is: numbers of SciPy and NumPy (scripts/parity/make_scores_fixture.py), and what must hold.
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import {
@@ -16,7 +16,7 @@ import { casesNeeded, conformalQuantile } from "../../lib/tuning/predicted-dice.
 import { fitRidge } from "../../lib/tuning/ridge.js";
 import { expectError } from "./support/heads.js";
 
-const oracle = JSON.parse(readFileSync("test/fixtures/predicted-dice.json", "utf8"));
+const oracle = JSON.parse(readFileSync("test/fixtures/scores.json", "utf8"));
 
 describe("isotonic regression", () => {
   it("is SciPy's, linear between the points", () => {

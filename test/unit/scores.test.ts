@@ -47,6 +47,26 @@ function drawn(heads: number, seed = 1) {
 }
 
 describe("the register of scores", () => {
+  it("has NumPy's soft Dice confidence of every head, and slope of agreement", () => {
+    const { logits, shape, fused, heads, slopes, slope } = JSON.parse(
+      readFileSync("test/fixtures/scores.json", "utf8"),
+    ).heads;
+    const near = ({ overall, perClass }: { overall: number; perClass: Record<number, number> }) => ({
+      overall: expect.closeTo(overall, 6),
+      perClass: { 1: expect.closeTo(perClass[1] as number, 6), 2: expect.closeTo(perClass[2] as number, 6) },
+    });
+    for (const data of [Float32Array.from(logits), Float64Array.from(logits)]) {
+      const scored = scoreHeads({ data, shape });
+      expect(scored.softDiceConfidence).toEqual({ ...near(fused), heads: heads.map(near) });
+      expect(scoreOf(scored, "softDiceConfidence.final")).toBeCloseTo(heads[4].overall, 6);
+      expect(scored.aula?.slope).toEqual({
+        value: expect.closeTo(slope, 9),
+        perClass: { 1: expect.closeTo(slopes[0], 9), 2: expect.closeTo(slopes[1], 9) },
+      });
+      expect(scoreOf(scored, "aulaSlope")).toBeCloseTo(slope, 9);
+    }
+  });
+
   it("says of each score what it is, and its values lie where it says", () => {
     expect(new Set(SCORE_NAMES).size).toBe(SCORE_NAMES.length);
     expect(new Set(SCORE_NAMES.map((name) => SCORES[name].title)).size).toBe(SCORE_NAMES.length);

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { aula, pairwiseAgreement, scoreHeads, softDiceConfidence, structures } from "../../lib/metrics/index.js";
@@ -8,6 +9,16 @@ import { expectError } from "./support/heads.js";
 /** Labels as rows of digits; planes, where there are several, one after the other. */
 function drawn(...rows: string[]) {
   return { data: Uint8Array.from(rows.join(""), Number), shape: [rows.length, rows[0]!.length] };
+}
+
+const oracle = JSON.parse(readFileSync("test/fixtures/scores.json", "utf8"));
+
+/** Of make_scores_fixture.py. */
+interface Parts {
+  mask: number[];
+  shape: number[];
+  neighbours: "face" | "all";
+  parts: { class: number; voxels: number; low: number[]; high: number[]; centre: number[] }[];
 }
 
 describe("connected components", () => {
@@ -92,6 +103,20 @@ function flood(data: Uint8Array, shape: readonly number[], neighbours: string): 
 }
 
 describe("structures", () => {
+  it.each(oracle.parts as Parts[])("are those of SciPy: $shape, $neighbours", ({ mask, shape, neighbours, parts }) => {
+    const data = Uint8Array.from(mask);
+    const labels = { data, shape: [1, ...shape] };
+    const probabilities = { data: new Float32Array(3 * data.length).fill(1 / 3), shape: [3, ...shape] };
+    const found = structures({ mask: { data, shape }, labels, probabilities }, { neighbours });
+    const key = (part: { class: number; low: number[]; centre: number[] }) =>
+      JSON.stringify([part.class, part.low, part.centre.map((at) => at.toFixed(6))]);
+    const flat = found.map(({ class: c, voxels, box, centre }) => ({ class: c, voxels, ...box, centre }));
+    const sorted = (of: Parts["parts"]) => [...of].sort((a, b) => (key(a) < key(b) ? -1 : 1));
+    expect(sorted(flat)).toEqual(
+      sorted(parts).map((part) => ({ ...part, centre: part.centre.map((at) => expect.closeTo(at, 9)) })),
+    );
+  });
+
   it("places each part, largest first", () => {
     const mask = drawn("1100002", "1000022", "0000022", "0100000");
     const labels = { data: mask.data, shape: [1, 4, 7] };
