@@ -7,8 +7,6 @@
 let classes: i32 = 0;
 let n: usize = 0;
 
-/** Address of C×2 pairs in double precision, for the heads added since they were last cleared: Σ p_c, Σ p_c where m = c. */
-export let headSums: usize = 0;
 // Addresses. C×n logits of one head, in single precision.
 export let logits: usize = 0;
 /** C×n: Σ p_k, and p̄ at last. From here on, n values; in double precision: Σ_k Σ_c p², Σ_k H(p_k), Π_k Σ_c exp(z - max z). */
@@ -16,7 +14,7 @@ export let probabilities: usize = 0;
 let squares: usize = 0;
 let entropy: usize = 0;
 let products: usize = 0;
-/** Of p̄: the largest probability, Σ_c p̄². */
+/** Of p̄, and until it is known of the last head: the largest probability. Of p̄: Σ_c p̄². */
 export let most: usize = 0;
 export let squaresOfMean: usize = 0;
 /** The maps, in single precision. */
@@ -33,7 +31,7 @@ export let labelsOfMean: usize = 0;
 let scratch: usize = 0;
 
 /** Bytes in the memory that a block may need. */
-export function size(classes: i32, n: usize): usize { return 2048 + n * (12 * classes + 64) + 64 * classes; }
+export function size(classes: i32, n: usize): usize { return 2048 + n * (12 * classes + 64) + 32 * classes; }
 
 /** Lays the arrays out. */
 export function layOut(ofClasses: i32, pixels: usize): void {
@@ -41,8 +39,7 @@ export function layOut(ofClasses: i32, pixels: usize): void {
   n = pixels;
   const single = n * 4;
   const double = n * 8;
-  headSums = 2048;
-  logits = headSums + 32 * classes;
+  logits = 2048;
   probabilities = logits + single * classes;
   squares = probabilities + double * classes;
   entropy = squares + double;
@@ -183,16 +180,9 @@ function addHeadOfMany(): void {
     const at = i * 8;
     const scaleA = f64x2.div(constant(ONE), sumA);
     const scaleB = f64x2.div(constant(ONE), sumB);
-    for (let c = 0, to = probabilities + at, from = scratch, sums = headSums; c < classes; c++, to += double, from += 32, sums += 32) {
-      const pA = mul(v128.load(from), scaleA);
-      const pB = mul(v128.load(from, 16), scaleB);
-      increase(to, pA);
-      increase(to + 16, pB);
-      const here = i32x4.eq(label, i32x4.splat(c));
-      increase(sums, add(pA, pB));
-      const hereA = v128.and(pA, i64x2.extend_low_i32x4_s(here));
-      const hereB = v128.and(pB, i64x2.extend_high_i32x4_s(here));
-      increase(sums + 16, add(hereA, hereB));
+    for (let c = 0, to = probabilities + at, from = scratch; c < classes; c++, to += double, from += 32) {
+      increase(to, mul(v128.load(from), scaleA));
+      increase(to + 16, mul(v128.load(from, 16), scaleB));
     }
     addSums(at, sumA, scaleA, squareA, productA);
     addSums(at + 16, sumB, scaleB, squareB, productB);
@@ -201,6 +191,7 @@ function addHeadOfMany(): void {
 
 /** H = ln Σ e - Σ p d: one logarithm for all heads, of the product of their sums. */
 @inline function addSums(at: usize, sum: Pair, scale: Pair, square: Pair, product: Pair): void {
+  v128.store(most + at, scale);
   increase(squares + at, mul(square, mul(scale, scale)));
   increase(entropy + at, f64x2.neg(mul(product, scale)));
   v128.store(products + at, mul(v128.load(products + at), sum));
@@ -225,14 +216,8 @@ function addHeadOfTwo(): void {
   const less = mul(e, scale);
   const wins = f64x2.gt(z1, z0);
   const to = probabilities + at;
-  const p0 = v128.bitselect(less, scale, wins);
-  const p1 = v128.bitselect(scale, less, wins);
-  increase(to, p0);
-  increase(to + n * 8, p1);
-  increase(headSums, p0);
-  increase(headSums + 16, v128.andnot(p0, wins));
-  increase(headSums + 32, p1);
-  increase(headSums + 48, v128.and(p1, wins));
+  increase(to, v128.bitselect(less, scale, wins));
+  increase(to + n * 8, v128.bitselect(scale, less, wins));
   addSums(at, sum, scale, add(constant(ONE), mul(e, e)), mul(e, d));
 }
 

@@ -1,7 +1,7 @@
 // The pass over the heads in WebAssembly SIMD, for what head-sums.ts defines: several times as fast. Everything happens
 // within the call, on one thread; it works where JavaScript runs, in browsers and workers too.
 import { instantiate } from "../wasm.js";
-import { type ClassSums, type HeadSums, newClassSums, newHeadSums } from "./head-sums.js";
+import { type ClassSums, type HeadSums, newClassSums, newHeadSums, total } from "./head-sums.js";
 import { KERNELS } from "./kernels.wasm.js";
 
 /** What {@link kernels} has. */
@@ -24,7 +24,6 @@ interface Exports extends Record<ArrayName, { readonly value: number }> {
 }
 
 type ArrayName =
-  | "headSums"
   | "logits"
   | "probabilities"
   | "most"
@@ -40,8 +39,6 @@ type ArrayName =
 /** Up to so many pixels are worked on together, fewer if there are many classes, so that all stays in a fast cache. */
 const LARGEST_BLOCK = 1024;
 const HEADS_PER_LOGARITHM = 32;
-/** A logit beside 0 whose class has no probability at all. */
-const SURELY_NOT = -1000;
 
 let loaded: Kernels | null | undefined;
 
@@ -70,7 +67,6 @@ function layOut(wasm: Exports, classes: number, pixels: number) {
   return {
     classes,
     n,
-    headSums: new Float64Array(buffer, at("headSums"), classes * 4),
     logits: new Float32Array(buffer, at("logits"), classes * n),
     probabilities: new Float64Array(buffer, at("probabilities"), classes * n),
     most: new Float64Array(buffer, at("most"), n),
@@ -91,16 +87,13 @@ function sumOfHeads(wasm: Exports, heads: readonly Float32Array[], classes: numb
   const sums = newHeadSums(heads.length, classes, pixels);
   const codes: [Int32Array, Int32Array] = [new Int32Array(pixels), new Int32Array(pixels)];
   const middle = heads.length >> 1;
+  const before = new Float64Array(classes);
   let check = 0;
   for (let start = 0; start < pixels; start += n) {
     const count = Math.min(n, pixels - start);
     wasm.begin();
-    if (count < n) {
-      // What is left there may not be finite. Surely class 0, so that it can be taken from the sums of heads.
-      block.logits.fill(0, 0, n);
-      block.logits.fill(SURELY_NOT, n);
-    }
-    block.headSums.fill(0);
+    if (count < n) block.logits.fill(0); // what is left there may not be finite
+    before.fill(0);
     heads.forEach((head, k) => {
       if (k === middle) {
         put(block.codes, count, codes[0], start);
@@ -111,7 +104,7 @@ function sumOfHeads(wasm: Exports, heads: readonly Float32Array[], classes: numb
         block.logits.set(head.subarray(from, from + count), c * n);
       }
       wasm.addHead();
-      addSums(block.headSums, n - count, sums.ofHeads, k * classes * 2);
+      addOfHead(block, count, before, sums.ofHeads.subarray(k * classes * 2, (k + 1) * classes * 2));
       put(block.labels, count, sums.labels, k * pixels + start);
       if (k % HEADS_PER_LOGARITHM === HEADS_PER_LOGARITHM - 1) wasm.addLogarithms();
     });
@@ -154,13 +147,33 @@ function putMean(block: Block, count: number, to: ClassSums, start: number): voi
   put(block.entropyOfMean, count, to.entropy, start);
 }
 
-/** Adds the pairs of sums to `to`, from `at` on, without the block's pixels behind the image; clears them. */
-function addSums(pairs: Float64Array, behind: number, to: Float64Array, at: number): void {
-  for (let i = 0; i < pairs.length; i += 2) {
-    const sum = (pairs[i] as number) + (pairs[i + 1] as number) - (i < 4 ? behind : 0);
-    to[at + i / 2] = (to[at + i / 2] as number) + sum;
+/**
+ * Adds what the last head has in a block.
+ * @param before C: sums of the probabilities of the heads before it; becomes those with it
+ * @param to C×2: Σ p_c, Σ p_c over m = c
+ */
+function addOfHead(
+  { n, classes, probabilities, most, labels }: Block,
+  count: number,
+  before: Float64Array,
+  to: Float64Array,
+) {
+  let others = 0;
+  for (let c = 1; c < classes; c++) {
+    const sum = total(probabilities, c * n, count);
+    const own = sum - (before[c] as number);
+    before[c] = sum;
+    to[c * 2] = (to[c * 2] as number) + own;
+    others += own;
   }
-  pairs.fill(0);
+  to[0] = (to[0] as number) + count - others;
+  // Run by run of one label, so that its sum stays in a register.
+  for (let i = 0; i < count; ) {
+    const label = labels[i] as number;
+    let sum = 0;
+    for (; i < count && labels[i] === label; i++) sum += most[i] as number;
+    to[label * 2 + 1] = (to[label * 2 + 1] as number) + sum;
+  }
 }
 
 /** The first `count` of `from` to `to`, from `start` on. */

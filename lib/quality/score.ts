@@ -4,7 +4,14 @@ import { pairwiseAgreementFromCounts, predictionDepthFromCounts } from "../agree
 import type { NdArray } from "../arrays.js";
 import { checkLabels, checkSameShape, type FloatArray, fail } from "../checks.js";
 import { fuse, PREDICTION_FUSIONS, PROBABILITIES, skipHeads } from "../fusion/fuse.js";
-import { type ClassSums, type HeadSums, sumOfClasses, sumOfHeads, sumOfProbabilities } from "../fusion/head-sums.js";
+import {
+  type ClassSums,
+  type HeadSums,
+  sumOfClasses,
+  sumOfHeads,
+  sumOfProbabilities,
+  total,
+} from "../fusion/head-sums.js";
 import { checkLogits, checkNoShares, checkProbabilities, type Heads, headViews } from "../fusion/heads.js";
 import { findPatterns, type Patterns } from "../fusion/patterns.js";
 import { expand, type Staple, stapleOf } from "../fusion/staple.js";
@@ -195,21 +202,6 @@ function softDiceSums(probabilities: Float64Array, { most, labels }: ClassSums, 
   }
   for (let c = 0; c < classes; c++) sums[c * 3 + 1] = total(probabilities, c * labels.length, labels.length);
   return sums;
-}
-
-/** Four sums at a time, as each addition waits for the one before it. */
-function total(values: Float64Array, start: number, count: number): number {
-  const end = start + count;
-  let [a, b, c, d] = [0, 0, 0, 0];
-  let i = start;
-  for (; i + 3 < end; i += 4) {
-    a += values[i] as number;
-    b += values[i + 1] as number;
-    c += values[i + 2] as number;
-    d += values[i + 3] as number;
-  }
-  for (; i < end; i++) a += values[i] as number;
-  return a + b + c + d;
 }
 
 /** By pattern: disagreement and variation ratio. */

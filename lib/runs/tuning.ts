@@ -76,3 +76,8 @@ async function replaceChoice(folder: string, { skip, prediction, gate, tuning }:
   }
   await writeAtomic(file, `${JSON.stringify(run, null, 2)}\n`);
 }
+
+/** The score that tuning chose; undefined for a run that was not tuned. */
+export function chosenScore({ tuning }: Pick<Run, "tuning">): ScoreName | undefined {
+  return (tuning as Partial<RunTuning> | undefined)?.score?.name;
+}

@@ -181,7 +181,14 @@ export function watchedOf(
   };
 }
 
-/** The score that a run's gate looks at: its own, else AULA where there are layers enough, else soft Dice confidence. */
-export function gateScore(gate: Gate | undefined, method: string, heads: number): ScoreName {
-  return gate?.score ?? (method === "le" && heads >= SCORES.aula.needs.heads ? "aula" : "softDiceConfidence");
+/**
+ * The score that a run's gate looks at: its own, else the one that tuning chose, else AULA where there are layers enough, else soft
+ * Dice confidence.
+ */
+export function gateScore(
+  { gate, chosen }: { gate: Gate | undefined; chosen: ScoreName | undefined },
+  method: string,
+  heads: number,
+): ScoreName {
+  return gate?.score ?? chosen ?? (method === "le" && heads >= SCORES.aula.needs.heads ? "aula" : "softDiceConfidence");
 }

@@ -3,6 +3,7 @@ import type { DeviceFlags } from "../inference/device.js";
 import { openRun } from "../inference/inference.js";
 import type { RunNotes } from "../runs/notes.js";
 import type { Run } from "../runs/run.js";
+import { chosenScore } from "../runs/tuning.js";
 import { checkGate, type Gate, gateScore } from "../scores/gate.js";
 import type { ScoreName } from "../scores/scores.js";
 import type { ServedCertificate } from "./certificate.js";
@@ -78,7 +79,7 @@ export async function loadModel(
     run,
     spatialAxes: model.backbone.spatialAxes,
     gate,
-    score: gateScore(gate, run.method, model.headNames.length),
+    score: gateScore({ gate, chosen: chosenScore(run) }, run.method, model.headNames.length),
     queue,
     close() {
       closing ??= queue.close().then(() => model.dispose());

@@ -13,7 +13,7 @@ import { fitHash, hashOf, type RunHashes, runHashes } from "../runs/identity.js"
 import { chooseSplit, dataOf, type RunNotes, seenBy } from "../runs/notes.js";
 import { predictorOf, readOutcomes } from "../runs/outcomes.js";
 import type { Run } from "../runs/run.js";
-import type { RunTuning } from "../runs/tuning.js";
+import { chosenScore, type RunTuning } from "../runs/tuning.js";
 import { acceptability, type Gate, gateScore, watchedOf } from "../scores/gate.js";
 import { SCORES, type ScoreName } from "../scores/scores.js";
 import { fitPixelSets, type PixelSetFit, pixelSetRisk, type SetRisk } from "../sets/index.js";
@@ -78,7 +78,8 @@ export async function certifyRun(
 ): Promise<CertifiedRun> {
   const hashes = await runHashes(folder);
   checkTunedWeights(run, hashes, folder);
-  const score = options.score ?? gateScore(run.gate, run.method, model.headNames.length);
+  const score =
+    options.score ?? gateScore({ gate: run.gate, chosen: chosenScore(run) }, run.method, model.headNames.length);
   const fit = SCORES[score].needs.fit ? await fitHash(folder) : undefined;
   const judge = { score, ...(run.gate && { gate: run.gate }) };
   const { cases, source } =

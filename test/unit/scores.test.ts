@@ -160,9 +160,13 @@ describe("the gate", () => {
   });
 
   it("asks its own score, else what the heads allow", () => {
-    expect(gateScore({ score: "entropy.mean", threshold: 0 }, "le", 2)).toBe("entropy.mean");
-    expect([3, 2].map((heads) => gateScore(undefined, "le", heads))).toEqual(["aula", "softDiceConfidence"]);
-    expect(gateScore({ threshold: 1 }, "de", 5)).toBe("softDiceConfidence");
+    expect(gateScore({ gate: { score: "entropy.mean", threshold: 0 }, chosen: "aula" }, "le", 2)).toBe("entropy.mean");
+    expect([3, 2].map((heads) => gateScore({ gate: undefined, chosen: undefined }, "le", heads))).toEqual([
+      "aula",
+      "softDiceConfidence",
+    ]);
+    expect(gateScore({ gate: { threshold: 1 }, chosen: undefined }, "de", 5)).toBe("softDiceConfidence");
+    expect(gateScore({ gate: { threshold: 1 }, chosen: "pairwiseAgreement" }, "le", 9)).toBe("pairwiseAgreement");
   });
 
   it("accepts at the threshold and sends what is below it to a person, with the numbers in the reason", () => {
