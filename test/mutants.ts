@@ -378,6 +378,13 @@ export const MUTANTS: readonly Mutant[] = [
     by: "worst = Math.max(0, ",
     tests: ["test/unit/sets.test.ts"],
   },
+  {
+    name: "scores that are not held against the best of the same resamples",
+    file: "lib/study/score-ranks.ts",
+    text: "drawn: minus(a.drawn, b.drawn)",
+    by: "drawn: minus(a.drawn, b.drawn.toReversed())",
+    tests: ["test/unit/score-ranks.test.ts"],
+  },
 ];
 
 /**

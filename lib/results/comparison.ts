@@ -1,7 +1,7 @@
 // What a comparison finds: the contents of results.json. The tables, the figures and the report are made from this alone.
 import type { Ignored } from "../data/labels.js";
 import type { MethodName } from "../runs/methods.js";
-import type { ConfidenceName, ScoreRecord } from "../scores/scores.js";
+import type { ConfidenceName, ScoreName, ScoreRecord } from "../scores/scores.js";
 import type { MapSummary } from "../uncertainty/index.js";
 import type { ComparedMeasure, RankingName } from "./measures.js";
 
@@ -106,6 +106,14 @@ export interface PairedTest {
  */
 export type ConfidenceResult = Record<RankingName, Estimate>;
 
+/** How well a score ranks the images of a method. */
+export interface ScoreRank {
+  score: ScoreName;
+  aurc: Estimate;
+  /** AURC above that of the method's best score, on the same resamples; null for the best itself. */
+  aboveBest: Estimate | null;
+}
+
 /** A quality-control curve: failures that stay unseen, as a share of all images, against the flagged share. */
 export interface QcCurve {
   f: number[];
@@ -128,6 +136,8 @@ export interface MethodResult {
   pooled: Record<"ece" | "brier" | "nll", Estimate>;
   /** Null for a confidence that the method has not (AULA is LE's alone). */
   confidence: Record<ConfidenceName, ConfidenceResult | null>;
+  /** Every score that the method has of each image, the lowest AURC first. Earlier versions do not say. */
+  scoreRanks?: ScoreRank[];
   /** Of the method's first seed. */
   qcCurves: Partial<Record<ConfidenceName, QcCurve>>;
   cost: { parameters: number; msPerImage: number; ratioToPlain: number | null };

@@ -16,9 +16,13 @@ import {
   failureTable,
   qualityTable,
   type Ranked,
+  scoresTable,
   shiftTable,
   testsTable,
 } from "./tables.js";
+
+/** Scores of each method on the terminal, of some thirty. */
+const TOLD_SCORES = 5;
 
 /** Everything that the terminal shows of a comparison. */
 export function describeComparison(comparison: Comparison): string {
@@ -39,6 +43,7 @@ export function describeComparison(comparison: Comparison): string {
     ...told(testsTable(comparison)),
     ...told(correlationTable(comparison)),
     ...told(failureTable(comparison), ` (${failed.join(", ")} of ${data.images - (data.ignored?.unlabelled ?? 0)})`),
+    ...told(scoresTable(comparison, TOLD_SCORES)),
     ...told(calibrationTable(comparison)),
     ...told(costTable(comparison)),
     ...(shift
@@ -92,6 +97,11 @@ export function csvTables(comparison: Comparison): Record<string, string> {
     ),
     "table2-correlation.csv": toCsv(correlationTable(comparison), ofConfidence),
     "table3-failure-detection.csv": toCsv(failureTable(comparison), { ...ofConfidence, tau: () => tau }),
+    "scores.csv": toCsv(scoresTable(comparison), {
+      method: ({ method }) => method.method,
+      runs: ({ method }) => method.runs.length,
+      score: ({ score }) => score,
+    }),
     "calibration.csv": csvOf(
       ["method", "seed", "ece", "brier", "nll", "bin", "bin_pixels", "bin_confidence", "bin_accuracy"],
       runs.flatMap(({ method, seed, calibration: { ece, brier, nll, bins } }) =>

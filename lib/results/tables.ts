@@ -1,8 +1,16 @@
 // The tables of a comparison, each declared once for the terminal, for files and for the page.
 import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
-import { CONFIDENCES, type ConfidenceName, confidenceTitle, snake } from "../scores/scores.js";
+import { CONFIDENCES, type ConfidenceName, confidenceTitle, SCORES, snake } from "../scores/scores.js";
 import { meanOfKnown } from "../statistics/spread.js";
-import type { Comparison, ConfidenceResult, MethodResult, PairedTest, RunRecord, ShiftRow } from "./comparison.js";
+import type {
+  Comparison,
+  ConfidenceResult,
+  MethodResult,
+  PairedTest,
+  RunRecord,
+  ScoreRank,
+  ShiftRow,
+} from "./comparison.js";
 import { fixed, grouped, percent, pValue, signed } from "./format.js";
 import {
   COMPARED_MEASURES,
@@ -97,7 +105,7 @@ function ranked({ methods }: Comparison): Ranked[] {
 }
 
 const BY_CONFIDENCE = {
-  group: { head: "method", of: ({ method }: Ranked) => title(method) },
+  group: { head: "method", of: ({ method }: Pick<Ranked, "method">) => title(method) },
   name: { head: "confidence", of: ({ confidence }: Ranked) => confidenceTitle(confidence) },
 };
 const ranking = (name: RankingName) => ({
@@ -125,6 +133,26 @@ export function failureTable(comparison: Comparison): Table<Ranked> {
       ...(name !== "aurc" && name !== "auroc" && { page: "interval" }),
     })),
     rows: ranked(comparison),
+  };
+}
+
+/** A score of a method. */
+export interface RankedScore extends ScoreRank {
+  method: MethodResult;
+}
+
+/** The scores of each method, the lowest AURC first. @param most of each method; undefined shows all */
+export function scoresTable({ methods }: Comparison, most?: number): Table<RankedScore> {
+  const format = (value: number) => signed(value, RANKINGS.aurc.decimals);
+  return {
+    caption: `Scores of each method by AURC [interval], and how far above its best${most === undefined ? "" : `; the first ${most}`}`,
+    group: BY_CONFIDENCE.group,
+    name: { head: "score", of: ({ score }) => SCORES[score].title },
+    columns: [
+      { ...rankingColumn<RankedScore>("aurc", ({ aurc }) => aurc), better: undefined },
+      { head: "above the best", csv: "above_best", bounds: true, format, of: ({ aboveBest }) => aboveBest },
+    ],
+    rows: methods.flatMap((method) => (method.scoreRanks ?? []).slice(0, most).map((rank) => ({ method, ...rank }))),
   };
 }
 

@@ -99,8 +99,8 @@ export const CONFIDENCES = [
 
 const isMap = (name: string): name is MapName => Object.hasOwn(MAPS, name);
 
-/** The score behind a confidence. */
-export function scoreBehind(name: ConfidenceName, summary: keyof MapSummary): ScoreName {
+/** The score behind a confidence; a score is behind itself. */
+export function scoreBehind(name: ConfidenceName | ScoreName, summary: keyof MapSummary): ScoreName {
   return isMap(name) ? `${name}.${summary}` : name;
 }
 
@@ -123,7 +123,7 @@ export function confidenceAxis(name: ConfidenceName, summary: keyof MapSummary):
 /** A recorded image's confidence; null where it has none, or its heads are too few for one that tells. */
 export function recordedConfidence(
   record: ScoreRecord,
-  name: ConfidenceName,
+  name: ConfidenceName | ScoreName,
   { heads, summary }: { heads: number; summary: keyof MapSummary },
 ): number | null {
   const score = scoreBehind(name, summary);
@@ -134,7 +134,7 @@ export function recordedConfidence(
 /** A confidence of every image; null where some image has none. */
 export function recordedConfidences(
   records: readonly ScoreRecord[],
-  name: ConfidenceName,
+  name: ConfidenceName | ScoreName,
   given: Parameters<typeof recordedConfidence>[2],
 ): Float64Array | null {
   const values = records.map((record) => recordedConfidence(record, name, given));

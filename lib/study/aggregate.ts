@@ -14,9 +14,16 @@ import type {
 } from "../results/comparison.js";
 import { COMPARED_MEASURES, type ComparedMeasure, POOLED, RANKING_NAMES } from "../results/measures.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
-import { CONFIDENCES, type ConfidenceName, recordedConfidences } from "../scores/scores.js";
+import {
+  CONFIDENCES,
+  type ConfidenceName,
+  rankingScores,
+  recordedConfidences,
+  type ScoreName,
+} from "../scores/scores.js";
 import { mean, orNull } from "../statistics/spread.js";
 import { unitsOf } from "./resampling.js";
+import { rankScores, type ScoredImages } from "./score-ranks.js";
 import {
   estimates,
   imageMeans,
@@ -81,6 +88,13 @@ export function aggregate(
       confidence: Object.fromEntries(
         CONFIDENCES.map((name) => [name, has(name) ? confidenceOf(found, name) : null]),
       ) as MethodResult["confidence"],
+      scoreRanks: rankScores(
+        scoredImages(
+          indices.map((r) => (runs[r] as MeasuredRun).record),
+          settings,
+        ),
+        resamples,
+      ),
       qcCurves: Object.fromEntries(
         CONFIDENCES.filter(has).flatMap((name) => {
           const curve = curveOf(own[0] as Measured, name, tau);
@@ -134,6 +148,20 @@ function measuredOf(
     mhd: columns.mhd as Float64Array,
     calibration: own.map((i) => calibration[i] as Calibration),
   };
+}
+
+/** Of a method's runs, the scores that every image of each has; images by id. */
+function scoredImages(records: readonly RunRecord[], { summary }: AggregateSettings): ScoredImages[] {
+  const all = records.map((record) => {
+    const images = imageOrder([record]).map((i) => record.images[i] as ImageRecord);
+    const of = (name: ScoreName) => recordedConfidences(images, name, { heads: record.heads.length, summary });
+    return { images, of };
+  });
+  const names = rankingScores(all[0]?.images ?? []).filter((name) => all.every(({ of }) => of(name) !== null));
+  return all.map(({ images, of }) => ({
+    dice: Float64Array.from(images, ({ dice }) => dice ?? Number.NaN),
+    confidences: Object.fromEntries(names.map((name) => [name, of(name) as Float64Array])),
+  }));
 }
 
 function confidenceOf(found: Record<string, Estimate>, name: ConfidenceName): ConfidenceResult {

@@ -12,8 +12,16 @@ import type {
   ShownImage,
 } from "../../lib/results/comparison.js";
 import { METHODS, type MethodName } from "../../lib/runs/methods.js";
-import { CONFIDENCES, type ConfidenceName, recordedConfidence } from "../../lib/scores/scores.js";
+import {
+  CONFIDENCES,
+  type ConfidenceName,
+  rankingScores,
+  recordedConfidence,
+  recordedConfidences,
+} from "../../lib/scores/scores.js";
 import { augrc, aurc, auroc, eaurc, fpr95, qualityControlCurve, spearman } from "../../lib/statistics/index.js";
+import { rankScores } from "../../lib/study/score-ranks.js";
+import { resamplesOf } from "../../lib/study/statistics.js";
 
 /** What to make. */
 export interface ComparisonOptions {
@@ -252,6 +260,7 @@ function methodResult(method: MethodName, runs: number[], all: readonly RunRecor
     },
     classMhd: {},
     confidence,
+    ...(!nulls && { scoreRanks: scoreRanks(first) }),
     qcCurves: Object.fromEntries(
       present.map((name) => [name, qualityControlCurve(confidences(first, name), diceOf(first, name), { tau })]),
     ),
@@ -293,6 +302,18 @@ function diceOf(run: RunRecord, name: ConfidenceName): number[] {
   return run.images
     .filter((image) => recordedConfidence(image, name, given(run)) !== null)
     .map((image) => image.dice as number);
+}
+
+/** Of one run, images drawn each alone. */
+function scoreRanks(run: RunRecord) {
+  const { images } = run;
+  const units = { count: images.length, of: Int32Array.from(images, (_, i) => i) };
+  const known = rankingScores(images).flatMap((name) => {
+    const values = recordedConfidences(images, name, given(run));
+    return values ? [[name, values]] : [];
+  });
+  const dice = Float64Array.from(images, (image) => image.dice ?? Number.NaN);
+  return rankScores([{ dice, confidences: Object.fromEntries(known) }], resamplesOf(units, 50, 0));
 }
 
 function estimate(value: number, runs: number): Estimate {

@@ -374,6 +374,41 @@ describe("the summary", () => {
     );
   });
 
+  const estimate = (value: number, half: number) => ({ value, low: value - half, high: value + half, perRun: [value] });
+  test.each([
+    [
+      "where another score is best",
+      ["entropy.foreground", "aula"],
+      0.001,
+      "Of the scores of LE, entropy, mean over foreground ranks images best (AURC 0.1000); AULA is 0.0200 [0.0190, 0.0210] above it, more than chance.",
+    ],
+    [
+      "where that may be chance",
+      ["softDiceConfidence", "entropy.sum", "aula"],
+      0.05,
+      "Of the scores of LE, soft Dice confidence ranks images best (AURC 0.1000); AULA is 0.0200 [−0.0300, 0.0700] above it, which may be chance.",
+    ],
+    [
+      "where it is best",
+      ["aula", "softDiceConfidence"],
+      0.001,
+      "Of the scores of LE, AULA ranks images best (AURC 0.1000); soft Dice confidence, the next, is 0.0200 [0.0190, 0.0210] above it, more than chance.",
+    ],
+  ] as const)("says where AULA stands, %s", (_, names, half, sentence) => {
+    const said = with_((comparison) => {
+      for (const method of comparison.methods)
+        method.scoreRanks = names
+          .filter((score) => score !== "aula" || method.method === "le")
+          .map((score, i) => ({
+            score,
+            aurc: estimate(0.1, 0.01),
+            aboveBest: i === 0 ? null : estimate(0.02, half),
+          }));
+    });
+    expect(said).toContain(sentence);
+    expect(summarise(makeComparison({ nulls: true })).join(" ")).not.toContain("Of the scores of");
+  });
+
   test("says that a difference may be chance", () => {
     const [first] = with_((comparison) => {
       setDice(comparison, dice);

@@ -554,6 +554,12 @@ describe("the tables", () => {
       ].map((name) => `le ${name}`),
     ]);
     expect(Number(read("table3-failure-detection.csv").at(-1)?.auroc)).toBe(le?.confidence.variance?.auroc.value);
+    const scores = read("scores.csv").filter(({ method }) => method === "le");
+    expect(scores.map(({ score, aurc }) => [score, Number(aurc)])).toEqual(
+      le?.scoreRanks?.map(({ score, aurc }) => [score, aurc.value]),
+    );
+    expect(scores[0]).toMatchObject({ above_best: "", above_best_low: "" });
+    expect(Number(scores[1]?.above_best_high)).toBe(le?.scoreRanks?.[1]?.aboveBest?.high);
     expect(read("images.csv")).toHaveLength(36);
     expect(read("images.csv")[20]).toMatchObject({ method: "le", seed: "0", id: "image008" });
     expect(read("tests.csv").map(({ measure, unit }) => `${measure} ${unit}`)).toEqual([

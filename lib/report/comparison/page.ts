@@ -9,6 +9,7 @@ import {
   failureTable,
   qualityTable,
   runsTable,
+  scoresTable,
   shiftTable,
   testsTable,
 } from "../../results/tables.js";
@@ -106,6 +107,7 @@ ${draw("figure-1")}
 ${toHtml(correlationTable(comparison))}
 ${toHtml(failureTable(comparison))}
 ${draw("figure-2")}
+${toHtml(scoresTable(comparison))}
 </section>
 ${heads ? `\n<section>\n<h2>The heads of the Layer Ensemble</h2>\n${heads}\n</section>\n` : ""}
 <section>

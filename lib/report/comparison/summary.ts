@@ -1,7 +1,7 @@
 import type { Comparison, Estimate, MethodResult, PairedTest } from "../../results/comparison.js";
 import { fixed, percent, pValue, typeset } from "../../results/format.js";
 import { METHOD_TITLES, type MethodName } from "../../runs/methods.js";
-import { CONFIDENCES, confidenceTitle } from "../../scores/scores.js";
+import { CONFIDENCES, confidenceTitle, SCORES } from "../../scores/scores.js";
 import { suitedConfidence } from "../figures/select.js";
 
 /** Below this a difference is called more than chance would give. */
@@ -14,6 +14,7 @@ export function summarise(comparison: Comparison): string[] {
     quality(comparison, "nll"),
     calibration(comparison),
     failures(comparison),
+    scores(comparison),
     correlation(comparison),
     cost(comparison),
     ...shift(comparison),
@@ -77,6 +78,22 @@ function failures({ methods, tau }: Comparison): string | undefined {
   const aula = others.find(({ confidence }) => confidence === "aula");
   const also = aula && aula !== second ? ` AULA reaches ${fixed(aula.value, 3)}.` : "";
   return `${start}${then}.${also} Each method is judged on its own failures.`;
+}
+
+/** Where AULA stands among the scores of its method. */
+function scores({ methods }: Comparison): string | undefined {
+  for (const method of methods) {
+    const ranks = method.scoreRanks ?? [];
+    const aula = ranks.find(({ score }) => score === "aula");
+    const [best, second] = ranks;
+    if (!aula || !best || !second) continue;
+    const than = aula === best ? second : aula;
+    const { value, low, high } = than.aboveBest as Estimate;
+    const bounds = low === null || high === null ? "" : ` [${fixed(low, 4)}, ${fixed(high, 4)}]`;
+    const chance = low !== null && low > 0 ? "more than chance" : "which may be chance";
+    return `Of the scores of ${name(method)}, ${SCORES[best.score].title} ranks images best (AURC ${fixed(best.aurc.value, 4)}); ${SCORES[than.score].title}${aula === best ? ", the next," : ""} is ${fixed(value, 4)}${bounds} above it, ${chance}.`;
+  }
+  return undefined;
 }
 
 function correlation({ methods }: Comparison): string | undefined {
