@@ -106,7 +106,8 @@ async function serve(runs: string[], flags: Flags, session: Session): Promise<vo
     if (what === "void") app.log.error({ model }, "certificate void: every result is for a person until it is renewed");
     else app.log.error({ model, err: error }, "the alarm over the served cases cannot be kept");
   };
-  for (const { name, certificate } of service.models) {
+  for (const { name, certificate, predictedDice } of service.models) {
+    if (predictedDice.stale !== null) app.log.warn({ model: name }, predictedDice.stale);
     const { state, message } = certificate.status;
     if (message !== undefined && (state !== "none" || flags.gate !== undefined))
       app.log.warn({ model: name, state }, message);

@@ -2,6 +2,7 @@ import path from "node:path";
 import type { DeviceFlags } from "../inference/device.js";
 import { openRun } from "../inference/inference.js";
 import type { RunNotes } from "../runs/notes.js";
+import type { RunPredictedDice } from "../runs/predicted-dice.js";
 import type { Run } from "../runs/run.js";
 import { chosenScore } from "../runs/tuning.js";
 import { checkGate, type Gate, gateScore } from "../scores/gate.js";
@@ -36,6 +37,8 @@ export interface ServedModel {
   readonly gate: Gate | undefined;
   /** The score that its gate asks, or would. */
   readonly score: ScoreName;
+  /** How the Dice of its masks is predicted, or why it is not. */
+  readonly predictedDice: RunPredictedDice;
   /** Tells outcomes of this state of the run from those of others; undefined where none are taken. */
   readonly predictor?: string;
   /** What is promised of what is accepted, and whether it holds. */
@@ -80,6 +83,7 @@ export async function loadModel(
     spatialAxes: model.backbone.spatialAxes,
     gate,
     score: gateScore({ gate, chosen: chosenScore(run) }, run.method, model.headNames.length),
+    predictedDice: model.predictedDice,
     queue,
     close() {
       closing ??= queue.close().then(() => model.dispose());
