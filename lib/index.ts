@@ -84,11 +84,13 @@ export type { RunHashes } from "./runs/identity.js";
 export { METHOD_TITLES, METHODS, type MethodName } from "./runs/methods.js";
 export type { RunPredictedDice } from "./runs/predicted-dice.js";
 export { type Run, readRun } from "./runs/run.js";
+export type { RunShift } from "./runs/shift.js";
 export {
   type CertificateInForce,
   type CertifiedThreshold,
   checkGate,
   confidenceOf,
+  type DistanceGate,
   decide,
   GATE_REASONS,
   type Gate,
@@ -104,4 +106,16 @@ export {
   type ScoreValues,
   scoreOf,
 } from "./scores/index.js";
+export {
+  fitShift,
+  type LayerDistance,
+  type Measure,
+  type ShiftFit,
+  type ShiftOptions,
+  type Space,
+  type TapDistance,
+  type TapSpace,
+  type TapStatistics,
+  tapDistance,
+} from "./shift/index.js";
 export { MAP_NAMES, type MapName } from "./uncertainty/index.js";

@@ -9,6 +9,7 @@ import { describeUnknown, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { LearnedShift } from "../inference/shift.js";
 import { type Defaults, defaultsOf, option, toldOf, type Values } from "../options.js";
 import { fixed, grouped } from "../results/format.js";
 import { csvOf } from "../results/table.js";
@@ -27,6 +28,7 @@ import { newCommand, runSession, type Session, toJson, UsageError } from "./comm
 import { DEVICE } from "./device-options.js";
 import { labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
+import { describeLearned, learn, SHIFT_OPTIONS, tapsNamed } from "./tune-shift.js";
 
 /** In the order of its help and of docs/cli.md. */
 const OPTIONS = {
@@ -34,6 +36,7 @@ const OPTIONS = {
   ...toldOf(TUNE),
   ...GATE,
   gate: option.boolean({ default: true, text: "choose no gate" }),
+  ...SHIFT_OPTIONS,
   allowDuplicates: option.boolean({
     text: "tune though the training saw some of the images, as where train allowed it",
   }),
@@ -62,7 +65,7 @@ export function tuneCommand(): Command {
       "input size against masks of that size, without padding. Everything is chosen anew from the raw heads: tuning twice " +
       "gives the same. Writes the choice into run.json, and tuning/skip-curve.csv beside it.",
   ).argument("<run>", "run folder", text);
-  return withOptions(command, OPTIONS, { score: scoreNamed }).action((run: string, flags: Flags) =>
+  return withOptions(command, OPTIONS, { score: scoreNamed, taps: tapsNamed }).action((run: string, flags: Flags) =>
     runSession(flags.json ?? false, (session) => tuneRun(run, flags, session)),
   );
 }
@@ -86,11 +89,12 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     checkOutput(folder, "the run");
     await checkPlaces(folder, WRITTEN);
   }
-  const { model, notes } = await openRun(folder, flags);
+  // What an earlier tuning learned may be of other weights.
+  const { model, notes } = await openRun(folder, flags, { learned: false });
   const line = new StatusLine(process.stderr);
   try {
     const data = flags.data ?? notes.data.folder;
-    const { split, dataset } = await validationImages(data, notes, labelsOf(flags));
+    const { split, dataset, training } = await validationImages(data, notes, labelsOf(flags));
     const { ignoreIndex } = dataset;
     const allow = flags.allowDuplicates ?? notes.options.allowDuplicates === true;
     const trained = trainedOn(notes);
@@ -112,10 +116,12 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const tuning = await tune(() => source.read(), dataset.length, options);
     const predictedDice = tuning.cases.length > 0 ? fitPredictedDice(tuning.cases) : null;
     line.clear();
+    const learned = await learn(flags, { model, training, validation: dataset, session, line });
+    line.clear();
     const { ignored } = dataset;
     noteIgnored(session, ignored, dataset.length, dataset.labels.ignore);
     noteUnclear(session, dataset.unclearMask);
-    const choice = choiceOf(tuning, options, heads, {
+    const choice = choiceOf(tuning, options, heads, learned, {
       ...{ data: path.resolve(data), split },
       contents: source.contents,
     });
@@ -136,8 +142,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
           written.push(RUN_FILES.predictedDice);
         }
         // Last, as it is what counts.
-        await writeChoice(folder, choice);
-        written.unshift("run.json");
+        written.unshift(...(await writeChoice(folder, choice, learned)));
       });
     }
     await session.print(
@@ -155,6 +160,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
           )
         : describe(tuning, choice, options, heads) +
             (predictedDice ? `\n${describeFit(predictedDice, notes.classNames)}` : "") +
+            (learned ? `\n${describeLearned(learned, choice.gate !== undefined)}` : "") +
             (ordered || tuning.curve.length === 0 ? "" : `\n${NO_ORDER}\n`) +
             (flags.dryRun ? "\nNothing is written (--dry-run).\n" : `\nWritten to ${folder}: ${written.join(", ")}\n`),
     );
@@ -172,7 +178,7 @@ async function validationImages(
   folder: string,
   notes: RunNotes,
   labels: LabelOptions,
-): Promise<{ split: string; dataset: Dataset }> {
+): Promise<{ split: string; dataset: Dataset; training: Dataset | null }> {
   const { openFolder } = await import("../inference/inference.js");
   const { trainSplit, valSplit, drawn } = dataOf(notes, folder);
   if (valSplit === null || valSplit === "test") {
@@ -191,7 +197,9 @@ async function validationImages(
     only: (info) => wanted.includes(nameOf(at(info) ?? "")),
   });
   const { chooseSplit } = await import("../runs/notes.js");
-  return { split: valSplit, dataset: chooseSplit(dataset, valSplit, dataOf(notes, folder)) };
+  const chosen = (split: string) => chooseSplit(dataset, split, dataOf(notes, folder));
+  const hasTraining = dataset.samples.some((info) => nameOf(at(info) ?? "") === nameOf(trainSplit));
+  return { split: valSplit, dataset: chosen(valSplit), training: hasTraining ? chosen(trainSplit) : null };
 }
 
 /** The images that the run was trained on, as far as it records them. */
@@ -274,6 +282,7 @@ function choiceOf(
   tuning: Tuning,
   { rule, margin, fusion }: Defaults<typeof TUNE>,
   heads: readonly string[],
+  learned: LearnedShift | undefined,
   facts: Pick<RunChoice["tuning"], "data" | "split" | "contents">,
 ): RunChoice {
   const { kept, weights, temperatures, temperature, gate, score } = tuning;
@@ -289,7 +298,12 @@ function choiceOf(
       ...(temperatures && { temperatures }),
       ...(temperature !== undefined && { temperature }),
     },
-    ...(gate && { gate: { score: gate.score, threshold: gate.threshold, rule: gate.rule } }),
+    ...(gate && {
+      gate: {
+        ...{ score: gate.score, threshold: gate.threshold, rule: gate.rule },
+        ...(learned && { distance: learned.threshold }),
+      },
+    }),
     tuning: {
       date: new Date().toISOString(),
       ...facts,
@@ -310,6 +324,7 @@ function choiceOf(
       }),
       steps: tuning.steps,
       ...(gate && { flagged: gate.flagged, unseen: gate.unseen }),
+      ...(learned && { shift: { ...learned.fit.images, taps: learned.fit.chosen, flagged: learned.flagged } }),
     },
   };
 }

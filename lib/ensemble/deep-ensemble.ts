@@ -3,19 +3,22 @@ import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import { withFolder } from "../native/folder-lock.js";
 import { checkOptions } from "../options.js";
-import { NO_PREDICTED_DICE, type RunPredictedDice, readPredictedDice } from "../runs/predicted-dice.js";
+import { type Learned, NOTHING_LEARNED, readLearned } from "../runs/learned.js";
+import type { RunPredictedDice } from "../runs/predicted-dice.js";
 import {
   checkPrediction,
   keptOf,
   ofOneState,
   RUN_FILES,
   type Run,
+  type RunContent,
   readRun,
   replaceRun,
   type Tuned,
   tunedOf,
   writeRun,
 } from "../runs/run.js";
+import { keepShift, type RunShift, removeOtherShifts } from "../runs/shift.js";
 import type { Backbone } from "./backbone.js";
 import { Plain } from "./baselines.js";
 import type { FitOptions } from "./fit-options.js";
@@ -57,7 +60,7 @@ export class DeepEnsemble extends Predictor implements Model {
   readonly #ownsBackbones: boolean;
   /** As chosen for the weights that the members were loaded with. */
   #tuned: Tuned;
-  #predictedDice: RunPredictedDice;
+  #learned: Learned;
   /** What run.json said, for a model that was loaded from a run. What a tuning chose holds until the next `fit`. */
   readonly run: Run | undefined;
 
@@ -65,19 +68,24 @@ export class DeepEnsemble extends Predictor implements Model {
     members: readonly Plain[],
     ownsBackbones: boolean,
     run?: Run,
-    predictedDice: RunPredictedDice = NO_PREDICTED_DICE,
+    learned: Learned = NOTHING_LEARNED,
   ) {
     super();
     this.#members = members;
     this.#ownsBackbones = ownsBackbones;
     this.run = run;
     this.#tuned = tunedOf(run);
-    this.#predictedDice = predictedDice;
+    this.#learned = learned;
   }
 
   /** How the Dice of its masks is predicted; until the next `fit`. */
   get predictedDice(): RunPredictedDice {
-    return this.#predictedDice;
+    return this.#learned.predictedDice;
+  }
+
+  /** What is known of the training's images; until the next `fit`. */
+  get shift(): RunShift {
+    return this.#learned.shift;
   }
 
   /**
@@ -129,19 +137,19 @@ export class DeepEnsemble extends Predictor implements Model {
         );
     return DeepEnsemble.#gatherMembers(run.members as number, (i) => Plain.load(memberFolder(folder, i + 1), options), {
       run,
-      predictedDice: await readPredictedDice(folder, run),
+      learned: await readLearned(folder, run),
     });
   }
 
   static async #gatherMembers(
     count: number,
     make: (index: number) => Promise<Plain>,
-    loaded?: { run: Run; predictedDice: RunPredictedDice },
+    loaded?: { run: Run; learned: Learned },
   ) {
     const members: Plain[] = [];
     try {
       for (let i = 0; i < count; i++) members.push(await make(i));
-      return new DeepEnsemble(members, loaded === undefined, loaded?.run, loaded?.predictedDice);
+      return new DeepEnsemble(members, loaded === undefined, loaded?.run, loaded?.learned);
     } catch (error) {
       for (const member of members) {
         await member.dispose();
@@ -206,7 +214,7 @@ export class DeepEnsemble extends Predictor implements Model {
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       tuned: this.#tuned.prediction,
-      predictedDice: this.#predictedDice.fit,
+      learned: this.#learned,
       watched: () => this.#first.watched(),
     };
   }
@@ -232,7 +240,7 @@ export class DeepEnsemble extends Predictor implements Model {
       const before = run !== undefined && existsSync(path.join(run, RUN_FILES.run)) ? await readRun(run) : undefined;
       if (run !== undefined) await this.#writeRun(run, notes, keptOf(before, {}));
       this.#tuned = {};
-      this.#predictedDice = NO_PREDICTED_DICE;
+      this.#learned = NOTHING_LEARNED;
       for (const [i, member] of this.#members.entries()) {
         const own = {
           ...rest,
@@ -261,13 +269,13 @@ export class DeepEnsemble extends Predictor implements Model {
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
     const members = this.#members.map((member, i) => () => member.save(memberFolder(folder, i + 1), notes));
     await withFolder(folder, () =>
-      replaceRun(folder, members, () => this.#writeRun(folder, notes, keptOf(this.run, this.#tuned))),
+      replaceRun(folder, members, () => this.#writeRun(folder, notes, keptOf(this.run, this.#tuned), this.shift)),
     );
   }
 
-  async #writeRun(folder: string, notes: Record<string, unknown>, kept: Partial<Run>): Promise<void> {
+  async #writeRun(folder: string, notes: Record<string, unknown>, kept: Partial<Run>, shift?: RunShift): Promise<void> {
     const { backbone, ensemble } = this.#first.described();
-    await writeRun(folder, {
+    const content: RunContent = {
       ...kept,
       method: "de",
       members: this.#members.length,
@@ -275,7 +283,10 @@ export class DeepEnsemble extends Predictor implements Model {
       ensemble,
       skip: this.skip,
       notes: { ...this.run?.notes, ...notes },
-    });
+    };
+    const run = await keepShift(folder, content, shift);
+    await writeRun(folder, run);
+    await removeOtherShifts(folder, run);
   }
 
   /** Waits for what is under way, then frees all members. */

@@ -5,6 +5,7 @@ import { describe, type OptionSpec, option, type Values } from "../options.js";
 import { type MethodName, MOST_PASSES } from "../runs/methods.js";
 import type { RunPredictedDice } from "../runs/predicted-dice.js";
 import type { Run } from "../runs/run.js";
+import type { RunShift } from "../runs/shift.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import type { Backbone } from "./backbone.js";
 import type { Prediction } from "./prediction.js";
@@ -119,6 +120,8 @@ export interface Model {
   readonly run: Run | undefined;
   /** How the Dice of its masks is predicted, for a model that was loaded from a run that `tune` chose for; until the next `fit`. */
   readonly predictedDice: RunPredictedDice;
+  /** What is known of the training's images, likewise. */
+  readonly shift: RunShift;
   /**
    * Logits of every head at the image's own size, by its name, in the order of `headNames`: N×C×H×W (N×C×D×H×W), N = 1
    * for a single image. @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`

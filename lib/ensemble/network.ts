@@ -6,8 +6,9 @@ import type { Addon, Handle } from "../native/addon.js";
 import { withFolder } from "../native/folder-lock.js";
 import { loadAddon } from "../native/load.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
+import { type Learned, NOTHING_LEARNED, readLearned } from "../runs/learned.js";
 import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
-import { NO_PREDICTED_DICE, type RunPredictedDice, readPredictedDice } from "../runs/predicted-dice.js";
+import type { RunPredictedDice } from "../runs/predicted-dice.js";
 import {
   asDamaged,
   checkPrediction,
@@ -15,12 +16,14 @@ import {
   MODEL_FILES,
   RUN_FILES,
   type Run,
+  type RunContent,
   readRun,
   replaceRun,
   type Tuned,
   tunedOf,
   writeRun,
 } from "../runs/run.js";
+import { keepShift, type RunShift, removeOtherShifts } from "../runs/shift.js";
 import { AUGMENTATIONS } from "./augment.js";
 import { Backbone } from "./backbone.js";
 import { callNative, disposeNative, fromNative, onAbort, reasonOf } from "./call.js";
@@ -119,7 +122,7 @@ export interface NetworkParts {
   anyPrecision: boolean;
   recorded: Recorded;
   run: Run | undefined;
-  predictedDice: RunPredictedDice;
+  learned: Learned;
 }
 
 /** @throws ERR_LE_OPTION for a size of an image where the network takes volumes, or the other way round */
@@ -164,7 +167,7 @@ export async function makeNetwork(
       anyPrecision: precision === "auto",
       recorded: { ensemble: { ...ensemble, ...(headsPerTap > 1 && { headsPerTap }) }, skip, passes, channelsLast },
       run: owned?.run,
-      predictedDice: NO_PREDICTED_DICE,
+      learned: NOTHING_LEARNED,
     };
   } catch (error) {
     throw fromNative(error);
@@ -207,7 +210,7 @@ export async function loadNetwork(
     const names = parts.made.heads.map(({ name }) => name);
     checkPrediction(run, run.passes === undefined ? names : passNames(names, run.passes), folder);
     await parts.addon.loadEnsemble(parts.handle, path.join(folder, RUN_FILES.weights));
-    return { ...parts, predictedDice: await readPredictedDice(folder, run) };
+    return { ...parts, learned: await readLearned(folder, run) };
   } catch (cause) {
     await backbone.dispose();
     const error = fromNative(cause);
@@ -228,7 +231,7 @@ export abstract class Network extends Predictor implements Model {
   #trained: Record<string, unknown> | undefined;
   /** As chosen for the weights that it was loaded with. */
   #tuned: Tuned;
-  #predictedDice: RunPredictedDice;
+  #learned: Learned;
 
   abstract readonly method: MethodName;
   /** The network; shared with whoever made it. */
@@ -263,12 +266,17 @@ export abstract class Network extends Predictor implements Model {
     this.run = parts.run;
     this.#trained = parts.run?.training;
     this.#tuned = tunedOf(parts.run);
-    this.#predictedDice = parts.predictedDice;
+    this.#learned = parts.learned;
   }
 
   /** How the Dice of its masks is predicted; until the next `fit`. */
   get predictedDice(): RunPredictedDice {
-    return this.#predictedDice;
+    return this.#learned.predictedDice;
+  }
+
+  /** What is known of the training's images; until the next `fit`. */
+  get shift(): RunShift {
+    return this.#learned.shift;
   }
 
   /** Numbers in which the network runs. Of `precision: "auto"` those that `fit` finds to be faster, from then on. */
@@ -288,7 +296,7 @@ export abstract class Network extends Predictor implements Model {
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       tuned: this.#tuned.prediction,
-      predictedDice: this.#predictedDice.fit,
+      learned: this.#learned,
       watched: () => this.watched(),
     };
   }
@@ -322,7 +330,7 @@ export abstract class Network extends Predictor implements Model {
     const weights = path.join(folder, RUN_FILES.weights);
     await withFolder(folder, () =>
       replaceRun(folder, [() => this.#native(() => this.#addon.saveEnsemble(this.#handle, weights))], () =>
-        this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned)),
+        this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned), this.shift),
       ),
     );
   }
@@ -332,6 +340,7 @@ export abstract class Network extends Predictor implements Model {
     notes: Record<string, unknown>,
     training: Record<string, unknown> | undefined,
     kept: Partial<Run>,
+    shift?: RunShift,
   ) {
     const info = this.#addon.info() as { libtorch?: string };
     const { ensemble, skip, passes, channelsLast } = this.#recorded;
@@ -343,7 +352,7 @@ export abstract class Network extends Predictor implements Model {
       await makeFolders(folder);
       await this.backbone.save(path.join(folder, config.file as string));
     }
-    const content = {
+    const content: RunContent = {
       ...kept,
       method: this.method,
       backbone: config,
@@ -354,7 +363,9 @@ export abstract class Network extends Predictor implements Model {
       ...(training && { training: { device: this.device, precision: this.precision, ...placed, ...training } }),
       notes: { ...this.run?.notes, ...notes },
     };
-    return writeRun(folder, content, String(info.libtorch));
+    const run = await keepShift(folder, content, shift);
+    await writeRun(folder, run, String(info.libtorch));
+    await removeOtherShifts(folder, run);
   }
 
   /**
@@ -447,7 +458,7 @@ export abstract class Network extends Predictor implements Model {
       };
       if (run !== undefined) await this.#writeRun(run, notes, recorded, keptOf(before, {}));
       this.#tuned = {};
-      this.#predictedDice = NO_PREDICTED_DICE;
+      this.#learned = NOTHING_LEARNED;
       const history = await callNative(this.#addon, abort.signal, (control) =>
         this.#addon.fit(
           this.#handle,

@@ -60,7 +60,7 @@ export interface HeadPerformance {
 export function toPrediction(
   raw: RawPrediction,
   heads: string[],
-  { skip, inDepth, taps = [] }: { skip: number; inDepth: boolean; taps?: readonly string[] },
+  { skip, inDepth }: { skip: number; inDepth: boolean },
 ): Prediction {
   const [k = 0, classes = 0] = raw.counts.shape;
   const counts: AgreementCounts = {
@@ -97,9 +97,6 @@ export function toPrediction(
     heads,
     ...(raw.confusion && { staple: performance(raw.confusion, raw.rounds?.data ?? new Float64Array(2)) }),
     ...(raw.labels && { labels: raw.labels }),
-    ...(taps.length > 0 && {
-      tapStatistics: Object.fromEntries(taps.map((tap, t) => [tap, raw.tapStatistics[t]?.data as Float32Array])),
-    }),
   };
 }
 

@@ -3,6 +3,7 @@ import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle } from "../native/addon.js";
 import { checkOptions, nearest } from "../options.js";
+import type { Learned } from "../runs/learned.js";
 import type { MethodName } from "../runs/methods.js";
 import type { Run } from "../runs/run.js";
 import {
@@ -12,6 +13,7 @@ import {
   predictDice,
   readsFeatures,
 } from "../scores/predicted-dice.js";
+import { tapDistance } from "../shift/index.js";
 import { MAP_NAMES, type MapName } from "../uncertainty/index.js";
 import { callNative } from "./call.js";
 import { checkImage, FORWARD, type ForwardOptions, PREDICT, type PredictOptions } from "./model.js";
@@ -31,8 +33,8 @@ export interface HeadSource {
   spatialAxes: number;
   /** What tuning chose. */
   tuned: Run["prediction"];
-  /** How the Dice of what tuning chose is predicted. */
-  predictedDice: PredictedDiceFit | null;
+  /** What was learned after training: how the Dice of what tuning chose is predicted, and what the training's images look like. */
+  learned: Learned;
   /** Layers whose features are measured where none are named. */
   watched(): Promise<readonly string[]>;
 }
@@ -103,11 +105,13 @@ async function predictHeads(
   const names = source.headNames(count);
   const kept = keptHeads(names, skip, heads ?? tuned.heads, source.skip);
   const { heads: _heads, ...fusing } = tuned;
+  const { shift, predictedDice } = source.learned;
   // Of other heads or another fusion the fit knows nothing.
   const own = [rest.weights, rest.temperatures, rest.temperature].every((choice) => choice === undefined);
-  const fit = asTuned && own ? source.predictedDice : null;
+  const fit = asTuned && own ? predictedDice.fit : null;
   const maps = mapsFor(fit, rest.maps);
-  const taps = Array.isArray(tapStatistics) ? [...new Set(tapStatistics)] : tapStatistics ? await source.watched() : [];
+  const asked = Array.isArray(tapStatistics) ? tapStatistics : tapStatistics ? await source.watched() : [];
+  const taps = [...new Set([...asked, ...(shift.fit?.taps.map(({ tap }) => tap) ?? [])])];
   const raw = await callNative(source.addon, signal, (control) =>
     source.addon.predict(
       source.handles,
@@ -119,8 +123,15 @@ async function predictHeads(
   );
   const keptNames = kept.map((index) => names[index] as string);
   return raw.map((one) => {
-    const facts = { skip: kept[0] as number, inDepth: source.method === "le", taps };
-    const prediction = toPrediction(one, [...keptNames], facts);
+    const measured = Object.fromEntries(taps.map((tap, t) => [tap, one.tapStatistics[t]?.data as Float32Array]));
+    const facts = { skip: kept[0] as number, inDepth: source.method === "le" };
+    const prediction: Prediction = {
+      ...toPrediction(one, [...keptNames], facts),
+      ...(asked.length > 0 && {
+        tapStatistics: Object.fromEntries(asked.map((tap) => [tap, measured[tap] as Float32Array])),
+      }),
+      tapDistance: shift.fit && tapDistance(shift.fit, measured),
+    };
     return fit ? withPredictedDice(prediction, fit, rest.maps) : prediction;
   });
 }

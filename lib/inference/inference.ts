@@ -25,9 +25,14 @@ export interface OpenRun {
 
 /**
  * Loads a run folder. The caller disposes of the model.
+ * @param options.learned whether what the run has learned of the training's images is used. Default true
  * @throws ERR_LE_CHECKPOINT
  */
-export async function openRun(folder: string, flags: DeviceFlags): Promise<OpenRun> {
+export async function openRun(
+  folder: string,
+  flags: DeviceFlags,
+  { learned = true }: { learned?: boolean } = {},
+): Promise<OpenRun> {
   setThreads(flags);
   const { modelOf } = await import("../ensemble/load.js");
   const { ofOneState } = await import("../runs/run.js");
@@ -38,7 +43,8 @@ export async function openRun(folder: string, flags: DeviceFlags): Promise<OpenR
         "ERR_LE_CHECKPOINT",
         `Expected ${RUN_FILES.weights} in ${folder} but received none: its training was stopped before the first checkpoint.`,
       );
-    const model = await modelOf(folder, run, placement(flags));
+    const { shift, ...bare } = run;
+    const model = await modelOf(folder, learned ? run : bare, placement(flags));
     return { model, run, notes, dispose: () => model.dispose() };
   });
 }

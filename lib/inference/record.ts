@@ -129,6 +129,27 @@ export function predictionRecord(
       /** For people; null where nothing is known. */
       sentence: describePredictedDice(predictedDice) ?? null,
     },
+    /** How far the image is from those of the training; null where the run does not know them. */
+    tapDistance: prediction.tapDistance && {
+      /** Mean rank over the chosen layers, in [0, 1]. */
+      value: prediction.tapDistance.value,
+      /** The largest of these ranks. */
+      max: prediction.tapDistance.max,
+      /** How far above validation's distances, in their standard deviations; null for features that are not finite. */
+      excess: finite(prediction.tapDistance.excess),
+      /** Each layer's distance, and its rank in validation. */
+      taps: Object.fromEntries(
+        Object.entries(prediction.tapDistance.taps).map(([tap, { distance, rank }]) => [
+          tap,
+          {
+            /** By the fit's measure; null for features that are not finite. */
+            distance: finite(distance),
+            /** Share of the validation images that are nearer. */
+            rank,
+          },
+        ]),
+      ),
+    },
     /** Whether no kept head finds any foreground. */
     empty,
     /** Every score of the result as a whole, null where it is not defined. */
@@ -136,6 +157,11 @@ export function predictionRecord(
     /** Image-level summaries of each map that was asked for. */
     summaries: prediction.summaries,
   };
+}
+
+/** Null for what JSON has no number for. */
+function finite(value: number): number | null {
+  return Number.isFinite(value) ? value : null;
 }
 
 /** The middle slice of a volume, H×W. */

@@ -109,6 +109,18 @@ export {
   type ThresholdsByClass,
 } from "../sets/index.js";
 export {
+  fitShift,
+  type LayerDistance,
+  type Measure,
+  type ShiftFit,
+  type ShiftOptions,
+  type Space,
+  type TapDistance,
+  type TapSpace,
+  type TapStatistics,
+  tapDistance,
+} from "../shift/index.js";
+export {
   augrc,
   aurc,
   auroc,

@@ -3,7 +3,7 @@ import { createHash, type Hash } from "node:crypto";
 import path from "node:path";
 import { ioError, isMissing, openRegular, readRegular } from "../data/files.js";
 import { canonicalJson } from "../data/json.js";
-import { RUN_FILES, type Run, readRun } from "./run.js";
+import { RUN_FILES, type Run, type RunContent, readRun } from "./run.js";
 
 /** Hashes of a run, hexadecimal SHA-256. */
 export interface RunHashes {
@@ -21,23 +21,40 @@ export interface RunHashes {
  */
 export async function runHashes(folder: string): Promise<RunHashes> {
   const run = await readRun(folder);
+  const parts = await partsOf(folder, run);
+  return {
+    weights: await hashOfWeights(folder, parts),
+    settings: hashOf([settingsOf(run), ...(run.method === "de" ? parts.map(([, member]) => settingsOf(member)) : [])]),
+    run: hashOf(identityOf(run)),
+  };
+}
+
+/**
+ * {@link RunHashes.weights} alone.
+ * @throws ERR_LE_CHECKPOINT for a member that is no run; ERR_LE_IO where a file cannot be read
+ */
+export async function weightsHash(folder: string, run: RunContent): Promise<string> {
+  return hashOfWeights(folder, await partsOf(folder, run));
+}
+
+/** The folders that hold weights, relative to the run's, and what their run.json says. */
+type Part = readonly [folder: string, run: RunContent];
+
+async function partsOf(folder: string, run: RunContent): Promise<readonly Part[]> {
   const members = Array.from({ length: run.method === "de" ? (run.members ?? 0) : 0 }, (_, i) =>
     path.join("members", String(i + 1)),
   );
-  const parts =
-    members.length === 0
-      ? [["", run] as const]
-      : await Promise.all(members.map(async (member) => [member, await readRun(path.join(folder, member))] as const));
+  if (members.length === 0) return [["", run]];
+  return Promise.all(members.map(async (member): Promise<Part> => [member, await readRun(path.join(folder, member))]));
+}
+
+async function hashOfWeights(folder: string, parts: readonly Part[]): Promise<string> {
   const weights = createHash("sha256");
   for (const [part, { backbone }] of parts) {
     const copy = typeof backbone.file === "string" ? [backbone.file] : [];
     for (const name of [RUN_FILES.weights, ...copy]) await addFile(weights, folder, path.join(part, name));
   }
-  return {
-    weights: weights.digest("hex"),
-    settings: hashOf([settingsOf(run), ...(members.length === 0 ? [] : parts.map(([, member]) => settingsOf(member)))]),
-    run: hashOf(identityOf(run)),
-  };
+  return weights.digest("hex");
 }
 
 /** Hash of the fit of predicted Dice in a run, which its settings do not name; without a fit that of nothing. @throws ERR_LE_IO */
@@ -56,7 +73,7 @@ export function hashOf(value: unknown): string {
 }
 
 /** All that decides a prediction or whether it is accepted, but for the score and the threshold; so does what later versions may add. */
-function settingsOf(run: Run): unknown {
+function settingsOf(run: Partial<Run> & RunContent): unknown {
   const { format, versions, tuning, gate, training, notes, ...deciding } = run;
   const { score, threshold, rule, ...otherwise } = { ...gate };
   return {

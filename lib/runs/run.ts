@@ -29,6 +29,8 @@ export const RUN_FILES = {
   history: "history.csv",
   /** How its masks' Dice is predicted. */
   predictedDice: "predicted-dice.json",
+  /** What `tune` learned of the training's images, before the ending with a part of its hash: see {@link RunShift}. */
+  shift: "shift.safetensors",
   /** What is promised of its gate: see {@link Certificate}. */
   certificate: "certificate.json",
   /** Cases that were looked at after they were served: see {@link Outcome}. */
@@ -92,6 +94,11 @@ export interface Run {
   };
   /** Images whose score is below the threshold are to be looked at; chosen on validation. */
   gate?: Gate;
+  /** The fit of what the training's images look like, in a file whose name has a part of its hash. */
+  shift?: {
+    /** Hexadecimal. */
+    hash: string;
+  };
   /** How prediction and gate were chosen. */
   tuning?: Record<string, unknown>;
   /** Options of training, as given. */
@@ -148,6 +155,7 @@ const RUN: OptionSpecs = {
   skip: option.integer({ min: 0, max: 1_000_000 }),
   prediction: option.custom("an object", isObject),
   gate: option.custom("an object", isObject),
+  shift: option.object({ hash: option.required(option.pattern("a SHA-256 in hexadecimal digits", /^[0-9a-f]{64}$/)) }),
   tuning: option.custom("an object", isObject),
   training: option.custom("an object", isObject),
   notes: option.custom("an object", isObject),
@@ -312,15 +320,20 @@ function damagedRun(file: string, received: string, cause?: unknown): LayerEnsem
 }
 
 /** What a tuning chose. */
-export type Tuned = Pick<Run, "prediction" | "gate" | "tuning">;
+export type Tuned = Pick<Run, "prediction" | "gate" | "shift" | "tuning">;
 
 /** What run.json says of a tuning, if there was one. */
-export function tunedOf({ prediction, gate, tuning }: Partial<Run> = {}): Tuned {
-  return { ...(prediction && { prediction }), ...(gate && { gate }), ...(tuning && { tuning }) };
+export function tunedOf({ prediction, gate, shift, tuning }: Partial<Run> = {}): Tuned {
+  return {
+    ...(prediction && { prediction }),
+    ...(gate && { gate }),
+    ...(shift && { shift }),
+    ...(tuning && { tuning }),
+  };
 }
 
 /** What is written again of a run beside what its model knows by itself: fields of later versions and of others too. */
-export function keptOf({ prediction, gate, tuning, ...run }: Partial<Run> = {}, tuned: Tuned): Partial<Run> {
+export function keptOf({ prediction, gate, shift, tuning, ...run }: Partial<Run> = {}, tuned: Tuned): Partial<Run> {
   return { ...run, ...tuned };
 }
 

@@ -9,6 +9,7 @@ import type { RankedPoint, SkipPoint } from "../tuning/skip.js";
 import type { TuningStep } from "../tuning/tune.js";
 import { runHashes } from "./identity.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
+import { type FittedShift, removeOtherShifts, shiftFile, writeShift } from "./shift.js";
 
 /** What the choice was made from: run.json's `tuning`. Numbers that are not defined are null. */
 export interface RunTuning {
@@ -44,6 +45,8 @@ export interface RunTuning {
   /** Shares of the validation images that the gate flags, and of the failures that it does not. */
   flagged?: number;
   unseen?: number | null;
+  /** What was learned of the training's images: of how many of them and of validation, the layers, and the share that is flagged. */
+  shift?: { training: number; validation: number; taps: readonly string[]; flagged: number };
 }
 
 /** All that `tune` writes into a run. */
@@ -58,23 +61,36 @@ export interface RunChoice {
 /**
  * Writes a choice into a run's run.json, in the place of an earlier one; the rest stays as it is. The file is replaced as a
  * whole: who is killed meanwhile leaves the old one.
+ * @param learned what it has learned of the training's images, which is written beside it
+ * @returns names of the files that were written
  * @throws ERR_LE_CHECKPOINT for a folder that is no run; ERR_LE_BUSY where a training or command is writing it; ERR_LE_IO
  */
-export async function writeChoice(folder: string, { skip, prediction, gate, tuning }: RunChoice): Promise<void> {
+export async function writeChoice(
+  folder: string,
+  { skip, prediction, gate, tuning }: RunChoice,
+  learned?: FittedShift,
+): Promise<string[]> {
   await readRun(folder); // before the folder is locked, and made
-  await withFolder(folder, () => replaceChoice(folder, { skip, prediction, tuning, ...(gate && { gate }) }));
+  return withFolder(folder, () => replaceChoice(folder, { skip, prediction, tuning, ...(gate && { gate }) }, learned));
 }
 
-async function replaceChoice(folder: string, { skip, prediction, gate, tuning }: RunChoice): Promise<void> {
+async function replaceChoice(
+  folder: string,
+  { skip, prediction, gate, tuning }: RunChoice,
+  learned: FittedShift | undefined,
+): Promise<string[]> {
+  const shift = learned && (await writeShift(folder, await readRun(folder), learned));
   const file = path.join(folder, RUN_FILES.run);
   const run = parseJson(await readText(file)) as Record<string, unknown>;
   const { weights } = await runHashes(folder);
   run.skip = skip;
-  for (const [name, value] of Object.entries({ prediction, gate, tuning: { ...tuning, weights } })) {
+  for (const [name, value] of Object.entries({ prediction, gate, shift, tuning: { ...tuning, weights } })) {
     if (value === undefined || Object.keys(value).length === 0) delete run[name];
     else run[name] = value;
   }
   await writeAtomic(file, `${JSON.stringify(run, null, 2)}\n`);
+  await removeOtherShifts(folder, shift ? { shift } : {});
+  return [RUN_FILES.run, ...(shift ? [shiftFile(shift.hash)] : [])];
 }
 
 /** The score that tuning chose; undefined for a run that was not tuned. */

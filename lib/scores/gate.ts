@@ -12,6 +12,16 @@ export interface Gate {
   threshold: number;
   /** How the threshold was chosen; for the record alone. */
   rule?: unknown;
+  /** Whether the image must look like those of the training. @default nothing is asked of that */
+  distance?: DistanceGate;
+}
+
+/** The gate's second question. */
+export interface DistanceGate {
+  /** Images whose {@link TapDistance.excess} is above it are for a person. */
+  threshold: number;
+  /** How the threshold was chosen; for the record alone. */
+  rule?: unknown;
 }
 
 /**
@@ -42,13 +52,15 @@ export interface CertifiedThreshold {
 
 /**
  * Codes of reasons. `low-score`: the score is below the threshold. `no-score`: the score is not defined for this result.
- * `empty`: no head finds any foreground, which makes AULA full by definition. `no-threshold`: there is no gate, so no decision.
+ * `empty`: no head finds any foreground, which makes AULA full by definition. `unlike-training`: the image is farther from those of
+ * the training than the gate allows, or nothing says how far. `no-threshold`: there is no gate, so no decision.
  * `certificate-void`, `certificate-stale`: what was promised of the gate does not hold, so nothing is accepted.
  */
 export const GATE_REASONS = [
   "low-score",
   "no-score",
   "empty",
+  "unlike-training",
   "no-threshold",
   "certificate-void",
   "certificate-stale",
@@ -84,6 +96,10 @@ export const GATE: OptionSpecs = {
   score: option.oneOf(SCORE_NAMES),
   threshold: option.required(option.number()),
   rule: option.custom("anything", () => true),
+  distance: option.object<DistanceGate>({
+    threshold: option.required(option.number()),
+    rule: option.custom("anything", () => true),
+  }),
 };
 
 /**
@@ -130,6 +146,8 @@ export function decide(
       `Expected a result that says whether it is empty, as predictions do, but received ${describe(result.empty)}.`,
     );
   if (result.empty) reasons.push({ code: "empty", message: "No head finds any foreground." });
+  const unlike = gate?.distance && unlikeTraining(result, gate.distance);
+  if (unlike) reasons.push({ code: "unlike-training", message: unlike });
   const { state = "valid", message = "What was promised of the gate does not hold." } = certificate ?? {};
   if (state !== "valid") reasons.push({ code: `certificate-${state}`, message });
   const { score: certified, threshold: proved } = certificate ?? {};
@@ -191,4 +209,12 @@ export function gateScore(
   heads: number,
 ): ScoreName {
   return gate?.score ?? chosen ?? (method === "le" && heads >= SCORES.aula.needs.heads ? "aula" : "softDiceConfidence");
+}
+
+/** Why an image is not taken for one like the training's; undefined where it is. */
+function unlikeTraining({ tapDistance }: Scored, { threshold }: DistanceGate): string | undefined {
+  if (!tapDistance) return "Nothing says how far the image is from those of the training.";
+  const { excess } = tapDistance;
+  if (excess <= threshold) return undefined;
+  return `The image is unlike those of the training: its distance's excess is ${excess.toPrecision(4)}, above ${threshold}.`;
 }

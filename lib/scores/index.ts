@@ -3,6 +3,7 @@ export {
   type CertificateInForce,
   type CertifiedThreshold,
   checkGate,
+  type DistanceGate,
   decide,
   GATE_REASONS,
   type Gate,

@@ -1,6 +1,7 @@
 // The scores of an image: what ranks images, gates them, and is tuned, compared, drawn, served and exported. A new score is
 // one entry here, and, where a result does not hold it yet, the computing of its value.
 import type { Aula, PairwiseAgreement, PredictionDepth } from "../agreement/index.js";
+import type { TapDistance } from "../shift/index.js";
 import {
   MAP_NAMES,
   MAPS,
@@ -27,6 +28,8 @@ export interface Scored {
   predictedDice?: PredictedDice;
   /** Image-level summaries of the maps that there are. */
   summaries: Partial<Record<MapName, MapSummary>>;
+  /** How far the image is from those of the training; null or left out without a fit in the run. */
+  tapDistance?: TapDistance | null;
 }
 
 /** A score of an image. K kept heads, C classes. */
@@ -144,6 +147,15 @@ export const IMAGE_SCORES = {
     needs: { heads: 2, ordered: true },
     compared: false,
     of: ({ predictionDepth }) => predictionDepth?.mean,
+  },
+  tapDistance: {
+    title: "distance from the training",
+    short: "distance",
+    text: "How far the image's features are from those of the training's images, ranked in validation",
+    range: [0, 1],
+    surer: "low",
+    needs: { heads: 1, fit: true },
+    of: ({ tapDistance }) => tapDistance?.value,
   },
 } as const satisfies Record<string, ScoreEntry>;
 

@@ -104,9 +104,9 @@ export function scoreBehind(name: ConfidenceName | ScoreName, summary: keyof Map
   return isMap(name) ? `${name}.${summary}` : name;
 }
 
-/** What a confidence is called: a map's by a minus before it. */
+/** What a confidence is called: that of a score which is low for surer results by a minus before it. */
 export function confidenceTitle(name: ConfidenceName): string {
-  return isMap(name) ? `−${MAPS[name].title}` : SCORES[name].title;
+  return isMap(name) ? `−${MAPS[name].title}` : `${SCORES[name].surer === "low" ? "−" : ""}${SCORES[name].title}`;
 }
 
 /** What a confidence is, in a sentence. */

@@ -66,7 +66,7 @@ export async function loadModel(
   const size = notes.preprocessing.size ?? run.ensemble.inputSize;
   let gate: Gate | undefined;
   try {
-    gate = options.gate === undefined && run.gate ? checkGate(run.gate) : (options.gate ?? undefined);
+    gate = gateOf(run.gate && checkGate(run.gate), options.gate);
     await warmUp(model, [notes.preprocessing.channels, ...size]);
   } catch (error) {
     await model.dispose();
@@ -95,4 +95,10 @@ export async function loadModel(
 async function warmUp(model: Predictor, shape: readonly number[]): Promise<void> {
   const count = shape.reduce((product, side) => product * side, 1);
   await model.predict([{ data: new Float32Array(count), shape }], { maps: [] });
+}
+
+/** The gate in force. One that was given asks for a score; what the run's asks of the distance holds beside it. */
+function gateOf(own: Gate | undefined, given: Gate | null | undefined): Gate | undefined {
+  if (given === null) return undefined;
+  return given ? { ...(own?.distance && { distance: own.distance }), ...given } : own;
 }

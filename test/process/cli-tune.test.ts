@@ -64,6 +64,8 @@ describe("tune", () => {
     expect(rest).toEqual(untouched);
     expect(prediction).toEqual({ temperature: expect.any(Number) });
     expect(gate).toEqual({ score: tuning.score.name, threshold: expect.any(Number), rule: expect.any(String) });
+    // Of four validation images no distance is judged.
+    expect(first.stderr).toContain("what the training images look like is not learned");
     expect(tuning.score.ranking[0].above).toBe(0);
     expect(Object.keys(tuning.thresholds)).toEqual([gate.score]);
     expect(tuning).toMatchObject({ split: "val", rule: "aurc", margin: 1, data: path.resolve(data) });

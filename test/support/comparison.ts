@@ -173,6 +173,7 @@ function makeRun(
       aulaSlope: ordered ? doubt / names.length : null,
       softDiceConfidence: Math.max(0, 1 - 0.6 * doubt + 0.05 * random.normal()),
       "softDiceConfidence.final": Math.max(0, 1 - 0.6 * doubt + 0.05 * random.normal()),
+      tapDistance: Math.min(1, 0.8 * doubt),
       predictionDepth: ordered ? 1 + Math.min(names.length - 2, Math.round(doubt * names.length)) : null,
       uncertainty: {
         "entropy.sum": 900 * doubt * random.uniform(0.7, 1),

@@ -34,8 +34,10 @@ const only = (runs: MeasuredRun[], settings = SETTINGS): MethodResult => {
 };
 
 /** The confidence of an image by its definition. */
-const confidence = (image: ImageRecord, name: ConfidenceName): number =>
-  name in image ? (image[name as keyof ImageRecord] as number) : -(image.uncertainty[`${name}.sum`] as number);
+const confidence = (image: ImageRecord, name: ConfidenceName): number => {
+  if (name === "tapDistance") return -(image.tapDistance as number);
+  return name in image ? (image[name as keyof ImageRecord] as number) : -(image.uncertainty[`${name}.sum`] as number);
+};
 
 const risks = (dice: number[]) => dice.map((value) => 1 - value);
 const failures = (dice: number[]) => dice.map((value) => value < SETTINGS.tau);
@@ -246,7 +248,7 @@ describe("a method", () => {
       return [method, names];
     });
     expect(has).toEqual([
-      ["plain", ["softDiceConfidence", "softDiceConfidence.final", "entropy"]],
+      ["plain", ["softDiceConfidence", "softDiceConfidence.final", "tapDistance", "entropy"]],
       ["de", CONFIDENCES.slice(1)],
       ["le", [...CONFIDENCES]],
     ]);

@@ -155,6 +155,7 @@ describe("the module", () => {
       "random",
       "scores",
       "sets",
+      "shift",
       "statistics",
       "tuning",
       "uncertainty",

@@ -43,7 +43,8 @@ function result(more: Partial<Scored> = {}): Scored {
 function drawn(heads: number, seed = 1) {
   const random = new Random(seed);
   const data = Float32Array.from({ length: heads * 3 * 64 }, () => 3 * random.normal());
-  return scoreHeads({ data, shape: [heads, 3, 8, 8] });
+  const tapDistance = { value: 0.5, max: 0.75, excess: 1.5, taps: { stem: { distance: 3, rank: 0.5 } } };
+  return { ...scoreHeads({ data, shape: [heads, 3, 8, 8] }), tapDistance };
 }
 
 describe("the register of scores", () => {
@@ -82,7 +83,8 @@ describe("the register of scores", () => {
       for (const name of SCORE_NAMES) {
         const { needs, range } = SCORES[name];
         if (needs.fit) {
-          expect(scoreOf(scored, name)).toBeNaN();
+          const { tapDistance: _, ...unfitted } = scored;
+          expect(scoreOf(unfitted, name)).toBeNaN();
           continue;
         }
         const value = scoreOf(scored, name);
@@ -128,6 +130,7 @@ describe("the register of scores", () => {
       "pairwise agreement (Dice)",
       "soft Dice confidence",
       "soft Dice confidence of the last head",
+      "−distance from the training",
       "−entropy, mean over pixels (nats)",
       "−mutual information, mean over pixels (nats)",
       "−variance, mean over pixels",
@@ -178,6 +181,29 @@ describe("the gate", () => {
     const { decision, reasons } = decide(result(), { threshold: 6.01 });
     expect(decision).toBe("review");
     expect(reasons).toEqual([{ code: "low-score", message: "aula is 6.000, below 6.01." }]);
+  });
+
+  it("asks, too, whether the image looks like those of the training", () => {
+    const gate = { threshold: 6, distance: { threshold: 2.5 } };
+    const far = (excess: number) => ({ ...result(), tapDistance: { value: 1, max: 1, excess, taps: {} } });
+    expect(decide(far(2.5), gate)).toMatchObject({ decision: "accept", reasons: [] });
+    const { decision, reasons, score } = decide(far(2.51), gate);
+    expect(decision).toBe("review");
+    expect(reasons).toEqual([{ code: "unlike-training", message: expect.stringContaining("2.510, above 2.5") }]);
+    expect(score).toEqual({ name: "aula", value: 6, threshold: 6 });
+    expect(decide(far(Number.POSITIVE_INFINITY), gate).decision).toBe("review");
+    // Where nothing says how far it is, it is not taken for one of them.
+    for (const tapDistance of [null, undefined])
+      expect(decide({ ...result(), tapDistance } as Scored, gate).reasons).toMatchObject([{ code: "unlike-training" }]);
+    // Both questions have their reason, and a certificate replaces the first alone.
+    expect(decide(far(3), { ...gate, threshold: 7 }).reasons.map(({ code }) => code)).toEqual([
+      "unlike-training",
+      "low-score",
+    ]);
+    const certificate = { score: "aula", threshold: 1 } as const;
+    expect(decide(far(3), gate, certificate).reasons.map(({ code }) => code)).toEqual(["unlike-training"]);
+    expect(() => checkGate({ threshold: 1, distance: {} })).toThrow(/threshold/);
+    expect(() => checkGate({ threshold: 1, distance: { threshold: Number.NaN } })).toThrow(/finite/);
   });
 
   it("takes every score in the direction of confidence", () => {

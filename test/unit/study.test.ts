@@ -542,12 +542,13 @@ describe("the tables", () => {
     expect(Number(dice?.low)).toBe(le?.quality.dice.low);
     const ranks = read("table2-correlation.csv");
     expect(ranks.map(({ method, confidence }) => `${method} ${confidence}`)).toEqual([
-      ...["softDiceConfidence", "softDiceConfidence.final", "entropy"].map((name) => `plain ${name}`),
+      ...["softDiceConfidence", "softDiceConfidence.final", "tapDistance", "entropy"].map((name) => `plain ${name}`),
       ...[
         "aula",
         "pairwiseAgreement",
         "softDiceConfidence",
         "softDiceConfidence.final",
+        "tapDistance",
         "entropy",
         "mutualInformation",
         "variance",

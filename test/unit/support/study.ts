@@ -59,6 +59,7 @@ export function madeRun(options: MadeOptions = {}): MeasuredRun {
       aulaSlope: method === "le" ? 0.1 : null,
       softDiceConfidence: random.uniform(),
       "softDiceConfidence.final": random.uniform(),
+      tapDistance: ((i * 5) % 7) / 7,
       predictionDepth: method === "le" ? 1 : null,
       uncertainty: { "entropy.sum": tied(), "mutualInformation.sum": tied(), "variance.sum": tied() },
     };

@@ -1,0 +1,12 @@
+export { type LayerDistance, type TapDistance, type TapSpace, tapDistance } from "./distance.js";
+export {
+  fitShift,
+  MEASURES,
+  type Measure,
+  SHIFT,
+  type ShiftFit,
+  type ShiftOptions,
+  TAP_CHOICES,
+  type TapStatistics,
+} from "./fit.js";
+export type { Space } from "./space.js";
