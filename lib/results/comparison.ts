@@ -1,4 +1,5 @@
 // What a comparison finds: the contents of results.json. The tables, the figures and the report are made from this alone.
+import type { RuleName } from "../certificate/index.js";
 import type { Ignored } from "../data/labels.js";
 import type { MethodName } from "../runs/methods.js";
 import type { ConfidenceName, ScoreName, ScoreRecord } from "../scores/scores.js";
@@ -114,6 +115,29 @@ export interface ScoreRank {
   aboveBest: Estimate | null;
 }
 
+/** What certificates for a promise accept, over random halves of the images: made of one half and tried on the other. */
+export interface AcceptancePoint {
+  /** What is promised: the largest share of failures among what is accepted. */
+  alpha: number;
+  /** Mean share of the other half that is accepted; nothing is where nothing is proved. */
+  accepted: number;
+  /** Of the accepted, the share that failed, 0 where nothing is accepted: the mean over the halves. */
+  failed: number;
+  /** Its quantile at 1 - δ: what the promise bounds, but for the chance of a half's own. */
+  failedHigh: number;
+}
+
+/** {@link AcceptancePoint}s of a score. */
+export interface AcceptanceCurve {
+  score: ScoreName;
+  rule: RuleName;
+  tau: number;
+  delta: number;
+  /** How many random halves. */
+  halves: number;
+  points: AcceptancePoint[];
+}
+
 /** A quality-control curve: failures that stay unseen, as a share of all images, against the flagged share. */
 export interface QcCurve {
   f: number[];
@@ -138,6 +162,8 @@ export interface MethodResult {
   confidence: Record<ConfidenceName, ConfidenceResult | null>;
   /** Every score that the method has of each image, the lowest AURC first. Earlier versions do not say. */
   scoreRanks?: ScoreRank[];
+  /** Of the method's first seed, by the score with the lowest AURC, and by AULA where it has that. Earlier versions do not say. */
+  acceptance?: AcceptanceCurve[];
   /** Of the method's first seed. */
   qcCurves: Partial<Record<ConfidenceName, QcCurve>>;
   cost: { parameters: number; msPerImage: number; ratioToPlain: number | null };

@@ -10,6 +10,7 @@ import { fixed } from "./format.js";
 import { COMPARED_MEASURES, type ComparedMeasure, POOLED } from "./measures.js";
 import { type CsvCell, csvOf, type Table, toCsv, toText } from "./table.js";
 import {
+  acceptanceTable,
   calibrationTable,
   correlationTable,
   costTable,
@@ -101,6 +102,14 @@ export function csvTables(comparison: Comparison): Record<string, string> {
       method: ({ method }) => method.method,
       runs: ({ method }) => method.runs.length,
       score: ({ score }) => score,
+    }),
+    "acceptance.csv": toCsv(acceptanceTable(comparison), {
+      method: ({ method }) => method.method,
+      score: ({ score }) => score,
+      rule: ({ rule }) => rule,
+      tau: () => tau,
+      delta: ({ delta }) => delta,
+      alpha: ({ alpha }) => alpha,
     }),
     "calibration.csv": csvOf(
       ["method", "seed", "ece", "brier", "nll", "bin", "bin_pixels", "bin_confidence", "bin_accuracy"],

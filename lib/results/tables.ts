@@ -3,6 +3,8 @@ import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
 import { CONFIDENCES, type ConfidenceName, confidenceTitle, SCORES, snake } from "../scores/scores.js";
 import { meanOfKnown } from "../statistics/spread.js";
 import type {
+  AcceptanceCurve,
+  AcceptancePoint,
   Comparison,
   ConfidenceResult,
   MethodResult,
@@ -153,6 +155,29 @@ export function scoresTable({ methods }: Comparison, most?: number): Table<Ranke
       { head: "above the best", csv: "above_best", bounds: true, format, of: ({ aboveBest }) => aboveBest },
     ],
     rows: methods.flatMap((method) => (method.scoreRanks ?? []).slice(0, most).map((rank) => ({ method, ...rank }))),
+  };
+}
+
+/** A promise for a score of a method. */
+export type Promised = AcceptancePoint & Pick<AcceptanceCurve, "score" | "rule" | "delta"> & { method: MethodResult };
+
+/** What certificates accept, by what they promise. */
+export function acceptanceTable({ methods }: Comparison): Table<Promised> {
+  const share = (head: string, csv: string, of: (row: Promised) => number) => ({ head, csv, format: percent, of });
+  return {
+    caption: "Acceptance by the promised share of failures",
+    group: { head: "score", of: ({ method, score }) => `${title(method)}, ${SCORES[score].title}` },
+    name: { head: "promised", of: ({ alpha }) => percent(alpha) },
+    columns: [
+      share("accepted", "accepted", ({ accepted }) => accepted),
+      share("failed of the accepted", "failed", ({ failed }) => failed),
+      share("in all but δ of the halves at most", "failed_high", ({ failedHigh }) => failedHigh),
+    ],
+    rows: methods.flatMap((method) =>
+      (method.acceptance ?? []).flatMap(({ points, score, rule, delta }) =>
+        points.map((point) => ({ ...point, score, rule, delta, method })),
+      ),
+    ),
   };
 }
 

@@ -2,6 +2,7 @@
 
 import { type Calibration, pairedT, qualityControlCurve, wilcoxon } from "../metrics/index.js";
 import type {
+  AcceptanceCurve,
   Comparison,
   ConfidenceResult,
   Estimate,
@@ -11,6 +12,7 @@ import type {
   PairedTest,
   QcCurve,
   RunRecord,
+  ScoreRank,
 } from "../results/comparison.js";
 import { COMPARED_MEASURES, type ComparedMeasure, POOLED, RANKING_NAMES } from "../results/measures.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
@@ -22,7 +24,8 @@ import {
   type ScoreName,
 } from "../scores/scores.js";
 import { mean, orNull } from "../statistics/spread.js";
-import { unitsOf } from "./resampling.js";
+import { acceptanceCurve } from "./acceptance.js";
+import { type Units, unitsOf } from "./resampling.js";
 import { rankScores, type ScoredImages } from "./score-ranks.js";
 import {
   estimates,
@@ -77,6 +80,11 @@ export function aggregate(
     const ofClasses = (prefix: string) =>
       Object.fromEntries(settings.scored.map((c) => [settings.classNames[c] as string, meansOf(`${prefix}/${c}`)]));
     const { parameters, msPerImage } = (runs[indices[0] as number] as MeasuredRun).record;
+    const scored = scoredImages(
+      indices.map((r) => (runs[r] as MeasuredRun).record),
+      settings,
+    );
+    const scoreRanks = rankScores(scored, resamples);
     const has = (name: ConfidenceName) => own.every((of) => of.confidences[name] !== null);
     return {
       method,
@@ -88,13 +96,8 @@ export function aggregate(
       confidence: Object.fromEntries(
         CONFIDENCES.map((name) => [name, has(name) ? confidenceOf(found, name) : null]),
       ) as MethodResult["confidence"],
-      scoreRanks: rankScores(
-        scoredImages(
-          indices.map((r) => (runs[r] as MeasuredRun).record),
-          settings,
-        ),
-        resamples,
-      ),
+      scoreRanks,
+      acceptance: acceptanceOf(scoreRanks, scored[0] as ScoredImages, units, settings),
       qcCurves: Object.fromEntries(
         CONFIDENCES.filter(has).flatMap((name) => {
           const curve = curveOf(own[0] as Measured, name, tau);
@@ -160,8 +163,26 @@ function scoredImages(records: readonly RunRecord[], { summary }: AggregateSetti
   const names = rankingScores(all[0]?.images ?? []).filter((name) => all.every(({ of }) => of(name) !== null));
   return all.map(({ images, of }) => ({
     dice: Float64Array.from(images, ({ dice }) => dice ?? Number.NaN),
+    empty: images.map(({ empty }) => empty),
     confidences: Object.fromEntries(names.map((name) => [name, of(name) as Float64Array])),
   }));
+}
+
+/** Of the best score, and of AULA. */
+function acceptanceOf(
+  ranks: readonly ScoreRank[],
+  { dice, empty, confidences }: ScoredImages,
+  units: Units,
+  { tau, bootstrap: { seed } }: AggregateSettings,
+): AcceptanceCurve[] {
+  return ranks
+    .filter(({ score, aboveBest }) => aboveBest === null || score === "aula")
+    .flatMap(({ score }) => {
+      const values = confidences[score] as Float64Array;
+      // An empty result is accepted by no gate.
+      const confidence = values.map((value, i) => (empty[i] ? Number.NEGATIVE_INFINITY : value));
+      return acceptanceCurve(score, { confidence, dice, units }, { tau, seed }) ?? [];
+    });
 }
 
 function confidenceOf(found: Record<string, Estimate>, name: ConfidenceName): ConfidenceResult {

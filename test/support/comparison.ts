@@ -2,6 +2,7 @@
 
 import { Random } from "../../lib/random.js";
 import type {
+  AcceptanceCurve,
   Comparison,
   ConfidenceResult,
   Estimate,
@@ -18,6 +19,7 @@ import {
   rankingScores,
   recordedConfidence,
   recordedConfidences,
+  type ScoreName,
 } from "../../lib/scores/scores.js";
 import { augrc, aurc, auroc, eaurc, fpr95, qualityControlCurve, spearman } from "../../lib/statistics/index.js";
 import { rankScores } from "../../lib/study/score-ranks.js";
@@ -261,7 +263,7 @@ function methodResult(method: MethodName, runs: number[], all: readonly RunRecor
     },
     classMhd: {},
     confidence,
-    ...(!nulls && { scoreRanks: scoreRanks(first) }),
+    ...(!nulls && { scoreRanks: scoreRanks(first), acceptance: acceptance(confidence.aula ? ["aula"] : []) }),
     qcCurves: Object.fromEntries(
       present.map((name) => [name, qualityControlCurve(confidences(first, name), diceOf(first, name), { tau })]),
     ),
@@ -303,6 +305,19 @@ function diceOf(run: RunRecord, name: ConfidenceName): number[] {
   return run.images
     .filter((image) => recordedConfidence(image, name, given(run)) !== null)
     .map((image) => image.dice as number);
+}
+
+/** Of entropy, and of other scores. */
+function acceptance(others: readonly ScoreName[]): AcceptanceCurve[] {
+  return (["entropy.sum", ...others] as const).map((score, line) => ({
+    ...{ score, rule: "conditional", tau, delta: 0.1, halves: 100 },
+    points: [0.1, 0.2, 0.3].map((alpha) => ({
+      alpha,
+      accepted: Math.max(0, 3 * alpha - 0.3 - 0.1 * line),
+      failed: alpha < 0.2 ? 0 : 0.7 * alpha,
+      failedHigh: alpha < 0.2 ? 0 : 1.1 * alpha,
+    })),
+  }));
 }
 
 /** Of one run, images drawn each alone. */

@@ -51,6 +51,7 @@ describe("figures", () => {
       "figure-5b-prediction-depth",
       "figure-6-reliability",
       "figure-7-shift",
+      "figure-8-acceptance",
     ]);
   });
 
@@ -59,11 +60,19 @@ describe("figures", () => {
   });
 
   test.each([
-    ["one method without heads", { methods: ["plain"], seeds: 1, images: 3 }, ["1", "2", "6", "7"]],
-    ["LE alone, four classes", { methods: ["le"], classes: 4, heads: 14 }, ["1", "2", "3", "4", "5a", "5b", "6", "7"]],
+    ["one method without heads", { methods: ["plain"], seeds: 1, images: 3 }, ["1", "2", "6", "7", "8"]],
+    [
+      "LE alone, four classes",
+      { methods: ["le"], classes: 4, heads: 14 },
+      ["1", "2", "3", "4", "5a", "5b", "6", "7", "8"],
+    ],
     ["nothing but what must be there", { nulls: true, classes: 3, shift: false }, ["1", "2"]],
-    ["no pictures and no shift", { shown: false, shift: false }, ["2", "3", "5a", "5b", "6"]],
-    ["three heads", { methods: ["de", "le"], heads: 3, size: [20, 30] }, ["1", "2", "3", "4", "5a", "5b", "6", "7"]],
+    ["no pictures and no shift", { shown: false, shift: false }, ["2", "3", "5a", "5b", "6", "8"]],
+    [
+      "three heads",
+      { methods: ["de", "le"], heads: 3, size: [20, 30] },
+      ["1", "2", "3", "4", "5a", "5b", "6", "7", "8"],
+    ],
   ] as const)("of %s are those that there are numbers for, and can be drawn", async (_, options, expected) => {
     const drawn = await comparisonFigures(makeComparison(options));
     expect(drawn.map((one) => one.name.split("-")[1])).toEqual([...expected]);
@@ -89,6 +98,7 @@ describe("figures", () => {
       ["figure-5b", ["images"]],
       ["figure-6", ["mean confidence", "accuracy"]],
       ["figure-7", ["soft Dice confidence", "pairwise agreement (Dice)", "AULA"]],
+      ["figure-8", ["promised: failures of the accepted, at most", "accepted", "failed of the accepted", "AULA"]],
     ];
     for (const [name, axes] of named) expect(texts(figure(name).svg), name).toEqual(expect.arrayContaining(axes));
   });
@@ -494,13 +504,13 @@ describe("writeReport", () => {
     try {
       const out = join(folder, "new", "place");
       const written = await writeReport(makeComparison({ methods: ["plain"], images: 5, shown: false }), out);
-      const names = ["figure-2-quality-control", "figure-6-reliability", "figure-7-shift"];
+      const names = ["figure-2-quality-control", "figure-6-reliability", "figure-7-shift", "figure-8-acceptance"];
       expect(written.toSorted()).toEqual(
         ["report.html", ...names.flatMap((name) => [`figures/${name}.png`, `figures/${name}.svg`])].sort((a, b) =>
           a < b ? -1 : 1,
         ),
       );
-      expect((await readdir(join(out, "figures"))).length).toBe(6);
+      expect((await readdir(join(out, "figures"))).length).toBe(8);
       for (const path of written) expect((await readFile(join(out, path))).length).toBeGreaterThan(1000);
     } finally {
       await rm(folder, { recursive: true });

@@ -45,6 +45,7 @@ export function comparisonPage(comparison: Comparison, figures: readonly Figure[
       .map(figureHtml)
       .join("\n");
   const heads = draw("figure-3", "figure-4", "figure-5");
+  const acceptance = draw("figure-8");
   const unit = bootstrap.unit === "group" ? "groups (patients)" : "images";
   const scored = comparison.scored.map((index) => comparison.classNames[index] ?? String(index));
   const facts: [string, string][] = [
@@ -110,6 +111,7 @@ ${draw("figure-2")}
 ${toHtml(scoresTable(comparison))}
 </section>
 ${heads ? `\n<section>\n<h2>The heads of the Layer Ensemble</h2>\n${heads}\n</section>\n` : ""}
+${acceptance ? `\n<section>\n<h2>What a certificate would accept</h2>\n${acceptance}\n</section>\n` : ""}
 <section>
 <h2>Calibration</h2>
 ${toHtml(calibrationTable(comparison))}

@@ -1,4 +1,5 @@
 import type { Comparison } from "../../results/comparison.js";
+import { acceptanceFigure } from "./acceptance.js";
 import { agreementFigure } from "./agreement.js";
 import { aulaDiceFigure } from "./aula-dice.js";
 import type { Figure } from "./figure.js";
@@ -24,6 +25,7 @@ export async function comparisonFigures(comparison: Comparison): Promise<Figure[
     await predictionDepthFigure(comparison),
     await reliabilityFigure(comparison),
     await shiftFigure(comparison),
+    await acceptanceFigure(comparison),
   ];
   return figures.filter((figure) => figure !== undefined);
 }
