@@ -56,7 +56,7 @@ describe("the scores of a method", () => {
       expect(ranks.map(({ score }) => score).sort()).toEqual(
         [
           ...["aula", "aulaSlope", "pairwiseAgreement", "softDiceConfidence", "softDiceConfidence.final"],
-          ...["predictionDepth", "entropy.sum", "mutualInformation.sum", "variance.sum"],
+          ...["predictionDepth", "tapDistance", "entropy.sum", "mutualInformation.sum", "variance.sum"],
         ].sort(),
       );
       const of = (at: number, drawn: Uint32Array) => {
