@@ -155,6 +155,7 @@ export const IMAGE_SCORES = {
     range: [0, 1],
     surer: "low",
     needs: { heads: 1, fit: true },
+    watched: true,
     of: ({ tapDistance }) => tapDistance?.value,
   },
 } as const satisfies Record<string, ScoreEntry>;
