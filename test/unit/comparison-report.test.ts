@@ -50,7 +50,8 @@ describe("figures", () => {
       "figure-5a-aula-dice",
       "figure-5b-prediction-depth",
       "figure-6-reliability",
-      "figure-7-shift",
+      "figure-7a-shift",
+      "figure-7b-distance",
       "figure-8-acceptance",
     ]);
   });
@@ -60,18 +61,18 @@ describe("figures", () => {
   });
 
   test.each([
-    ["one method without heads", { methods: ["plain"], seeds: 1, images: 3 }, ["1", "2", "6", "7", "8"]],
+    ["one method without heads", { methods: ["plain"], seeds: 1, images: 3 }, ["1", "2", "6", "7a", "7b", "8"]],
     [
       "LE alone, four classes",
       { methods: ["le"], classes: 4, heads: 14 },
-      ["1", "2", "3", "4", "5a", "5b", "6", "7", "8"],
+      ["1", "2", "3", "4", "5a", "5b", "6", "7a", "7b", "8"],
     ],
     ["nothing but what must be there", { nulls: true, classes: 3, shift: false }, ["1", "2"]],
     ["no pictures and no shift", { shown: false, shift: false }, ["2", "3", "5a", "5b", "6", "8"]],
     [
       "three heads",
       { methods: ["de", "le"], heads: 3, size: [20, 30] },
-      ["1", "2", "3", "4", "5a", "5b", "6", "7", "8"],
+      ["1", "2", "3", "4", "5a", "5b", "6", "7a", "7b", "8"],
     ],
   ] as const)("of %s are those that there are numbers for, and can be drawn", async (_, options, expected) => {
     const drawn = await comparisonFigures(makeComparison(options));
@@ -97,7 +98,8 @@ describe("figures", () => {
       ["figure-5a", ["AULA (at most 6)", "Dice with the truth"]],
       ["figure-5b", ["images"]],
       ["figure-6", ["mean confidence", "accuracy"]],
-      ["figure-7", ["soft Dice confidence", "pairwise agreement (Dice)", "AULA"]],
+      ["figure-7a", ["soft Dice confidence", "pairwise agreement (Dice)", "AULA"]],
+      ["figure-7b", ["−distance from the training"]],
       ["figure-8", ["promised: failures of the accepted, at most", "accepted", "failed of the accepted", "AULA"]],
     ];
     for (const [name, axes] of named) expect(texts(figure(name).svg), name).toEqual(expect.arrayContaining(axes));
@@ -504,13 +506,19 @@ describe("writeReport", () => {
     try {
       const out = join(folder, "new", "place");
       const written = await writeReport(makeComparison({ methods: ["plain"], images: 5, shown: false }), out);
-      const names = ["figure-2-quality-control", "figure-6-reliability", "figure-7-shift", "figure-8-acceptance"];
+      const names = [
+        "figure-2-quality-control",
+        "figure-6-reliability",
+        "figure-7a-shift",
+        "figure-7b-distance",
+        "figure-8-acceptance",
+      ];
       expect(written.toSorted()).toEqual(
         ["report.html", ...names.flatMap((name) => [`figures/${name}.png`, `figures/${name}.svg`])].sort((a, b) =>
           a < b ? -1 : 1,
         ),
       );
-      expect((await readdir(join(out, "figures"))).length).toBe(8);
+      expect((await readdir(join(out, "figures"))).length).toBe(10);
       for (const path of written) expect((await readFile(join(out, path))).length).toBeGreaterThan(1000);
     } finally {
       await rm(folder, { recursive: true });

@@ -7,7 +7,7 @@ import { mapsFigure } from "./maps.js";
 import { predictionDepthFigure } from "./prediction-depth.js";
 import { qualityControlFigure } from "./quality-control.js";
 import { reliabilityFigure } from "./reliability.js";
-import { shiftFigure } from "./shift.js";
+import { distanceFigure, shiftFigure } from "./shift.js";
 import { skipCurveFigure } from "./skip-curve.js";
 
 export type { Figure } from "./figure.js";
@@ -25,6 +25,7 @@ export async function comparisonFigures(comparison: Comparison): Promise<Figure[
     await predictionDepthFigure(comparison),
     await reliabilityFigure(comparison),
     await shiftFigure(comparison),
+    await distanceFigure(comparison),
     await acceptanceFigure(comparison),
   ];
   return figures.filter((figure) => figure !== undefined);

@@ -1,5 +1,5 @@
-import type { Comparison, RunRecord, ShiftRow } from "../../results/comparison.js";
-import { confidenceAxis, recordedConfidence } from "../../scores/scores.js";
+import type { Comparison, MethodResult, RunRecord, ShiftRow } from "../../results/comparison.js";
+import { type ConfidenceName, confidenceAxis, recordedConfidence } from "../../scores/scores.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";
 import { firstRun, fixed, ranked, suitedConfidence } from "./select.js";
@@ -7,12 +7,44 @@ import { COLOURS } from "./theme.js";
 
 const binCount = 20;
 
-/** Histograms of confidence, in distribution against out of it; one panel for each method. */
+/** Figure 7a: histograms of the confidence that suits each method, in distribution against out of it. */
 export async function shiftFigure(comparison: Comparison): Promise<Figure | undefined> {
+  const { shift } = comparison;
+  const title = "Confidence in distribution and out of it";
+  const svg = await histograms(comparison, suitedConfidence, title);
+  if (!shift || svg === undefined) return undefined;
+  return {
+    name: "figure-7a-shift",
+    title,
+    caption: `How sure each method is on the ${shift.imagesIn} images in distribution and on the ${shift.images} shifted ones. The further the two histograms are apart, the better the shift is noticed (AUROC 1: no overlap; 0.5: no difference). Images left of the dotted line are flagged. First seed of each method.`,
+    svg,
+  };
+}
+
+/** Figure 7b: the same of the distance from the training, of the methods that have it. */
+export async function distanceFigure(comparison: Comparison): Promise<Figure | undefined> {
+  const title = "Distance from the training in distribution and out of it";
+  const svg = await histograms(comparison, () => "tapDistance", title);
+  if (svg === undefined) return undefined;
+  return {
+    name: "figure-7b-distance",
+    title,
+    caption:
+      "How far the features of the same images are from those of the training’s images, whatever the prediction is like; drawn as minus the distance, so that as above the right is surer: 0 is nearer than all of validation, −1 farther than all. Images left of the dotted line are flagged by this comparison; the gate of a run goes by the excess, which goes on where the distance ends. First seed of each method.",
+    svg,
+  };
+}
+
+/** One panel for each method that has the confidence, in distribution and out of it. */
+async function histograms(
+  comparison: Comparison,
+  confidenceOf: (method: MethodResult) => ConfidenceName,
+  title: string,
+): Promise<string | undefined> {
   const { shift } = comparison;
   if (!shift) return undefined;
   const panels = comparison.methods.flatMap((method) => {
-    const confidence = suitedConfidence(method);
+    const confidence = confidenceOf(method);
     const row = shift.rows.find((row) => row.method === method.method && row.confidence === confidence);
     const inside = values(firstRun(comparison, method.method));
     const outside = values(shift.runs.find((run) => run.method === method.method));
@@ -26,14 +58,7 @@ export async function shiftFigure(comparison: Comparison): Promise<Figure | unde
     }
   });
   if (panels.length === 0) return undefined;
-  const title = "Confidence in distribution and out of it";
-  const svg = await drawChart({ vconcat: panels, spacing: 14, config: { concat: { spacing: 14 } } }, title);
-  return {
-    name: "figure-7-shift",
-    title,
-    caption: `How sure each method is on the ${shift.imagesIn} images in distribution and on the ${shift.images} shifted ones. The further the two histograms are apart, the better the shift is noticed (AUROC 1: no overlap; 0.5: no difference). Images left of the dotted line are flagged. First seed of each method.`,
-    svg,
-  };
+  return drawChart({ vconcat: panels, spacing: 14, config: { concat: { spacing: 14 } } }, title);
 }
 
 function panel(
