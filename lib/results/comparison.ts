@@ -30,6 +30,32 @@ export interface ReliabilityBin {
   accuracy: number | null;
 }
 
+/** How bounds fared; null where there was none. */
+export interface Coverage {
+  /** Images that have a Dice and a predicted one. */
+  images: number;
+  /** Mean of |predicted - real|, and of |mean of the fit's images - real|. */
+  error: number | null;
+  constantError: number | null;
+  /** Share of the images whose Dice is at least the lower bound. */
+  lower: number | null;
+  /** Share whose Dice is inside the interval, and its mean width. */
+  interval: number | null;
+  width: number | null;
+  /** The same of the interval that is one for all images. */
+  constantInterval: number | null;
+  constantWidth: number | null;
+}
+
+/** Of a run's fit on some images, by class name; `""` is the mean over the foreground classes. */
+export interface PredictedDiceCoverage {
+  /** α: 1 - α of the images should be covered. */
+  alpha: number;
+  /** Whose distances the bounds are of. */
+  from: string;
+  of: Record<string, Coverage>;
+}
+
 /** One run on one set of images. */
 export interface RunRecord {
   /** Folder of the run, relative to the output folder. */
@@ -48,6 +74,8 @@ export interface RunRecord {
   /** Over all pixels of all images that count. */
   calibration: { ece: number | null; brier: number | null; nll: number | null; bins: ReliabilityBin[] };
   images: ImageRecord[];
+  /** How the predicted Dice fared, where the run has a fit of it. */
+  predictedDice?: PredictedDiceCoverage;
   /** nll and Dice on validation by number of skipped heads, where `tune` measured them. */
   skipCurve?: SkipCurvePoint[];
 }

@@ -17,6 +17,7 @@ import {
   failureTable,
   qualityTable,
   type Ranked,
+  runCoverageTable,
   scoresTable,
   shiftTable,
   testsTable,
@@ -45,6 +46,7 @@ export function describeComparison(comparison: Comparison): string {
     ...told(correlationTable(comparison)),
     ...told(failureTable(comparison), ` (${failed.join(", ")} of ${data.images - (data.ignored?.unlabelled ?? 0)})`),
     ...told(scoresTable(comparison, TOLD_SCORES)),
+    ...told(runCoverageTable(comparison)),
     ...told(calibrationTable(comparison)),
     ...told(costTable(comparison)),
     ...(shift
@@ -110,6 +112,15 @@ export function csvTables(comparison: Comparison): Record<string, string> {
       tau: () => tau,
       delta: ({ delta }) => delta,
       alpha: ({ alpha }) => alpha,
+    }),
+    ...(runs.some(({ predictedDice }) => predictedDice) && {
+      "predicted-dice.csv": toCsv(runCoverageTable(comparison), {
+        method: ({ run }) => run.method,
+        seed: ({ run }) => run.seed,
+        class: ({ name }) => name,
+        images: ({ images }) => images,
+        level: ({ level }) => level,
+      }),
     }),
     "calibration.csv": csvOf(
       ["method", "seed", "ece", "brier", "nll", "bin", "bin_pixels", "bin_confidence", "bin_accuracy"],

@@ -7,6 +7,7 @@ import type {
   AcceptancePoint,
   Comparison,
   ConfidenceResult,
+  Coverage,
   MethodResult,
   PairedTest,
   RunRecord,
@@ -178,6 +179,55 @@ export function acceptanceTable({ methods }: Comparison): Table<Promised> {
         points.map((point) => ({ ...point, score, rule, delta, method })),
       ),
     ),
+  };
+}
+
+/** How predicted Dice fared of one class, or over the classes: "". */
+export interface Covered extends Coverage {
+  name: string;
+}
+
+/** Whether the bounds of predicted Dice hold, beside one width for all images. */
+export function coverageTable<Row extends Covered>(rows: readonly Row[]): Table<Row> {
+  const column = (head: string, name: keyof Coverage, format?: typeof percent): Column<Row> => ({
+    ...{ head, csv: snake(name), of: (row) => row[name] },
+    ...(format && { format }),
+  });
+  return {
+    caption: "Predicted Dice",
+    name: { head: "predicted Dice", of: ({ name }) => name || "over classes" },
+    columns: [
+      column("off by", "error"),
+      column("the mean by", "constantError"),
+      column("above the lower bound", "lower", percent),
+      column("inside the interval", "interval", percent),
+      column("width", "width"),
+      column("inside one for all", "constantInterval", percent),
+      column("width", "constantWidth"),
+    ],
+    rows,
+  };
+}
+
+/** How predicted Dice fared of a run. */
+export interface RunCovered extends Covered {
+  run: RunRecord;
+  /** Share of the images that bounds are to hold for. */
+  level: number;
+}
+
+/** {@link coverageTable} of each run that has a fit for what it was compared by. */
+export function runCoverageTable({ runs }: Comparison): Table<RunCovered> {
+  const rows = runs.flatMap((run) =>
+    Object.entries(run.predictedDice?.of ?? {}).map(([name, of]) => ({
+      ...{ name, run, level: 1 - (run.predictedDice?.alpha ?? 0) },
+      ...of,
+    })),
+  );
+  return {
+    ...coverageTable(rows.filter(({ images }) => images > 0)),
+    caption: `Predicted Dice, and one value and width for all images beside it; bounds are to hold in ${[...new Set(rows.map(({ level }) => percent(level)))].join(" or ")} of the images`,
+    group: { head: "run", of: ({ run }) => `${METHOD_TITLES[run.method].short}, seed ${run.seed}` },
   };
 }
 

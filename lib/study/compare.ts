@@ -17,6 +17,7 @@ import { mean } from "../statistics/spread.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
+import { coverageOf } from "./predicted-dice.js";
 import { ignoredIn, recordOf, type Scoring, scoredClasses } from "./records.js";
 import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
@@ -271,6 +272,8 @@ async function measureRun(
     predict: { signal, ...(skip !== undefined && { skip }), ...(fusion && { fusion }) },
     onProgress: (done) => onProgress?.(name, done, items.length),
   });
+  const { fit } = model.predictedDice;
+  const coverage = fit && coverageOf(scores, fit, { classNames: notes.classNames, scored });
   const calibration = scores.map((score): Calibration => score.calibration);
   return {
     calibration,
@@ -284,6 +287,7 @@ async function measureRun(
       msPerImage: Number.NaN,
       calibration: pooledCalibration(calibration),
       images: scores.map(recordOf),
+      ...(coverage && { predictedDice: coverage }),
       ...(skipCurve && { skipCurve }),
     },
   };

@@ -1,36 +1,11 @@
 // Whether predicted Dice holds: how often the bounds cover the Dice, and how wide they are, beside one width for all images.
-
-import { fixed } from "../results/format.js";
+import type { Coverage, PredictedDiceCoverage } from "../results/comparison.js";
+import { percent } from "../results/format.js";
 import { toText } from "../results/table.js";
+import { coverageTable } from "../results/tables.js";
 import type { ConstantDice, DiceEstimate, PredictedDiceFit } from "../scores/predicted-dice.js";
 import { mean } from "../statistics/spread.js";
 import type { ImageScore } from "./records.js";
-
-/** How bounds fared; null where there was none. */
-export interface Coverage {
-  /** Images that have a Dice and a predicted one. */
-  images: number;
-  /** Mean of |predicted - real|, and of |mean of the fit's images - real|. */
-  error: number | null;
-  constantError: number | null;
-  /** Share of the images whose Dice is at least the lower bound. */
-  lower: number | null;
-  /** Share whose Dice is inside the interval, and its mean width. */
-  interval: number | null;
-  width: number | null;
-  /** The same of the interval that is one for all images. */
-  constantInterval: number | null;
-  constantWidth: number | null;
-}
-
-/** Of a run's fit on some images, by class name; `""` is the mean over the foreground classes. */
-export interface PredictedDiceCoverage {
-  /** α: 1 - α of the images should be covered. */
-  alpha: number;
-  /** Whose distances the bounds are of. */
-  from: string;
-  of: Record<string, Coverage>;
-}
 
 /** @param scored foreground classes; where some are left out, so is what is over all of them */
 export function coverageOf(
@@ -85,26 +60,7 @@ function coverage(nested: readonly Pair[][], constant: ConstantDice): Coverage {
 
 /** For the terminal. */
 export function describeCoverage({ alpha, from, of }: PredictedDiceCoverage): string {
-  const share = (value: number) => `${fixed(100 * value, 1)} %`;
-  const column = (head: string, name: keyof Coverage, format?: (value: number) => string) => ({
-    head,
-    of: ([, row]: [string, Coverage]) => row[name],
-    ...(format && { format }),
-  });
-  const table = toText<[string, Coverage]>({
-    caption: "Predicted Dice",
-    name: { head: "predicted Dice", of: ([name]) => name || "over classes" },
-    columns: [
-      column("off by", "error"),
-      column("the mean by", "constantError"),
-      column("above the lower bound", "lower", share),
-      column("inside the interval", "interval", share),
-      column("width", "width"),
-      column("inside one for all", "constantInterval", share),
-      column("width", "constantWidth"),
-    ],
-    rows: Object.entries(of),
-  });
+  const table = toText(coverageTable(Object.entries(of).map(([name, row]) => ({ name, ...row }))));
   const source = from === "calibration" ? "a calibration split" : "validation images, each left out of the fit";
-  return `${table}Bounds are to hold in ${share(1 - alpha)} of the images; they are of ${source}.\n`;
+  return `${table}Bounds are to hold in ${percent(1 - alpha)} of the images; they are of ${source}.\n`;
 }

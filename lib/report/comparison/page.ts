@@ -8,6 +8,7 @@ import {
   costTable,
   failureTable,
   qualityTable,
+  runCoverageTable,
   runsTable,
   scoresTable,
   shiftTable,
@@ -109,6 +110,7 @@ ${toHtml(correlationTable(comparison))}
 ${toHtml(failureTable(comparison))}
 ${draw("figure-2")}
 ${toHtml(scoresTable(comparison))}
+${toHtml(runCoverageTable(comparison))}
 </section>
 ${heads ? `\n<section>\n<h2>The heads of the Layer Ensemble</h2>\n${heads}\n</section>\n` : ""}
 ${acceptance ? `\n<section>\n<h2>What a certificate would accept</h2>\n${acceptance}\n</section>\n` : ""}
