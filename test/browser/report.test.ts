@@ -71,9 +71,9 @@ describe.skipIf(!CHROMIUM)("report.html", () => {
       .reduce((sum, value) => sum + Number(value), 0);
 
   for (const [name, count] of [
-    ["whole", 8],
-    ["small", 3],
-    ["empty", 3],
+    ["whole", 10],
+    ["small", 4],
+    ["empty", 4],
   ] as const) {
     test.each([
       [390, "light"],

@@ -248,9 +248,11 @@ describe("compare", () => {
 
   it("leaves tables and prints them", () => {
     const names = [
+      "acceptance",
       "calibration",
       "cost",
       "images",
+      "scores",
       "shift",
       "table1-quality",
       "table2-correlation",
