@@ -83,7 +83,6 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
   const { openRun } = await import("../inference/inference.js");
   const { tune } = await import("../tuning/tune.js");
   const { writeChoice } = await import("../runs/tuning.js");
-  const { writePredictedDice } = await import("../runs/predicted-dice.js");
   const { fitPredictedDice } = await import("../tuning/predicted-dice.js");
   if (!flags.dryRun) {
     checkOutput(folder, "the run");
@@ -130,19 +129,16 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
       const { withFolder } = await import("../native/folder-lock.js");
       await withFolder(folder, async () => {
         // What an earlier choice, or one that was killed, has left is not this one's.
-        for (const name of WRITTEN) await rm(path.join(folder, name), { force: true });
+        for (const name of TUNING_FILES) await rm(path.join(folder, name), { force: true });
         if (tuning.curve.length > 0) {
           const chosen = choice.prediction.heads === undefined ? choice.skip : null;
           await writeAtomic(path.join(folder, TUNING_FILES[0]), curveCsv(tuning.curve, chosen));
           await drawSkipCurve(folder, tuning.curve, chosen);
           written.push(...TUNING_FILES);
         }
-        if (predictedDice) {
-          await writePredictedDice(folder, predictedDice, choice);
-          written.push(RUN_FILES.predictedDice);
-        }
         // Last, as it is what counts.
-        written.unshift(...(await writeChoice(folder, choice, learned)));
+        const fits = { ...(learned && { shift: learned }), ...(predictedDice && { predictedDice }) };
+        written.unshift(...(await writeChoice(folder, choice, fits)));
       });
     }
     await session.print(

@@ -29,21 +29,42 @@ export async function removeTemporaries(folder: string): Promise<void> {
  * @throws ERR_LE_IO where the file system refuses (no space, no permission, read-only), or `path` is a folder, device, pipe or socket
  */
 export async function writeAtomic(path: string, content: string | Uint8Array): Promise<void> {
-  const temporary = temporaryName(path);
+  await writeTogether([[path, content]]);
+}
+
+/**
+ * Writes files that belong together as {@link writeAtomic} writes one: all are on the disk before the first takes its place, so that
+ * none does where there is no space for another.
+ * @param files in the order in which they take their places
+ * @throws ERR_LE_IO
+ */
+export async function writeTogether(
+  files: readonly (readonly [path: string, content: string | Uint8Array])[],
+): Promise<void> {
+  const written: { path: string; temporary: string }[] = [];
+  let at = "";
   try {
-    await checkReplaceable(path);
-    await makeFolders(dirname(path));
-    const file = await open(temporary, "wx");
-    try {
-      await file.writeFile(content);
-      await file.sync();
-    } finally {
-      await file.close();
+    for (const [path, content] of files) {
+      at = path;
+      const temporary = temporaryName(path);
+      written.push({ path, temporary });
+      await checkReplaceable(path);
+      await makeFolders(dirname(path));
+      const file = await open(temporary, "wx");
+      try {
+        await file.writeFile(content);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
     }
-    await rename(temporary, path);
+    for (const { path, temporary } of written) {
+      at = path;
+      await rename(temporary, path);
+    }
   } catch (error) {
-    await rm(temporary, { force: true }).catch(() => {});
-    throw error instanceof LayerEnsemblesError ? error : ioError(path, "writable", error);
+    for (const { temporary } of written) await rm(temporary, { force: true }).catch(() => {});
+    throw error instanceof LayerEnsemblesError ? error : ioError(at, "writable", error);
   }
 }
 

@@ -1,6 +1,6 @@
 // A run's predicted-dice.json: how its masks' Dice is predicted, made for the weights and the choice of heads that it names.
 import path from "node:path";
-import { isMissing, readText, writeAtomic } from "../data/files.js";
+import { isMissing, readText } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { ClassDiceFit, DiceDistances, DiceIntervals, PredictedDiceFit } from "../scores/predicted-dice.js";
@@ -66,15 +66,14 @@ export async function readPredictedDice(folder: string, run: Run): Promise<RunPr
   return { fit, stale: null };
 }
 
-/** Writes the fit of a choice that is about to be made; until it is, the file is stale. @throws ERR_LE_IO */
-export async function writePredictedDice(
-  folder: string,
+/** The file with the fit of a choice, of the weights with a hash; stale with any other. */
+export function predictedDiceText(
   fit: PredictedDiceFit,
   choice: Pick<Run, "skip" | "prediction">,
-): Promise<void> {
-  const { weights } = await runHashes(folder);
+  weights: string,
+): string {
   const stored: Stored = { format: FORMAT, weights, choice: choiceOf(choice), fit };
-  await writeAtomic(path.join(folder, RUN_FILES.predictedDice), `${JSON.stringify(stored, null, 2)}\n`);
+  return `${JSON.stringify(stored, null, 2)}\n`;
 }
 
 function damaged(file: string, received: string, cause?: unknown): LayerEnsemblesError {

@@ -1,13 +1,16 @@
+import { rm } from "node:fs/promises";
 import path from "node:path";
-import { readText, writeAtomic } from "../data/files.js";
+import { readText, writeTogether } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import type { SeenImage } from "../data/leaks.js";
 import { withFolder } from "../native/folder-lock.js";
+import type { PredictedDiceFit } from "../scores/predicted-dice.js";
 import type { ScoreName } from "../scores/scores.js";
 import type { ChosenScore } from "../tuning/choose-score.js";
 import type { RankedPoint, SkipPoint } from "../tuning/skip.js";
 import type { TuningStep } from "../tuning/tune.js";
 import { runHashes } from "./identity.js";
+import { predictedDiceText } from "./predicted-dice.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
 import { type FittedShift, removeOtherShifts, shiftFile, writeShift } from "./shift.js";
 
@@ -58,28 +61,32 @@ export interface RunChoice {
   tuning: RunTuning;
 }
 
+/** What is fitted to the images beside the choice. */
+export interface ChoiceFits {
+  /** What the training's images look like. */
+  shift?: FittedShift;
+  /** How the Dice of masks is predicted. */
+  predictedDice?: PredictedDiceFit;
+}
+
 /**
  * Writes a choice into a run's run.json, in the place of an earlier one; the rest stays as it is. The file is replaced as a
  * whole: who is killed meanwhile leaves the old one.
- * @param learned what it has learned of the training's images, which is written beside it
+ * @param fits are written beside it; where there is no space for one, nothing is replaced
  * @returns names of the files that were written
  * @throws ERR_LE_CHECKPOINT for a folder that is no run; ERR_LE_BUSY where a training or command is writing it; ERR_LE_IO
  */
-export async function writeChoice(
-  folder: string,
-  { skip, prediction, gate, tuning }: RunChoice,
-  learned?: FittedShift,
-): Promise<string[]> {
+export async function writeChoice(folder: string, choice: RunChoice, fits: ChoiceFits = {}): Promise<string[]> {
   await readRun(folder); // before the folder is locked, and made
-  return withFolder(folder, () => replaceChoice(folder, { skip, prediction, tuning, ...(gate && { gate }) }, learned));
+  return withFolder(folder, () => replaceChoice(folder, choice, fits));
 }
 
 async function replaceChoice(
   folder: string,
   { skip, prediction, gate, tuning }: RunChoice,
-  learned: FittedShift | undefined,
+  fits: ChoiceFits,
 ): Promise<string[]> {
-  const shift = learned && (await writeShift(folder, await readRun(folder), learned));
+  const shift = fits.shift && (await writeShift(folder, await readRun(folder), fits.shift));
   const file = path.join(folder, RUN_FILES.run);
   const run = parseJson(await readText(file)) as Record<string, unknown>;
   const { weights } = await runHashes(folder);
@@ -88,9 +95,18 @@ async function replaceChoice(
     if (value === undefined || Object.keys(value).length === 0) delete run[name];
     else run[name] = value;
   }
-  await writeAtomic(file, `${JSON.stringify(run, null, 2)}\n`);
+  const dice = fits.predictedDice && predictedDiceText(fits.predictedDice, { skip, prediction }, weights);
+  await writeTogether([
+    ...(dice === undefined ? [] : [[path.join(folder, RUN_FILES.predictedDice), dice] as const]),
+    [file, `${JSON.stringify(run, null, 2)}\n`], // last, as it is what counts
+  ]);
+  if (dice === undefined) await rm(path.join(folder, RUN_FILES.predictedDice), { force: true });
   await removeOtherShifts(folder, shift ? { shift } : {});
-  return [RUN_FILES.run, ...(shift ? [shiftFile(shift.hash)] : [])];
+  return [
+    RUN_FILES.run,
+    ...(dice === undefined ? [] : [RUN_FILES.predictedDice]),
+    ...(shift ? [shiftFile(shift.hash)] : []),
+  ];
 }
 
 /** The score that tuning chose; undefined for a run that was not tuned. */
