@@ -15,7 +15,7 @@ export const SHIFT_OPTIONS = {
   shift: option.boolean({ default: true, text: "do not learn what the training images look like" }),
   taps: option.with(SHIFT.taps, {
     default: "early",
-    text: "layers whose features tell an image from those of the training: early (the first third), all, or names",
+    text: "layers whose features tell an image from those of the training: early (the first of ten), all, or names",
     arg: "taps",
   }),
   measure: option.with(SHIFT.measure, {

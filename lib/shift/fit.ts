@@ -13,7 +13,7 @@ export const MEASURES = ["mahalanobis", "neighbours"] as const satisfies readonl
 /** The Mahalanobis distance, or the distance to the fifth nearest training image. */
 export type Measure = "mahalanobis" | "neighbours";
 
-/** Layers that a distance is of, by where they are: the first third of them, in depth order, or every one. */
+/** Layers that a distance is of, by where they are: the first of ten, in depth order, or every one. */
 export const TAP_CHOICES = ["early", "all"] as const;
 
 /** Fewest images that a fit is made of. */
@@ -21,7 +21,8 @@ export const FEWEST = { training: 8, validation: 5 } as const;
 
 export const SHIFT = {
   /**
-   * Layers that {@link TapDistance.value} is of: the first third in depth, which see the scanner best; all; or these.
+   * Layers that {@link TapDistance.value} is of: the first tenth in depth, of ten and fewer the first one, which sees the scanner
+   * best, and which means over more only dilute; all; or these.
    * @default "early"
    */
   taps: option.anyOf(option.oneOf(TAP_CHOICES), option.array(option.string(), { min: 1 })),
@@ -127,7 +128,7 @@ function vectorsOf(images: readonly TapStatistics[], tap: string, what: string, 
 
 function chosenOf(taps: readonly string[], wanted: NonNullable<ShiftOptions["taps"]>): readonly string[] {
   if (wanted === "all") return taps;
-  if (wanted === "early") return taps.slice(0, Math.ceil(taps.length / 3));
+  if (wanted === "early") return taps.slice(0, Math.ceil(taps.length / 10));
   const unknown = wanted.find((tap) => !taps.includes(tap));
   if (unknown !== undefined)
     fail("ERR_LE_OPTION", "option 'taps' of fitShift", `layers among ${taps.join(", ")}`, unknown);

@@ -26,7 +26,8 @@ const [Z_SHARE, Z_CONFIDENCE] = [1.6448536269514722, 1.2815515655446004];
  * binomial chance of at most 10 % where 5 % are. Of fewer not even the largest will do: they are taken for normal, and the limit
  * is mean + k standard deviations (the approximation of k that NIST's handbook gives, 7.2.6.3), or the largest where that is more.
  * @param excess n ≥ 2 finite numbers.
- * @param groups One per image, such as its patient: then a group counts once, by the largest of its images.
+ * @param groups One per image, such as its patient. Ranks are then of groups, each by the largest of its images; and k is that of as
+ *   many images as there are groups.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE
  */
 export function distanceThreshold(excess: ArrayLike<number>, groups?: readonly (string | number)[]): DistanceThreshold {
@@ -40,7 +41,7 @@ export function distanceThreshold(excess: ArrayLike<number>, groups?: readonly (
   let above = -1;
   while (above + 1 < n && binomialCdf(above + 1, n, SHARE) <= 1 - CONFIDENCE) above++;
   const threshold =
-    above >= 0 ? (values[n - 1 - above] as number) : Math.max(values[n - 1] as number, normalLimit(values));
+    above >= 0 ? (values[n - 1 - above] as number) : Math.max(values[n - 1] as number, normalLimit(excess, n));
   const how = above >= 0 ? `by ranks: ${above} of ${n} ${unit} are above it` : `${n} ${unit} taken for normal`;
   const flagged = Array.from(excess).filter((value) => value > threshold).length / excess.length;
   return {
@@ -50,8 +51,8 @@ export function distanceThreshold(excess: ArrayLike<number>, groups?: readonly (
   };
 }
 
-function normalLimit(values: Float64Array): number {
-  const n = values.length;
+/** Of values that say as much as n that are drawn on their own. */
+function normalLimit(values: ArrayLike<number>, n: number): number {
   const { mean, sd } = spread(values);
   const a = 1 - Z_CONFIDENCE ** 2 / (2 * (n - 1));
   const b = Z_SHARE ** 2 - Z_CONFIDENCE ** 2 / n;

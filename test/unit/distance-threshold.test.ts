@@ -56,6 +56,17 @@ describe("distanceThreshold", () => {
     expect(distanceThreshold(values, alone)).toEqual(distanceThreshold(values));
   });
 
+  it("takes images of few groups for as many as there are groups, and passes all of them", () => {
+    const values = [1, 2, 3, 4, 5, 1, 2, 3, 4, 5];
+    const groups = [..."aabbccddee"];
+    const alone = distanceThreshold([1, 2, 3, 4, 5]).threshold;
+    const { threshold, rule } = distanceThreshold(values, groups);
+    // The same k of five, and a spread whose divisor is that of ten images.
+    expect((threshold - 3) / Math.sqrt(20 / 9)).toBeCloseTo((alone - 3) / Math.sqrt(10 / 4), 12);
+    expect(rule).toContain("5 groups");
+    expect(distanceThreshold([...values, 100], [..."aabbccddeef"]).threshold).toBe(100);
+  });
+
   it("refuses what it cannot be of", () => {
     expect(() => distanceThreshold([1])).toThrow(code("ERR_LE_SHAPE"));
     expect(() => distanceThreshold([1, 2, 3], ["a", "b"])).toThrow(code("ERR_LE_SHAPE"));

@@ -89,7 +89,7 @@ describe("fitShift", () => {
     }
   });
 
-  it("ranks a distance among those of validation, and means over the first third of the layers", () => {
+  it("ranks a distance among those of validation, and means over the layers that are chosen", () => {
     const fit = fitShift(images(60, 1), images(20, 2));
     expect(fit.chosen).toEqual(["early"]);
     const [far] = images(1, 3, (tap) => (tap === "late" ? 50 : 0)) as [TapStatistics];
