@@ -104,8 +104,8 @@ async function replaceChoice(
   await removeOtherShifts(folder, shift ? { shift } : {});
   return [
     RUN_FILES.run,
-    ...(dice === undefined ? [] : [RUN_FILES.predictedDice]),
     ...(shift ? [shiftFile(shift.hash)] : []),
+    ...(dice === undefined ? [] : [RUN_FILES.predictedDice]),
   ];
 }
 
