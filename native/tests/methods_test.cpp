@@ -12,20 +12,12 @@
 #include "prediction/staple.h"
 
 #include "check.h"
+#include "small_network.h"
 
 namespace {
 
 using namespace le;
-
-std::shared_ptr<Backbone> network(int seed, double dropout = 0) {
-  return make_backbone(Json::Object{{"kind", "plain-unet"},
-                                    {"inChannels", 1},
-                                    {"classes", 2},
-                                    {"width", 4},
-                                    {"depth", 3},
-                                    {"dropout", dropout},
-                                    {"seed", seed}});
-}
+using test::network;
 
 EnsembleOptions plain_options() {
   EnsembleOptions options;

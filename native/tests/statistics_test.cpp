@@ -21,10 +21,12 @@
 #include "taps/statistics.h"
 
 #include "check.h"
+#include "small_network.h"
 
 namespace {
 
 using namespace le;
+using test::network;
 
 double farthest(const at::Tensor& a, const at::Tensor& b) {
   CHECK(a.sizes() == b.sizes());
@@ -33,16 +35,6 @@ double farthest(const at::Tensor& a, const at::Tensor& b) {
 
 std::vector<at::MemoryFormat> formats(size_t axes) {
   return {at::MemoryFormat::Contiguous, axes == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast};
-}
-
-std::shared_ptr<Backbone> network(int seed, double dropout = 0) {
-  return make_backbone(Json::Object{{"kind", "plain-unet"},
-                                    {"inChannels", 1},
-                                    {"classes", 2},
-                                    {"width", 4},
-                                    {"depth", 3},
-                                    {"dropout", dropout},
-                                    {"seed", seed}});
 }
 
 std::shared_ptr<Backbone> from_file(const std::string& name) {

@@ -2,18 +2,7 @@
 // there is there as before.
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import {
-  closeSync,
-  cpSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -21,6 +10,7 @@ import { encodeNpy } from "../../lib/data/npy-file.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { OutcomeFile, readOutcomes } from "../../lib/runs/outcomes.js";
 import { cli } from "../support/cli.js";
+import { fillDisk } from "../support/disk.js";
 import { noise } from "../support/model.js";
 
 const CPU = ["--device", "cpu"];
@@ -104,14 +94,7 @@ const COMMANDS: [name: string, args: () => string[]][] = [
   ["demo", () => ["demo", "--out", on("demo")]],
 ];
 
-const fill = () => {
-  const filler = openSync(on("filler"), "w");
-  try {
-    for (const bytes of [4096, 1]) for (;;) writeSync(filler, Buffer.alloc(bytes));
-  } catch {
-    closeSync(filler);
-  }
-};
+const fill = () => fillDisk(on("filler"));
 
 const check = async (args: string[]) => {
   const before = contents();

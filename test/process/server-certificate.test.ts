@@ -2,16 +2,13 @@
 import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
-  closeSync,
   cpSync,
   mkdirSync,
   mkdtempSync,
-  openSync,
   readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
-  writeSync,
 } from "node:fs";
 import os from "node:os";
 import path from "node:path";
@@ -20,6 +17,7 @@ import { encodePng } from "../../lib/data/encode-png.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { CHROMIUM, openBrowser } from "../support/browser.js";
 import { cli } from "../support/cli.js";
+import { fillDisk } from "../support/disk.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
 
 let folder: string;
@@ -330,12 +328,7 @@ describe("a disk that takes nothing", () => {
       await end(await startServer([run, "--linger", "0", "--state", inside("elsewhere")]));
       mount("-o", "remount,rw", disk());
       const server = await startServer([run, "--linger", "0"]);
-      const filler = openSync(path.join(disk(), "filler"), "w");
-      try {
-        for (const bytes of [4096, 1]) for (;;) writeSync(filler, Buffer.alloc(bytes));
-      } catch {
-        closeSync(filler);
-      }
+      fillDisk(path.join(disk(), "filler"));
       let state = "";
       for (const bytes of shifted) state = (await predict(server, bytes)).certificate.state;
       expect(state).toBe("void");

@@ -1,17 +1,6 @@
 // What becomes of served cases, told to a real server: who may, what is taken, and that nothing is lost.
 import { spawnSync } from "node:child_process";
-import {
-  closeSync,
-  cpSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -20,6 +9,7 @@ import { decodeImage } from "../../lib/data/image.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
 import { readOutcomes } from "../../lib/runs/outcomes.js";
 import { cli } from "../support/cli.js";
+import { fillDisk } from "../support/disk.js";
 import { type RunningServer, startServer, tinyRun } from "../support/serve.js";
 
 const TOKEN = "a-token-of-some-length";
@@ -247,12 +237,7 @@ describe("outcomes", () => {
     const first = await predict(server);
     expect(await statusOf(server, { id: first.id, dice: 0.25 })).toBe(201);
     const before = readFileSync(path.join(run, "outcomes.jsonl"), "utf8");
-    const filler = openSync(path.join(disk(), "filler"), "w");
-    try {
-      for (const bytes of [4096, 1]) for (;;) writeSync(filler, Buffer.alloc(bytes));
-    } catch {
-      closeSync(filler);
-    }
+    fillDisk(path.join(disk(), "filler"));
     // The last block has room for some.
     const { id } = await predict(server, images[1]);
     const long = "g".repeat(5000);
