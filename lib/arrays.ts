@@ -18,6 +18,11 @@ export interface NdArray<T extends NumericArray = Float32Array> {
   readonly shape: readonly number[];
 }
 
+/** How far apart neighbours along each axis are in an array of that shape. */
+export function stridesOf(shape: readonly number[]): number[] {
+  return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1));
+}
+
 const ARRAYS = {
   Float32Array,
   Float64Array,

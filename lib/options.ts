@@ -199,6 +199,13 @@ export const option = {
   /** The same, or null. */
   orNull: <T>(spec: OptionSpec<T>): OptionSpec<T | null> => option.anyOf(spec, option.oneOf([null])),
 
+  /** A SHA-256 as its hexadecimal digits. */
+  sha256: (): OptionSpec<string> => option.pattern("a SHA-256 in hexadecimal digits", /^[0-9a-f]{64}$/),
+
+  /** A date as text. */
+  date: (): OptionSpec<string> =>
+    option.custom("a date in ISO 8601", (value) => typeof value === "string" && !Number.isNaN(Date.parse(value))),
+
   /** A test of the caller's own. */
   custom: <T>(expected: string, accepts: (value: unknown) => boolean): OptionSpec<T> => ({ expected, accepts }),
 

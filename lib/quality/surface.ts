@@ -1,5 +1,5 @@
 // How far two masks are apart, per foreground class of one image, in two or three dimensions.
-import type { NdArray } from "../arrays.js";
+import { type NdArray, stridesOf } from "../arrays.js";
 import { fail } from "../checks.js";
 import { checkOptions, option } from "../options.js";
 import { mean, quantile } from "../statistics/spread.js";
@@ -227,7 +227,7 @@ function cut(
 function boundary(mask: Uint8Array, shape: readonly number[]): { flags: Uint8Array; at: Int32Array } {
   const flags = new Uint8Array(mask.length);
   const at = new Int32Array(mask.length);
-  const strides = shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1));
+  const strides = stridesOf(shape);
   let n = 0;
   for (let i = 0; i < mask.length; i++) {
     if (mask[i] === 0) continue;

@@ -38,11 +38,8 @@ export interface Renewal {
   voidSince: string | null;
 }
 
-const date = option.custom<string>(
-  "a date in ISO 8601",
-  (value) => typeof value === "string" && !Number.isNaN(Date.parse(value)),
-);
-const digest = option.pattern("a SHA-256 in hexadecimal digits", /^[0-9a-f]{64}$/);
+const date = option.date();
+const digest = option.sha256();
 const RECORD: OptionSpecs = {
   format: option.required(option.oneOf([1])),
   certificate: option.required(digest),

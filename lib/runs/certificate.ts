@@ -63,7 +63,7 @@ export type CertificateContent = Omit<Certificate, "format" | "version" | "date"
 
 const share = option.number({ min: 0, max: 1 });
 const count = option.integer({ min: 0 });
-const hash = option.pattern("a SHA-256 in hexadecimal digits", /^[0-9a-f]{64}$/);
+const hash = option.sha256();
 const object = option.custom<object>("an object", (value) => typeof value === "object" && value !== null);
 const FIELDS: OptionSpecs = {
   format: option.required(option.oneOf([FORMAT])),

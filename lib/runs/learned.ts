@@ -1,4 +1,5 @@
 // What a run has learned after training, beside the choice that run.json holds.
+import { weightsHash } from "./identity.js";
 import { NO_PREDICTED_DICE, type RunPredictedDice, readPredictedDice } from "./predicted-dice.js";
 import type { Run } from "./run.js";
 import { NO_SHIFT, type RunShift, readShift } from "./shift.js";
@@ -19,5 +20,11 @@ export const NOTHING_LEARNED: Learned = { predictedDice: NO_PREDICTED_DICE, shif
  * @throws ERR_LE_CHECKPOINT for a file that is damaged; ERR_LE_IO
  */
 export async function readLearned(folder: string, run: Run): Promise<Learned> {
-  return { predictedDice: await readPredictedDice(folder, run), shift: await readShift(folder, run) };
+  let hash: Promise<string> | undefined;
+  // Of weights of any size: once for all that was learned, and not where nothing was.
+  const weights = () => (hash ??= weightsHash(folder, run));
+  return {
+    predictedDice: await readPredictedDice(folder, run, weights),
+    shift: await readShift(folder, run, weights),
+  };
 }

@@ -35,9 +35,7 @@ export interface Outcome {
 
 const OUTCOME: OptionSpecs = {
   id: option.required(option.string()),
-  date: option.required(
-    option.custom("a date in ISO 8601", (value) => typeof value === "string" && !Number.isNaN(Date.parse(value))),
-  ),
+  date: option.required(option.date()),
   predictor: option.required(option.string()),
   score: option.required(option.custom("{name, value}", (value) => typeof value === "object" && value !== null)),
   acceptable: option.required(option.boolean()),

@@ -4,7 +4,7 @@ import { isMissing, readText } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { ClassDiceFit, DiceDistances, DiceIntervals, PredictedDiceFit } from "../scores/predicted-dice.js";
-import { hashOf, runHashes } from "./identity.js";
+import { hashOf } from "./identity.js";
 import { RUN_FILES, type Run } from "./run.js";
 
 /** Version of the file's layout. */
@@ -37,9 +37,14 @@ const choiceOf = ({ skip, prediction = {} }: Pick<Run, "skip" | "prediction">) =
 /**
  * Reads what a run knows of its masks' Dice. A fit that was made for other weights, or for other heads than are chosen now, is not
  * given.
+ * @param weightsNow hash of the weights that the run has
  * @throws ERR_LE_CHECKPOINT for a file that is damaged; ERR_LE_IO
  */
-export async function readPredictedDice(folder: string, run: Run): Promise<RunPredictedDice> {
+export async function readPredictedDice(
+  folder: string,
+  run: Run,
+  weightsNow: () => Promise<string>,
+): Promise<RunPredictedDice> {
   const file = path.join(folder, RUN_FILES.predictedDice);
   let text: string;
   try {
@@ -61,7 +66,7 @@ export async function readPredictedDice(folder: string, run: Run): Promise<RunPr
     fit: null,
     stale: `${file} was made for ${what}: no Dice is predicted. Run tune again.`,
   });
-  if (weights !== (await runHashes(folder)).weights) return other("other weights");
+  if (weights !== (await weightsNow())) return other("other weights");
   if (choice !== choiceOf(run)) return other("another choice of heads");
   return { fit, stale: null };
 }

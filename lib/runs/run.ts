@@ -155,7 +155,7 @@ const RUN: OptionSpecs = {
   skip: option.integer({ min: 0, max: 1_000_000 }),
   prediction: option.custom("an object", isObject),
   gate: option.custom("an object", isObject),
-  shift: option.object({ hash: option.required(option.pattern("a SHA-256 in hexadecimal digits", /^[0-9a-f]{64}$/)) }),
+  shift: option.object({ hash: option.required(option.sha256()) }),
   tuning: option.custom("an object", isObject),
   training: option.custom("an object", isObject),
   notes: option.custom("an object", isObject),

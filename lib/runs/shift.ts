@@ -59,6 +59,7 @@ export function imagesHash(images: readonly SeenImage[]): string {
 
 /**
  * Writes the file of a run whose weights are there.
+ * @param weights their hash, where it is known
  * @returns what the run's run.json says of it
  * @throws ERR_LE_IO
  */
@@ -66,8 +67,10 @@ export async function writeShift(
   folder: string,
   run: RunContent,
   { fit, images }: FittedShift,
+  weights?: string,
 ): Promise<NonNullable<Run["shift"]>> {
-  const bytes = encodeSafetensors(tensorsOf(fit, { images, weights: await weightsHash(folder, run) }));
+  const made = { images, weights: weights ?? (await weightsHash(folder, run)) };
+  const bytes = encodeSafetensors(tensorsOf(fit, made));
   const hash = hashOf(bytes);
   await writeAtomic(path.join(folder, shiftFile(hash)), bytes);
   return { hash };
@@ -89,9 +92,14 @@ export async function keepShift(
 /**
  * Reads the fit that run.json names. One that was made of other weights than the run has is not given, of which a process
  * warning tells.
+ * @param weightsNow hash of these
  * @throws ERR_LE_CHECKPOINT where it is missing, damaged, or another one
  */
-export async function readShift(folder: string, run: Run): Promise<RunShift> {
+export async function readShift(
+  folder: string,
+  run: Run,
+  weightsNow = () => weightsHash(folder, run),
+): Promise<RunShift> {
   if (!run.shift) return NO_SHIFT;
   const file = path.join(folder, shiftFile(run.shift.hash));
   const refuse = (received: string, cause?: unknown) =>
@@ -109,7 +117,7 @@ export async function readShift(folder: string, run: Run): Promise<RunShift> {
     throw refuse((cause as Error).message.replace(/\.$/, ""), cause);
   }
   const { weights, ...shift } = read;
-  if (weights === (await weightsHash(folder, run))) return { ...shift, stale: null };
+  if (weights === (await weightsNow())) return { ...shift, stale: null };
   const stale = `${file} was made of other weights: how far images are from the training's is not known. Run tune again.`;
   process.emitWarning(stale, "LayerEnsemblesWarning");
   return { ...NO_SHIFT, stale };
@@ -140,7 +148,7 @@ function tensorsOf(fit: ShiftFit, hashes: { images: string; weights: string }): 
   return { arrays, metadata: { ...about, trainingImages: String(images.training), ...hashes } };
 }
 
-const hash = option.required(option.pattern("a SHA-256 in hexadecimal digits", /^[0-9a-f]{64}$/));
+const hash = option.required(option.sha256());
 const names = option.required(option.array(option.string(), { min: 1 }));
 const METADATA = {
   format: option.required(option.oneOf([FORMAT])),

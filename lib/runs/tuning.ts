@@ -9,7 +9,7 @@ import type { ScoreName } from "../scores/scores.js";
 import type { ChosenScore } from "../tuning/choose-score.js";
 import type { RankedPoint, SkipPoint } from "../tuning/skip.js";
 import type { TuningStep } from "../tuning/tune.js";
-import { runHashes } from "./identity.js";
+import { weightsHash } from "./identity.js";
 import { predictedDiceText } from "./predicted-dice.js";
 import { RUN_FILES, type Run, readRun } from "./run.js";
 import { type FittedShift, removeOtherShifts, shiftFile, writeShift } from "./shift.js";
@@ -86,10 +86,11 @@ async function replaceChoice(
   { skip, prediction, gate, tuning }: RunChoice,
   fits: ChoiceFits,
 ): Promise<string[]> {
-  const shift = fits.shift && (await writeShift(folder, await readRun(folder), fits.shift));
+  const before = await readRun(folder);
+  const weights = await weightsHash(folder, before);
+  const shift = fits.shift && (await writeShift(folder, before, fits.shift, weights));
   const file = path.join(folder, RUN_FILES.run);
   const run = parseJson(await readText(file)) as Record<string, unknown>;
-  const { weights } = await runHashes(folder);
   run.skip = skip;
   for (const [name, value] of Object.entries({ prediction, gate, shift, tuning: { ...tuning, weights } })) {
     if (value === undefined || Object.keys(value).length === 0) delete run[name];

@@ -1,4 +1,5 @@
 // Connected parts of a label map.
+import { stridesOf } from "../arrays.js";
 
 /** Which pixels touch: `"face"`: 4 in 2D, 6 in 3D; `"all"`: corners too, 8 in 2D, 26 in 3D. */
 export const NEIGHBOURS = ["face", "all"] as const;
@@ -118,9 +119,4 @@ function inside(index: readonly number[], axes: readonly number[], shape: readon
     if (at < 0 || at >= (shape[axis] as number)) return false;
   }
   return true;
-}
-
-/** How far apart neighbours along each axis are. */
-export function stridesOf(shape: readonly number[]): number[] {
-  return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1));
 }

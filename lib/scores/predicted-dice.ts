@@ -1,9 +1,9 @@
 // The Dice that a mask probably has, from what its heads say of it: a fit that was made on images with masks, applied.
-import type { NdArray } from "../arrays.js";
+import { type NdArray, stridesOf } from "../arrays.js";
 import { fail } from "../checks.js";
 import { type Isotonic, isotonicAt } from "../statistics/isotonic.js";
 import type { MapName } from "../uncertainty/index.js";
-import { connectedComponents, foreground, stridesOf } from "./components.js";
+import { connectedComponents, foreground } from "./components.js";
 import type { Scored } from "./register.js";
 
 /** Maps whose summaries are among the features. */

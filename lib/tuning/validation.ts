@@ -4,7 +4,7 @@ import { type FloatArray, fail } from "../checks.js";
 import { argmax, type Fusion } from "../fusion/fuse.js";
 import { NOTHING } from "../quality/ignored.js";
 import { nll } from "../quality/likelihood.js";
-import { dice } from "../quality/overlap.js";
+import { meanDice } from "../quality/overlap.js";
 import { scoreHeads } from "../quality/score.js";
 import { confidenceOf, lacking, SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
 import { type ChosenScore, chooseScore, type ScoreValidation } from "./choose-score.js";
@@ -133,10 +133,9 @@ export function qualityOfOne(fused: NdArray<FloatArray>, truth: NdArray<Uint8Arr
   const ignored = { ignoreIndex: optional(ignoreIndex) };
   // The mask in single precision, as predictions have it.
   const mask = argmax({ data: Float32Array.from(fused.data), shape: fused.shape });
-  const overlap = Object.values(dice(mask, truth, { classes, ...ignored }));
   return {
     nll: nll(fused, truth, ignored),
-    dice: overlap.reduce((sum, value) => sum + value, 0) / overlap.length,
+    dice: meanDice(mask, truth, { classes, ...ignored }),
     confidence: Number.NaN,
   };
 }
