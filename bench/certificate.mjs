@@ -35,7 +35,7 @@ const validation = new Map(values.validation.map(named));
 
 /** Rules by what is done with the images of a group. */
 const RULES = {
-  "conditional, an image a group": { rule: "conditional", draw: true },
+  drawn: { rule: "drawn", many: true },
   "conditional, groups ignored": { rule: "conditional", ignore: true, wrong: true },
   conditional: { rule: "conditional", single: true },
   "conditional, from 20 %": { rule: "conditional", single: true, start: 0.2 },
@@ -60,7 +60,7 @@ function measure(name, file) {
     const thresholds = sets.map((images, i) =>
       scoreThresholds((others ? imagesOf(others[i] ?? others[0], score) : images).map(({ confidence }) => confidence)),
     );
-    const fits = ({ single, draw, ignore }) => (severalEach ? !single : !draw && !ignore);
+    const fits = ({ single, many, ignore }) => (severalEach ? !single : !many && !ignore);
     return Object.entries(RULES)
       .filter(([, how]) => fits(how))
       .map(([rule, how]) => ({
@@ -87,7 +87,7 @@ function heldAgainst(sets, thresholds, how) {
       const order = shuffled(groups, uniform);
       const many = Math.round(share * groups.length);
       const calibration = order.slice(0, many);
-      const threshold = proved(calibration, thresholds[s], how, uniform);
+      const threshold = proved(calibration, thresholds[s], how);
       const weighing = how.ignore ? (part) => part.flat().map((image) => [image]) : (part) => part;
       drawn.push({
         threshold,
@@ -116,13 +116,13 @@ function heldAgainst(sets, thresholds, how) {
 }
 
 /** The threshold that calibration groups prove by a rule; undefined where there is none. */
-function proved(groups, all, { rule, draw, ignore, start = 0 }, uniform) {
+function proved(groups, all, { rule, ignore, start = 0 }) {
   const thresholds = all.slice(Math.max(0, Math.ceil(start * all.length) - 1));
-  const images = draw ? groups.map((group) => group[Math.floor(uniform() * group.length)]) : groups.flat();
+  const images = groups.flat();
   const confidence = images.map((image) => image.confidence);
   if (rule === "naive") return naive(images);
   const cases = { confidence, dice: images.map(({ dice }) => dice) };
-  const found = certify(draw || ignore ? cases : { ...cases, groups: images.map(({ group }) => group) }, {
+  const found = certify(ignore ? cases : { ...cases, groups: images.map(({ group }) => group) }, {
     alpha,
     delta,
     tau,

@@ -27,6 +27,8 @@ export interface Cases {
   loss: Float64Array;
   /** In an order that depends on nothing but the seed and the order that they were given in. */
   groups: readonly Members[];
+  /** One case of each of these groups, drawn by the seed: no look at its score or its Dice has a say. */
+  drawn: readonly number[];
 }
 
 /**
@@ -50,9 +52,12 @@ export function checkedCases(
     if (length !== n) fail("ERR_LE_SHAPE", what, `${n} values, as many as of confidence,`, `${length}`);
   const wrong = Array.from(dice).find((value) => value < 0 || value > 1);
   if (wrong !== undefined) fail("ERR_LE_VALUE", "dice", "numbers from 0 to 1", describe(wrong));
+  const random = new Random(seed);
+  const members = random.shuffled(membersOf(groups ?? Array.from({ length: n }, (_, i) => i)));
   return {
     confidence: Float64Array.from(confidence),
     loss: Float64Array.from(dice, loss),
-    groups: new Random(seed).shuffled(membersOf(groups ?? Array.from({ length: n }, (_, i) => i))),
+    groups: members,
+    drawn: members.map((group) => random.pick(group)),
   };
 }

@@ -31,7 +31,7 @@ export const PROMISE = {
   /** One of {@link CERTIFICATE_RULES}. @default "betting" where groups hold several cases, else "conditional" */
   rule: option.oneOf(RULE_NAMES, {
     otherwise: "betting where groups hold several images, else conditional",
-    text: "conditional: of accepted cases; joint: accepted and failed of all cases, on average; betting: of images in groups",
+    text: "conditional: of accepted cases; joint: accepted and failed of all cases, on average; betting, drawn: of images in groups, of many and of few",
     arg: "rule",
   }),
   /** What a case loses: 1 for a failure and else 0, or 1 - Dice, of which α then bounds the mean (joint and betting alone). @default "failure" */
@@ -116,7 +116,7 @@ export interface NotCertified extends Tested {
   certified: false;
   /** Even without a failure nothing would be proved, or too many have failed. */
   reason: "too-few-cases" | "too-many-failures";
-  /** How many accepted cases (joint: cases; betting: wholly accepted groups) without a failure would be needed. */
+  /** How many accepted cases (joint: cases; betting and drawn: wholly accepted groups) without a failure would be needed. */
   needed: number;
   /** Why, in a sentence. */
   message: string;
@@ -133,7 +133,7 @@ export type Certification = Certified | NotCertified;
  * Rule conditional (Clopper-Pearson in fixed sequence): of n_j accepted cases k_j failed, p_j = P(Bin(n_j, α) ≤ k_j); from the first
  * threshold that would pass without a failure down, while p_j ≤ δ. Rule joint (conformal risk control): the least threshold with
  * (#{accepted and failed} + 1) / (n + 1) ≤ α. Rule betting: with W = mean over a group of ((L - α)·[accepted]) + α the p-value of a
- * bet against "mean W above α", in the same sequence.
+ * bet against "mean W above α", in the same sequence. Rule drawn: rule conditional on one case of each group, drawn by the seed.
  * @throws ERR_LE_OPTION, ERR_LE_VALUE, ERR_LE_SHAPE. Too few cases, or too many that failed, are no error: see {@link NotCertified}.
  */
 export function certify(cases: CalibrationCases, options: CertifyOptions): Certification {
@@ -171,7 +171,7 @@ export function certify(cases: CalibrationCases, options: CertifyOptions): Certi
   return { certified: false, ...tested, reason, needed, message: refusalOf({ ...tested, steps, reason, needed }) };
 }
 
-/** How many accepted cases (rule joint: cases; betting: wholly accepted groups) without a failure are needed for a certificate. */
+/** How many accepted cases (rule joint: cases; betting and drawn: wholly accepted groups) without a failure are needed for a certificate. */
 export function casesNeeded(rule: RuleName, levels: Levels): number {
   checkOptions("casesNeeded", { rule, ...levels }, { rule: PROMISE.rule, alpha: PROMISE.alpha, delta: PROMISE.delta });
   return PROVING_RULES[rule].needed(levels);
@@ -185,19 +185,20 @@ function checkFits(
   loss: LossKind,
   thresholds: readonly number[] | undefined,
 ): void {
-  const others = RULE_NAMES.filter((other) => CERTIFICATE_RULES[other].groups).join(" or ");
+  const having = (property: "groups" | "graded") =>
+    RULE_NAMES.filter((other) => CERTIFICATE_RULES[other][property]).join(" or ");
   if (!rule.groups && severalEach)
     fail(
       "ERR_LE_OPTION",
       "option 'rule' of certify",
-      `${others} for groups of several cases, which are no independent draws,`,
+      `${having("groups")} for groups of several cases, which are no independent draws,`,
       name,
     );
-  if (!rule.groups && loss === "dice")
+  if (!rule.graded && loss === "dice")
     fail(
       "ERR_LE_OPTION",
       "option 'rule' of certify",
-      `${others} for the loss "dice", which is no count of failures,`,
+      `${having("graded")} for the loss "dice", which is no count of failures,`,
       name,
     );
   if (name !== "joint" && !thresholds)

@@ -24,24 +24,26 @@ export function claimOf({ rule, alpha, delta, tau, loss, cases, groups }: Promis
     : `Among accepted cases the mean of 1 - Dice is at most ${alpha}${each}, with confidence ${percent(1 - delta)}, ${for_}`;
 }
 
+const WHOLE = "groups, accepted as a whole,";
+
 type Refused = Promised & Pick<NotCertified, "steps" | "reason" | "needed">;
 
 /** Why nothing is proved, and what would be needed. */
 export function refusalOf({ rule, alpha, delta, reason, needed, steps, cases, groups }: Refused): string {
-  const what = { conditional: "accepted cases", joint: "cases", betting: "groups, accepted as a whole," }[rule];
+  const what = { conditional: "accepted cases", joint: "cases", betting: WHOLE, drawn: WHOLE }[rule];
   const levels = rule === "joint" ? `alpha = ${alpha}` : `alpha = ${alpha} and delta = ${delta}`;
   const wanted = `For ${levels} at least ${needed} ${what} without a failure are needed`;
   if (reason === "too-few-cases")
     return `No certificate: ${wanted[0]?.toLowerCase()}${wanted.slice(1)}, but there are ${thereAre(rule, steps, cases, groups)}.`;
   const { accepted, failures, value } = steps.find(({ passed }) => passed === false) as TestedThreshold;
-  const found = `of the ${accepted} surest cases ${Number(failures.toPrecision(4))} failed (${rule === "joint" ? "risk up to" : "p ="} ${(value as number).toPrecision(3)})`;
+  const found = `of the ${accepted} surest cases ${Number(failures.toPrecision(4))} failed (${rule === "joint" ? "risk up to" : "p ="} ${(value as number).toPrecision(3)}${rule === "drawn" ? " on one case of each group" : ""})`;
   return `No certificate: ${found}. ${wanted}.`;
 }
 
 function thereAre(rule: Refused["rule"], steps: readonly TestedThreshold[], cases: number, groups: number): string {
   if (rule === "joint") return String(groups);
   const { accepted = 0, groups: some = 0 } = steps.at(-1) ?? {};
-  return rule === "betting"
+  return rule === "betting" || rule === "drawn"
     ? `${some} of ${groups} of which the lowest threshold accepts some`
     : `${accepted} of ${cases} that the lowest threshold accepts`;
 }

@@ -22,18 +22,20 @@ export interface CertificateRule {
   limit: keyof Levels;
   /** Whether cases may belong together; else each must be a group of its own. */
   groups: boolean;
+  /** Whether a loss may be any number in [0, 1]; else 0 or 1. */
+  graded: boolean;
 }
 
 /** How a rule proves. */
 interface ProvingRule extends CertificateRule {
   /** The number of a threshold. @param loss of each case, in [0, 1] */
   value(threshold: number, cases: Cases, loss: Float64Array, levels: Levels): number;
-  /** The least number of accepted cases (joint: of all cases; betting: of groups, of which all is accepted) of which none has failed that prove anything. */
+  /** The least number of accepted cases (joint: of all cases; betting and drawn: of groups, of which all is accepted) of which none has failed that prove anything. */
   needed(levels: Levels): number;
 }
 
 /** Name of a rule. */
-export type RuleName = "conditional" | "joint" | "betting";
+export type RuleName = "conditional" | "joint" | "betting" | "drawn";
 
 /** The rules with their mathematics. */
 export const PROVING_RULES: Readonly<Record<RuleName, ProvingRule>> = {
@@ -43,17 +45,9 @@ export const PROVING_RULES: Readonly<Record<RuleName, ProvingRule>> = {
     compared: "p-value",
     limit: "delta",
     groups: false,
-    value: (threshold, { confidence }, loss, { alpha }) => {
-      let [accepted, failures] = [0, 0];
-      for (let i = 0; i < loss.length; i++) {
-        if ((confidence[i] as number) < threshold) continue;
-        accepted++;
-        failures += loss[i] as number;
-      }
-      return binomialCdf(failures, accepted, alpha);
-    },
-    needed: ({ alpha, delta }) =>
-      leastFrom(Math.floor(Math.log(delta) / Math.log1p(-alpha)), (n) => binomialCdf(0, n, alpha) <= delta),
+    graded: false,
+    value: (threshold, { confidence, drawn }, loss, { alpha }) => binomialP(threshold, drawn, confidence, loss, alpha),
+    needed: binomialNeeded,
   },
   joint: {
     title: "joint",
@@ -61,6 +55,7 @@ export const PROVING_RULES: Readonly<Record<RuleName, ProvingRule>> = {
     compared: "bound on the risk",
     limit: "alpha",
     groups: true,
+    graded: true,
     value: (threshold, cases, loss) => {
       const risks = cases.groups.map((group) => meanAccepted(group, threshold, cases, loss, 0));
       return (risks.reduce((sum, risk) => sum + risk, 0) + 1) / (risks.length + 1);
@@ -73,6 +68,7 @@ export const PROVING_RULES: Readonly<Record<RuleName, ProvingRule>> = {
     compared: "p-value",
     limit: "delta",
     groups: true,
+    graded: true,
     value: (threshold, cases, loss, { alpha, delta }) => {
       const risks = cases.groups.map((group) => meanAccepted(group, threshold, cases, loss, alpha) + alpha);
       return bettingP(risks.length, (i) => risks[i] as number, alpha, delta);
@@ -83,6 +79,16 @@ export const PROVING_RULES: Readonly<Record<RuleName, ProvingRule>> = {
       if (from > MOST_SEARCHED) return from;
       return leastFrom(from, (n) => bettingP(n, () => 0, alpha, delta) <= delta);
     },
+  },
+  drawn: {
+    title: "drawn",
+    text: "what betting promises, by the binomial tests of conditional on one image of each group, drawn by the seed: for few groups",
+    compared: "p-value",
+    limit: "delta",
+    groups: true,
+    graded: false,
+    value: (threshold, { confidence, drawn }, loss, { alpha }) => binomialP(threshold, drawn, confidence, loss, alpha),
+    needed: binomialNeeded,
   },
 };
 
@@ -109,6 +115,24 @@ function leastFrom(from: number, isSo: (n: number) => boolean): number {
     else low = middle;
   }
   return high;
+}
+
+/** P(Bin(n, α) ≤ k) of those drawn that are accepted, n, and have failed, k. */
+function binomialP(
+  threshold: number,
+  drawn: readonly number[],
+  confidence: Float64Array,
+  loss: Float64Array,
+  alpha: number,
+): number {
+  const accepted = drawn.filter((i) => (confidence[i] as number) >= threshold);
+  const failures = accepted.reduce((sum, i) => sum + (loss[i] as number), 0);
+  return binomialCdf(failures, accepted.length, alpha);
+}
+
+function binomialNeeded({ alpha, delta }: Levels): number {
+  const from = Math.floor(Math.log(delta) / Math.log1p(-alpha));
+  return leastFrom(from, (n) => binomialCdf(0, n, alpha) <= delta);
 }
 
 /** Mean over a group of (loss - alpha) · [accepted]. */

@@ -206,6 +206,66 @@ describe("rule joint", () => {
   });
 });
 
+describe("rule drawn", () => {
+  const groups = Array.from({ length: 160 }, (_, i) => i >> 2);
+  const failing = (of: (group: number) => number) => ({
+    confidence: groups.map(() => 1),
+    dice: groups.map((group, i) => (i % 4 < of(group) ? 0.5 : 0.9)),
+    groups,
+  });
+  const options = { ...TENTHS, rule: "drawn", thresholds: [1] } as const;
+
+  it("is the binomial test of one case of each group", () => {
+    expect(
+      certify(
+        failing(() => 0),
+        options,
+      ),
+    ).toMatchObject({ certified: true, groups: 40, accepted: 160 });
+    const [step] = certify(
+      failing(() => 0),
+      options,
+    ).steps;
+    expect(step?.value).toBeCloseTo(0.9 ** 40, 12);
+    // Three groups that fail as a whole: whichever case is drawn has failed.
+    const [three] = certify(
+      failing((group) => (group < 3 ? 4 : 0)),
+      options,
+    ).steps;
+    const term = (k: number, ways: number) => ways * 0.1 ** k * 0.9 ** (40 - k);
+    expect(three?.value).toBeCloseTo(term(0, 1) + term(1, 40) + term(2, 780) + term(3, 9880), 12);
+  });
+
+  it("draws by the seed, each case of a group as often as another", () => {
+    const half = failing(() => 2);
+    const failures = Array.from({ length: 200 }, (_, seed) => {
+      const p = certify(half, { ...options, alpha: 0.5, seed }).steps[0]?.value as number;
+      return p < 0.5 ? 0 : 1; // the median of Bin(40, 0.5)
+    });
+    const above = failures.reduce((sum: number, one) => sum + one, 0);
+    expect(above).toBeGreaterThan(70);
+    expect(above).toBeLessThan(150);
+    expect(certify(half, { ...options, seed: 3 })).toEqual(certify(half, { ...options, seed: 3 }));
+  });
+
+  it("counts of each group the drawn case alone, and takes no graded loss", () => {
+    const partly = { ...failing(() => 0), confidence: groups.map((_, i) => (i % 4 === 0 ? 0 : 1)) };
+    const counts = Array.from({ length: 50 }, (_, seed) => {
+      const p = certify(partly, { ...options, seed }).steps[0]?.value as number;
+      return Math.round(Math.log(p) / Math.log(0.9));
+    });
+    expect(Math.min(...counts)).toBeLessThan(30);
+    expect(Math.max(...counts)).toBeLessThan(40);
+    expect(counts.reduce((sum, count) => sum + count, 0) / 50).toBeCloseTo(30, -0.5);
+    expectError(() => certify(partly, { ...options, loss: "dice" }), "ERR_LE_OPTION", "joint or betting");
+  });
+
+  it("says of how many groups it is, where it refuses", () => {
+    const found = certify({ confidence: [1, 1, 1, 1], dice: [1, 1, 1, 1], groups: [0, 0, 1, 1] }, options);
+    expect(!found.certified && found.message).toContain("but there are 2 of 2");
+  });
+});
+
 describe("rule betting", () => {
   it("gives the p-value of the bound's own formula", () => {
     const n = 60;
@@ -335,7 +395,7 @@ describe("certify", () => {
     expectError(
       () => certify({ ...ladder(5), groups }, { ...TENTHS, rule: "conditional", thresholds: [1] }),
       "ERR_LE_OPTION",
-      "joint or betting",
+      "joint or betting or drawn",
     );
     expectError(
       () => certify(ladder(5), { ...TENTHS, loss: "dice", thresholds: [1] }),
@@ -403,7 +463,7 @@ describe("a simulation of 20 % failures, AUROC .88, 400 cases, alpha = delta = .
     });
   const broken = (rule: RuleName) => proved(rule).filter((threshold) => risk(threshold) > 0.1).length / repetitions;
 
-  it.each(["conditional", "betting"] as const)(
+  it.each(["conditional", "betting", "drawn"] as const)(
     "the rule %s breaks its promise in at most δ of the calibrations",
     (rule) => {
       expect(broken(rule)).toBeLessThanOrEqual(0.1 + 3 * standardError);
