@@ -1,0 +1,9 @@
+// DICOM series to volumes.
+export {
+  listSeries,
+  readSeries,
+  type SeriesInfo,
+  type SeriesOptions,
+  type SeriesVolume,
+  seriesOptionSpecs,
+} from "./series.js";
