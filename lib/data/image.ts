@@ -279,7 +279,8 @@ export async function readBytes(path: string, what: string): Promise<Buffer> {
   return bytes;
 }
 
-function unreadable(path: string, what: string, error: unknown) {
+/** The refusal of a file that cannot be opened. */
+export function unreadable(path: string, what: string, error: unknown) {
   return dataError(path, what, "a readable file", isMissing(error) ? "none" : (error as Error).message, error);
 }
 

@@ -17,4 +17,14 @@ export interface Volume<T extends NumericArray = NumericArray> {
   readonly nonFinite: number;
   /** What a person should know of the file, a sentence each. */
   readonly warnings: readonly string[];
+  /** The header as stored, of formats whose writer keeps it for what is written in the same grid. Opaque. */
+  readonly header?: Uint8Array;
+}
+
+/** How many values are NaN or infinite. */
+export function countNonFinite(data: NumericArray): number {
+  if (!(data instanceof Float32Array || data instanceof Float64Array)) return 0;
+  let count = 0;
+  for (let i = 0; i < data.length; i++) if (!Number.isFinite(data[i])) count++;
+  return count;
 }

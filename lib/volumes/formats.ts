@@ -1,0 +1,43 @@
+// The register of formats. A reader or writer is one entry; nothing else names formats.
+import type { NdArray, NumericArray } from "../arrays.js";
+import type { Grid } from "../grid/index.js";
+import type { VolumeInput } from "./bytes.js";
+import { nifti } from "./nifti.js";
+import type { Volume } from "./volume.js";
+
+/** What a reader is asked for. */
+export interface VolumeReading {
+  /** Whether several values of a voxel are taken, as [C, D, H, W]; a file that has them is refused otherwise. */
+  readonly channels: boolean;
+  /** Most values that a file may claim. */
+  readonly maxValues: number;
+}
+
+/** What a writer is given. */
+export interface VolumeWriting extends NdArray<NumericArray> {
+  readonly grid: Grid | null;
+  /** Whether the values are labels: the data are then a Uint8Array or Uint16Array. */
+  readonly label: boolean;
+  /** The header of a volume of the same format and grid, which is kept. */
+  readonly header?: Uint8Array;
+}
+
+/** A format of volumes. */
+export interface VolumeFormat {
+  readonly name: string;
+  /** What a person calls it. */
+  readonly title: string;
+  /** Endings of its files' names, in lower case; the first is the one to write. */
+  readonly extensions: readonly string[];
+  /** Whether a folder may hold a volume of it. */
+  readonly folders?: boolean;
+  /** Whether a file that begins so is of it. At most 540 bytes, unpacked where the file is gzip. */
+  begins(head: Buffer): boolean;
+  /** @throws ERR_LE_DATA for what is damaged or not read */
+  read(input: VolumeInput, options: VolumeReading): Promise<Volume>;
+  /** The bytes of a file with that ending. Absent where the format is not written. @throws ERR_LE_VALUE, ERR_LE_SHAPE */
+  write?(volume: VolumeWriting, extension: string): Promise<Uint8Array>;
+}
+
+/** Every format, in the order in which they are tried. */
+export const VOLUME_FORMATS: readonly VolumeFormat[] = [nifti];

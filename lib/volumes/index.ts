@@ -1,0 +1,5 @@
+// Volumes of files and where they lie: `layer-ensembles/volumes`. Loads no addon and no codec.
+export { LayerEnsemblesError } from "../errors.js";
+export { type Affine, type AffineRow, type Grid, spacingOf } from "../grid/index.js";
+export { type ReadVolumeOptions, readVolume } from "./read.js";
+export type { Volume } from "./volume.js";
