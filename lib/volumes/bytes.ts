@@ -5,6 +5,7 @@ import { openRegular } from "../data/files.js";
 import { dataError, unreadable } from "../data/image.js";
 
 const CHUNK = 1 << 20;
+const MAX_LINE = 1 << 16;
 const NONE = new Uint8Array(0);
 
 /** Where a volume is read from. */
@@ -109,12 +110,23 @@ export class ByteStream {
   async peek(length: number): Promise<Buffer> {
     while (this.#held.length < length) {
       const before = this.#held;
-      this.#held = NONE;
-      const more = await this.#fill();
-      this.#held = before.length === 0 ? this.#held : Buffer.concat([before, this.#held]);
-      if (!more) break;
+      if (!(await this.#fill())) break;
+      if (before.length > 0) this.#held = Buffer.concat([before, this.#held]);
     }
-    return Buffer.from(this.#held.subarray(0, length));
+    const there = Math.min(length, this.#held.length);
+    return Buffer.from(this.#held.buffer, this.#held.byteOffset, there);
+  }
+
+  /** The next line, without its end; undefined where nothing is left. @throws ERR_LE_DATA for one of more than 64 KiB */
+  async line(): Promise<string | undefined> {
+    const head = await this.peek(MAX_LINE);
+    if (head.length === 0) return undefined;
+    const end = head.indexOf(0x0a);
+    if (end < 0 && head.length === MAX_LINE)
+      throw dataError(this.#name, "volume", `lines of less than ${MAX_LINE} bytes in its header`, "a longer one");
+    const text = head.toString("utf8", 0, end < 0 ? head.length : end);
+    await this.skip(end < 0 ? head.length : end + 1, "a line");
+    return text.replace(/\r$/, "");
   }
 
   /**

@@ -2,7 +2,10 @@
 import type { NdArray, NumericArray } from "../arrays.js";
 import type { Grid } from "../grid/index.js";
 import type { VolumeInput } from "./bytes.js";
+import { metaImage } from "./metaimage.js";
 import { nifti } from "./nifti.js";
+import { npy } from "./npy.js";
+import { nrrd } from "./nrrd.js";
 import type { Volume } from "./volume.js";
 
 /** What a reader is asked for. */
@@ -15,6 +18,8 @@ export interface VolumeReading {
 
 /** What a writer is given. */
 export interface VolumeWriting extends NdArray<NumericArray> {
+  /** What messages call it. */
+  readonly name: string;
   readonly grid: Grid | null;
   /** Whether the values are labels: the data are then a Uint8Array or Uint16Array. */
   readonly label: boolean;
@@ -27,7 +32,7 @@ export interface VolumeFormat {
   readonly name: string;
   /** What a person calls it. */
   readonly title: string;
-  /** Endings of its files' names, in lower case; the first is the one to write. */
+  /** Endings of its files' names, in lower case. */
   readonly extensions: readonly string[];
   /** Whether a folder may hold a volume of it. */
   readonly folders?: boolean;
@@ -35,9 +40,9 @@ export interface VolumeFormat {
   begins(head: Buffer): boolean;
   /** @throws ERR_LE_DATA for what is damaged or not read */
   read(input: VolumeInput, options: VolumeReading): Promise<Volume>;
-  /** The bytes of a file with that ending. Absent where the format is not written. @throws ERR_LE_VALUE, ERR_LE_SHAPE */
-  write?(volume: VolumeWriting, extension: string): Promise<Uint8Array>;
+  /** By the ending of a name, the bytes of such a file. Absent where the format is not written. */
+  readonly write?: Readonly<Record<string, (volume: VolumeWriting) => Promise<Uint8Array>>>;
 }
 
 /** Every format, in the order in which they are tried. */
-export const VOLUME_FORMATS: readonly VolumeFormat[] = [nifti];
+export const VOLUME_FORMATS: readonly VolumeFormat[] = [nifti, nrrd, metaImage, npy];

@@ -3,3 +3,4 @@ export { LayerEnsemblesError } from "../errors.js";
 export { type Affine, type AffineRow, type Grid, spacingOf } from "../grid/index.js";
 export { type ReadVolumeOptions, readVolume } from "./read.js";
 export type { Volume } from "./volume.js";
+export { type WritableVolume, type WriteVolumeOptions, writeVolume } from "./write.js";

@@ -1,11 +1,17 @@
 // NIfTI-1 and NIfTI-2. https://nifti.nimh.nih.gov/nifti-1, https://nifti.nimh.nih.gov/nifti-2; where these leave a choice, nibabel's.
 import { stat } from "node:fs/promises";
+import { promisify } from "node:util";
+import { gzip } from "node:zlib";
+import { fail } from "../checks.js";
 import { dataError } from "../data/image.js";
-import type { Affine, AffineRow, Grid } from "../grid/index.js";
+import { type AffineRow, type Grid, spacingOf } from "../grid/index.js";
+import { affineOfRows } from "./affine.js";
 import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
-import type { VolumeFormat, VolumeReading } from "./formats.js";
-import { bytesOf, dtypeOf, type NumberType, numbersOf, rescale } from "./numbers.js";
+import type { VolumeFormat, VolumeReading, VolumeWriting } from "./formats.js";
+import { bytesOf, dtypeOf, type NumberType, numbersOf, rescale, toBytes, typeOf } from "./numbers.js";
 import { countNonFinite, type Volume } from "./volume.js";
+
+const compress = promisify<Uint8Array, Buffer>(gzip);
 
 /** Where a header's fields are, and how they are stored. */
 interface Layout {
@@ -35,7 +41,10 @@ interface Layout {
       | "sform"
       | "quaternion"
       | "qoffset"
-      | "srow",
+      | "srow"
+      | "calMax"
+      | "calMin"
+      | "intent",
       number
     >
   >;
@@ -66,6 +75,9 @@ const LAYOUTS: readonly Layout[] = [
       quaternion: 256,
       qoffset: 268,
       srow: 280,
+      calMax: 124,
+      calMin: 128,
+      intent: 68,
     },
   },
   {
@@ -92,6 +104,9 @@ const LAYOUTS: readonly Layout[] = [
       quaternion: 352,
       qoffset: 376,
       srow: 400,
+      calMax: 192,
+      calMin: 200,
+      intent: 504,
     },
   },
 ];
@@ -130,12 +145,34 @@ const UNITS: Readonly<Record<number, { name: string; millimetres: number }>> = {
 
 /** How a number of each kind is read and written. */
 const FIELDS = {
-  u8: { bytes: 1, get: (view: DataView, at: number) => view.getUint8(at) },
-  i16: { bytes: 2, get: (view: DataView, at: number, little: boolean) => view.getInt16(at, little) },
-  i32: { bytes: 4, get: (view: DataView, at: number, little: boolean) => view.getInt32(at, little) },
-  i64: { bytes: 8, get: (view: DataView, at: number, little: boolean) => Number(view.getBigInt64(at, little)) },
-  f32: { bytes: 4, get: (view: DataView, at: number, little: boolean) => view.getFloat32(at, little) },
-  f64: { bytes: 8, get: (view: DataView, at: number, little: boolean) => view.getFloat64(at, little) },
+  u8: { bytes: 1, get: (view: DataView, at: number) => view.getUint8(at), set: DataView.prototype.setUint8 },
+  i16: {
+    bytes: 2,
+    get: (view: DataView, at: number, little: boolean) => view.getInt16(at, little),
+    set: DataView.prototype.setInt16,
+  },
+  i32: {
+    bytes: 4,
+    get: (view: DataView, at: number, little: boolean) => view.getInt32(at, little),
+    set: DataView.prototype.setInt32,
+  },
+  i64: {
+    bytes: 8,
+    get: (view: DataView, at: number, little: boolean) => Number(view.getBigInt64(at, little)),
+    set(this: DataView, at: number, value: number, little: boolean) {
+      this.setBigInt64(at, BigInt(value), little);
+    },
+  },
+  f32: {
+    bytes: 4,
+    get: (view: DataView, at: number, little: boolean) => view.getFloat32(at, little),
+    set: DataView.prototype.setFloat32,
+  },
+  f64: {
+    bytes: 8,
+    get: (view: DataView, at: number, little: boolean) => view.getFloat64(at, little),
+    set: DataView.prototype.setFloat64,
+  },
 } as const;
 
 /** A header that has been read. */
@@ -150,8 +187,7 @@ interface Header {
 
 type Field = keyof Layout["at"];
 
-function field({ layout, view, little }: Header, name: Field, index = 0): number {
-  const { sizes, offset, real, code, units } = layout;
+function kindOf({ sizes, offset, real, code, units }: Layout, name: Field) {
   const kinds: Partial<Record<Field, keyof typeof FIELDS>> = {
     dim: sizes,
     voxOffset: offset,
@@ -159,10 +195,20 @@ function field({ layout, view, little }: Header, name: Field, index = 0): number
     bitpix: "i16",
     qform: code,
     sform: code,
+    intent: code,
     units,
   };
-  const { bytes, get } = FIELDS[kinds[name] ?? real];
+  return FIELDS[kinds[name] ?? real];
+}
+
+function field({ layout, view, little }: Header, name: Field, index = 0): number {
+  const { bytes, get } = kindOf(layout, name);
   return get(view, layout.at[name] + index * bytes, little);
+}
+
+function setField({ layout, view, little }: Header, name: Field, value: number, index = 0): void {
+  const { bytes, set } = kindOf(layout, name);
+  set.call(view, layout.at[name] + index * bytes, value, little);
 }
 
 /** The layout and byte order by the first field, the header's own size. */
@@ -320,13 +366,10 @@ function gridOf(header: Header, shape: Grid["shape"], warnings: string[]): Grid 
     warnings.push(`Its unit of length is ${unit.name}; the affine was converted to millimetres.`);
   const rows = sform(header) ?? voxelRows(header, shape, warnings);
   if (!rows) return null;
-  const scaled = rows.map((row) => row.map((value) => value * millimetres + 0)) as unknown as AffineRow[];
-  const affine = [...scaled, [0, 0, 0, 1]] as unknown as Affine;
-  if (!scaled.flat().every(Number.isFinite) || determinant(affine) === 0) {
-    warnings.push("Its affine is not finite or has no inverse: where the voxels lie is unknown.");
-    return null;
-  }
-  return { shape, affine };
+  const affine = affineOfRows(rows.map((row) => row.map((value) => value * millimetres)));
+  if (affine) return { shape, affine };
+  warnings.push("Its affine is not finite or has no inverse: where the voxels lie is unknown.");
+  return null;
 }
 
 function sform(header: Header): number[][] | undefined {
@@ -378,8 +421,55 @@ function qform(header: Header, lengths: readonly number[]): number[][] {
   ]);
 }
 
-function determinant([[a, b, c], [d, e, f], [g, h, i]]: Affine): number {
-  return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
+/** A header of its own for a volume: an sform in millimetres, of codes that say no more than that. */
+function freshHeader({ shape, grid, name }: VolumeWriting): Header {
+  if (!grid) fail("ERR_LE_VALUE", name, "a grid (NIfTI says where a volume lies)", "null");
+  const sizes = [...shape].reverse();
+  const layout = LAYOUTS[sizes.some((size) => size > 32_767) ? 1 : 0] as Layout;
+  const bytes = new Uint8Array(layout.size);
+  const header = { layout, little: true, single: true, view: new DataView(bytes.buffer), bytes };
+  header.view.setInt32(0, layout.size, true);
+  const spacing = spacingOf(grid);
+  setField(header, "pixdim", 1);
+  for (let axis = 1; axis <= 7; axis++) {
+    setField(header, "dim", 1, axis);
+    setField(header, "pixdim", spacing[3 - axis] ?? 1, axis);
+  }
+  setField(header, "dim", 3);
+  for (let axis = 0; axis < 3; axis++) setField(header, "dim", sizes[axis] as number, axis + 1);
+  setField(header, "units", 2);
+  setField(header, "sform", 2);
+  for (let i = 0; i < 12; i++) setField(header, "srow", (grid.affine[i >> 2] as AffineRow)[i & 3] as number, i);
+  return header;
+}
+
+/** A header as it was read, in memory of its own. */
+function keptHeader(stored: Uint8Array): Header {
+  const bytes = new Uint8Array(stored);
+  const found = layoutOf(Buffer.from(bytes.buffer)) as { layout: Layout; little: boolean };
+  return { ...found, single: true, view: new DataView(bytes.buffer), bytes };
+}
+
+/** A file's bytes: the header of the input where there is one, but for what says how the values are stored. */
+async function encode(volume: VolumeWriting): Promise<Uint8Array> {
+  const { data, shape, header: stored, label } = volume;
+  const header = stored ? keptHeader(stored) : freshHeader(volume);
+  const { layout, bytes, little } = header;
+  const type = typeOf(data);
+  setField(header, "datatype", Number(Object.entries(TYPES).find(([, one]) => one === type)?.[0]));
+  setField(header, "bitpix", 8 * bytesOf(type));
+  for (const name of ["slope", "intercept", "calMax", "calMin"] as const) setField(header, name, 0);
+  if (label) setField(header, "intent", 0);
+  setField(header, "voxOffset", layout.size + 4);
+  bytes.set(Buffer.from(layout.magic.single, "latin1"), layout.magic.at);
+  const channels = shape.length === 4 ? (shape[0] as number) : 1;
+  const rank = field(header, "dim");
+  const before = Array.from({ length: Math.max(0, rank - 3) }, (_, i) => field(header, "dim", i + 4));
+  if (before.reduce((product, size) => product * size, 1) !== channels) {
+    setField(header, "dim", channels === 1 ? 3 : 4);
+    for (let axis = 4; axis <= 7; axis++) setField(header, "dim", axis === 4 ? channels : 1, axis);
+  }
+  return Buffer.concat([bytes, new Uint8Array(4), toBytes(data, !little)]);
 }
 
 /** NIfTI-1 and NIfTI-2. */
@@ -392,4 +482,5 @@ export const nifti: VolumeFormat = {
     return found !== undefined && magicOf(found.layout, head) !== undefined;
   },
   read,
+  write: { ".nii.gz": async (volume) => compress(await encode(volume)), ".nii": encode },
 };

@@ -28,11 +28,15 @@ export function numbersOf(bytes: Uint8Array<ArrayBuffer>, type: NumberType, bigE
   const swapped = bigEndian && bytesOf(type) > 1;
   const of = { shape, type, bigEndian: swapped, fortran: false, offset: 0, size: bytes.length };
   const { data } = npyArray(of, bytes.buffer);
-  if (type === "i8" || type === "u8")
-    for (let i = 0; i < data.length; i++)
-      if (!Number.isSafeInteger(data[i]))
-        throw dataError(name, "volume", "integers within ±(2⁵³ - 1)", `${data[i]} at position ${i}`);
+  if (type === "i8" || type === "u8") checkExact(data, name);
   return data;
+}
+
+/** Refuses integers of 64 bits that a double does not hold. @throws ERR_LE_DATA */
+export function checkExact(data: NumericArray, name: string): void {
+  for (let i = 0; i < data.length; i++)
+    if (!Number.isSafeInteger(data[i]))
+      throw dataError(name, "volume", "integers within ±(2⁵³ - 1)", `${data[i]} at position ${i}`);
 }
 
 /** The type that a typed array is of. */
@@ -63,5 +67,22 @@ export function rescale(data: NumericArray, slope: number, intercept: number): F
   const wide = data.BYTES_PER_ELEMENT > 2 && !(data instanceof Float32Array);
   const out = wide ? new Float64Array(data.length) : new Float32Array(data.length);
   for (let i = 0; i < out.length; i++) out[i] = (data[i] as number) * slope + intercept;
+  return out;
+}
+
+/** Values of which those of a voxel stand together, as planes: [C, …]. */
+export function toPlanes(data: NumericArray, channels: number): NumericArray {
+  return transpose(data, data.length / channels, channels);
+}
+
+/** Planes as values of which those of a voxel stand together. */
+export function toVoxels(data: NumericArray, channels: number): NumericArray {
+  return transpose(data, channels, data.length / channels);
+}
+
+function transpose(data: NumericArray, rows: number, columns: number): NumericArray {
+  const out = new (data.constructor as new (length: number) => NumericArray)(data.length);
+  for (let row = 0, at = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++) out[column * rows + row] = data[at++] as number;
   return out;
 }

@@ -1,9 +1,9 @@
 import { stat } from "node:fs/promises";
-import type { NumericArray } from "../arrays.js";
 import { dataError } from "../data/image.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
 import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
 import { VOLUME_FORMATS, type VolumeFormat } from "./formats.js";
+import { toLabels } from "./labels.js";
 import type { Volume } from "./volume.js";
 
 /** How a volume is read. */
@@ -46,7 +46,7 @@ export async function readVolume(source: string | Uint8Array, options: ReadVolum
     typeof source === "string" ? { path: source, name: source } : { bytes: source, name: name ?? "(bytes)" };
   const chosen = VOLUME_FORMATS.find((one) => one.name === format) ?? (await formatOf(input));
   const volume = await chosen.read(input, { channels, maxValues });
-  if (kind === "label") return toLabels(volume, input.name);
+  if (kind === "label") return asLabels(volume, input.name);
   if (volume.nonFinite === 0) return volume;
   const many = volume.nonFinite === 1 ? "1 value is" : `${volume.nonFinite} values are`;
   return { ...volume, warnings: [...volume.warnings, `${many} not finite.`] };
@@ -78,27 +78,11 @@ export function formatByName(path: string): VolumeFormat | undefined {
 /** How far from a whole number a label may be stored: floats that went through a resampling by nearest neighbours. */
 const TOLERANCE = 1e-3;
 
-/** The labels that values are. @throws ERR_LE_DATA */
-function toLabels(volume: Volume, name: string): Volume<Uint8Array | Uint16Array> {
-  const { data } = volume;
-  const { most, furthest } = checkLabelValues(data, name);
-  const labels = most > 255 ? new Uint16Array(data.length) : new Uint8Array(data.length);
-  for (let i = 0; i < labels.length; i++) labels[i] = Math.round(data[i] as number);
+/** The same with its values as labels. @throws ERR_LE_DATA */
+function asLabels(volume: Volume, name: string): Volume<Uint8Array | Uint16Array> {
+  const { data, furthest } = toLabels(volume.data, TOLERANCE, (expected, received) => {
+    throw dataError(name, "label map", expected, received);
+  });
   const rounded = `Its labels are stored as ${volume.dtype} and were rounded, by at most ${furthest.toPrecision(2)}.`;
-  return { ...volume, data: labels, warnings: furthest > 0 ? [...volume.warnings, rounded] : volume.warnings };
-}
-
-function checkLabelValues(data: NumericArray, name: string): { most: number; furthest: number } {
-  let most = 0;
-  let furthest = 0;
-  for (let i = 0; i < data.length; i++) {
-    const value = data[i] as number;
-    const label = Math.round(value);
-    const distance = Math.abs(value - label);
-    if (!(distance <= TOLERANCE && label >= 0 && label <= 65_535))
-      throw dataError(name, "label map", "whole numbers from 0 to 65535", `${value} at position ${i}`);
-    if (label > most) most = label;
-    if (distance > furthest) furthest = distance;
-  }
-  return { most, furthest };
+  return { ...volume, data, warnings: furthest > 0 ? [...volume.warnings, rounded] : volume.warnings };
 }

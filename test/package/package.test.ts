@@ -122,7 +122,7 @@ describe("the packed package", () => {
       path.join(project, "both.mjs"),
       `import { createRequire } from "node:module";
       const require = createRequire(import.meta.url);
-      for (const entry of ["layer-ensembles", "layer-ensembles/metrics", "layer-ensembles/server", "layer-ensembles/cli"]) {
+      for (const entry of ["layer-ensembles", "layer-ensembles/metrics", "layer-ensembles/volumes", "layer-ensembles/server", "layer-ensembles/cli"]) {
         const imported = await import(entry), required = require(entry);
         const names = Object.keys(required).sort();
         if (String(Object.keys(imported).sort()) !== String(names)) throw new Error(entry + " has other names");
@@ -137,7 +137,7 @@ describe("the packed package", () => {
     const { stdout, stderr } = node(["both.mjs"]);
     expect(stderr).toBe("");
     expect(stdout).toBe(
-      "layer-ensembles true\nlayer-ensembles/metrics true\nlayer-ensembles/server true\nlayer-ensembles/cli true\ntrue\ntrue ERR_LE_OPTION\n",
+      "layer-ensembles true\nlayer-ensembles/metrics true\nlayer-ensembles/volumes true\nlayer-ensembles/server true\nlayer-ensembles/cli true\ntrue\ntrue ERR_LE_OPTION\n",
     );
   });
 

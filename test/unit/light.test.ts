@@ -29,6 +29,7 @@ function packagesOf(entry: string): string[] {
 it.each([
   ["index.ts", ["node-gyp-build"]],
   ["metrics/index.ts", []],
+  ["volumes/index.ts", []],
 ])("%s loads %j", (entry, expected) => {
   expect(packagesOf(entry).filter((name) => !expected.includes(name))).toEqual([]);
 });

@@ -1,0 +1,31 @@
+// Affines of what files say.
+import type { Affine, AffineRow } from "../grid/index.js";
+
+/** The affine of three rows; undefined where it is not finite or has no inverse. */
+export function affineOfRows(rows: readonly (readonly number[])[]): Affine | undefined {
+  // Without -0.
+  const [x, y, z] = rows.map((row) => row.map((value) => value + 0)) as unknown as [AffineRow, AffineRow, AffineRow];
+  const [[a, b, c], [d, e, f], [g, h, i]] = [x, y, z];
+  const determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
+  if (determinant === 0 || ![...x, ...y, ...z, determinant].every(Number.isFinite)) return undefined;
+  return [x, y, z, [0, 0, 0, 1]];
+}
+
+/**
+ * The affine of three axes' steps and the first voxel's centre, in a space of whose coordinates some run against RAS+.
+ * @param signs of the space's coordinates: -1 where one runs to the left, or to the back
+ * @returns undefined as {@link affineOfRows}
+ */
+export function affineOfSteps(
+  steps: readonly (readonly number[])[],
+  origin: readonly number[],
+  signs: readonly number[],
+): Affine | undefined {
+  return affineOfRows(signs.map((sign, row) => [...steps, origin].map((vector) => sign * (vector[row] as number))));
+}
+
+/** The three steps and the first voxel's centre in left-posterior-superior. */
+export function stepsInLps(affine: Affine): { steps: number[][]; origin: number[] } {
+  const column = (j: number) => [-(affine[0][j] as number) + 0, -(affine[1][j] as number) + 0, affine[2][j] as number];
+  return { steps: [0, 1, 2].map(column), origin: column(3) };
+}

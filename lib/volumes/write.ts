@@ -1,0 +1,90 @@
+import type { NdArray, NumericArray } from "../arrays.js";
+import { snapshot } from "../arrays.js";
+import { checkSameShape, fail } from "../checks.js";
+import { writeAtomic } from "../data/files.js";
+import type { Grid } from "../grid/index.js";
+import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
+import { VOLUME_FORMATS } from "./formats.js";
+import { toLabels } from "./labels.js";
+import type { Volume } from "./volume.js";
+
+/** What is written: values, and where they lie. */
+export interface WritableVolume extends NdArray<NumericArray> {
+  /** Default: that of `like`, else none. */
+  readonly grid?: Grid | null;
+}
+
+/** How a volume is written. */
+export interface WriteVolumeOptions {
+  /**
+   * The volume that it came from, in whose grid it is. A NIfTI file keeps that one's header (sizes, pixdim, sform, qform and their
+   * codes, byte order) where it was NIfTI, too.
+   */
+  like?: Volume;
+  /** Writes labels, from 0 to 65535, as uint8 or uint16. @default false */
+  label?: boolean;
+}
+
+const OPTIONS: OptionSpecs = {
+  like: option.custom("a volume that readVolume gave", (value) => snapshot(value) !== undefined),
+  label: option.boolean({ default: false }),
+};
+
+/**
+ * Writes a volume in the format that the name's ending stands for: .nii, .nii.gz, .nrrd or .mha. The file is there whole or not at all.
+ * @param volume [D, H, W] or [C, D, H, W]
+ * @throws ERR_LE_OPTION for another ending
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE for a volume that is not of `like`'s grid, has no grid where the format wants one, or no labels
+ * @throws ERR_LE_IO
+ */
+export async function writeVolume(
+  path: string,
+  volume: WritableVolume,
+  options: WriteVolumeOptions = {},
+): Promise<void> {
+  const { like, label = false } = checkOptions<WriteVolumeOptions>("writeVolume", options, OPTIONS);
+  const own = snapshot(volume);
+  const name = `the volume for ${path}`;
+  if (!own) return fail("ERR_LE_SHAPE", name, "an array with data and shape", describe(volume));
+  const { shape } = own;
+  if (
+    shape.length < 3 ||
+    shape.length > (label ? 3 : 4) ||
+    !shape.every((size) => Number.isSafeInteger(size) && size >= 1)
+  )
+    fail("ERR_LE_SHAPE", name, label ? "[D, H, W]" : "[D, H, W] or [C, D, H, W]", describe(shape));
+  const count = shape.reduce((product, size) => product * size, 1);
+  if (own.data.length !== count)
+    fail("ERR_LE_SHAPE", name, `${count} values (${shape.join("×")})`, `${own.data.length}`);
+  if (like) checkSameShape(name, shape.slice(-3), like.shape.slice(-3));
+  const grid = like ? like.grid : (volume.grid ?? null);
+  if (grid) checkSameShape(`the grid of ${name}`, grid.shape, shape.slice(-3));
+  if (like && volume.grid && !(grid && isSame(volume.grid, grid)))
+    fail("ERR_LE_VALUE", name, "the grid of the volume that it is like", "another");
+  const { format, encode } = writerOf(path);
+  const header = like?.format === format ? like.header : undefined;
+  const data = label
+    ? toLabels(own.data, 0, (expected, received) => fail("ERR_LE_VALUE", name, expected, received)).data
+    : own.data;
+  await writeAtomic(path, await encode({ name, data, shape, grid, label, ...(header && { header }) }));
+}
+
+/** By a name's ending. @throws ERR_LE_OPTION */
+function writerOf(path: string) {
+  const writers = VOLUME_FORMATS.flatMap(({ name, write = {} }) =>
+    Object.entries(write).map(([ending, encode]) => ({ format: name, ending, encode })),
+  );
+  const found = writers.find(({ ending }) => path.toLowerCase().endsWith(ending));
+  if (found) return found;
+  return fail("ERR_LE_OPTION", "a volume's name", writers.map(({ ending }) => ending).join(", "), describe(path));
+}
+
+/** Whether two affines put a voxel in the same place, to a millionth of its numbers. */
+function isSame(a: Grid, b: Grid): boolean {
+  return a.affine.every((row, i) =>
+    row.every((value, j) => {
+      const other = b.affine[i]?.[j] as number;
+      return Math.abs(value - other) <= 1e-6 * Math.max(1, Math.abs(value), Math.abs(other));
+    }),
+  );
+}
