@@ -11,6 +11,7 @@ export type Affine = readonly [AffineRow, AffineRow, AffineRow, AffineRow];
 export interface Grid {
   /** Voxels along z, y and x. */
   readonly shape: readonly [depth: number, height: number, width: number];
+  /** From voxel indices to millimetres. */
   readonly affine: Affine;
 }
 
