@@ -66,6 +66,11 @@ export function ownArray<T extends NumericArray>(array: T): T {
   }
 }
 
+/** A new array of zeros, of the type of another. */
+export function zerosLike<T extends NumericArray>(array: T, length: number): T {
+  return new ARRAYS[arrayType(array) as ArrayType](length) as T;
+}
+
 /** More axes than any array here has. */
 const MOST_AXES = 8;
 
