@@ -380,10 +380,11 @@ function sform(header: Header): number[][] | undefined {
 /** The rows by the qform, or by the voxel sizes alone; undefined where these are not said. */
 function voxelRows(header: Header, shape: Grid["shape"], warnings: string[]): number[][] | undefined {
   const rank = field(header, "dim");
+  const byQform = field(header, "qform") > 0;
   const sides = [1, 2, 3].map((axis) => {
-    const stored = field(header, "pixdim", axis);
-    // An axis that the file does not have is one voxel long, and 1 mm.
-    return axis > rank || (stored === 0 && shape[3 - axis] === 1) ? 1 : stored;
+    // nibabel leaves out the voxel sizes beyond the file's axes for the centred affine only.
+    const stored = axis <= rank || byQform ? field(header, "pixdim", axis) : 1;
+    return stored === 0 && shape[3 - axis] === 1 ? 1 : stored;
   });
   if (!sides.every((side) => Number.isFinite(side) && side !== 0)) {
     warnings.push(`Its voxel sizes (pixdim) are ${sides.join(", ")}: where the voxels lie is unknown.`);
@@ -391,7 +392,7 @@ function voxelRows(header: Header, shape: Grid["shape"], warnings: string[]): nu
   }
   if (sides.some((side) => side < 0)) warnings.push("Its voxel sizes (pixdim) are negative; taken without the sign.");
   const lengths = sides.map(Math.abs);
-  if (field(header, "qform") > 0) return qform(header, lengths);
+  if (byQform) return qform(header, lengths);
   warnings.push(
     "Its orientation and position are unknown (no sform, no qform): x is taken to run to the left, the centre as origin.",
   );
