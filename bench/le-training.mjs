@@ -39,8 +39,11 @@ const SETS = {
   hippocampus: { ...hippocampus, size: [32, 32, 48] },
 };
 
-const le = (fit = {}) => ({ method: LayerEnsemble, fit });
-const mh = (fit = {}) => ({ method: MultiHead, fit });
+// Variants that do not say otherwise have the gradient of every head whole, whatever the default.
+const whole = (fit) =>
+  typeof fit === "function" ? (heads) => ({ headGradient: 1, ...fit(heads) }) : { headGradient: 1, ...fit };
+const le = (fit = {}) => ({ method: LayerEnsemble, fit: whole(fit) });
+const mh = (fit = {}) => ({ method: MultiHead, fit: whole(fit) });
 const rising = (power) => (heads) => Array.from({ length: heads }, (_, k) => ((k + 1) / heads) ** power);
 
 // `fit` may be a function of the number of heads.

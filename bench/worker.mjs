@@ -52,6 +52,7 @@ const commands = {
       learningRate: 1e-4,
       optimizer: "adam",
       schedule: "constant",
+      headGradient: 1,
       clipNorm: 0,
       augment: "none",
     });

@@ -106,12 +106,13 @@ export const FIT = {
   headWeights: option.array(nonNegative, { otherwise: "all 1", text: "weight of each head's loss, in depth order" }),
   /**
    * Factor of the gradient that every head but the last sends into the network: 1 trains the network for all heads alike, 0 for the
-   * last alone. The heads themselves learn the same. @default 1
+   * last alone. The heads themselves learn the same. In the mean over all heads the early ones count most, and a network that serves
+   * them all alike has less left for the last: see docs/results.md. @default 0.1
    */
   headGradient: option.number({
     min: 0,
     max: 1,
-    default: 1,
+    default: 0.1,
     text: "share of their gradient that all heads but the last send into the network",
     arg: "share",
   }),
@@ -182,6 +183,7 @@ export const PAPER: Readonly<FitOptions> = {
   loss: "softDice",
   optimizer: "adam",
   schedule: "plateau",
+  headGradient: 1,
   clipNorm: 0,
   earlyStopping: 20,
   epochs: 200,

@@ -57,6 +57,7 @@ describe("a layer ensemble equals PyTorch's", () => {
       optimizer: "adam",
       schedule: "constant",
       loss: "diceCrossEntropy",
+      headGradient: 1,
       clipNorm: 0,
       augment: "none",
     });
