@@ -108,6 +108,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const options = {
       ...defaultsOf(TUNE),
       ...(heads.length === 1 && { fit: ["temperature"] as const }),
+      ...(ordered && heads.length > 1 && (flags.fusion ?? "mean") === "mean" && { fit: ["rising"] as const }),
       ...givenOf(flags, toldOf(TUNE)),
       ...{ choose: !draws, ignoreIndex, ordered },
       ...(flags.gate && { gate: gateOptions(flags) }),

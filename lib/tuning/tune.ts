@@ -27,9 +27,12 @@ import { fitHeadWeights } from "./weights.js";
 export type { TuneImage } from "./validation.js";
 
 /** What can be fitted, in the order in which it is. */
-export const FITS = ["temperatures", "weights", "temperature"] as const;
+export const FITS = ["temperatures", "rising", "weights", "temperature"] as const;
 
-/** One of {@link FITS}: a temperature of each head, a weight of each head, one temperature of the fused probabilities. */
+/**
+ * One of {@link FITS}: a temperature of each head; weights that rise, each head's twice the one before; weights of each head that have the
+ * lowest nll; one temperature of the fused probabilities.
+ */
 export type Fit = (typeof FITS)[number];
 
 /** How the gate's threshold is chosen. */
@@ -72,7 +75,7 @@ export const TUNE = {
   /** What is fitted to them. @default [] */
   fit: option.array(option.oneOf(FITS), {
     default: [],
-    otherwise: "none; temperature for a run with a single head",
+    otherwise: "rising for a layer ensemble fused by the mean; temperature for a run with a single head; else none",
     text: "what is fitted, or none",
   }),
   /** How the threshold on the score is chosen: a share to flag, or a Dice. @default none */
@@ -165,6 +168,10 @@ export async function tune(
   if (fit.includes("weights") && fusion !== "mean") {
     fail("ERR_LE_OPTION", "option 'fit' of tune", `no weights, as they are fitted for the fusion "mean",`, fusion);
   }
+  if (fit.includes("rising") && (fit.includes("weights") || !fusion.endsWith("mean"))) {
+    const received = fit.includes("weights") ? "both" : `rising for the fusion ${fusion}`;
+    fail("ERR_LE_OPTION", "option 'fit' of tune", "rising or weights, for a fusion that is a mean,", received);
+  }
   if (fit.includes("temperatures") && fusion === "vote") {
     fail("ERR_LE_OPTION", "option 'fit' of tune", "no temperatures, as they change no vote,", fusion);
   }
@@ -191,10 +198,10 @@ export async function tune(
     kept = choose(removals, rule, margin).kept;
   }
 
-  const fitted = fitTo(sampler.samples(kept), { fit, fusion, ignoreIndex });
+  const fitted = fitTo(sampler.samples(kept), { fit, fusion, ignoreIndex, kept: kept.length });
 
   // The last reading: what all of it comes to.
-  const forms = formsOf(fitted, fusion);
+  const forms = formsOf(fitted, fusion, fit.includes("rising") ? "rising" : "weights");
   const tries = kept.length < heads ? ["all heads", ...forms.keys()] : [...forms.keys()];
   const results = new Map(tries.map((step) => [step, [] as SubsetScore[]]));
   const confidence: number[] = [];
@@ -318,10 +325,15 @@ class PixelSampler {
 
 type Fitted = Pick<Tuning, "temperatures" | "weights" | "temperature">;
 
+/** Of K heads, in depth order: each twice the one before, summing to 1. */
+function risingWeights(heads: number): number[] {
+  return Array.from({ length: heads }, (_, k) => 2 ** k / (2 ** heads - 1));
+}
+
 /** Each fit is of what the ones before it leave. */
 function fitTo(
   samples: readonly TuneImage[],
-  { fit, fusion, ignoreIndex }: { fit: readonly Fit[]; fusion: Fusion; ignoreIndex: number },
+  { fit, fusion, ignoreIndex, kept }: { fit: readonly Fit[]; fusion: Fusion; ignoreIndex: number; kept: number },
 ): Fitted {
   const fitted: Fitted = {};
   const truths = samples.map(({ truth }) => truth);
@@ -332,6 +344,7 @@ function fitTo(
       return fitTemperature(logits, truths, { ...MODELS, ignoreIndex: optional(ignoreIndex) }).temperature;
     });
   }
+  if (fit.includes("rising")) fitted.weights = risingWeights(kept);
   if (fit.includes("weights") && samples.length > 0) {
     const shares = samples.map((sample) => probabilitiesOf(sample.heads, fitted.temperatures));
     fitted.weights = fitHeadWeights(shares, truths, { ignoreIndex: optional(ignoreIndex) }).weights;
@@ -346,7 +359,7 @@ function fitTo(
 }
 
 /** By step: how p̄ comes from the logits of the chosen heads once that much has been fitted. */
-function formsOf({ temperatures, weights, temperature }: Fitted, fusion: Fusion) {
+function formsOf({ temperatures, weights, temperature }: Fitted, fusion: Fusion, weighted: Fit) {
   type Form = (heads: readonly NdArray<FloatArray>[]) => NdArray<FloatArray>;
   const forms = new Map<string, Form>();
   let options: { temperatures?: number[]; weights?: number[] } = {};
@@ -361,7 +374,7 @@ function formsOf({ temperatures, weights, temperature }: Fitted, fusion: Fusion)
   }
   if (weights) {
     options = { ...options, weights };
-    add("weights");
+    add(weighted);
   }
   if (temperature !== undefined) {
     const fixed = options;

@@ -253,6 +253,21 @@ describe("tuning", () => {
     await expect(choose(none)).rejects.toMatchObject({ code: "ERR_LE_VALUE" });
   });
 
+  it("gives each kept head twice the weight of the one before where that is asked for", async () => {
+    const images = squares(10, [3, 0.6, 0.7, 0.8, 0.9], { scale: 3 });
+    const { kept, weights = [], steps } = await choose(images, { fit: ["rising"] });
+    expect(weights).toHaveLength(kept.length);
+    expect(weights.reduce((sum, weight) => sum + weight, 0)).toBeCloseTo(1, 12);
+    for (let k = 1; k < weights.length; k++) expect(weights[k]).toBeCloseTo(2 * (weights[k - 1] as number), 12);
+    // The quality that is told is of these weights.
+    const fused = images.map(({ heads }) => fuse(skipHeads(heads, heads.length - kept.length), { weights }));
+    const overlap = fused.map((p, i) => dice(argmax(p), images[i]!.truth, { classes: 2 })[1] as number);
+    expect(steps.at(-1)).toMatchObject({ step: "rising" });
+    expect(steps.at(-1)?.dice).toBeCloseTo(overlap.reduce((sum, value) => sum + value, 0) / overlap.length, 6);
+    for (const wrong of [{ fusion: "vote" }, { fusion: "last" }, { fit: ["rising", "weights"] }] as const)
+      await expect(choose(images, { fit: ["rising"], ...wrong })).rejects.toMatchObject({ code: "ERR_LE_OPTION" });
+  });
+
   it("looks at the confidence of the prediction that was chosen", async () => {
     const images = squares(10, [3, 0.6, 0.7, 0.8, 0.9], { scale: 3 });
     const byAula = await choose(images, { score: "aula", gate: { flag: 0.3 } });
