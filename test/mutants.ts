@@ -15,6 +15,27 @@ export interface Mutant {
 
 export const MUTANTS: readonly Mutant[] = [
   {
+    name: "voxels that meet at integers",
+    file: "lib/grid/interpolate.ts",
+    text: "return (i + 0.5) * (from / to) - 0.5;",
+    by: "return i * (from / to);",
+    tests: ["test/unit/grid-resample.test.ts"],
+  },
+  {
+    name: "an origin that stays where voxels change",
+    file: "lib/grid/resample.ts",
+    text: "(ratio) => (ratio - 1) / 2",
+    by: "() => 0",
+    tests: ["test/unit/grid-resample.test.ts"],
+  },
+  {
+    name: "a flipped axis that begins where it began",
+    file: "lib/grid/orientation.ts",
+    text: "at[axis] = last[k] as number;",
+    by: "at[axis] = 0;",
+    tests: ["test/unit/grid.test.ts"],
+  },
+  {
     name: "a threshold does not accept the case at it",
     file: "lib/certificate/rules.ts",
     text: "if ((confidence[i] as number) < threshold) continue;",

@@ -1,5 +1,8 @@
 // What moves a volume and its place in the world together. Loads no addon.
 export { type Affine, type AffineRow, type Grid, spacingOf } from "./grid.js";
+export type { Interpolation } from "./interpolate.js";
 export { orientationOf, reorient } from "./orientation.js";
 export type { Moved, Placed, Step, Triple } from "./placed.js";
+export { type ResampleOptions, resample } from "./resample.js";
+export { type RestoreOptions, restore } from "./restore.js";
 export { type Box, crop, type Fill, nonZeroBox, pad } from "./window.js";
