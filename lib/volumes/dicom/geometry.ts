@@ -110,7 +110,7 @@ function checkSteps(
     step: minus(slice.at, (slices[k] as Slice).at),
   }));
   const sorted = gaps.map(({ gap }) => gap).sort((a, b) => a - b);
-  const usual = sorted[sorted.length >> 1] as number;
+  const usual = sorted[(sorted.length - 1) >> 1] as number;
   const where = (slice: Slice) => `${nameOf(slice.frame)} at ${shown(slice.along)} mm`;
   const list = (some: typeof gaps) =>
     `${some

@@ -25,7 +25,13 @@ export interface DataSet {
 
 interface Parser {
   readPart10Header(bytes: Uint8Array): DataSet;
-  parseDicom(bytes: Uint8Array, options: { inflater: (bytes: Uint8Array, position: number) => Uint8Array }): DataSet;
+  parseDicom(
+    bytes: Uint8Array,
+    options: {
+      inflater: (bytes: Uint8Array, position: number) => Uint8Array;
+      vrCallback: (tag: string) => string | undefined;
+    },
+  ): DataSet;
 }
 
 /** A refusal of one file: Expected `expected` for `path` but received `received`. */
@@ -67,7 +73,9 @@ export async function parseDicom(bytes: Uint8Array, path: string): Promise<{ dat
     const maxOutputLength = 2 ** 26 + 100 * body.length;
     return Buffer.concat([packed.subarray(0, position), inflateRawSync(body, { maxOutputLength })]);
   };
-  return { data: parse(() => parser.parseDicom(bytes, { inflater })), syntax };
+  // Implicit: what begins like an item would be taken for a sequence, pixels too.
+  const vrCallback = (tag: string) => (tag === "x7fe00010" ? "OW" : undefined);
+  return { data: parse(() => parser.parseDicom(bytes, { inflater, vrCallback })), syntax };
 }
 
 /** The numbers of a text element (DS, IS): undefined where it is missing or empty. */
