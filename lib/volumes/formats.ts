@@ -2,6 +2,7 @@
 import type { NdArray, NumericArray } from "../arrays.js";
 import type { Grid } from "../grid/index.js";
 import type { VolumeInput } from "./bytes.js";
+import { dicom, type SeriesOptions } from "./dicom/index.js";
 import { metaImage } from "./metaimage.js";
 import { nifti } from "./nifti.js";
 import { npy } from "./npy.js";
@@ -14,6 +15,8 @@ export interface VolumeReading {
   readonly channels: boolean;
   /** Most values that a file may claim. */
   readonly maxValues: number;
+  /** Of DICOM alone. */
+  readonly dicom?: SeriesOptions;
 }
 
 /** What a writer is given. */
@@ -45,4 +48,4 @@ export interface VolumeFormat {
 }
 
 /** Every format, in the order in which they are tried. */
-export const VOLUME_FORMATS: readonly VolumeFormat[] = [nifti, nrrd, metaImage, npy];
+export const VOLUME_FORMATS: readonly VolumeFormat[] = [nifti, nrrd, metaImage, npy, dicom];

@@ -2,6 +2,7 @@ import { stat } from "node:fs/promises";
 import { dataError } from "../data/image.js";
 import { checkOptions, type OptionSpecs, option } from "../options.js";
 import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
+import { SERIES_OPTIONS, type SeriesOptions } from "./dicom/index.js";
 import { VOLUME_FORMATS, type VolumeFormat } from "./formats.js";
 import { toLabels } from "./labels.js";
 import type { Volume } from "./volume.js";
@@ -16,6 +17,8 @@ export interface ReadVolumeOptions {
   format?: string;
   /** Most values that a file may claim. @default 1_000_000_000 */
   maxValues?: number;
+  /** What may be asked of a DICOM series. */
+  dicom?: SeriesOptions;
   /** What messages call bytes that have no file. @default "(bytes)" */
   name?: string;
 }
@@ -25,6 +28,7 @@ const OPTIONS: OptionSpecs = {
   channels: option.boolean({ default: false }),
   format: option.oneOf(VOLUME_FORMATS.map(({ name }) => name)),
   maxValues: option.integer({ min: 1, default: 1_000_000_000 }),
+  dicom: option.object<SeriesOptions>(SERIES_OPTIONS),
   name: option.string(),
 };
 
@@ -40,12 +44,13 @@ export async function readVolume(source: string | Uint8Array, options: ReadVolum
     channels = false,
     format,
     maxValues = 1_000_000_000,
+    dicom,
     name,
   } = checkOptions("readVolume", options, OPTIONS);
   const input: VolumeInput =
     typeof source === "string" ? { path: source, name: source } : { bytes: source, name: name ?? "(bytes)" };
   const chosen = VOLUME_FORMATS.find((one) => one.name === format) ?? (await formatOf(input));
-  const volume = await chosen.read(input, { channels, maxValues });
+  const volume = await chosen.read(input, { channels, maxValues, ...(dicom && { dicom }) });
   if (kind === "label") return asLabels(volume, input.name);
   if (volume.nonFinite === 0) return volume;
   const many = volume.nonFinite === 1 ? "1 value is" : `${volume.nonFinite} values are`;

@@ -5,6 +5,7 @@ import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { listSeries, readSeries, type SeriesOptions } from "../../lib/volumes/dicom/index.js";
 import { loadPeer } from "../../lib/volumes/dicom/peer.js";
+import { readVolume } from "../../lib/volumes/index.js";
 import { dicomFile, type Elements, encapsulated, enhanced, slice, syntaxes, without } from "./support/dicom.js";
 
 const root = mkdtempSync(path.join(os.tmpdir(), "le-dicom-"));
@@ -479,6 +480,26 @@ describe("other files", () => {
     writeFileSync(file, "no DICOM");
     await expect(readSeries([path.join(folder, "a.dcm"), file])).rejects.toThrow(/notes\.txt.*another kind/);
     await expect(readSeries(path.join(folder, "nothing"))).rejects.toMatchObject({ code: "ERR_LE_IO" });
+  });
+});
+
+describe("readVolume", () => {
+  it("reads a folder, or a file whose name has no ending, with options of a series", async () => {
+    const folder = folderOf(...four((k) => ({ "00200012": ["IS", `${k >> 1}`] })));
+    await expect(readVolume(folder)).rejects.toThrow(/received 2/);
+    const { data, format } = await readVolume(folder, { dicom: { mergeAcquisitions: true } });
+    expect([[...data], format]).toEqual([fourValues, "dicom"]);
+    const file = path.join(folder, "IM0001");
+    writeFileSync(file, dicomFile(slice(0, 0)));
+    expect((await readVolume(file)).shape).toEqual([1, 2, 3]);
+    await expect(readVolume(folder, { dicom: { mergeAcquisitons: true } as never })).rejects.toThrow(
+      /mergeAcquisitions/,
+    );
+  });
+
+  it("refuses more values than allowed, and bytes, whose other slices nobody knows", async () => {
+    await expect(readVolume(folderOf(...four()), { maxValues: 23 })).rejects.toThrow(/at most 23 values .* 24/);
+    await expect(readVolume(dicomFile(slice(0, 0)))).rejects.toMatchObject({ code: "ERR_LE_DATA" });
   });
 });
 

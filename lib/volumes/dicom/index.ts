@@ -1,9 +1,10 @@
 // DICOM series to volumes.
+export { dicom } from "./format.js";
 export {
   listSeries,
   readSeries,
+  SERIES_OPTIONS,
   type SeriesInfo,
   type SeriesOptions,
   type SeriesVolume,
-  seriesOptionSpecs,
 } from "./series.js";

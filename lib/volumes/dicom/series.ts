@@ -4,36 +4,35 @@ import path from "node:path";
 import type { NumericArray } from "../../arrays.js";
 import { ioError, readRegular } from "../../data/files.js";
 import { LayerEnsemblesError } from "../../errors.js";
-import { checkOptions, option, type Values } from "../../options.js";
+import { checkOptions, option } from "../../options.js";
 import type { Volume } from "../volume.js";
 import { dot, type Frame, framesOf, type ImageFile, type NoImage, typeName, type Vector } from "./frames.js";
 import { nameOf, normalOf, type Stack, stackOf } from "./geometry.js";
 import { isDicom, parseDicom, refuseFile } from "./parser.js";
 import { pixelReader } from "./pixels.js";
 
-/** The options of {@link readSeries}, declared once. */
-export const seriesOptionSpecs = {
-  series: option.string({
-    otherwise: "the only one there is",
-    text: "of several volumes in a DICOM folder, the one to read: its id or its number in the list",
-    arg: "id",
-  }),
-  allowTilt: option.boolean({
-    default: false,
-    text: "read a DICOM series with gantry tilt, as a sheared grid",
-  }),
-  allowUneven: option.boolean({
-    default: false,
-    text: "read a DICOM series with missing or uneven slices as if they were evenly spaced",
-  }),
-  mergeAcquisitions: option.boolean({
-    default: false,
-    text: "read slices of several acquisitions of a DICOM series as one volume",
-  }),
-};
+/** What may be asked of a DICOM series. */
+export interface SeriesOptions {
+  /** Of several volumes, the one to read: its id or its number, from 1, in the list. Default: the only one there is */
+  series?: string;
+  /** Takes slices whose steps are not along their normal (gantry tilt): the grid is sheared, and a warning says so. @default false */
+  allowTilt?: boolean;
+  /** Takes missing or uneven slices as evenly spaced from the first to the last: a warning says how far off they are. @default false */
+  allowUneven?: boolean;
+  /** Takes slices of several acquisitions as one volume. @default false */
+  mergeAcquisitions?: boolean;
+  /** Most values that a volume may have. @default 1_000_000_000 */
+  maxValues?: number;
+}
 
-/** Options of {@link readSeries}. */
-export type SeriesOptions = Values<typeof seriesOptionSpecs>;
+/** {@link SeriesOptions}, for checks. */
+export const SERIES_OPTIONS = {
+  series: option.string(),
+  allowTilt: option.boolean({ default: false }),
+  allowUneven: option.boolean({ default: false }),
+  mergeAcquisitions: option.boolean({ default: false }),
+  maxValues: option.integer({ min: 1, default: 1_000_000_000 }),
+};
 
 /** A volume of a folder, before its pixels are read. */
 export interface SeriesInfo {
@@ -72,7 +71,7 @@ export async function listSeries(
   input: string | readonly string[],
   options: SeriesOptions = {},
 ): Promise<SeriesInfo[]> {
-  const checked = checkOptions("listSeries", options, seriesOptionSpecs);
+  const checked = checkOptions("listSeries", options, SERIES_OPTIONS);
   const { files } = await scan(input);
   return candidatesOf(files, checked).map(({ info }) => info);
 }
@@ -89,10 +88,14 @@ export async function readSeries(
   input: string | readonly string[],
   options: SeriesOptions = {},
 ): Promise<SeriesVolume> {
-  const checked = checkOptions("readSeries", options, seriesOptionSpecs);
+  const checked = checkOptions("readSeries", options, SERIES_OPTIONS);
   const { files, warnings } = await scan(input);
   const candidate = choose(candidatesOf(files, checked), checked.series, input);
   const stack = stackOf(candidate.frames, checked);
+  const { maxValues = SERIES_OPTIONS.maxValues.default } = checked;
+  const values = candidate.info.shape.reduce((product, side) => product * side, 1);
+  if (values > maxValues)
+    refuseFile(shownInput(input), `at most ${maxValues} values`, `${values} (${candidate.info.shape.join("×")})`);
   return readPixels(stack, [...warnings, ...stack.warnings]);
 }
 

@@ -1,0 +1,18 @@
+// DICOM in the register of formats.
+import { dataError } from "../../data/image.js";
+import type { VolumeFormat } from "../formats.js";
+import { isDicom } from "./parser.js";
+import { readSeries } from "./series.js";
+
+/** DICOM: a folder of slices, or one file. */
+export const dicom: VolumeFormat = {
+  name: "dicom",
+  title: "DICOM",
+  extensions: [".dcm"],
+  folders: true,
+  begins: isDicom,
+  read({ path, name }, { maxValues, dicom: options }) {
+    if (path === undefined) throw dataError(name, "volume", "a folder or a file of DICOM", "bytes");
+    return readSeries(path, { maxValues, ...options });
+  },
+};
