@@ -7,4 +7,5 @@ export {
   type SeriesInfo,
   type SeriesOptions,
   type SeriesVolume,
+  type SliceSource,
 } from "./series.js";

@@ -38,9 +38,11 @@ export const SERIES_OPTIONS = {
 export interface SeriesInfo {
   /** Picks it in {@link SeriesOptions}: the SeriesInstanceUID, with a number behind it where a series holds several volumes. */
   id: string;
+  /** As the files have it. */
   seriesInstanceUID: string;
   /** Slices, rows, columns. */
   shape: readonly [depth: number, height: number, width: number];
+  /** How many hold its slices. */
   files: number;
   /** In words: size, spacing, orientation, and what else tells it from the others. */
   description: string;
@@ -50,11 +52,24 @@ export interface SeriesInfo {
 
 /** A volume of a DICOM series: {@link Volume}, and what its files say. */
 export interface SeriesVolume extends Volume {
+  /** As the files have it. */
   seriesInstanceUID: string;
   /** MONOCHROME1 has low values bright; they stay as stored. */
   photometric: string;
-  /** Files and frames (from 1) in the order of the slices. */
-  slices: readonly { path: string; frame: number; sopInstanceUID: string; sopClassUID: string }[];
+  /** Where each slice comes from, in their order. */
+  slices: readonly SliceSource[];
+}
+
+/** The frame that a slice comes from. */
+export interface SliceSource {
+  /** Of the file. */
+  path: string;
+  /** Its number in the file, from 1. */
+  frame: number;
+  /** The file's SOPInstanceUID. */
+  sopInstanceUID: string;
+  /** The file's SOPClassUID. */
+  sopClassUID: string;
 }
 
 interface Candidate {
