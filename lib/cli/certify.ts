@@ -107,7 +107,7 @@ async function certifyFolder(folder: string, flags: Flags, session: Session): Pr
   const { writeCertificate } = await import("../runs/certificate.js");
   if (!dryRun) {
     checkOutput(folder, "the run");
-    await checkPlaces(folder, [RUN_FILES.certificate]);
+    await checkPlaces(folder, [RUN_FILES.certificate, RUN_FILES.predictedDice]);
   }
   const opened = await openRun(folder, flags);
   const line = new StatusLine(process.stderr);
@@ -130,8 +130,14 @@ async function certifyFolder(folder: string, flags: Flags, session: Session): Pr
     });
     line.clear();
     const { certification, content } = found;
-    const written = content && !dryRun ? [RUN_FILES.certificate] : [];
-    const certificate = content && !dryRun ? await writeCertificate(folder, content) : content;
+    const { predictedDice } = found;
+    const files = [RUN_FILES.certificate, ...(predictedDice === undefined ? [] : [RUN_FILES.predictedDice])];
+    const written = content && !dryRun ? files : [];
+    const certificate = content && !dryRun ? await writeCertificate(folder, content, predictedDice) : content;
+    if (predictedDice !== undefined && !dryRun)
+      session.note(
+        "The bounds of predicted Dice are of the calibration's cases now, for cases exchangeable with them.",
+      );
     if (!certification.certified) process.exitCode = 1;
     await session.print(
       session.json

@@ -126,6 +126,8 @@ export function predictionRecord(
       perClass: byName(predictedDice.perClass),
       /** The bounds hold in 1 - α of cases; null without any. */
       alpha: predictedDice.alpha,
+      /** Of which images they are: of a calibration split, or of those of the fit, each left out of it; null without them. */
+      from: predictedDice.from,
       /** For people; null where nothing is known. */
       sentence: describePredictedDice(predictedDice) ?? null,
     },

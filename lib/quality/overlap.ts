@@ -32,8 +32,13 @@ export function dice(
  * @throws as {@link dice}
  */
 export function meanDice(prediction: NdArray<Uint8Array>, truth: NdArray<Uint8Array>, options: OverlapOptions): number {
-  const perClass = Object.values(dice(prediction, truth, options)).filter((one) => !Number.isNaN(one));
-  return perClass.reduce((sum, one) => sum + one, 0) / perClass.length;
+  return meanOfClasses(dice(prediction, truth, options));
+}
+
+/** The mean of an overlap over the foreground classes; NaN where no pixel counts. */
+export function meanOfClasses(perClass: Record<number, number>): number {
+  const known = Object.values(perClass).filter((one) => !Number.isNaN(one));
+  return known.reduce((sum, one) => sum + one, 0) / known.length;
 }
 
 /**

@@ -1,7 +1,7 @@
 // certificate.json of a run: what is promised of what its gate accepts, and of which run that holds.
 import path from "node:path";
 import { type Certified, RULE_NAMES } from "../certificate/index.js";
-import { readTextIfAny, writeAtomic } from "../data/files.js";
+import { readTextIfAny, writeTogether } from "../data/files.js";
 import { parseJson } from "../data/json.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { PredictionFusion } from "../fusion/index.js";
@@ -20,7 +20,7 @@ const FORMAT = 1;
 export interface CertificateHashes extends RunHashes {
   /** Of the ids and bytes of the calibration cases. */
   cases: string;
-  /** Of the run's fit, where the score is a fitted one. */
+  /** Of the run's fit of predicted Dice, or of nothing; certificates of earlier versions have it where the score is a fitted one. */
   fit?: string;
 }
 
@@ -130,11 +130,17 @@ export type CertificateVerdict =
     };
 
 /**
- * Writes a certificate into its run, atomically: who is killed meanwhile, or has no space, leaves the one that was there.
+ * Writes a certificate into its run, atomically: who is killed meanwhile, or has no space, leaves the one that was there, or makes it
+ * stale.
+ * @param predictedDice text of the run's predicted-dice.json with bounds of the same cases; left as it is without
  * @returns what was written
  * @throws ERR_LE_BUSY where a training or command is writing the run; ERR_LE_IO
  */
-export async function writeCertificate(folder: string, content: CertificateContent): Promise<Certificate> {
+export async function writeCertificate(
+  folder: string,
+  content: CertificateContent,
+  predictedDice?: string,
+): Promise<Certificate> {
   const { format, version, date } = {
     format: FORMAT,
     version: PACKAGE_VERSION,
@@ -144,7 +150,12 @@ export async function writeCertificate(folder: string, content: CertificateConte
   const plain = JSON.parse(JSON.stringify({ format, version, date, ...content })) as Omit<Certificate, "digest">;
   const certificate: Certificate = { ...plain, digest: hashOf(plain) };
   const text = `${JSON.stringify(certificate, null, 2)}\n`;
-  await withFolder(folder, () => writeAtomic(path.join(folder, RUN_FILES.certificate), text));
+  await withFolder(folder, () =>
+    writeTogether([
+      ...(predictedDice === undefined ? [] : [[path.join(folder, RUN_FILES.predictedDice), predictedDice] as const]),
+      [path.join(folder, RUN_FILES.certificate), text],
+    ]),
+  );
   return certificate;
 }
 
@@ -206,7 +217,7 @@ export async function verifyCertificate(folder: string, certificate?: unknown): 
       `What decides predictions in ${RUN_FILES.run} is not what was certified: ${again}`,
     );
   if (fit !== undefined && fit !== (await fitHash(folder)))
-    return invalid("stale-settings", `The fit of the certified score is not what was certified: ${again}`);
+    return invalid("stale-settings", `The fit of predicted Dice is not what was certified: ${again}`);
   return { valid: true, certificate: checked };
 }
 

@@ -57,19 +57,27 @@ async function hashOfWeights(folder: string, parts: readonly Part[]): Promise<st
   return weights.digest("hex");
 }
 
-/** Hash of the fit of predicted Dice in a run, which its settings do not name; without a fit that of nothing. @throws ERR_LE_IO */
+/**
+ * Hash of the fit of predicted Dice in a run, bounds and all, which its settings do not name; without a fit that of nothing.
+ * @throws ERR_LE_IO
+ */
 export async function fitHash(folder: string): Promise<string> {
   const file = path.join(folder, RUN_FILES.predictedDice);
   const bytes = await readRegular(file).catch((cause) => {
     if (isMissing(cause)) return "";
     throw ioError(file, "readable", cause);
   });
+  return hashOfBytes(bytes);
+}
+
+/** Hexadecimal SHA-256. */
+export function hashOfBytes(bytes: string | Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
 
 /** Hexadecimal SHA-256 of a value as canonical JSON. */
 export function hashOf(value: unknown): string {
-  return createHash("sha256").update(canonicalJson(value)).digest("hex");
+  return hashOfBytes(canonicalJson(value));
 }
 
 /** All that decides a prediction or whether it is accepted, but for the score and the threshold; so does what later versions may add. */

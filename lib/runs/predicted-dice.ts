@@ -145,7 +145,13 @@ function isBounds(value: unknown): value is DiceIntervals | null {
 }
 
 function isDistances(value: unknown): value is DiceDistances {
-  return isObject(value) && isNumber(value.cases) && isNumberOrNull(value.lower) && isNumberOrNull(value.both);
+  return (
+    isObject(value) &&
+    isNumber(value.cases) &&
+    (value.groups === undefined || isNumber(value.groups)) &&
+    isNumberOrNull(value.lower) &&
+    isNumberOrNull(value.both)
+  );
 }
 
 function isConstant(value: unknown): boolean {

@@ -112,6 +112,8 @@ export interface DiceIntervals {
 export interface DiceDistances {
   /** How many. */
   cases: number;
+  /** Of how many groups (patients), where some have several. */
+  groups?: number;
   /** Of D̂ - D: what to subtract for a lower bound; null where there are too few cases for α. */
   lower: number | null;
   /** Of |D̂ - D|. */
@@ -144,6 +146,8 @@ export interface PredictedDice {
   perClass: Record<number, DiceEstimate>;
   /** α of the bounds; null without them. */
   alpha: number | null;
+  /** Of which images the bounds are: see {@link DiceIntervals}; null without them. */
+  from: DiceIntervals["from"] | null;
 }
 
 /** What features are read from. */
@@ -215,18 +219,23 @@ function valuesOf({ aula, pairwiseAgreement, softDiceConfidence, summaries, mask
 export function predictDice(fit: PredictedDiceFit, features: DiceFeatures): PredictedDice {
   const perClass: PredictedDice["perClass"] = {};
   const dice: (number | null)[] = [];
-  let alpha: number | null = null;
   for (const [name, of] of Object.entries(features.perClass)) {
     const c = Number(name);
     const own = fit.perClass[c];
     const value = own ? classDice(own, of) : null;
     dice.push(value);
     perClass[c] = estimate(value, own?.intervals ?? null, of.volume);
-    alpha ??= own?.intervals?.alpha ?? null;
   }
   const known = dice.filter((value) => value !== null);
   const mean = known.length < dice.length ? null : known.reduce((sum, value) => sum + value, 0) / known.length;
-  return { overall: estimate(mean, fit.overall.intervals, features.volume), perClass, alpha };
+  // All bounds of a fit are of the same images.
+  const { intervals } = fit.overall;
+  return {
+    overall: estimate(mean, intervals, features.volume),
+    perClass,
+    alpha: intervals?.alpha ?? null,
+    from: intervals?.from ?? null,
+  };
 }
 
 /** The Dice of a class; null where the fit has seen nothing like it. */
@@ -268,9 +277,13 @@ function estimate(dice: number | null, intervals: DiceIntervals | null, volume: 
 }
 
 /** In a sentence; undefined where nothing is known. */
-export function describePredictedDice({ overall: { dice, lower }, alpha }: PredictedDice): string | undefined {
+export function describePredictedDice({ overall: { dice, lower }, alpha, from }: PredictedDice): string | undefined {
   if (dice === null) return undefined;
-  const bound = lower === null || alpha === null ? "" : `, at least ${lower.toFixed(2)} in ${inTen(1 - alpha)} cases`;
+  const [about, so] = from === "calibration" ? ["", "calibrated"] : ["about ", "not calibrated"];
+  const bound =
+    lower === null || alpha === null
+      ? ""
+      : `, at least ${lower.toFixed(2)} in ${about}${inTen(1 - alpha)} cases (${so})`;
   return `This mask's Dice is probably ${dice.toFixed(2)}${bound}`;
 }
 

@@ -254,6 +254,10 @@ const SCHEMAS = {
           overall: estimate,
           perClass: { type: "object", additionalProperties: estimate },
           alpha: { type: ["number", "null"], description: "The bounds hold in 1 - alpha of cases" },
+          from: {
+            enum: ["calibration", "out-of-fold", null],
+            description: "Of which images the bounds are: of a calibration split, or of the fit's, each left out of it",
+          },
           sentence: { type: ["string", "null"] },
         },
       },

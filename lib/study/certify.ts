@@ -7,16 +7,19 @@ import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { datasetItems, type Item, infer, type OpenRun, openFolder, type Result } from "../inference/inference.js";
-import { meanDice } from "../quality/overlap.js";
+import { dice, meanOfClasses } from "../quality/overlap.js";
 import type { CertificateContent } from "../runs/certificate.js";
-import { fitHash, hashOf, type RunHashes, runHashes } from "../runs/identity.js";
+import { fitHash, hashOf, hashOfBytes, type RunHashes, runHashes } from "../runs/identity.js";
 import { chooseSplit, dataOf, type RunNotes, seenBy } from "../runs/notes.js";
 import { predictorOf, readOutcomes } from "../runs/outcomes.js";
+import { predictedDiceText } from "../runs/predicted-dice.js";
 import type { Run } from "../runs/run.js";
 import { chosenScore, type RunTuning } from "../runs/tuning.js";
 import { acceptability, type Gate, gateScore, watchedOf } from "../scores/gate.js";
-import { SCORES, type ScoreName } from "../scores/scores.js";
+import { type DiceIntervals, featuresFor, type PredictedDiceFit } from "../scores/predicted-dice.js";
+import type { ScoreName } from "../scores/scores.js";
 import { fitPixelSets, type PixelSetFit, pixelSetRisk, type SetRisk } from "../sets/index.js";
+import { calibrateInterval, casesNeeded, type DiceCase } from "../tuning/predicted-dice.js";
 import { selectItems } from "./selection.js";
 
 /** How a run is certified. */
@@ -46,6 +49,8 @@ export interface CertifiedRun {
   score: ScoreName;
   /** Thresholds of inner and outer masks, where they were asked for, whatever was proved of the gate. */
   sets?: PixelSetFit;
+  /** Text of the run's predicted-dice.json with bounds of the same cases; undefined where the old ones stay. */
+  predictedDice?: string;
 }
 
 /** Which Dice is judged: that of `evaluate`. */
@@ -64,6 +69,8 @@ interface Case {
   watched: Partial<Record<ScoreName, number>>;
   /** What inner and outer masks of it would do, where that is asked. */
   risk?: SetRisk;
+  /** What the fit of predicted Dice reads of it, and its Dice by class, where the run has a fit. */
+  ofFit?: Omit<DiceCase, "group">;
 }
 
 /**
@@ -80,7 +87,7 @@ export async function certifyRun(
   checkTunedWeights(run, hashes, folder);
   const score =
     options.score ?? gateScore({ gate: run.gate, chosen: chosenScore(run) }, run.method, model.headNames.length);
-  const fit = SCORES[score].needs.fit ? await fitHash(folder) : undefined;
+  const fitBefore = await fitHash(folder);
   const judge = { score, ...(run.gate && { gate: run.gate }) };
   const { cases, source } =
     options.from === "outcomes"
@@ -89,7 +96,8 @@ export async function certifyRun(
   const { promise } = options;
   const thresholds =
     promise.rule === "joint" ? undefined : await validationThresholds(model, run, notes, judge, options);
-  if (JSON.stringify(await runHashes(folder)) !== JSON.stringify(hashes)) throw changedMeanwhile(folder);
+  const after = [await runHashes(folder), await fitHash(folder)];
+  if (JSON.stringify(after) !== JSON.stringify([hashes, fitBefore])) throw changedMeanwhile(folder);
   const certification = certify(
     {
       confidence: cases.map(({ confidence }) => confidence),
@@ -102,13 +110,47 @@ export async function certifyRun(
   const found = { certification, score, ...(sets && { sets }) };
   if (!certification.certified) return found;
   const { certified: _, ...proved } = certification;
+  const calibrated = calibratedFit(model.predictedDice.fit, cases, options);
+  const predictedDice = calibrated && predictedDiceText(calibrated, run, hashes.weights);
   const ids = cases.map(({ id, content }) => [id, content]).sort(([a = ""], [b = ""]) => (a < b ? -1 : 1));
   const content = {
     ...{ ...proved, score, dice: WHICH_DICE, source, ...(sets && { sets }) },
-    hashes: { ...hashes, cases: hashOf(ids), ...(fit !== undefined && { fit }) },
+    hashes: {
+      ...hashes,
+      cases: hashOf(ids),
+      fit: predictedDice === undefined ? fitBefore : hashOfBytes(predictedDice),
+    },
     calibration: calibrationOf(cases),
   };
-  return { ...found, content };
+  return { ...found, content, ...(predictedDice !== undefined && { predictedDice }) };
+}
+
+/** The fit with bounds of the cases; undefined where the run has none, or a bound would need more cases. */
+function calibratedFit(
+  fit: PredictedDiceFit | null,
+  cases: readonly Case[],
+  { onNote }: CertifyRunOptions,
+): PredictedDiceFit | undefined {
+  if (!fit) return undefined;
+  const keep = (why: string) => onNote?.(`The bounds of predicted Dice stay as they were: ${why}.`);
+  const known = cases.flatMap(({ ofFit, group }) =>
+    ofFit ? [{ ...ofFit, ...(group !== undefined && { group }) }] : [],
+  );
+  if (known.length === 0) {
+    keep("outcomes do not tell what the fit reads");
+    return undefined;
+  }
+  const alpha = fit.overall.intervals?.alpha ?? 0.1;
+  const calibrated = calibrateInterval(fit, known, { alpha });
+  const bands = [calibrated.overall, ...Object.values(calibrated.perClass)].flatMap(
+    ({ intervals }) => (intervals as DiceIntervals).bands,
+  );
+  const fewest = Math.min(...bands.map(({ cases, groups = cases }) => groups));
+  if (bands.every(({ both }) => both !== null)) return calibrated;
+  keep(
+    `they need ${casesNeeded(alpha)} cases (groups) whose mask is not empty, of each class, and there are ${fewest}`,
+  );
+  return undefined;
 }
 
 /** What is watched of the cases, ascending; what only some of them have is left out. */
@@ -157,10 +199,12 @@ async function casesOfFolder(
     if (content !== undefined) contents.set(id, content);
   });
   const items = await selectItems(all, data, { where: [], ...(group !== undefined && { group }) });
+  const { fit } = model.predictedDice;
   const cases: Case[] = [];
   let leftOut = 0;
   for await (const result of infer(model, items, { signal })) {
-    const value = imageDice(result, model.classes, notes.ignoreIndex);
+    const perClass = classDice(result, model.classes, notes.ignoreIndex);
+    const value = meanOfClasses(perClass);
     if (Number.isNaN(value)) leftOut++;
     else
       cases.push({
@@ -171,6 +215,7 @@ async function casesOfFolder(
         ...(result.group !== undefined && { group: result.group }),
         content: bytesOf(result, contents.get(result.id)),
         ...(sets !== undefined && { risk: riskOf(result, notes.ignoreIndex) }),
+        ...(fit && { ofFit: { features: featuresFor(fit, result.prediction), dice: perClass } }),
       });
     onProgress?.("calibration", cases.length + leftOut, items.length);
   }
@@ -179,9 +224,9 @@ async function casesOfFolder(
 }
 
 /** As `evaluate` has it. */
-function imageDice({ mask, truth }: Result, classes: number, ignoreIndex: number): number {
+function classDice({ mask, truth }: Result, classes: number, ignoreIndex: number): Record<number, number> {
   if (!truth) throw new Error("unreachable: datasets for calibration require masks");
-  return meanDice(mask, truth, { classes, ignoreIndex });
+  return dice(mask, truth, { classes, ignoreIndex });
 }
 
 function riskOf({ probabilities, truth }: Result, ignoreIndex: number): SetRisk {

@@ -46,7 +46,7 @@ const FEWEST_FOR_FEATURES = 20;
 /** Cases that each band of volume must have. */
 const FEWEST_IN_BAND = 100;
 
-/** How many cases a bound at α needs at least. */
+/** How many cases, or groups of them, a bound at α needs at least. */
 export function casesNeeded(alpha: number): number {
   return Math.ceil(1 / alpha - 1 - 1e-9);
 }
@@ -76,13 +76,13 @@ export function fitPredictedDice(cases: readonly DiceCase[], options: PredictedD
       outOfFold.push(left);
       const volumes = known.map(({ features }) => features.volume);
       const real = known.map(({ dice }) => dice);
-      const bounds = { volumes, thirds: thirdsOf(volumes), alpha, from: "out-of-fold" } as const;
-      return [c, { ...fit, intervals: intervalsOf(left, real, bounds), constant: constantOf(real, alpha) }];
+      const bounds = { volumes, groups, thirds: thirdsOf(volumes), alpha, from: "out-of-fold" } as const;
+      return [c, { ...fit, intervals: intervalsOf(left, real, bounds), constant: constantOf(real, alpha, groups) }];
     }),
   );
   const volumes = cases.map(({ features }) => features.volume);
   const real = cases.map(overallDice);
-  const bounds = { volumes, thirds: thirdsOf(volumes), alpha, from: "out-of-fold" } as const;
+  const bounds = { volumes, groups, thirds: thirdsOf(volumes), alpha, from: "out-of-fold" } as const;
   return {
     perClass,
     overall: {
@@ -91,7 +91,7 @@ export function fitPredictedDice(cases: readonly DiceCase[], options: PredictedD
         real,
         bounds,
       ),
-      constant: constantOf(real, alpha),
+      constant: constantOf(real, alpha, groups),
     },
   };
 }
@@ -99,7 +99,7 @@ export function fitPredictedDice(cases: readonly DiceCase[], options: PredictedD
 /**
  * The same fit with bounds from cases that chose nothing: neither the network nor the fit. They then hold in 1 - α of cases that are
  * exchangeable with these (split conformal prediction, Vovk et al. 2005): apart for each class, for masks without it, and by volume
- * where each third of the fit's images has 100 cases.
+ * where each third of the fit's images has 100 cases. Of a group of cases each counts as one of so many, and the groups must be exchangeable.
  * @param cases At least one.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
@@ -111,6 +111,7 @@ export function calibrateInterval(
   const { alpha = 0.1 } = checkOptions("calibrateInterval", options, { alpha: ALPHA });
   checkCases(cases);
   const predicted = cases.map(({ features }) => predictDice(fit, features));
+  const groups = cases.map(({ group }, i) => group ?? i);
   const calibrated = <T extends { constant: ConstantDice; intervals: DiceIntervals | null }>(
     of: T,
     dice: (number | null)[],
@@ -118,12 +119,12 @@ export function calibrateInterval(
     volumes: number[],
   ): T => {
     const thirds = of.intervals?.thirds ?? thirdsOf(volumes);
-    const bounds = { volumes, thirds, alpha } as const;
+    const bounds = { volumes, groups, thirds, alpha } as const;
     const away = real.map((value) => Math.abs(value - of.constant.dice));
     return {
       ...of,
       intervals: intervalsOf(dice, real, { ...bounds, from: "calibration" }),
-      constant: { ...of.constant, both: conformalQuantile(away, alpha) },
+      constant: { ...of.constant, both: conformalQuantile(away, alpha, groups) },
     };
   };
   return {
@@ -150,6 +151,9 @@ export function calibrateInterval(
   };
 }
 
+/** A patient, or an image that is a group of its own. */
+type Group = string | number;
+
 /** A case of one class. */
 interface ClassCase {
   features: ClassFeatures;
@@ -159,7 +163,7 @@ interface ClassCase {
 /** The fit of a class, and what fits without its fold say of each case. */
 function fitClass(
   cases: readonly ClassCase[],
-  groups: readonly (string | number)[],
+  groups: readonly Group[],
   folds: readonly number[],
 ): { fit: Omit<ClassDiceFit, "intervals" | "constant">; left: (number | null)[] } {
   const all = [...cases.keys()];
@@ -186,7 +190,7 @@ type ClassModel = Omit<ClassDiceFit, "error" | "intervals" | "constant">;
 /** Fitted to some of the cases; by soft Dice confidence alone where they are too few for the features. */
 function modelOf(
   cases: readonly ClassCase[],
-  groups: readonly (string | number)[],
+  groups: readonly Group[],
   indices: readonly number[],
   by: ClassDiceFit["by"],
 ): ClassModel {
@@ -196,7 +200,7 @@ function modelOf(
   const shown = indices.filter((i) => (cases[i] as ClassCase).features.volume > 0);
   const dice = of(shown).map((one) => one.dice);
   const folds = foldsOf(
-    shown.map((i) => groups[i] as string | number),
+    shown.map((i) => groups[i] as Group),
     INNER_FOLDS,
     0,
   );
@@ -220,7 +224,7 @@ function modelOf(
 /** Mean absolute errors on left-out folds, and the standard error of their difference over groups. */
 function errorsOf(
   cases: readonly ClassCase[],
-  groups: readonly (string | number)[],
+  groups: readonly Group[],
   shown: readonly number[],
   baseline: readonly (number | null)[],
   features: readonly (number | null)[] | null,
@@ -232,9 +236,9 @@ function errorsOf(
   const [a, b] = [errors(baseline), features && errors(features)];
   if (!b) return { baseline: mean(a), features: null, se: null };
   const gain = mean(a) - mean(b);
-  const sums = new Map<string | number, number>();
+  const sums = new Map<Group, number>();
   known.forEach((i, at) => {
-    const group = groups[i] as string | number;
+    const group = groups[i] as Group;
     sums.set(group, (sums.get(group) ?? 0) + (a[at] as number) - (b[at] as number) - gain);
   });
   const squares = [...sums.values()].reduce((sum, value) => sum + value ** 2, 0);
@@ -242,7 +246,7 @@ function errorsOf(
 }
 
 /** Deals groups out to at most `count` folds, in a seeded order; with as many folds as groups each is one. */
-function foldsOf(groups: readonly (string | number)[], count: number, seed: number): number[] {
+function foldsOf(groups: readonly Group[], count: number, seed: number): number[] {
   const names = [...new Set(groups)];
   const random = new Random(seed);
   for (let i = names.length - 1; i > 0; i--) {
@@ -265,18 +269,28 @@ function intervalsOf(
   real: readonly number[],
   {
     volumes,
+    groups,
     thirds,
     alpha,
     from,
-  }: { volumes: readonly number[]; thirds: readonly number[]; alpha: number; from: DiceIntervals["from"] },
+  }: {
+    volumes: readonly number[];
+    groups: readonly Group[];
+    thirds: readonly number[];
+    alpha: number;
+    from: DiceIntervals["from"];
+  },
 ): DiceIntervals {
   const known = [...real.keys()].filter((i) => predicted[i] !== null);
   const distances = (some: readonly number[]): DiceDistances => {
     const of = some.map((i) => (predicted[i] as number) - (real[i] as number));
+    const own = some.map((i) => groups[i] as Group);
+    const count = new Set(own).size;
     return {
       cases: some.length,
-      lower: conformalQuantile(of, alpha),
-      both: conformalQuantile(of.map(Math.abs), alpha),
+      ...(count < some.length && { groups: count }),
+      lower: conformalQuantile(of, alpha, own),
+      both: conformalQuantile(of.map(Math.abs), alpha, own),
     };
   };
   const shown = known.filter((i) => (volumes[i] as number) > 0);
@@ -284,7 +298,7 @@ function intervalsOf(
   const limits = small === undefined || large === undefined || small >= large ? [null] : [small, large, null];
   const bandOf = (i: number) => limits.findIndex((upTo) => upTo === null || (volumes[i] as number) <= upTo);
   const bands = limits.map((upTo, band) => ({ upTo, some: shown.filter((i) => bandOf(i) === band) }));
-  const enough = bands.every(({ some }) => some.length >= FEWEST_IN_BAND);
+  const enough = bands.every(({ some }) => new Set(some.map((i) => groups[i])).size >= FEWEST_IN_BAND);
   return {
     alpha,
     from,
@@ -295,7 +309,7 @@ function intervalsOf(
 }
 
 /** The mean, and the distances of each from the mean of the others. */
-function constantOf(real: readonly number[], alpha: number): ConstantDice {
+function constantOf(real: readonly number[], alpha: number, groups: readonly Group[]): ConstantDice {
   const dice = mean(real);
   const others = real.length / Math.max(1, real.length - 1);
   return {
@@ -303,14 +317,29 @@ function constantOf(real: readonly number[], alpha: number): ConstantDice {
     both: conformalQuantile(
       real.map((value) => Math.abs(value - dice) * others),
       alpha,
+      groups,
     ),
   };
 }
 
-/** The ⌈(n + 1)(1 - α)⌉-th smallest of n values; null where there is none. */
-export function conformalQuantile(values: readonly number[], alpha: number): number | null {
-  const rank = Math.ceil((values.length + 1) * (1 - alpha) - 1e-9);
-  return Float64Array.from(values).sort()[rank - 1] ?? null;
+/**
+ * The ⌈(n + 1)(1 - α)⌉-th smallest of n values; null where there is none. Of values in K groups each counts as one of so many as its
+ * group has, among K + 1: then it holds for a value of another group (Lee, Barber & Willett 2023).
+ */
+export function conformalQuantile(
+  values: readonly number[],
+  alpha: number,
+  groups: readonly Group[] = [...values.keys()],
+): number | null {
+  const sizes = new Map<Group, number>();
+  for (const group of groups) sizes.set(group, (sizes.get(group) ?? 0) + 1);
+  const needed = (sizes.size + 1) * (1 - alpha) - 1e-9;
+  let counted = 0;
+  for (const i of [...values.keys()].sort((a, b) => (values[a] as number) - (values[b] as number))) {
+    counted += 1 / (sizes.get(groups[i] as Group) as number);
+    if (counted >= needed) return values[i] as number;
+  }
+  return null;
 }
 
 /** Null where one is. */

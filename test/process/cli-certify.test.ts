@@ -127,7 +127,7 @@ describe("certify", () => {
     const printed = JSON.parse(stdout);
     expect(printed).toMatchObject({
       certified: true,
-      written: ["certificate.json"],
+      written: ["certificate.json", "predicted-dice.json"],
       rule: "conditional",
       score: "softDiceConfidence",
     });
@@ -144,6 +144,67 @@ describe("certify", () => {
     const tuned = await cli(["tune", inside(run), "--score", "softDiceConfidence", "--fit", "temperature", ...CPU]);
     expect(tuned.code, tuned.stderr).toBe(0);
     expect(await verifyCertificate(inside(run))).toMatchObject({ valid: false, reason: "stale-settings" });
+  });
+
+  it("calibrates the bounds of predicted Dice with the same images, counted by hand; predict and evaluate say so", async () => {
+    const run = await copyOf("run", "bounds");
+    const told = async () => {
+      const evaluated = await cli(["evaluate", "--run", inside(run), "--split", "calibration", "--json", ...CPU]);
+      expect(evaluated.code, evaluated.stderr).toBe(0);
+      const out = inside(`bounds of ${run} ${Math.random()}`);
+      const image = inside("data", "images", "phantom_0001.png");
+      const predicted = await cli(["predict", "--run", inside(run), "--out", out, "--json", ...CPU, image]);
+      expect(predicted.code, predicted.stderr).toBe(0);
+      return { ...JSON.parse(evaluated.stdout), record: JSON.parse(predicted.stdout) };
+    };
+    const fitOf = () => JSON.parse(readFileSync(inside(run, "predicted-dice.json"), "utf8")).fit;
+    const [before, fitted] = [await told(), fitOf()];
+    expect(before.predictedDice.from).toBe("out-of-fold");
+    expect(before.record.predictedDice).toMatchObject({ from: "out-of-fold" });
+    expect(before.record.predictedDice.sentence).toMatch(/in about 9 of 10 cases \(not calibrated\)$/);
+
+    const { code, stderr } = await certify(run);
+    expect(code, stderr).toBe(0);
+    expect(stderr).toContain("bounds of predicted Dice are of the calibration's cases now");
+    const [after, calibrated] = [await told(), fitOf()];
+    expect(after.predictedDice.from).toBe("calibration");
+    expect(after.record.predictedDice).toMatchObject({ from: "calibration", alpha: 0.1 });
+    expect(after.record.predictedDice.overall.dice).toBe(before.record.predictedDice.overall.dice);
+    expect(after.record.predictedDice.sentence).toMatch(/in 9 of 10 cases \(calibrated\)$/);
+    const { intervals, constant, ...rest } = calibrated.perClass[1];
+    const { intervals: old, constant: oldConstant, ...same } = fitted.perClass[1];
+    expect(rest).toEqual(same);
+    expect(constant.dice).toBe(oldConstant.dice);
+    expect({ from: old.from, now: intervals.from }).toEqual({ from: "out-of-fold", now: "calibration" });
+    // The quantile of the distances that evaluate tells.
+    const shown = (after.scores as { dice: number; predictedDice: number; empty: boolean }[]).filter(
+      ({ empty }) => !empty,
+    );
+    const away = shown.map(({ dice, predictedDice }) => predictedDice - dice).sort((a, b) => a - b);
+    expect(intervals.bands[0].cases).toBe(away.length);
+    expect(intervals.bands[0].lower).toBeCloseTo(away[Math.ceil((away.length + 1) * 0.9) - 1]!, 9);
+
+    // The certificate is of these bounds.
+    expect((await verifyCertificate(inside(run))).valid).toBe(true);
+    const file = inside(run, "predicted-dice.json");
+    writeFileSync(file, readFileSync(file, "utf8").replace('"calibration"', '"out-of-fold"'));
+    expect(await verifyCertificate(inside(run))).toMatchObject({ valid: false, reason: "stale-settings" });
+  });
+
+  it("keeps the bounds of predicted Dice where a new one would need more cases, and says how many", async () => {
+    const run = await copyOf("run", "few bounds");
+    const table = inside("few.csv");
+    await cp(inside("data"), inside("few"), { recursive: true });
+    const { rows } = parseCsv(readFileSync(inside("data", "split.csv"), "utf8"), table);
+    let left = 8;
+    const lines = rows.map(({ id, split }) => `${id},${split === "calibration" && left-- <= 0 ? "other" : split}`);
+    writeFileSync(inside("few", "split.csv"), `id,split\n${lines.join("\n")}\n`);
+    const before = readFileSync(inside(run, "predicted-dice.json"), "utf8");
+    const { code, stderr, stdout } = await certify(run, "--data", inside("few"), "--json");
+    expect(code, stderr + stdout).toBe(0);
+    expect(JSON.parse(stdout).written).toEqual(["certificate.json"]);
+    expect(stderr).toMatch(/bounds of predicted Dice stay as they were: they need 9 cases .* there are \d\./);
+    expect(readFileSync(inside(run, "predicted-dice.json"), "utf8")).toBe(before);
   });
 
   it("measures the Dice that evaluate measures, and accepts what its threshold accepts", async () => {

@@ -149,6 +149,54 @@ describe("predicted Dice", () => {
     expect(width).toBeLessThan(constant);
   });
 
+  it("covers cases of patients that were not seen, each patient counting as one", () => {
+    // Of a patient of many images all are alike, and badly predicted: who counts images takes them for the rule.
+    const patients = (count: number, random: Random) =>
+      Array.from({ length: count }, (_, p) => {
+        const off = 0.4 * random.uniform();
+        const size = off > 0.2 ? 1 : 12;
+        return Array.from({ length: size }, (): DiceCase => {
+          const soft = 0.5 + 0.5 * random.uniform();
+          const features = { volume: 0.1, softDiceConfidence: soft, values: [soft] };
+          return { features: { perClass: { 1: features }, volume: 0.1 }, dice: { 1: soft - off }, group: `${p}` };
+        });
+      });
+    const fit = fitPredictedDice(
+      cases(100, { noise: 0 }).map((one) => ({ ...one, dice: { 1: one.features.perClass[1]!.softDiceConfidence } })),
+    );
+    const covered = (grouped: boolean) => {
+      const random = new Random(4);
+      let [held, all] = [0, 0];
+      for (let round = 0; round < 150; round++) {
+        const known = patients(30, random).flat();
+        const calibrated = calibrateInterval(fit, grouped ? known : known.map(({ group, ...one }) => one), {
+          alpha: 0.1,
+        });
+        for (const slices of patients(20, random)) {
+          const { features, dice } = slices[0] as DiceCase;
+          all++;
+          if (dice[1]! >= predictDice(calibrated, features).overall.lower! - 1e-9) held++;
+        }
+      }
+      return held / all;
+    };
+    expect(covered(true)).toBeGreaterThan(0.88);
+    expect(covered(true)).toBeLessThan(0.95);
+    expect(covered(false)).toBeLessThan(0.8);
+  });
+
+  it("counts groups, not cases, where it says how many a bound needs", () => {
+    const fit = fitPredictedDice(cases(40));
+    const { intervals } = calibrateInterval(fit, cases(80, { groups: 8 })).overall;
+    expect(intervals!.bands).toEqual([{ upTo: null, cases: 80, groups: 8, lower: null, both: null }]);
+    expect(calibrateInterval(fit, cases(80, { groups: 9 })).overall.intervals!.bands[0]!.both).not.toBeNull();
+    // By hand: of the weights 1/2, 1/2, 1, 1 of 3 + 1 the first three make half.
+    expect(conformalQuantile([1, 2, 3, 4], 0.5, ["a", "a", "b", "c"])).toBe(3);
+    expect(conformalQuantile([1, 2, 3, 4], 0.5)).toBe(3);
+    expect(conformalQuantile([1, 2, 3, 4], 0.7, ["a", "b", "c", "c"])).toBe(2);
+    expect(conformalQuantile([4, 3, 2, 1], 0.25, ["a", "b", "c", "c"])).toBe(4);
+  });
+
   it("has bounds of left-out folds before it is calibrated, apart by volume where each third has 100 cases", () => {
     const few = fitPredictedDice(cases(299));
     expect(few.perClass[1]!.intervals).toMatchObject({ from: "out-of-fold", alpha: 0.1, bands: [{ cases: 299 }] });
@@ -235,10 +283,14 @@ describe("predicted Dice", () => {
 
   it("is told in a sentence", () => {
     const of = { dice: 0.8634, lower: 0.7149, interval: [0.7, 1] as [number, number] };
-    const say = (overall: Parameters<typeof describePredictedDice>[0]["overall"], alpha: number | null) =>
-      describePredictedDice({ overall, perClass: {}, alpha });
-    expect(say(of, 0.1)).toBe("This mask's Dice is probably 0.86, at least 0.71 in 9 of 10 cases");
-    expect(say(of, 0.05)).toBe("This mask's Dice is probably 0.86, at least 0.71 in 95 % of cases");
+    type Told = Parameters<typeof describePredictedDice>[0];
+    const say = (overall: Told["overall"], alpha: number | null, from: Told["from"] = "calibration") =>
+      describePredictedDice({ overall, perClass: {}, alpha, from });
+    expect(say(of, 0.1)).toBe("This mask's Dice is probably 0.86, at least 0.71 in 9 of 10 cases (calibrated)");
+    expect(say(of, 0.05)).toBe("This mask's Dice is probably 0.86, at least 0.71 in 95 % of cases (calibrated)");
+    expect(say(of, 0.1, "out-of-fold")).toBe(
+      "This mask's Dice is probably 0.86, at least 0.71 in about 9 of 10 cases (not calibrated)",
+    );
     expect(say({ ...of, lower: null }, 0.1)).toBe("This mask's Dice is probably 0.86");
     expect(say({ dice: null, lower: null, interval: null }, 0.1)).toBeUndefined();
   });
