@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
+import type { Model } from "../ensemble/model.js";
 import { PREDICT } from "../ensemble/model.js";
 import type { Result } from "../inference/inference.js";
 import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
@@ -93,7 +94,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     };
     const { stale } = model.predictedDice;
     if (stale) session.note(`warning: ${stale}`);
-    const thresholds = await thresholdsFor(run, flags, session);
+    const thresholds = await thresholdsFor(run, model.precision, flags, session);
     const records: PredictionRecord[] = [];
     const tell = counter(line, "predicting", items.length);
     await writeTogether(flags.out, "predictions.jsonl", async (folder) => {
@@ -132,15 +133,16 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
 /** Thresholds of inner and outer masks by class: as given, else of the run's certificate; undefined where neither has any. */
 async function thresholdsFor(
   run: Run,
+  precision: Model["precision"],
   { run: folder, sets, skip, fusion }: Flags,
   session: Session,
 ): Promise<Record<number, SetThresholds> | undefined> {
   if (sets) return checkThresholds(thresholdsOf(sets), run.ensemble.classes);
-  const { certifiedSets, readCertificate, verifyCertificate } = await import("../runs/certificate.js");
+  const { certifiedSets, inPrecision, readCertificate, verifyCertificate } = await import("../runs/certificate.js");
   const certificate = await readCertificate(folder).catch((error: Error) => error);
   // Of one that is damaged nobody knows whether it had any.
   if (!(certificate instanceof Error) && !(certificate as Partial<Certificate> | undefined)?.sets) return undefined;
-  const found = certifiedSets(await verifyCertificate(folder), run, { skip, fusion });
+  const found = certifiedSets(inPrecision(await verifyCertificate(folder), precision), run, { skip, fusion });
   if (!found.thresholds) session.note(`No inner and outer masks: ${found.message}`);
   return found.thresholds;
 }

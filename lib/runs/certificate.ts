@@ -45,6 +45,8 @@ export interface Certificate extends Omit<Certified, "certified"> {
     /** Images that were left out, as no pixel of their truth counts. */
     leftOut: number;
   };
+  /** Numbers in which the network ran; certificates of earlier versions do not say. */
+  precision?: "fp32" | "bf16";
   /** Thresholds of inner and outer masks that the same cases chose, where they were asked to. */
   sets?: PixelSetFit;
   /**
@@ -81,6 +83,7 @@ const FIELDS: OptionSpecs = {
   failures: option.required(option.number({ min: 0 })),
   share: option.required(object),
   source: option.required(object),
+  precision: option.oneOf(["fp32", "bf16"]),
   sets: object,
   hashes: option.required(object),
   calibration: option.required(option.record(option.array(option.number(), { min: 1 }))),
@@ -219,6 +222,18 @@ export async function verifyCertificate(folder: string, certificate?: unknown): 
   if (fit !== undefined && fit !== (await fitHash(folder)))
     return invalid("stale-settings", `The fit of predicted Dice is not what was certified: ${again}`);
   return { valid: true, certificate: checked };
+}
+
+/**
+ * A verdict for a model that runs in certain numbers: a certificate of others is stale, as probabilities differ a little.
+ * @param precision of the model that predicts
+ */
+export function inPrecision(verdict: CertificateVerdict, precision: "fp32" | "bf16"): CertificateVerdict {
+  if (!verdict.valid) return verdict;
+  const { precision: certified = precision } = verdict.certificate;
+  if (certified === precision) return verdict;
+  const message = `The certificate is of predictions in ${certified}, and the network runs in ${precision}: choose --precision ${certified}, or certify it again.`;
+  return { valid: false, reason: "stale-settings", message };
 }
 
 /** What is chosen for a prediction in place of what the run has, as far as its certificate hangs on it. */

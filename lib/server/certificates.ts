@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import { alarmFolder } from "../runs/alarm.js";
-import { type CertificateVerdict, verifyCertificate } from "../runs/certificate.js";
+import { type CertificateVerdict, inPrecision, verifyCertificate } from "../runs/certificate.js";
 import { runHashes } from "../runs/identity.js";
 import { predictorOf } from "../runs/outcomes.js";
 import { RUN_FILES } from "../runs/run.js";
@@ -93,7 +93,12 @@ export class Certificates {
     return verifyCertificate(folder);
   }
 
-  async #serve(name: string, verdict: CertificateVerdict, { folder, run }: LoadedModel): Promise<ServedCertificate> {
+  async #serve(
+    name: string,
+    ofRun: CertificateVerdict,
+    { folder, run, precision }: LoadedModel,
+  ): Promise<ServedCertificate> {
+    const verdict = inPrecision(ofRun, precision);
     if (!verdict.valid) return new ServedCertificate(verdict, run);
     const { state, onAlarm } = this.#options;
     const listener = {

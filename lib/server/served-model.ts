@@ -31,6 +31,8 @@ export interface ServedModel {
   readonly notes: RunNotes;
   /** Its run.json. */
   readonly run: Run;
+  /** Numbers in which it runs. */
+  readonly precision: "fp32" | "bf16";
   /** 2 for images, 3 for volumes. */
   readonly spatialAxes: 2 | 3;
   /** From which score on a person should look; undefined without one. */
@@ -80,6 +82,7 @@ export async function loadModel(
     version,
     notes,
     run,
+    precision: model.precision,
     spatialAxes: model.backbone.spatialAxes,
     gate,
     score: gateScore({ gate, chosen: chosenScore(run) }, run.method, model.headNames.length),

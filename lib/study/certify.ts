@@ -114,7 +114,7 @@ export async function certifyRun(
   const predictedDice = calibrated && predictedDiceText(calibrated, run, hashes.weights);
   const ids = cases.map(({ id, content }) => [id, content]).sort(([a = ""], [b = ""]) => (a < b ? -1 : 1));
   const content = {
-    ...{ ...proved, score, dice: WHICH_DICE, source, ...(sets && { sets }) },
+    ...{ ...proved, score, dice: WHICH_DICE, source, precision: model.precision, ...(sets && { sets }) },
     hashes: {
       ...hashes,
       cases: hashOf(ids),

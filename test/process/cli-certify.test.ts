@@ -85,6 +85,10 @@ describe("certify --sets", () => {
     expect(skipped.stderr).toMatch(/No inner and outer masks: .*run's own skip/);
     expect(skipped.record).not.toHaveProperty("sets");
 
+    const other = await predict("sets", "--precision", "bf16");
+    expect(other.stderr).toMatch(/No inner and outer masks: .*in fp32.* in bf16/);
+    expect(other.record).not.toHaveProperty("sets");
+
     const file = inside("sets", "certificate.json");
     const text = readFileSync(file, "utf8");
     writeFileSync(file, text.replace('"capped": false', '"capped": true').replace('"capped": true', '"capped": null'));

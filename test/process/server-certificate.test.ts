@@ -132,6 +132,21 @@ describe("a certificate in service", () => {
     await end(server);
   });
 
+  it("is stale where the network runs in other numbers than those that were certified", async () => {
+    const run = copy();
+    const { precision, claim } = JSON.parse(readFileSync(path.join(run, "certificate.json"), "utf8"));
+    for (const other of ["fp32", "bf16"]) {
+      const server = await startServer([run, "--linger", "0", "--precision", other]);
+      const answer = await predict(server, alike[0] as Buffer);
+      if (other === precision) expect(answer.certificate).toMatchObject({ state: "valid", claim });
+      else {
+        expect(answer.certificate).toMatchObject({ state: "stale", message: expect.stringContaining(precision) });
+        expect(answer.decision).toBe("review");
+      }
+      await end(server);
+    }
+  });
+
   it("that is valid decides, and stands in every answer", async () => {
     const run = copy();
     const server = await startServer([run, "--linger", "0"]);
