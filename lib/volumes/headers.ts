@@ -12,7 +12,7 @@ const MAX_HEADER = 1 << 20;
 export async function* headerLines(stream: ByteStream, name: string): AsyncGenerator<string> {
   let length = 0;
   for (let line = await stream.line(); line !== undefined; line = await stream.line()) {
-    length += line.length;
+    length += line.length + 1;
     if (length > MAX_HEADER) throw dataError(name, "volume", `a header of at most ${MAX_HEADER} bytes`, "a longer one");
     yield line;
   }
