@@ -38,8 +38,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a threshold does not accept the case at it",
     file: "lib/certificate/rules.ts",
-    text: "if ((confidence[i] as number) < threshold) continue;",
-    by: "if ((confidence[i] as number) <= threshold) continue;",
+    text: "drawn.filter((i) => (confidence[i] as number) >= threshold)",
+    by: "drawn.filter((i) => (confidence[i] as number) > threshold)",
     tests: ["test/unit/certificate.test.ts"],
   },
   {
