@@ -1,6 +1,27 @@
 // Volumes of files and where they lie: `layer-ensembles/volumes`. Loads no addon and no codec.
 export { LayerEnsemblesError } from "../errors.js";
-export { type Affine, type AffineRow, type Grid, spacingOf } from "../grid/index.js";
+export {
+  type Affine,
+  type AffineRow,
+  type Box,
+  crop,
+  type Fill,
+  type Grid,
+  type Interpolation,
+  type Moved,
+  nonZeroBox,
+  orientationOf,
+  type Placed,
+  pad,
+  type ResampleOptions,
+  type RestoreOptions,
+  reorient,
+  resample,
+  restore,
+  type Step,
+  spacingOf,
+  type Triple,
+} from "../grid/index.js";
 export {
   listSeries,
   readSeries,
