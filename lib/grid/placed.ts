@@ -7,17 +7,35 @@ import type { Affine, AffineRow, Grid } from "./grid.js";
 export type Triple = readonly [z: number, y: number, x: number];
 
 /** What was done to a volume: enough to undo it. Plain JSON. */
-export type Step =
-  /** Axis k of the new array is axis `axes[k]` of the old one, read backwards where `flips[k]`. */
-  | { readonly op: "reorient"; readonly from: Grid; readonly axes: Triple; readonly flips: readonly boolean[] }
-  /** The new array begins at voxel `start` of the old one: before it where that is negative. */
-  | { readonly op: "window"; readonly from: Grid; readonly start: Triple }
-  | { readonly op: "resample"; readonly from: Grid };
+export type Step = {
+  /** The grid before it. */
+  readonly from: Grid;
+} & (
+  | {
+      /** Axes were permuted and turned round. */
+      readonly op: "reorient";
+      /** Axis k of the new array is axis `axes[k]` of the old one. */
+      readonly axes: Triple;
+      /** Whether axis k is read backwards. */
+      readonly flips: readonly boolean[];
+    }
+  | {
+      /** Voxels were cut off or added. */
+      readonly op: "window";
+      /** The voxel of the old array at which the new one begins: before it where that is negative. */
+      readonly start: Triple;
+    }
+  | {
+      /** Values were interpolated on another number of voxels over the same extent. */
+      readonly op: "resample";
+    }
+);
 
 /** An array with its place in the world; the two never part. Channels, where there are any, come first and share the place. */
 export interface Placed<T extends NumericArray = NumericArray> extends NdArray<T> {
   /** [D, H, W], or [C, D, H, W]. */
   readonly shape: readonly number[];
+  /** Where it lies. */
   readonly grid: Grid;
   /** What was done since it was read, oldest first; `restore` undoes it. What a model makes of a volume takes the volume's. */
   readonly steps?: readonly Step[];
@@ -25,6 +43,9 @@ export interface Placed<T extends NumericArray = NumericArray> extends NdArray<T
 
 /** A {@link Placed} that something was done to. */
 export interface Moved<T extends NumericArray = NumericArray> extends Placed<T> {
+  /** Where it lies now. */
+  readonly grid: Grid;
+  /** What was done since it was read, oldest first. */
   readonly steps: readonly Step[];
 }
 

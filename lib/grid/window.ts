@@ -16,7 +16,9 @@ import {
 
 /** Part of a volume in voxels along z, y and x: from `start` to before `end`. */
 export interface Box {
+  /** The first voxel along each axis. */
   readonly start: Triple;
+  /** One behind the last. */
   readonly end: Triple;
 }
 
