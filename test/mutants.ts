@@ -94,8 +94,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a bound on Dice one case too low",
     file: "lib/tuning/predicted-dice.ts",
-    text: "Math.ceil((values.length + 1) * (1 - alpha) - 1e-9)",
-    by: "Math.ceil(values.length * (1 - alpha) - 1e-9)",
+    text: "(sizes.size + 1) * (1 - alpha) - 1e-9",
+    by: "sizes.size * (1 - alpha) - 1e-9",
     tests: ["test/unit/predicted-dice.test.ts"],
   },
   {
