@@ -10,6 +10,7 @@ struct Axis {
   const int32_t* index;
   const float* weight;
   int64_t source, size;  // number of samples, of outputs
+  bool same;             // output i is sample i
 };
 
 }  // namespace le::kernel

@@ -18,14 +18,25 @@ inline at::Tensor interpolate(const at::Tensor& logits, at::IntArrayRef size) {
   return resized(logits.to(at::kFloat).contiguous(), size, Upsampling::kLinear);
 }
 
-// One axis of an interpolation with align_corners=false from `source` samples to `size`, in single precision and with a
-// fused multiply-add, as libtorch computes it: both then take the same weights. The arrays go on to a multiple of
-// `padding`.
+// Where an output lies in what a head's samples cover: from `before` on, for `length`, of a `whole`, in any one unit.
+struct Part {
+  int64_t before = 0, length = 1, whole = 1;
+  bool all() const { return length == whole; }
+};
+
+// One axis of an interpolation with align_corners=false from `source` samples to `size` outputs that cover `part` of
+// their extent, in single precision and with a fused multiply-add, as libtorch computes it: both then take the same
+// weights. The arrays go on to a multiple of `padding`.
 struct AxisPlan {
-  AxisPlan(int64_t source, int64_t size, int64_t padding);
-  kernel::Axis axis() const { return {index.data(), weight.data(), source, size}; }
+  AxisPlan(int64_t source, int64_t size, int64_t padding, Part part = {});
+  // Of the outputs from `begin` on, before `end`.
+  kernel::Axis axis(int64_t begin, int64_t end) const {
+    return {index.data() + begin, weight.data() + begin, source, end - begin, same && begin == 0};
+  }
+  kernel::Axis axis() const { return axis(0, size); }
 
   int64_t source, size;
+  bool same;
   std::vector<int32_t> index;
   std::vector<float> weight;
 };

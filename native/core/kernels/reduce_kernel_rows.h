@@ -107,7 +107,7 @@ uint32_t widen_row(const Task& task, const Head& head, int64_t image, int64_t z,
     for (int64_t j = 0; j < run; ++j) samples[j] = before * samples[j] + behind * s.next[j];
   }
 
-  const bool same = width.source == task.size[2], enlarges = width.source <= task.size[2];
+  const bool same = width.same, enlarges = width.source <= task.size[2];
   const int64_t of_class = together ? 1 : count, of_sample = together ? classes : 1;
   for (int64_t channel = 0; channel < channels_of(task); ++channel, to += kTile) {
     float* row = same ? to : s.segment;

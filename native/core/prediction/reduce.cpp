@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "error.h"
-#include "kernels/interpolation.h"
 #include "kernels/isa.h"
 #include "kernels/reduce_kernel.h"
 #include "prediction/second_pass.h"
@@ -139,8 +138,10 @@ void finish_head_sums(const std::vector<double>& from, const int64_t* counts, in
   }
 }
 
-// The first pass, by the kernel.
-Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
+}  // namespace
+
+Reduced reduce_slab(const std::vector<at::Tensor>& logits, at::IntArrayRef of_whole, const Slab& slab,
+                    const ReduceOptions& options) {
   const kernel::Run run = chosen_kernel();
   const auto heads = static_cast<int64_t>(logits.size());
   const int64_t images = logits[0].size(0), classes = logits[0].size(1);
@@ -149,12 +150,16 @@ Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, 
   const auto volume = [](at::IntArrayRef axes) {
     return axes.size() == 2 ? std::vector<int64_t>{1, axes[0], axes[1]} : axes.vec();
   };
+  const std::vector<int64_t> whole = volume(of_whole);
+  std::vector<int64_t> size = of_whole.vec();
+  size[0] = slab.end - slab.begin;
   const std::vector<int64_t> output = volume(size);
+  const int flat = size.size() == 2;  // the first of three axes that is one of the output's
   const int64_t pixels = output[0] * output[1] * output[2];
 
   double total_weight = 0;
   for (int64_t k = 0; k < heads; ++k) total_weight += options.weights.empty() ? 1.0 : options.weights[k];
-  std::map<std::pair<int64_t, int64_t>, AxisPlan> plans;
+  std::map<std::pair<int, int64_t>, AxisPlan> plans;
   std::vector<kernel::Head> sources(heads);
   for (int64_t k = 0; k < heads; ++k) {
     const at::Tensor& head = logits[k];
@@ -164,18 +169,15 @@ Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, 
     source.image_stride = head.stride(0);
     source.class_stride = head.stride(1);
     const std::vector<int64_t> input = volume(head.sizes().slice(2));
-    bool shrinks = false;
     for (int axis = 0; axis < 3; ++axis) {
       const int64_t of_tensor = axis - 3 + head.dim();
       source.stride[axis] = of_tensor < 2 ? 0 : head.stride(of_tensor);
+      const Part part = axis < flat ? Part{} : slab.parts[axis - flat];
       const AxisPlan& plan =
-          plans.try_emplace({input[axis], output[axis]}, input[axis], output[axis], kTile).first->second;
-      source.axis[axis] = plan.axis();
-      shrinks = shrinks || input[axis] > output[axis];
+          plans.try_emplace({axis, input[axis]}, input[axis], whole[axis], kTile, part).first->second;
+      source.axis[axis] = axis == flat ? plan.axis(slab.begin, slab.end) : plan.axis();
     }
     source.share = static_cast<float>((options.weights.empty() ? 1.0 : options.weights[k]) / total_weight);
-    // The kernel looks at every sample that it reads; shrinking jumps over some.
-    if (shrinks && !at::isfinite(head).all().item<bool>()) fail_not_finite(k);
   }
 
   const auto shape = [&](std::initializer_list<int64_t> leading) {
@@ -251,8 +253,6 @@ Reduced first_pass(const std::vector<at::Tensor>& logits, at::IntArrayRef size, 
   return result;
 }
 
-}  // namespace
-
 void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   if (logits.empty()) fail(code::kShape, "Expected the logits of at least one head but received none.");
   if (size.size() != 2 && size.size() != 3)
@@ -297,7 +297,12 @@ void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayR
 Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   check_reduce_arguments(logits, size, options);
   if (!logits[0].device().is_cpu()) return reduce_reference(logits, size, options);
-  return in_passes(options, [&](const ReduceOptions& of_first) { return first_pass(logits, size, of_first); });
+  // The kernel looks at every sample that it reads; shrinking jumps over some.
+  for (size_t k = 0; k < logits.size(); ++k)
+    for (size_t axis = 0; axis < size.size(); ++axis)
+      if (logits[k].size(axis + 2) > size[axis] && !at::isfinite(logits[k]).all().item<bool>()) fail_not_finite(k);
+  const Slab all{std::vector<Part>(size.size()), 0, size[0]};
+  return in_passes(options, [&](const ReduceOptions& of_first) { return reduce_slab(logits, size, all, of_first); });
 }
 
 }  // namespace le

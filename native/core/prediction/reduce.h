@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "kernels/interpolation.h"
 #include "prediction/reduced.h"
 
 namespace le {
@@ -17,6 +18,18 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
 // The same by library operations, one head after another, on whatever device the logits are. Slower on the CPU; it is
 // what CUDA runs, and what the kernel is tested against.
 Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
+
+// A piece of an output: what lies from `begin` on, before `end`, on its first spatial axis; and the part of the heads'
+// extent that the whole output covers, axis by axis.
+struct Slab {
+  std::vector<Part> parts;
+  int64_t begin, end;
+};
+// The first pass of reduce() (see second_pass.h) for a piece of an output of `size`; counts and sums are the piece's.
+// For arguments on the CPU that check_reduce_arguments() has let pass. ERR_LE_VALUE for a logit that is read and not
+// finite: where a head has more samples than the output, some are not.
+Reduced reduce_slab(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const Slab& slab,
+                    const ReduceOptions& options);
 
 // Throws what reduce() says about arguments, all but the finiteness of the logits.
 void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
