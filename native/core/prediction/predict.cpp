@@ -235,7 +235,7 @@ std::vector<at::Tensor> forward(const Members& members, const at::Tensor& images
   auto logits = all_logits(members, images, dtype, passes, seed);
   for (size_t k = 0; k < logits.size(); ++k) {
     logits[k] = interpolate(logits[k], images.sizes().slice(2)).cpu();
-    if (!at::isfinite(logits[k]).all().item<bool>()) fail_not_finite(static_cast<int64_t>(k));
+    check_finite_logits(logits[k], k);
   }
   return logits;
 }

@@ -28,13 +28,9 @@ static_assert(kMaps == kMapCount && kEntropy == 1u << 0 && kExpectedEntropy == 1
               kMutualInformation == 1u << 2 && kVariance == 1u << 3 && kDisagreement == 1u << 4 &&
               kVariationRatio == 1u << 5);
 
-}  // namespace
-
-void fail_not_finite(size_t head) {
+[[noreturn]] void fail_not_finite(size_t head) {
   fail(code::kValue, "Expected finite numbers for the logits of head ", head, " but received NaN or infinity.");
 }
-
-namespace {
 
 // Scratch memory of one thread, in one allocation.
 class Workspace {
@@ -253,6 +249,11 @@ Reduced reduce_slab(const std::vector<at::Tensor>& logits, at::IntArrayRef of_wh
   return result;
 }
 
+void check_finite_logits(const at::Tensor& logits, size_t head) {
+  for (int64_t c = 0; c < logits.size(1); ++c)
+    if (!at::isfinite(logits.select(1, c)).all().item<bool>()) fail_not_finite(head);
+}
+
 void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options) {
   if (logits.empty()) fail(code::kShape, "Expected the logits of at least one head but received none.");
   if (size.size() != 2 && size.size() != 3)
@@ -298,9 +299,11 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
   check_reduce_arguments(logits, size, options);
   if (!logits[0].device().is_cpu()) return reduce_reference(logits, size, options);
   // The kernel looks at every sample that it reads; shrinking jumps over some.
-  for (size_t k = 0; k < logits.size(); ++k)
-    for (size_t axis = 0; axis < size.size(); ++axis)
-      if (logits[k].size(axis + 2) > size[axis] && !at::isfinite(logits[k]).all().item<bool>()) fail_not_finite(k);
+  for (size_t k = 0; k < logits.size(); ++k) {
+    bool shrinks = false;
+    for (size_t axis = 0; axis < size.size(); ++axis) shrinks = shrinks || logits[k].size(axis + 2) > size[axis];
+    if (shrinks) check_finite_logits(logits[k], k);
+  }
   const Slab all{std::vector<Part>(size.size()), 0, size[0]};
   return in_passes(options, [&](const ReduceOptions& of_first) { return reduce_slab(logits, size, all, of_first); });
 }

@@ -34,7 +34,7 @@ Reduced reduce_slab(const std::vector<at::Tensor>& logits, at::IntArrayRef size,
 // Throws what reduce() says about arguments, all but the finiteness of the logits.
 void check_reduce_arguments(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
 
-// ERR_LE_VALUE for the logits of a head.
-[[noreturn]] void fail_not_finite(size_t head);
+// ERR_LE_VALUE where one of a head's logits N×C×s is not finite. Class by class: the temporaries have the size of one.
+void check_finite_logits(const at::Tensor& logits, size_t head);
 
 }  // namespace le

@@ -1,7 +1,6 @@
 #include "tiles/accumulate.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -11,17 +10,6 @@
 #include "prediction/reduce.h"
 
 namespace le {
-
-namespace {
-
-// Class by class: the temporaries of the check then have the size of one.
-bool all_finite(const at::Tensor& logits) {
-  for (int64_t c = 0; c < logits.size(1); ++c)
-    if (!at::isfinite(logits.select(1, c)).all().item<bool>()) return false;
-  return true;
-}
-
-}  // namespace
 
 TileSums::TileSums(TilePlan plan, TileWeights weights)
     : plan_(std::move(plan)), weights_(weights), added_(plan_.count()) {}
@@ -66,7 +54,7 @@ void TileSums::add(int64_t index, const std::vector<at::Tensor>& logits) {
   for (size_t k = 0; k < logits.size(); ++k) {
     if (logits[k].size(0) != 1)
       fail(code::kShape, "Expected one tile for the logits of head ", k, " but received ", logits[k].size(0), ".");
-    if (!all_finite(logits[k])) fail_not_finite(k);
+    check_finite_logits(logits[k], k);
   }
   if (heads_.empty()) start(logits);
   if (logits.size() != heads_.size())

@@ -1,7 +1,6 @@
 #include "tiles/restore.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/isfinite.h>
 
 #include <algorithm>
 #include <functional>
@@ -50,9 +49,7 @@ Reduced restore(const std::vector<at::Tensor>& logits, const std::vector<Part>& 
     fail(code::kShape, "Expected the logits of one image, on the CPU, to restore but received ", logits[0].sizes(),
          " on ", logits[0].device().str(), ".");
   // A slab reads but a part of the samples.
-  for (size_t k = 0; k < logits.size(); ++k)
-    for (int64_t c = 0; c < logits[k].size(1); ++c)
-      if (!at::isfinite(logits[k].select(1, c)).all().item<bool>()) fail_not_finite(k);
+  for (size_t k = 0; k < logits.size(); ++k) check_finite_logits(logits[k], k);
 
   if (rows <= 0) {
     const int64_t row = std::accumulate(size.begin() + 1, size.end(), int64_t{1}, std::multiplies<>());
