@@ -1,13 +1,17 @@
 // Affines of what files say.
 import type { Affine, AffineRow } from "../grid/index.js";
+import { determinant, type Vector } from "../grid/placed.js";
+
+/** Signs of coordinates to the left, to the back and up. */
+export const LPS: readonly number[] = [-1, -1, 1];
 
 /** The affine of three rows; undefined where it is not finite or has no inverse. */
 export function affineOfRows(rows: readonly (readonly number[])[]): Affine | undefined {
   // Without -0.
   const [x, y, z] = rows.map((row) => row.map((value) => value + 0)) as unknown as [AffineRow, AffineRow, AffineRow];
-  const [[a, b, c], [d, e, f], [g, h, i]] = [x, y, z];
-  const determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
-  if (determinant === 0 || ![...x, ...y, ...z, determinant].every(Number.isFinite)) return undefined;
+  const [a, b, c] = [x, y, z].map((row) => row.slice(0, 3)) as [Vector, Vector, Vector];
+  const volume = determinant([a, b, c]);
+  if (volume === 0 || ![...x, ...y, ...z, volume].every(Number.isFinite)) return undefined;
   return [x, y, z, [0, 0, 0, 1]];
 }
 

@@ -2,7 +2,7 @@
 import { realpath } from "node:fs/promises";
 import path from "node:path";
 import { dataError } from "../data/image.js";
-import { ByteStream, type VolumeInput } from "./bytes.js";
+import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
 import { bytesOf, type NumberType, numbersOf } from "./numbers.js";
 
 /** Bytes of a header that is read. */
@@ -22,7 +22,7 @@ export async function* headerLines(stream: ByteStream, name: string): AsyncGener
  * Opens the file that a header says holds its voxels: in the header's folder or below, so that no header can have any other file read.
  * @throws ERR_LE_DATA
  */
-export async function openBeside({ path: header, name }: VolumeInput, file: string): Promise<ByteStream> {
+async function openBeside({ path: header, name }: VolumeInput, file: string): Promise<ByteStream> {
   if (header === undefined)
     throw dataError(name, "volume", "a file that holds its voxels", `a header alone, of the voxels in ${file}`);
   const folder = await realpath(path.dirname(header));
@@ -43,8 +43,27 @@ export interface Stored {
   skip: number;
 }
 
+/**
+ * Reads the voxels, which are all that is left of the header's file, or of the one beside it.
+ * @param beside its name, where the header names one
+ * @throws ERR_LE_DATA
+ */
+export async function readVoxels(
+  stream: ByteStream,
+  input: VolumeInput,
+  beside: string | undefined,
+  count: number,
+  stored: Stored,
+) {
+  const { name } = input;
+  if (beside === undefined) return readNumbers(stream, count, name, stored);
+  if (/^LIST\b/i.test(beside) || /%\d*d/.test(beside))
+    throw dataError(name, "volume", "one file of voxels", `several (${beside})`);
+  return withBytes(openBeside(input, beside), (file) => readNumbers(file, count, name, stored));
+}
+
 /** Reads the voxels that are all that is left, and closes what was opened on the way. @throws ERR_LE_DATA */
-export async function readNumbers(stream: ByteStream, count: number, name: string, stored: Stored) {
+async function readNumbers(stream: ByteStream, count: number, name: string, stored: Stored) {
   const { type, bigEndian, packed, skip } = stored;
   const voxels = packed ? stream.unpacked() : stream;
   try {

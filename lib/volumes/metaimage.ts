@@ -4,11 +4,12 @@ import { deflate } from "node:zlib";
 import { fail } from "../checks.js";
 import { dataError } from "../data/image.js";
 import { type Grid, spacingOf } from "../grid/index.js";
-import { affineOfSteps, stepsInLps } from "./affine.js";
+import { affineOfSteps, LPS, stepsInLps } from "./affine.js";
 import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
 import type { VolumeFormat, VolumeReading, VolumeWriting } from "./formats.js";
-import { finiteNumbers, headerLines, openBeside, readNumbers, type Stored, wholeNumber } from "./headers.js";
+import { finiteNumbers, headerLines, readVoxels, type Stored, wholeNumber } from "./headers.js";
 import { bytesOf, dtypeOf, type NumberType, toBytes, toPlanes, toVoxels, typeOf } from "./numbers.js";
+import { checkCount, shapeWith } from "./sizes.js";
 import { countNonFinite, type Volume } from "./volume.js";
 
 const compress = promisify<Uint8Array, Buffer>(deflate);
@@ -38,9 +39,6 @@ const ALIASES: Readonly<Record<string, string>> = {
   BinaryDataByteOrderMSB: "ElementByteOrderMSB",
 };
 
-/** Left and posterior are negated. */
-const LPS = [-1, -1, 1];
-
 /** A header's values, by their keys. */
 type Fields = ReadonlyMap<string, string>;
 
@@ -52,12 +50,8 @@ async function read(input: VolumeInput, options: VolumeReading): Promise<Volume>
     const warnings: string[] = [];
     const stored = storedOf(fields, name, warnings);
     const file = fields.get("ElementDataFile") as string;
-    if (/^LIST\b/i.test(file) || /%\d*d/.test(file))
-      throw dataError(name, "volume", "one file of voxels", `several (${file})`);
-    const numbers =
-      file.toUpperCase() === "LOCAL"
-        ? await readNumbers(stream, count, name, stored)
-        : await withBytes(openBeside(input, file), (beside) => readNumbers(beside, count, name, stored));
+    const beside = file.toUpperCase() === "LOCAL" ? undefined : file;
+    const numbers = await readVoxels(stream, input, beside, count, stored);
     const data = perVoxel > 1 ? toPlanes(numbers, perVoxel) : numbers;
     const grid = gridOf(fields, sizes.length, shape.slice(-3) as [number, number, number], warnings);
     const dtype = dtypeOf(stored.type);
@@ -98,19 +92,11 @@ function shapeOf(fields: Fields, name: string, { channels, maxValues }: VolumeRe
     throw dataError(name, "volume", "1 channel or more", `${fields.get("ElementNumberOfChannels")}`);
   const shown = `${sizes.join("×")}${perVoxel > 1 ? ` of ${perVoxel} channels` : ""}`;
   const count = sizes.reduce((product, size) => product * size, perVoxel);
-  if (count > maxValues) throw dataError(name, "volume", `at most ${maxValues} values`, `${count} (${shown})`);
+  checkCount(count, shown, name, maxValues);
   const [width, height, depth = 1, frames = 1] = sizes as [number, number, number?, number?];
   if (frames > 1 && perVoxel > 1) throw dataError(name, "volume", "at most one axis beside the three of space", shown);
-  const many = frames * perVoxel;
-  if (many > 1 && !channels)
-    throw dataError(
-      name,
-      "volume",
-      "one value for each voxel",
-      `${many} (${shown}); ask for channels to have them all`,
-    );
-  const spatial = [depth, height, width];
-  return { sizes, perVoxel, count, shape: many > 1 ? [many, ...spatial] : spatial };
+  const shape = shapeWith(frames * perVoxel, [depth, height, width], shown, name, channels);
+  return { sizes, perVoxel, count, shape };
 }
 
 function storedOf(fields: Fields, name: string, warnings: string[]): Stored {

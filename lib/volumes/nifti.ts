@@ -9,6 +9,7 @@ import { affineOfRows } from "./affine.js";
 import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
 import type { VolumeFormat, VolumeReading, VolumeWriting } from "./formats.js";
 import { bytesOf, dtypeOf, type NumberType, numbersOf, rescale, toBytes, typeOf } from "./numbers.js";
+import { checkCount, shapeWith } from "./sizes.js";
 import { countNonFinite, type Volume } from "./volume.js";
 
 const compress = promisify<Uint8Array, Buffer>(gzip);
@@ -143,36 +144,27 @@ const UNITS: Readonly<Record<number, { name: string; millimetres: number }>> = {
   3: { name: "micrometres", millimetres: 0.001 },
 };
 
+/** A kind of number as DataView reads and writes it. */
+function numbers(bytes: number, name: "Uint8" | "Int16" | "Int32" | "Float32" | "Float64") {
+  return {
+    bytes,
+    get: (view: DataView, at: number, little: boolean) => view[`get${name}`](at, little),
+    set: (view: DataView, at: number, value: number, little: boolean) => view[`set${name}`](at, value, little),
+  };
+}
+
 /** How a number of each kind is read and written. */
 const FIELDS = {
-  u8: { bytes: 1, get: (view: DataView, at: number) => view.getUint8(at), set: DataView.prototype.setUint8 },
-  i16: {
-    bytes: 2,
-    get: (view: DataView, at: number, little: boolean) => view.getInt16(at, little),
-    set: DataView.prototype.setInt16,
-  },
-  i32: {
-    bytes: 4,
-    get: (view: DataView, at: number, little: boolean) => view.getInt32(at, little),
-    set: DataView.prototype.setInt32,
-  },
+  u8: numbers(1, "Uint8"),
+  i16: numbers(2, "Int16"),
+  i32: numbers(4, "Int32"),
   i64: {
     bytes: 8,
     get: (view: DataView, at: number, little: boolean) => Number(view.getBigInt64(at, little)),
-    set(this: DataView, at: number, value: number, little: boolean) {
-      this.setBigInt64(at, BigInt(value), little);
-    },
+    set: (view: DataView, at: number, value: number, little: boolean) => view.setBigInt64(at, BigInt(value), little),
   },
-  f32: {
-    bytes: 4,
-    get: (view: DataView, at: number, little: boolean) => view.getFloat32(at, little),
-    set: DataView.prototype.setFloat32,
-  },
-  f64: {
-    bytes: 8,
-    get: (view: DataView, at: number, little: boolean) => view.getFloat64(at, little),
-    set: DataView.prototype.setFloat64,
-  },
+  f32: numbers(4, "Float32"),
+  f64: numbers(8, "Float64"),
 } as const;
 
 /** A header that has been read. */
@@ -208,7 +200,7 @@ function field({ layout, view, little }: Header, name: Field, index = 0): number
 
 function setField({ layout, view, little }: Header, name: Field, value: number, index = 0): void {
   const { bytes, set } = kindOf(layout, name);
-  set.call(view, layout.at[name] + index * bytes, value, little);
+  set(view, layout.at[name] + index * bytes, value, little);
 }
 
 /** The layout and byte order by the first field, the header's own size. */
@@ -325,20 +317,12 @@ function shapeOf(header: Header, name: string, { channels, maxValues }: VolumeRe
   if (!dim.every((size) => Number.isSafeInteger(size) && size >= 1))
     throw dataError(name, "volume", "axes of 1 voxel or more (dim)", shown);
   const count = dim.reduce((product, size) => product * size, 1);
-  if (count > maxValues) throw dataError(name, "volume", `at most ${maxValues} values`, `${count} (${shown})`);
+  checkCount(count, shown, name, maxValues);
   const [width, height, depth, ...others] = dim as [number, number, number, ...number[]];
   const spatial = [depth, height, width] as const;
   const more = others.filter((size) => size > 1);
   if (more.length > 1) throw dataError(name, "volume", "at most one axis beside the three of space", shown);
-  if (more.length === 0) return { shape: [...spatial], spatial };
-  if (!channels)
-    throw dataError(
-      name,
-      "volume",
-      "one value for each voxel",
-      `${more[0]} (${shown}); ask for channels to have them all`,
-    );
-  return { shape: [more[0] as number, ...spatial], spatial };
+  return { shape: shapeWith(more[0] ?? 1, spatial, shown, name, channels), spatial };
 }
 
 function typeOfHeader(header: Header, name: string): NumberType {

@@ -3,11 +3,12 @@ import { promisify } from "node:util";
 import { gzip } from "node:zlib";
 import { dataError } from "../data/image.js";
 import type { Grid } from "../grid/index.js";
-import { affineOfSteps, stepsInLps } from "./affine.js";
+import { affineOfSteps, LPS, stepsInLps } from "./affine.js";
 import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
 import type { VolumeFormat, VolumeReading, VolumeWriting } from "./formats.js";
-import { finiteNumbers, headerLines, openBeside, readNumbers, type Stored, wholeNumber } from "./headers.js";
+import { finiteNumbers, headerLines, readVoxels, type Stored, wholeNumber } from "./headers.js";
 import { bytesOf, dtypeOf, type NumberType, toBytes, toPlanes, typeOf } from "./numbers.js";
+import { checkCount, shapeWith } from "./sizes.js";
 import { countNonFinite, type Volume } from "./volume.js";
 
 const compress = promisify<Uint8Array, Buffer>(gzip);
@@ -29,7 +30,7 @@ const TYPES: Readonly<Record<NumberType, readonly string[]>> = {
 const SPACES: readonly { names: readonly string[]; signs: readonly number[] }[] = [
   { names: ["right-anterior-superior", "ras"], signs: [1, 1, 1] },
   { names: ["left-anterior-superior", "las"], signs: [-1, 1, 1] },
-  { names: ["left-posterior-superior", "lps"], signs: [-1, -1, 1] },
+  { names: ["left-posterior-superior", "lps"], signs: LPS },
 ];
 
 /** Millimetres of a unit of length. */
@@ -48,12 +49,7 @@ async function read(input: VolumeInput, options: VolumeReading): Promise<Volume>
     const { axes, count, shape, channelAxis } = axesOf(fields, name, options);
     const stored = storedOf(fields, name);
     const file = fields.get("data file") ?? fields.get("datafile");
-    if (file !== undefined && (/^LIST\b/i.test(file) || /%\d*d/.test(file)))
-      throw dataError(name, "volume", "one file of voxels", `several (${file})`);
-    const numbers =
-      file === undefined
-        ? await readNumbers(stream, count, name, stored)
-        : await withBytes(openBeside(input, file), (beside) => readNumbers(beside, count, name, stored));
+    const numbers = await readVoxels(stream, input, file, count, stored);
     const channels = shape.length === 4 ? (shape[0] as number) : 1;
     const data = channelAxis === 0 && channels > 1 ? toPlanes(numbers, channels) : numbers;
     const warnings: string[] = [];
@@ -95,8 +91,7 @@ function axesOf(fields: Fields, name: string, { channels, maxValues }: VolumeRea
   if (!sizes?.every((size) => Number.isSafeInteger(size) && size >= 1))
     throw dataError(name, "volume", `${dimension} sizes of 1 or more`, text);
   const count = sizes.reduce((product, size) => product * size, 1);
-  if (count > maxValues)
-    throw dataError(name, "volume", `at most ${maxValues} values`, `${count} (${sizes.join("×")})`);
+  checkCount(count, sizes.join("×"), name, maxValues);
   const kinds = (fields.get("kinds") ?? "").toLowerCase().split(/\s+/);
   if (kinds.includes("complex")) throw dataError(name, "volume", "real numbers", "complex numbers");
   const directions = directionsOf(fields);
@@ -115,15 +110,8 @@ function axesOf(fields: Fields, name: string, { channels, maxValues }: VolumeRea
   }
   const [width, height, depth = 1] = axes.map((axis) => sizes[axis] as number) as [number, number, number?];
   const many = channelAxis === undefined ? 1 : (sizes[channelAxis] as number);
-  if (many > 1 && !channels)
-    throw dataError(
-      name,
-      "volume",
-      "one value for each voxel",
-      `${many} (${sizes.join("×")}); ask for channels to have them all`,
-    );
-  const spatial = [depth, height, width];
-  return { axes, count, channelAxis, shape: many > 1 ? [many, ...spatial] : spatial };
+  const shape = shapeWith(many, [depth, height, width], sizes.join("×"), name, channels);
+  return { axes, count, channelAxis, shape };
 }
 
 function isSpatial(kind: string): boolean {

@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { dataError } from "../data/image.js";
-import { checkOptions, type OptionSpecs, option } from "../options.js";
+import { checkOptions, defaultsOf, option } from "../options.js";
 import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
 import { SERIES_OPTIONS, type SeriesOptions } from "./dicom/index.js";
 import { VOLUME_FORMATS, type VolumeFormat } from "./formats.js";
@@ -23,7 +23,7 @@ export interface ReadVolumeOptions {
   name?: string;
 }
 
-const OPTIONS: OptionSpecs = {
+const OPTIONS = {
   kind: option.oneOf(["image", "label"], { default: "image" }),
   channels: option.boolean({ default: false }),
   format: option.oneOf(VOLUME_FORMATS.map(({ name }) => name)),
@@ -39,14 +39,10 @@ const OPTIONS: OptionSpecs = {
  * @throws ERR_LE_OPTION
  */
 export async function readVolume(source: string | Uint8Array, options: ReadVolumeOptions = {}): Promise<Volume> {
-  const {
-    kind,
-    channels = false,
-    format,
-    maxValues = 1_000_000_000,
-    dicom,
-    name,
-  } = checkOptions("readVolume", options, OPTIONS);
+  const { kind, channels, format, maxValues, dicom, name } = {
+    ...defaultsOf(OPTIONS),
+    ...checkOptions("readVolume", options, OPTIONS),
+  };
   const input: VolumeInput =
     typeof source === "string" ? { path: source, name: source } : { bytes: source, name: name ?? "(bytes)" };
   const chosen = VOLUME_FORMATS.find((one) => one.name === format) ?? (await formatOf(input));

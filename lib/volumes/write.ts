@@ -1,5 +1,4 @@
-import type { NdArray, NumericArray } from "../arrays.js";
-import { snapshot } from "../arrays.js";
+import { type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { checkSameShape, fail } from "../checks.js";
 import { writeAtomic } from "../data/files.js";
 import type { Grid } from "../grid/index.js";

@@ -374,6 +374,11 @@ describe("refused, with the files and what to do", () => {
     ["a slope that is no number", [slice(0, 0, { "00281053": ["DS", "1,5"] })], /finite numbers in \(0028,1053\)/],
     ["directions that are none", [slice(0, 0, { "00200037": ["DS", "1\\0\\0\\1\\0\\0"] })], /right angle/],
     ["a spacing of 0", [slice(0, 0, { "00280030": ["DS", "0\\1"] })], /spacing/],
+    [
+      "spacings whose product no number holds",
+      four(() => ({ "00280030": ["DS", "1e200\\1e200"] })),
+      /spacings and pos/,
+    ],
     ["a private transfer syntax", [dicomFile(slice(0, 0), "1.2.840.113619.5.2")], /1\.2\.840\.113619\.5\.2; convert/],
     ["no DICOM at all", [Buffer.from("notes")], /none among 1 files/],
     ["an empty folder", [], /no file/],

@@ -2,6 +2,7 @@
 
 import { LayerEnsemblesError } from "../../errors.js";
 import type { Grid } from "../../grid/index.js";
+import { affineOfSteps, LPS } from "../affine.js";
 import { dot, type Frame, type Vector } from "./frames.js";
 
 /** Slices of one volume, in order, and where they lie. */
@@ -79,16 +80,11 @@ export function stackOf(frames: readonly Frame[], { allowTilt = false, allowUnev
     checkSteps(slices, normal, { allowTilt, allowUneven }, warnings);
   }
   const [i, j] = [times(orientation[0], columnSpacing), times(orientation[1], rowSpacing)];
-  // From LPS to RAS+. 0 - x: no negative zeros.
-  const row = (axis: 0 | 1 | 2) => {
-    const values = [i[axis], j[axis], step[axis], first.at[axis]] as const;
-    return (axis < 2 ? values.map((value) => 0 - value) : [...values]) as unknown as Grid["affine"][0];
-  };
-  const grid: Grid = {
-    shape: [slices.length, one.rows, one.columns],
-    affine: [row(0), row(1), row(2), [0, 0, 0, 1]],
-  };
-  return { frames: slices.map(({ frame }) => frame), grid, warnings };
+  const affine = affineOfSteps([i, j, step], first.at, LPS);
+  if (!affine)
+    return refuse("spacings and positions that numbers hold", `others in ${nameOf(one)}`, "the files are damaged");
+  const shape = [slices.length, one.rows, one.columns] as const;
+  return { frames: slices.map(({ frame }) => frame), grid: { shape, affine }, warnings };
 }
 
 interface Slice {

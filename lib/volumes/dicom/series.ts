@@ -120,9 +120,7 @@ async function scan(input: string | readonly string[]): Promise<{ files: ImageFi
   const files: ImageFile[] = [];
   const others: NoImage[] = [];
   for (const file of paths) {
-    const bytes = await readRegular(file).catch((error) => {
-      throw ioError(file, "readable", error);
-    });
+    const bytes = await readFile(file);
     if (!isDicom(bytes)) {
       if (named) refuseFile(file, "a DICOM file", bytes.length === 0 ? "an empty one" : "another kind of file");
       warnings.push(`${path.basename(file)} is not DICOM: left out.`);
@@ -145,6 +143,12 @@ async function scan(input: string | readonly string[]): Promise<{ files: ImageFi
     refuseFile(shownInput(input), "DICOM images", received);
   }
   return { files, warnings };
+}
+
+async function readFile(file: string): Promise<Buffer> {
+  return readRegular(file).catch((error) => {
+    throw ioError(file, "readable", error);
+  });
 }
 
 function shownInput(input: string | readonly string[]): string {
@@ -335,10 +339,7 @@ async function readPixels(stack: Stack, warnings: string[]): Promise<SeriesVolum
   const data = realArray(frames, plane);
   const places = new Map(frames.map((frame, k) => [frame, k]));
   for (const file of files) {
-    const again = await readRegular(file.path).catch((error) => {
-      throw ioError(file.path, "readable", error);
-    });
-    const { data: set, syntax } = await parseDicom(again, file.path);
+    const { data: set, syntax } = await parseDicom(await readFile(file.path), file.path);
     const now = guarded(file.path, () => framesOf(set, syntax, file.path));
     const changed = !("frames" in now) || now.size !== file.size || now.frames.length !== file.frames.length;
     if (changed || now.instanceUid !== file.instanceUid)
