@@ -11,7 +11,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { decodeImage } from "../dist/data/image.js";
 import { fileItems, infer, openRun } from "../dist/inference/inference.js";
-import { PACKAGE_ROOT } from "../dist/native/package.js";
+import { PACKAGE_ROOT } from "../dist/package.js";
 import { hostileRequests, sendRaw } from "./hostile.mjs";
 
 const sharp = createRequire(import.meta.url)("sharp");

@@ -15,10 +15,11 @@ import { installLibtorch } from "../lib/native/install.js";
 import { findAddon } from "../lib/native/load.js";
 import { type Libtorch, readVersion, searchLibtorch } from "../lib/native/locate.js";
 import { lock } from "../lib/native/lock.js";
-import { LIBTORCH_VERSION, PACKAGE_ROOT } from "../lib/native/package.js";
+import { LIBTORCH_VERSION } from "../lib/native/package.js";
 import { installProgressPrinter } from "../lib/native/progress.js";
 import { findTools } from "../lib/native/tools.js";
 import { tryLoading } from "../lib/native/try-libtorch.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 
 const require = createRequire(import.meta.url);
 const root = PACKAGE_ROOT;

@@ -4,7 +4,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import ts from "typescript";
-import { PACKAGE_ROOT } from "../lib/native/package.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 import { main } from "./build.js";
 
 /** `name(parameter, optional?)` of each function that `files` export, by name; the reason where it has no such comment. */

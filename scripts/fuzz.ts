@@ -11,7 +11,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:
 import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { PACKAGE_ROOT } from "../lib/native/package.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 import { BuildError, build, cmake, main, Progress, provideLibtorch, requireTools } from "./build.js";
 
 /** Which fixtures are examples of which kind, by the end of their names. */

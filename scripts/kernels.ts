@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { main as asc } from "assemblyscript/asc";
-import { PACKAGE_ROOT } from "../lib/native/package.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 
 /** A WebAssembly module of this package. */
 export interface WasmModule {

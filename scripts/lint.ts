@@ -5,7 +5,7 @@ import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { PACKAGE_ROOT } from "../lib/native/package.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 import { main } from "./build.js";
 
 const require = createRequire(import.meta.url);

@@ -5,7 +5,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { PACKAGE_ROOT } from "../lib/native/package.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 import { MUTANTS, type Mutant, mutate } from "../test/mutants.js";
 import { BuildError, main } from "./build.js";
 

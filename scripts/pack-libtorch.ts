@@ -9,8 +9,8 @@ import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { installLibtorch } from "../lib/native/install.js";
 import { type Libtorch, libraryName, locateLibtorch } from "../lib/native/locate.js";
-import { PACKAGE_ROOT } from "../lib/native/package.js";
 import { installProgressPrinter } from "../lib/native/progress.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 import { BuildError, main } from "./build.js";
 
 /** The libraries in `lib` that libtorch_cpu needs, with itself: what the addon makes the system load. */

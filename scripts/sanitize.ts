@@ -5,8 +5,8 @@ import { spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { PACKAGE_ROOT } from "../lib/native/package.js";
 import { findTools } from "../lib/native/tools.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 import { BuildError, build, cmake, main, Progress, provideLibtorch, requireTools } from "./build.js";
 
 const require = createRequire(import.meta.url);

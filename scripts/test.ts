@@ -3,7 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { PACKAGE_ROOT } from "../lib/native/package.js";
+import { PACKAGE_ROOT } from "../lib/package.js";
 import { build, main } from "./build.js";
 
 await main(async () => {

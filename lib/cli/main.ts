@@ -3,7 +3,7 @@ import { realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError } from "commander";
 import { LayerEnsemblesError } from "../errors.js";
-import { PACKAGE_VERSION } from "../native/package.js";
+import { PACKAGE_VERSION } from "../package.js";
 import { certifyCommand } from "./certify.js";
 import { Interrupted, UsageError } from "./command.js";
 import { compareCommand } from "./compare.js";

@@ -2,10 +2,11 @@ import { existsSync, readFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
+import { PACKAGE_ROOT, PACKAGE_VERSION } from "../package.js";
 import { configuration } from "./configure.js";
 import { type AddonFiles, findAddon } from "./load.js";
 import { type Libtorch, type Miss, notFound, searchLibtorch, userCache } from "./locate.js";
-import { LIBTORCH_VERSION, PACKAGE_ROOT, PACKAGE_VERSION } from "./package.js";
+import { LIBTORCH_VERSION } from "./package.js";
 import { findTools, type Tools } from "./tools.js";
 import { tryLoading } from "./try-libtorch.js";
 

@@ -3,10 +3,10 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { LayerEnsemblesError } from "../errors.js";
+import { PACKAGE_ROOT } from "../package.js";
 import type { RawKernel } from "./addon.js";
 import { load } from "./load.js";
 import { MachineMemory, machineFile } from "./machine-memory.js";
-import { PACKAGE_ROOT } from "./package.js";
 
 /** A kernel of libtorch whose numbers are wrong, and what is done instead. */
 export interface KernelDetour {

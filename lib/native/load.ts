@@ -3,10 +3,11 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { readTextSync } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { PACKAGE_ROOT } from "../package.js";
 import type { Addon } from "./addon.js";
 import { configuration, onConfigure } from "./configure.js";
 import { inspectLibtorch, type Libtorch, libraryName, locateLibtorch } from "./locate.js";
-import { LIBTORCH_VERSION, PACKAGE_ROOT } from "./package.js";
+import { LIBTORCH_VERSION } from "./package.js";
 import { requireLoadable } from "./try-libtorch.js";
 
 const requireFile = createRequire(import.meta.url);

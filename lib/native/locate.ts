@@ -5,7 +5,8 @@ import os from "node:os";
 import path from "node:path";
 import { openRegularSync, readTextSync } from "../data/files.js";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
-import { LIBTORCH_VERSION, PACKAGE_ROOT } from "./package.js";
+import { PACKAGE_ROOT } from "../package.js";
+import { LIBTORCH_VERSION } from "./package.js";
 
 /** A usable libtorch: a folder with `lib/`, and with `include/` where it can be built against. */
 export interface Libtorch {

@@ -2,8 +2,8 @@ import { spawn } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
 import path from "node:path";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
+import { PACKAGE_ROOT } from "../package.js";
 import { load } from "./load.js";
-import { PACKAGE_ROOT } from "./package.js";
 
 /** What one reading of a model file in a trial may take. */
 export interface TrialLimits {

@@ -1,6 +1,7 @@
 // The description of the HTTP interface (OpenAPI 3.1). Each route declares its part where it is registered.
-import { PACKAGE_VERSION } from "../native/package.js";
+
 import type { OptionSpec } from "../options.js";
+import { PACKAGE_VERSION } from "../package.js";
 import { GATE_REASONS } from "../scores/gate.js";
 import { IMAGE_SCORE_NAMES, SCORES } from "../scores/scores.js";
 import { ANSWER_TYPES } from "./answers.js";

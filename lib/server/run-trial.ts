@@ -3,7 +3,7 @@ import path from "node:path";
 import { type ErrorCode, LayerEnsemblesError } from "../errors.js";
 import type { DeviceFlags } from "../inference/device.js";
 import { load } from "../native/load.js";
-import { PACKAGE_ROOT } from "../native/package.js";
+import { PACKAGE_ROOT } from "../package.js";
 
 /** What the child is told. */
 export interface RunTrial {

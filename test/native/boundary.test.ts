@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { Backbone, configure, Dataset, LayerEnsemble, LayerEnsemblesError } from "../../lib/index.js";
 import type { Addon } from "../../lib/native/addon.js";
 import { loadAddon } from "../../lib/native/load.js";
-import { PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/native/package.js";
+import { PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/package.js";
 import { discs, noise, smallModel } from "../support/model.js";
 
 const code = (value: string) => expect.objectContaining({ name: "LayerEnsemblesError", code: value });

@@ -5,7 +5,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { random } from "../../bench/random.mjs";
 import { autoTaps, Backbone, LayerEnsemble, type NdArray } from "../../lib/index.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { noise } from "../support/model.js";
 
 const fixture = (name: string) => path.join(PACKAGE_ROOT, "test/fixtures", name);

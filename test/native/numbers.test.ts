@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Backbone, DeepEnsemble, LayerEnsemble, MultiHead, type NdArray } from "../../lib/index.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { discs, noise, smallModel } from "../support/model.js";
 
 const fixture = (name: string) => path.join(PACKAGE_ROOT, "test/fixtures", name);

@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { describe, expect, it } from "vitest";
 import { Backbone, LayerEnsemble, McDropout, MultiHead, type NdArray, Plain } from "../../lib/index.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { readSafetensors } from "../support/safetensors.js";
 
 const FOLDER = path.join(PACKAGE_ROOT, "test/fixtures/output");

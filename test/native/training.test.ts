@@ -13,7 +13,7 @@ import {
   LOSSES,
   type NdArray,
 } from "../../lib/index.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { documentedDefaults, documentedValue } from "../support/documented.js";
 import { discs, noise, smallModel } from "../support/model.js";
 

@@ -18,7 +18,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { libraryName, locateLibtorch } from "../../lib/native/locate.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { checkSymbols, symbolNeeds } from "../../scripts/check-symbols.js";
 import { layOut } from "../../scripts/pack-libtorch.js";
 import { prebuild } from "../../scripts/prebuild.js";

@@ -8,7 +8,7 @@ import type { NdArray } from "../../lib/arrays.js";
 import { writePng } from "../../lib/data/encode-png.js";
 import { makePhantoms } from "../../lib/data/phantoms.js";
 import { type Preprocessing, preprocess, preprocessMask, restore } from "../../lib/data/preprocess.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { temporaryFolder } from "../support/libtorch.js";
 import { smallModel } from "../support/model.js";
 import { readNpz } from "../support/npz.js";

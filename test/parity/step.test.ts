@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { LayerEnsemble } from "../../lib/index.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { readSafetensors, type Tensor } from "../support/safetensors.js";
 
 const FIXTURE = path.join(PACKAGE_ROOT, "test/fixtures/step");

@@ -20,7 +20,7 @@ import { readImage } from "../../lib/data/image.js";
 import { readMask } from "../../lib/data/mask.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { scoreHeads } from "../../lib/metrics/index.js";
-import { PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/native/package.js";
+import { PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/package.js";
 import { cli } from "../support/cli.js";
 import { killedAt } from "../support/killed.js";
 

@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { beforeAll, expect, it, onTestFinished } from "vitest";
 import { encodePng } from "../../lib/data/encode-png.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import type * as Built from "../../lib/server/image-pool.js";
 
 let built: typeof Built;

@@ -7,7 +7,7 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { random } from "../../bench/random.mjs";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 
 const KILLS = Number(process.env.LAYER_ENSEMBLES_KILLS ?? 6);
 const EPOCHS = 12;

@@ -14,7 +14,7 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it } from "vitest";
 import { libraryName, locateLibtorch } from "../../lib/native/locate.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { fakeLibtorch, temporaryFolder } from "../support/libtorch.js";
 
 const real = locateLibtorch().folder;

@@ -5,7 +5,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 import { fileItems, infer, openRun } from "../../lib/inference/inference.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { decide } from "../../lib/scores/gate.js";
 import { tinyRun } from "../support/serve.js";
 

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import path from "node:path";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 
 /** How a run of the command line ended. */
 export interface Ended {

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import path from "node:path";
 import { onTestFinished } from "vitest";
 import { writePhantoms } from "../../lib/data/phantoms.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { cli } from "./cli.js";
 
 /** A line of the server's log. */

@@ -3,8 +3,9 @@ import path from "node:path";
 import { describe, expect, it, vi } from "vitest";
 import { configuration, configure } from "../../lib/native/configure.js";
 import { doctor, formatDiagnosis } from "../../lib/native/doctor.js";
-import { LIBTORCH_VERSION, PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/native/package.js";
+import { LIBTORCH_VERSION } from "../../lib/native/package.js";
 import { findTools } from "../../lib/native/tools.js";
+import { PACKAGE_ROOT, PACKAGE_VERSION } from "../../lib/package.js";
 
 describe("configure", () => {
   it("keeps what is left out", () => {

@@ -12,7 +12,7 @@ import {
   sumOfHeadsInScript,
 } from "../../lib/fusion/head-sums.js";
 import { type Kernels, kernels } from "../../lib/fusion/kernels.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { compileModule, MODULES } from "../../scripts/kernels.js";
 
 const fast = kernels() as Kernels;

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { expect, it } from "vitest";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 
 /** Packages that a module and what it imports load as it is loaded: static imports of values, not of types alone. */
 function packagesOf(entry: string): string[] {

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { expect, it } from "vitest";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 import { MUTANTS, mutate } from "../mutants.js";
 
 const inside = (...names: string[]) => path.join(PACKAGE_ROOT, ...names);

@@ -6,7 +6,7 @@ import { effectiveOptions, fitOptions, type TrainFlags, trainOptions } from "../
 import { FIT_DEFAULTS, OPTIMIZERS, PAPER, SCHEDULES } from "../../lib/ensemble/fit-options.js";
 import { LOSSES } from "../../lib/ensemble/losses.js";
 import { BACKBONE_KINDS } from "../../lib/ensemble/zoo.js";
-import { PACKAGE_ROOT } from "../../lib/native/package.js";
+import { PACKAGE_ROOT } from "../../lib/package.js";
 
 const file = (name: string) => path.join(PACKAGE_ROOT, name);
 
