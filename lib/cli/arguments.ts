@@ -125,9 +125,23 @@ export function withOptions(
 ): Command {
   for (const [name, spec] of Object.entries(specs)) {
     const added = new DeclaredOption(name, spec);
-    command.addOption(spec.kind === "boolean" ? added : added.argParser(parsers[name] ?? parserOf(spec)));
+    if (spec.kind === "boolean") command.addOption(added);
+    else addParsed(command, added, parsers[name] ?? parserOf(spec));
   }
   return command;
+}
+
+/** Commander takes the null that `none` stands for as a value that is missing, and makes "" of it. */
+function addParsed(command: Command, added: Option, parse: Parser<unknown>): void {
+  let value: unknown;
+  const read: Parser<unknown> = (text) => {
+    value = parse(text);
+    return value;
+  };
+  command.addOption(added.argParser(read));
+  command.on(`option:${added.name()}`, () => {
+    if (value === null) command.setOptionValueWithSource(added.attributeName(), null, "cli");
+  });
 }
 
 /** What was given of those options of a command. */

@@ -9,6 +9,7 @@ import { withFolder } from "../native/folder-lock.js";
 import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
 import { SCORE_NAMES, type ScoreName } from "../scores/scores.js";
 import type { RunHashes } from "./identity.js";
+import { estimatorHash, type RunPredictedDice } from "./predicted-dice.js";
 import { RUN_FILES } from "./run.js";
 
 /** An audited case: what was said of it when it was served, and what it came to. A line of outcomes.jsonl. */
@@ -49,9 +50,31 @@ const SCORE: OptionSpecs = {
   value: option.required(option.orNull(option.number())),
 };
 
-/** What tells outcomes of a run as it is from those of one that was trained or tuned since. */
-export function predictorOf({ weights, settings }: Pick<RunHashes, "weights" | "settings">): string {
-  return `${weights.slice(0, 16)}-${settings.slice(0, 16)}`;
+/** What the numbers of a prediction hang on beside the run's weights and settings. */
+export interface Predicting {
+  /** Numbers in which the network runs. */
+  precision: "fp32" | "bf16";
+  /** How the Dice of its masks is predicted. */
+  predictedDice: Pick<RunPredictedDice, "fit">;
+}
+
+/** What tells outcomes of a run as it predicts from those of one that was trained or tuned since, or that ran in other numbers. */
+export function predictorOf(
+  { weights, settings }: Pick<RunHashes, "weights" | "settings">,
+  { precision, predictedDice }: Predicting,
+): string {
+  const hashes = [weights, settings, estimatorHash(predictedDice.fit)].map((hash) => hash.slice(0, 16));
+  return [...hashes, precision].join("-");
+}
+
+/** Of what an outcome is that another predictor told: "other weights", say; undefined where it is of this one. */
+export function predictedOtherwise({ predictor }: Outcome, own: string): string | undefined {
+  if (predictor === own) return undefined;
+  const [parts, owns] = [predictor.split("-"), own.split("-")];
+  const what = ["other weights", "other settings", "another fit of predicted Dice", `precision ${parts.at(-1)}`];
+  // Earlier versions named weights and settings alone.
+  if (parts.length !== what.length) return "a predictor that does not say all of what decides it";
+  return what[parts.findIndex((part, i) => part !== owns[i])];
 }
 
 /** What outcomes.jsonl holds. */

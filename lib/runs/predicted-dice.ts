@@ -81,6 +81,12 @@ export function predictedDiceText(
   return `${JSON.stringify(stored, null, 2)}\n`;
 }
 
+/** Hash of what a fit makes of a prediction: of all but its bounds, which no score and no decision reads. Without a fit that of nothing. */
+export function estimatorHash(fit: PredictedDiceFit | null): string {
+  const classes = Object.entries(fit?.perClass ?? {});
+  return hashOf(classes.map(([c, { by, ridge, isotonic, empty }]) => [c, { by, ridge, isotonic, empty }]));
+}
+
 function damaged(file: string, received: string, cause?: unknown): LayerEnsemblesError {
   return new LayerEnsemblesError(
     "ERR_LE_CHECKPOINT",

@@ -4,7 +4,7 @@ import path from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 import { alarmFolder } from "../runs/alarm.js";
 import { type CertificateVerdict, inPrecision, verifyCertificate } from "../runs/certificate.js";
-import { runHashes } from "../runs/identity.js";
+import { type RunHashes, runHashes } from "../runs/identity.js";
 import { predictorOf } from "../runs/outcomes.js";
 import { RUN_FILES } from "../runs/run.js";
 import { ServedCertificate } from "./certificate.js";
@@ -53,7 +53,9 @@ export class Certificates {
     try {
       const after = await this.#look(folder);
       const same = before.verdict.valid === after.verdict.valid && before.key === after.key;
-      if (before.predictor !== after.predictor)
+      const predictors = [before, after].map(({ hashes }) => hashes && predictorOf(hashes, model));
+      const [predictor] = predictors;
+      if (predictor !== predictors[1])
         throw new LayerEnsemblesError(
           "ERR_LE_CHECKPOINT",
           `Expected ${folder} to stay as it was while it was loaded but received another run there: load it again.`,
@@ -61,7 +63,7 @@ export class Certificates {
       return {
         ...model,
         certificate: await this.#serve(name, same ? after.verdict : CHANGED, model),
-        ...(after.predictor !== undefined && { predictor: after.predictor }),
+        ...(predictor !== undefined && { predictor }),
       };
     } catch (error) {
       await model.close();
@@ -75,10 +77,10 @@ export class Certificates {
   }
 
   /** What is to be the same before and after a load. */
-  async #look(folder: string): Promise<{ verdict: CertificateVerdict; key: string; predictor: string | undefined }> {
+  async #look(folder: string): Promise<{ verdict: CertificateVerdict; key: string; hashes: RunHashes | undefined }> {
     const verdict = await this.#verdict(folder);
     const key = verdict.valid ? verdict.certificate.digest : verdict.reason;
-    return { verdict, key, predictor: this.#options.outcomes ? predictorOf(await runHashes(folder)) : undefined };
+    return { verdict, key, hashes: this.#options.outcomes ? await runHashes(folder) : undefined };
   }
 
   async #verdict(folder: string): Promise<CertificateVerdict> {

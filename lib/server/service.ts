@@ -663,9 +663,9 @@ function setsFor(
   return certificate.setsFor({ skip, fusion });
 }
 
-/** What an outcome tells of the prediction. */
+/** What an outcome tells of the prediction: as the run's own gate takes it, which `certify` is of, whatever the service's asks. */
 function saidOf(
-  { certificate, score: own, gate, predictor = "" }: ServedModel,
+  { certificate, score: own, run: { gate }, predictor = "" }: ServedModel,
   prediction: Prediction,
   content?: string,
 ) {

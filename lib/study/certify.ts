@@ -11,7 +11,7 @@ import { dice, meanOfClasses } from "../quality/overlap.js";
 import type { CertificateContent } from "../runs/certificate.js";
 import { fitHash, hashOf, hashOfBytes, type RunHashes, runHashes } from "../runs/identity.js";
 import { chooseSplit, dataOf, type RunNotes, seenBy } from "../runs/notes.js";
-import { predictorOf, readOutcomes } from "../runs/outcomes.js";
+import { type Outcome, predictedOtherwise, predictorOf, readOutcomes } from "../runs/outcomes.js";
 import { predictedDiceText } from "../runs/predicted-dice.js";
 import type { Run } from "../runs/run.js";
 import { chosenScore, type RunTuning } from "../runs/tuning.js";
@@ -91,7 +91,7 @@ export async function certifyRun(
   const judge = { score, ...(run.gate && { gate: run.gate }) };
   const { cases, source } =
     options.from === "outcomes"
-      ? await casesOfOutcomes(folder, hashes, score, options)
+      ? await casesOfOutcomes(folder, predictorOf(hashes, model), score, options)
       : await casesOfFolder(model, notes, judge, options.from, options);
   const { promise } = options;
   const thresholds =
@@ -243,18 +243,26 @@ function bytesOf({ image, truth }: Result, content: string | undefined): string 
 
 async function casesOfOutcomes(
   folder: string,
-  hashes: RunHashes,
+  predictor: string,
   score: ScoreName,
   { onNote }: CertifyRunOptions,
 ): Promise<{ cases: Case[]; source: CertificateContent["source"] }> {
   const { outcomes, torn } = await readOutcomes(folder);
   if (torn > 0)
     onNote?.(`warning: ${torn} bytes at the end of the outcomes are no whole line: a process was stopped there`);
-  const predictor = predictorOf(hashes);
-  const own = outcomes.filter((outcome) => outcome.predictor === predictor && outcome.score.name === score);
+  const own: Outcome[] = [];
+  const leftOut = new Map<string, number>();
+  for (const outcome of outcomes) {
+    const { name } = outcome.score;
+    const other = predictedOtherwise(outcome, predictor) ?? (name === score ? undefined : `the score ${name}`);
+    if (other === undefined) own.push(outcome);
+    else leftOut.set(other, (leftOut.get(other) ?? 0) + 1);
+  }
   const others = outcomes.length - own.length;
-  if (others > 0)
-    onNote?.(`${others} of ${outcomes.length} outcomes are left out: of other weights, settings or scores.`);
+  if (others > 0) {
+    const of = Array.from(leftOut, ([other, count]) => `${count} of ${other}`).join(", ");
+    onNote?.(`warning: ${others} of ${outcomes.length} outcomes are left out: ${of}`);
+  }
   const cases = own.map(({ id, dice, group, content, acceptable, score: { value }, watched }): Case => {
     const confidence = acceptable && value !== null ? value : Number.NEGATIVE_INFINITY;
     return {

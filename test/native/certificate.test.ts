@@ -6,7 +6,8 @@ import { afterAll, beforeEach, describe, expect, it } from "vitest";
 import { certify, decide, readCertificate, verifyCertificate } from "../../lib/index.js";
 import { type CertificateContent, writeCertificate } from "../../lib/runs/certificate.js";
 import { fitHash, hashOf, runHashes } from "../../lib/runs/identity.js";
-import { type Outcome, OutcomeFile, predictorOf, readOutcomes } from "../../lib/runs/outcomes.js";
+import { type Outcome, OutcomeFile, predictedOtherwise, predictorOf, readOutcomes } from "../../lib/runs/outcomes.js";
+import type { PredictedDiceFit } from "../../lib/scores/predicted-dice.js";
 
 const folder = mkdtempSync(path.join(os.tmpdir(), "le-certificate-"));
 const inside = (...names: string[]) => path.join(folder, ...names);
@@ -298,9 +299,25 @@ describe("outcomes", () => {
     expect(readFileSync(file())).toEqual(before);
   });
 
-  it("know by which weights and settings they were predicted", async () => {
-    const before = predictorOf(await runHashes(inside("run")));
+  it("know what they were predicted by", async () => {
+    const fit = { by: "softDiceConfidence", ridge: null, isotonic: { x: [0.5], y: [0.7] }, empty: null } as const;
+    const fitted = (change: object) =>
+      ({ perClass: { 1: { ...fit, error: null, intervals: null, ...change } } }) as unknown as PredictedDiceFit;
+    const predicting = (of: PredictedDiceFit | null, precision: "fp32" | "bf16" = "fp32") =>
+      ({ precision, predictedDice: { fit: of } }) as const;
+    const hashes = await runHashes(inside("run"));
+    const own = predictorOf(hashes, predicting(fitted({})));
+    const of = (predictor: string) => predictedOtherwise(outcome("a", { predictor }), own);
+    expect(of(own)).toBeUndefined();
+    expect(of(predictorOf(hashes, predicting(fitted({ intervals: { alpha: 0.1 }, error: {} }))))).toBeUndefined();
+    expect(of(predictorOf(hashes, predicting(null)))).toBe("another fit of predicted Dice");
+    for (const change of [{ isotonic: { x: [0.5], y: [0.6] } }, { empty: { dice: 0, cases: 3 } }, { by: "features" }])
+      expect(of(predictorOf(hashes, predicting(fitted(change))))).toBe("another fit of predicted Dice");
+    expect(of(predictorOf(hashes, predicting(fitted({}), "bf16")))).toBe("precision bf16");
+    expect(of(`${hashes.weights.slice(0, 16)}-${hashes.settings.slice(0, 16)}`)).toMatch(/does not say/);
+    edit(inside("run", "run.json"), (run) => Object.assign(run, { skip: 0 }));
+    expect(of(predictorOf(await runHashes(inside("run")), predicting(fitted({}))))).toBe("other settings");
     appendFileSync(inside("run", "weights.safetensors"), "!");
-    expect(predictorOf(await runHashes(inside("run")))).not.toBe(before);
+    expect(of(predictorOf(await runHashes(inside("run")), predicting(fitted({}))))).toBe("other weights");
   });
 });

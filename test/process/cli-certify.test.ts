@@ -8,7 +8,9 @@ import { parseCsv } from "../../lib/data/csv.js";
 import { writePhantoms } from "../../lib/data/phantoms.js";
 import { verifyCertificate } from "../../lib/index.js";
 import { runHashes } from "../../lib/runs/identity.js";
+import { readLearned } from "../../lib/runs/learned.js";
 import { OutcomeFile, predictorOf } from "../../lib/runs/outcomes.js";
+import { readRun } from "../../lib/runs/run.js";
 import { cli } from "../support/cli.js";
 
 let folder: string;
@@ -343,7 +345,8 @@ describe("certify", () => {
     expect(missing.code).toBe(1);
     expect(missing.stdout).toMatch(/^No certificate: .*there are 0 of 0/);
     const outcomes = new OutcomeFile(inside(run), () => true);
-    const predictor = predictorOf(await runHashes(inside(run)));
+    const { predictedDice } = await readLearned(inside(run), await readRun(inside(run)));
+    const predictor = predictorOf(await runHashes(inside(run)), { precision: "fp32", predictedDice });
     const add = (id: string, value: number, dice: number, of = predictor) =>
       outcomes.append({
         ...{ id, date: "2026-01-01T00:00:00Z", predictor: of, acceptable: true, dice },

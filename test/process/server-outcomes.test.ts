@@ -280,4 +280,67 @@ describe("outcomes", () => {
     expect((await predict(server)).certificate.state).toBe("valid");
     server.child.kill("SIGKILL");
   }, 60_000);
+
+  it("of other predictions than those that are certified are left out, and it is said of what they are", async () => {
+    const run = copy();
+    const CPU = ["--device", "cpu", "--precision", "fp32"];
+    const tuned = await cli(["tune", run, ...CPU]);
+    expect(tuned.code, tuned.stderr).toBe(0);
+    const edit = (file: string, change: (value: ReturnType<typeof JSON.parse>) => void) => {
+      const value = JSON.parse(readFileSync(path.join(run, file), "utf8"));
+      change(value);
+      writeFileSync(path.join(run, file), JSON.stringify(value));
+    };
+    const audit = async (count: number, ...args: string[]) => {
+      const server = await start(run, ...args);
+      for (const bytes of images.slice(0, count)) {
+        const { id } = await predict(server, bytes);
+        expect(await statusOf(server, { id, dice: 0.9 })).toBe(201);
+      }
+      server.child.kill("SIGKILL");
+      await server.ended;
+    };
+    const certify = async (...args: string[]) => {
+      const given = ["--from-outcomes", "--dry-run", "--json", "--alpha", "0.9", "--delta", "0.5", "--device", "cpu"];
+      const { stdout, stderr } = await cli(["certify", run, ...given, ...args]);
+      return { cases: JSON.parse(stdout).cases, said: /warning: (\d+ of \d+ outcomes.*)/.exec(stderr)?.[1] };
+    };
+    await audit(4, "--precision", "fp32");
+    await audit(3, "--precision", "bf16");
+    expect(await certify("--precision", "fp32")).toEqual({
+      cases: 4,
+      said: "3 of 7 outcomes are left out: 3 of precision bf16",
+    });
+    expect(await certify("--precision", "bf16")).toEqual({
+      cases: 3,
+      said: "4 of 7 outcomes are left out: 4 of precision fp32",
+    });
+
+    // Bounds decide nothing of a prediction: `certify` makes new ones.
+    edit("predicted-dice.json", ({ fit }) => {
+      fit.overall.intervals = null;
+    });
+    await audit(2, "--precision", "fp32");
+    expect((await certify("--precision", "fp32")).cases).toBe(6);
+    edit("predicted-dice.json", ({ fit }) => {
+      fit.perClass[1].isotonic.y = fit.perClass[1].isotonic.y.map((dice: number) => dice / 2);
+    });
+    await audit(1, "--precision", "fp32");
+    expect(await certify("--precision", "fp32")).toEqual({
+      cases: 1,
+      said: "9 of 10 outcomes are left out: 9 of another fit of predicted Dice",
+    });
+
+    // The distance that the run's gate allows: another setting, of which the service's own gate does not make outcomes free.
+    edit("run.json", ({ gate }) => {
+      gate.distance = { threshold: -1e9 };
+    });
+    await audit(2, "--precision", "fp32", "--gate", "none");
+    expect((await certify("--precision", "fp32")).said).toBe("10 of 12 outcomes are left out: 10 of other settings");
+    expect((await readOutcomes(run)).outcomes.map(({ acceptable }) => acceptable)).toEqual([
+      ...new Array(10).fill(true),
+      false,
+      false,
+    ]);
+  }, 120_000);
 });

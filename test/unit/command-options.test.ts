@@ -94,6 +94,14 @@ describe.each([...COMMANDS])("%s", (_, command) => {
       if (kind !== "boolean" && value !== undefined) expect(declaration.accepts(value), option.flags).toBe(true);
     }
   });
+
+  it("takes none for null wherever that may be", () => {
+    for (const option of command.options) {
+      if (!(option instanceof DeclaredOption) || !option.declaration.accepts(null)) continue;
+      command.parseOptions([`${option.long}`, "none"]);
+      expect([option.long, command.getOptionValue(option.attributeName())]).toEqual([option.long, null]);
+    }
+  });
 });
 
 it("reads a unit of its own as that of the API", () => {
