@@ -7,9 +7,11 @@ import { PACKAGE_VERSION } from "../package.js";
 import { certifyCommand } from "./certify.js";
 import { Interrupted, UsageError } from "./command.js";
 import { compareCommand } from "./compare.js";
+import { convertCommand } from "./convert.js";
 import { demoCommand } from "./demo.js";
 import { doctorCommand } from "./doctor.js";
 import { evaluateCommand } from "./evaluate.js";
+import { infoCommand } from "./info.js";
 import { installLibtorchCommand } from "./install-libtorch.js";
 import { layersCommand } from "./layers.js";
 import { predictCommand } from "./predict.js";
@@ -29,6 +31,8 @@ function program(): Command {
     .configureOutput({ outputError: (text, write) => write(oneLine(text)) })
     .exitOverride();
   for (const command of [
+    infoCommand(),
+    convertCommand(),
     layersCommand(),
     trainCommand(),
     tuneCommand(),

@@ -1,5 +1,5 @@
 import type { Sharp } from "sharp";
-import { arrayType, type NdArray } from "../arrays.js";
+import { arrayType, type NdArray, type NumericArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { isMissing, openRegular, readRegular } from "./files.js";
 import { type Orientation, orient, orientSize, toOrientation } from "./orientation.js";
@@ -50,21 +50,44 @@ export async function readImage(path: string, options: ReadOptions = {}): Promis
  * @throws ERR_LE_DATA
  */
 export async function decodeImage(bytes: Buffer, path: string, options: ReadOptions = {}): Promise<ImageArray> {
-  const maxPixels = options.maxPixels ?? defaultMaxPixels;
+  return upright(await samplesOf(bytes, path, options.maxPixels ?? defaultMaxPixels), path, options.channels);
+}
+
+async function samplesOf(bytes: Buffer, path: string, maxPixels: number): Promise<Samples> {
   if (bytes.length === 0) throw emptyError(path, "image");
-  const samples = isPng(bytes)
-    ? await pngSamples(path, bytes, maxPixels)
-    : isTiff(bytes)
-      ? await tiffSamples(path, bytes, maxPixels)
-      : await jpegSamples(path, bytes, maxPixels);
-  const bands = chooseBands(samples, path, options.channels);
+  if (isPng(bytes)) return pngSamples(path, bytes, maxPixels);
+  return isTiff(bytes) ? tiffSamples(path, bytes, maxPixels) : jpegSamples(path, bytes, maxPixels);
+}
+
+function upright(samples: Samples, path: string, channels: number | undefined): ImageArray {
+  const bands = chooseBands(samples, path, channels);
   const { orientation } = samples;
   if (orientation === 1) return bands;
   return { ...orient(bands, orientation), orientation };
 }
 
+/** An image, and how its file stores it. */
+export interface DescribedImage {
+  image: ImageArray;
+  format: "png" | "jpeg" | "tiff";
+  /** Of a sample. */
+  bits: number;
+  /** Bands and what they are, in words. */
+  description: string;
+}
+
+/**
+ * Reads an image as {@link readImage}, and says how its file stores it.
+ * @throws ERR_LE_DATA
+ */
+export async function readDescribed(path: string): Promise<DescribedImage> {
+  const samples = await samplesOf(await readBytes(path, "image"), path, defaultMaxPixels);
+  const { format, bits, description } = samples;
+  return { image: upright(samples, path, undefined), format, bits, description };
+}
+
 /** All that a file stores, before anything is left out. */
-interface Samples {
+interface Samples extends Pick<DescribedImage, "format" | "bits" | "description"> {
   data: ImageArray["data"];
   height: number;
   width: number;
@@ -77,8 +100,6 @@ interface Samples {
   /** The value of a pixel that nothing shows through, where the last sample is alpha. */
   opaque?: number;
   orientation: Orientation;
-  /** In words. */
-  description: string;
 }
 
 /** Leaves alpha out where nothing shows through, and refuses bands that the network's channels cannot be. */
@@ -220,8 +241,8 @@ export function toGrey(image: NdArray<ImageArray["data"]>): Float32Array {
  * Percentiles of values, linear between order statistics (NumPy's default).
  * @param levels percentiles in [0, 100]
  */
-export function percentiles(values: Float32Array, levels: readonly number[]): number[] {
-  const work = Float32Array.from(values);
+export function percentiles(values: NumericArray, levels: readonly number[]): number[] {
+  const work = values.slice();
   return levels.map((level) => {
     const position = (level / 100) * (work.length - 1);
     const index = Math.floor(position);
@@ -233,7 +254,7 @@ export function percentiles(values: Float32Array, levels: readonly number[]): nu
 }
 
 /** The k-th smallest value (Hoare's quickselect, median of three); reorders `work`. */
-function select(work: Float32Array, k: number): number {
+function select(work: NumericArray, k: number): number {
   let low = 0;
   let high = work.length - 1;
   while (low < high) {
@@ -311,7 +332,7 @@ async function pngSamples(path: string, bytes: Buffer, maxPixels: number): Promi
       "an image that nothing shows through (flatten it)",
       `${description} with a transparent colour`,
     );
-  const common = { height, width, orientation, description, planar: false };
+  const common = { height, width, orientation, description, planar: false, format: "png", bits: bitDepth } as const;
   if (palette) {
     const colours = new Uint8Array(data.length * 3);
     for (let i = 0; i < data.length; i++) {
@@ -356,7 +377,7 @@ async function tiffSamples(path: string, bytes: Buffer, maxPixels: number): Prom
     throw dataError(path, "image", `at most ${4 * maxPixels} samples`, received);
   }
   const colour = header.colour === "palette" ? "rgb" : header.colour;
-  const common = { height, width, colour, orientation, description } as const;
+  const common = { height, width, colour, orientation, description, format: "tiff", bits } as const;
   if (header.jpeg) {
     const data = await decodeJpeg(path, await loadSharp(bytes), { height, width, samples });
     return { ...common, data, count: samples, planar: false };
@@ -390,6 +411,7 @@ async function jpegSamples(path: string, bytes: Buffer, maxPixels: number): Prom
     planar: false,
     colour: grey ? "grey" : "rgb",
     orientation: toOrientation(orientation),
+    ...{ format: "jpeg", bits: 8 },
     description: `a JPEG of ${grey ? "1 band (grey)" : "3 bands (RGB)"} of 8 bits`,
   };
 }

@@ -5,4 +5,5 @@ export { orientationOf, reorient } from "./orientation.js";
 export type { Moved, Placed, Step, Triple } from "./placed.js";
 export { type ResampleOptions, resample } from "./resample.js";
 export { type RestoreOptions, restore } from "./restore.js";
+export { shearOf, voxelVolumeOf } from "./voxel.js";
 export { type Box, crop, type Fill, nonZeroBox, pad } from "./window.js";

@@ -2,7 +2,7 @@
 import type { NdArray, NumericArray } from "../arrays.js";
 import type { Grid } from "../grid/index.js";
 import type { VolumeInput } from "./bytes.js";
-import { dicom, type SeriesOptions } from "./dicom/index.js";
+import { dicom, type SeriesInfo, type SeriesOptions } from "./dicom/index.js";
 import { metaImage } from "./metaimage.js";
 import { nifti } from "./nifti.js";
 import { npy } from "./npy.js";
@@ -37,12 +37,16 @@ export interface VolumeFormat {
   readonly title: string;
   /** Endings of its files' names, in lower case. */
   readonly extensions: readonly string[];
+  /** Those of files that another one tells of, by whose name a volume is called where both are there. */
+  readonly beside?: readonly string[];
   /** Whether a folder may hold a volume of it. */
   readonly folders?: boolean;
   /** Whether a file that begins so is of it. At most 540 bytes, unpacked where the file is gzip. */
   begins(head: Buffer): boolean;
   /** @throws ERR_LE_DATA for what is damaged or not read */
   read(input: VolumeInput, options: VolumeReading): Promise<Volume>;
+  /** The volumes of a file or folder, of formats of which it may hold several. @throws ERR_LE_DATA as `read` */
+  list?(path: string, options: SeriesOptions): Promise<SeriesInfo[]>;
   /** By the ending of a name, the bytes of such a file. Absent where the format is not written. */
   readonly write?: Readonly<Record<string, (volume: VolumeWriting) => Promise<Uint8Array>>>;
 }

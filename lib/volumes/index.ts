@@ -19,8 +19,10 @@ export {
   resample,
   restore,
   type Step,
+  shearOf,
   spacingOf,
   type Triple,
+  voxelVolumeOf,
 } from "../grid/index.js";
 export {
   listSeries,
@@ -30,6 +32,7 @@ export {
   type SeriesVolume,
   type SliceSource,
 } from "./dicom/index.js";
+export type { WrittenType } from "./numbers.js";
 export { type ReadVolumeOptions, readVolume } from "./read.js";
 export type { Volume } from "./volume.js";
 export { type WritableVolume, type WriteVolumeOptions, writeVolume } from "./write.js";

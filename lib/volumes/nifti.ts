@@ -462,6 +462,7 @@ export const nifti: VolumeFormat = {
   name: "nifti",
   title: "NIfTI",
   extensions: [".nii.gz", ".nii", ".hdr", ".img", ".hdr.gz", ".img.gz"],
+  beside: [".img", ".img.gz"],
   begins: (head) => {
     const found = layoutOf(head);
     return found !== undefined && magicOf(found.layout, head) !== undefined;

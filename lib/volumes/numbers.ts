@@ -50,6 +50,36 @@ export function typeOf(data: NumericArray): NumberType {
   return `${kind}${data.BYTES_PER_ELEMENT}` as NumberType;
 }
 
+/** A type that numbers can be written as. */
+export type WrittenType = "uint8" | "int8" | "uint16" | "int16" | "uint32" | "int32" | "float32" | "float64";
+
+const ARRAYS = {
+  ...{ uint8: Uint8Array, int8: Int8Array, uint16: Uint16Array, int16: Int16Array, uint32: Uint32Array },
+  ...{ int32: Int32Array, float32: Float32Array, float64: Float64Array },
+} as const satisfies Record<WrittenType, unknown>;
+
+/** Every {@link WrittenType}. */
+export const WRITTEN_TYPES = Object.keys(ARRAYS) as WrittenType[];
+
+/**
+ * The same numbers as another type.
+ * @param refuse throws for one that the type does not hold
+ */
+export function asType(
+  data: NumericArray,
+  type: WrittenType,
+  refuse: (expected: string, received: string) => never,
+): NumericArray {
+  const out = new ARRAYS[type](data.length);
+  for (let i = 0; i < out.length; i++) {
+    const value = data[i] as number;
+    out[i] = value;
+    if (out[i] !== value && !(Number.isNaN(value) && Number.isNaN(out[i])))
+      refuse(`values that ${type} holds`, `${value} at position ${i}`);
+  }
+  return out;
+}
+
 /** The bytes of numbers, copied where they are to be swapped. */
 export function toBytes(data: NumericArray, bigEndian: boolean): Buffer {
   const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);

@@ -54,7 +54,7 @@ export async function readVolume(source: string | Uint8Array, options: ReadVolum
 }
 
 /** The format of a file or folder. @throws ERR_LE_DATA where none is it */
-async function formatOf(input: VolumeInput): Promise<VolumeFormat> {
+export async function formatOf(input: VolumeInput): Promise<VolumeFormat> {
   const { path, name } = input;
   const titles = VOLUME_FORMATS.map(({ title }) => title).join(", ");
   if (path !== undefined && (await stat(path).catch(() => undefined))?.isDirectory()) {

@@ -5,6 +5,7 @@ import type { Grid } from "../grid/index.js";
 import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
 import { VOLUME_FORMATS } from "./formats.js";
 import { toLabels } from "./labels.js";
+import { asType, WRITTEN_TYPES, type WrittenType } from "./numbers.js";
 import type { Volume } from "./volume.js";
 
 /** What is written: values, and where they lie. */
@@ -22,18 +23,21 @@ export interface WriteVolumeOptions {
   like?: Volume;
   /** Writes labels, from 0 to 65535, as uint8 or uint16. @default false */
   label?: boolean;
+  /** The type to write as; values that it does not hold are refused. @default the array's own */
+  type?: WrittenType;
 }
 
 const OPTIONS: OptionSpecs = {
   like: option.custom("a volume that readVolume gave", (value) => snapshot(value) !== undefined),
   label: option.boolean({ default: false }),
+  type: option.oneOf(WRITTEN_TYPES),
 };
 
 /**
  * Writes a volume in the format that the name's ending stands for: .nii, .nii.gz, .nrrd or .mha. The file is there whole or not at all.
  * @param volume [D, H, W] or [C, D, H, W]
  * @throws ERR_LE_OPTION for another ending
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE for a volume that is not of `like`'s grid, has no grid where the format wants one, or no labels
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE for a volume that is not of `like`'s grid, has no grid where the format wants one, no labels, or values that `type` does not hold
  * @throws ERR_LE_IO
  */
 export async function writeVolume(
@@ -41,7 +45,7 @@ export async function writeVolume(
   volume: WritableVolume,
   options: WriteVolumeOptions = {},
 ): Promise<void> {
-  const { like, label = false } = checkOptions<WriteVolumeOptions>("writeVolume", options, OPTIONS);
+  const { like, label = false, type } = checkOptions<WriteVolumeOptions>("writeVolume", options, OPTIONS);
   const own = snapshot(volume);
   const name = `the volume for ${path}`;
   if (!own) return fail("ERR_LE_SHAPE", name, "an array with data and shape", describe(volume));
@@ -62,14 +66,14 @@ export async function writeVolume(
     fail("ERR_LE_VALUE", name, "the grid of the volume that it is like", "another");
   const { format, encode } = writerOf(path);
   const header = like?.format === format ? like.header : undefined;
-  const data = label
-    ? toLabels(own.data, 0, (expected, received) => fail("ERR_LE_VALUE", name, expected, received)).data
-    : own.data;
+  const refuse = (expected: string, received: string) => fail("ERR_LE_VALUE", name, expected, received);
+  const values = label ? toLabels(own.data, 0, refuse).data : own.data;
+  const data = type ? asType(values, type, refuse) : values;
   await writeAtomic(path, await encode({ name, data, shape, grid, label, ...(header && { header }) }));
 }
 
-/** By a name's ending. @throws ERR_LE_OPTION */
-function writerOf(path: string) {
+/** The writer of the format that a name's ending stands for. @throws ERR_LE_OPTION */
+export function writerOf(path: string) {
   const writers = VOLUME_FORMATS.flatMap(({ name, write = {} }) =>
     Object.entries(write).map(([ending, encode]) => ({ format: name, ending, encode })),
   );

@@ -25,6 +25,8 @@ import { cli } from "../support/cli.js";
 import { killedAt } from "../support/killed.js";
 
 const COMMANDS = [
+  "info",
+  "convert",
   "layers",
   "train",
   "predict",

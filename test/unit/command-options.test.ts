@@ -7,7 +7,9 @@ import { PROMISE } from "../../lib/certificate/index.js";
 import { DeclaredOption, listed, otherwise, parserOf, rangeOf } from "../../lib/cli/arguments.js";
 import { certifyCommand } from "../../lib/cli/certify.js";
 import { compareCommand } from "../../lib/cli/compare.js";
+import { convertCommand } from "../../lib/cli/convert.js";
 import { evaluateCommand } from "../../lib/cli/evaluate.js";
+import { infoCommand } from "../../lib/cli/info.js";
 import { predictCommand } from "../../lib/cli/predict.js";
 import { scoreCommand } from "../../lib/cli/score.js";
 import { serveCommand } from "../../lib/cli/serve.js";
@@ -26,12 +28,13 @@ import { SERVER, SERVICE } from "../../lib/server/service-options.js";
 import { SUMMARISE } from "../../lib/study/summary-options.js";
 import { CHOOSE } from "../../lib/tuning/skip.js";
 import { TUNE } from "../../lib/tuning/tune.js";
+import { SERIES_OPTIONS } from "../../lib/volumes/dicom/series-options.js";
 import { documentedDefaults, documentedValue } from "../support/documented.js";
 
 const COMMANDS = new Map(
   [
     ...[trainCommand(), tuneCommand(), predictCommand(), evaluateCommand(), scoreCommand(), compareCommand()],
-    ...[serveCommand(), certifyCommand()],
+    ...[serveCommand(), certifyCommand(), infoCommand(), convertCommand()],
   ].map((command) => [command.name(), command]),
 );
 
@@ -61,6 +64,7 @@ describe("doc comments", () => {
     ["lib/server/service-options.ts", { ...SERVICE, ...SERVER, channelsLast: {} as OptionSpec }],
     ["lib/quality/score.ts", SCORE],
     ["lib/study/summary-options.ts", SUMMARISE],
+    ["lib/volumes/dicom/series-options.ts", SERIES_OPTIONS],
     ["lib/ensemble/model.ts", PREDICT],
     ["lib/tuning/skip.ts", CHOOSE],
     ["lib/tuning/tune.ts", { ...TUNE, rule: {} as OptionSpec, margin: {} as OptionSpec }],

@@ -2,7 +2,7 @@
 import { dataError } from "../../data/image.js";
 import type { VolumeFormat } from "../formats.js";
 import { isDicom } from "./parser.js";
-import { readSeries } from "./series.js";
+import { listSeries, readSeries } from "./series.js";
 
 /** DICOM: a folder of slices, or one file. */
 export const dicom: VolumeFormat = {
@@ -11,6 +11,7 @@ export const dicom: VolumeFormat = {
   extensions: [".dcm"],
   folders: true,
   begins: isDicom,
+  list: listSeries,
   read({ path, name }, { maxValues, dicom: options }) {
     if (path === undefined) throw dataError(name, "volume", "a folder or a file of DICOM", "bytes");
     return readSeries(path, { maxValues, ...options });

@@ -3,9 +3,8 @@ export { dicom } from "./format.js";
 export {
   listSeries,
   readSeries,
-  SERIES_OPTIONS,
   type SeriesInfo,
-  type SeriesOptions,
   type SeriesVolume,
   type SliceSource,
 } from "./series.js";
+export { SERIES_OPTIONS, type SeriesOptions } from "./series-options.js";

@@ -4,39 +4,17 @@ import path from "node:path";
 import type { NumericArray } from "../../arrays.js";
 import { ioError, readRegular } from "../../data/files.js";
 import { LayerEnsemblesError } from "../../errors.js";
-import { checkOptions, option } from "../../options.js";
+import { checkOptions } from "../../options.js";
 import type { Volume } from "../volume.js";
 import { dot, type Frame, framesOf, type ImageFile, type NoImage, typeName, type Vector } from "./frames.js";
 import { nameOf, normalOf, type Stack, stackOf } from "./geometry.js";
 import { isDicom, parseDicom, refuseFile } from "./parser.js";
 import { pixelReader } from "./pixels.js";
-
-/** What may be asked of a DICOM series. */
-export interface SeriesOptions {
-  /** Of several volumes, the one to read: its id or its number, from 1, in the list. Default: the only one there is */
-  series?: string;
-  /** Takes slices whose steps are not along their normal (gantry tilt): the grid is sheared, and a warning says so. @default false */
-  allowTilt?: boolean;
-  /** Takes missing or uneven slices as evenly spaced from the first to the last: a warning says how far off they are. @default false */
-  allowUneven?: boolean;
-  /** Takes slices of several acquisitions as one volume. @default false */
-  mergeAcquisitions?: boolean;
-  /** Most values that a volume may have. @default 1_000_000_000 */
-  maxValues?: number;
-}
-
-/** {@link SeriesOptions}, for checks. */
-export const SERIES_OPTIONS = {
-  series: option.string(),
-  allowTilt: option.boolean({ default: false }),
-  allowUneven: option.boolean({ default: false }),
-  mergeAcquisitions: option.boolean({ default: false }),
-  maxValues: option.integer({ min: 1, default: 1_000_000_000 }),
-};
+import { SERIES_OPTIONS, type SeriesOptions } from "./series-options.js";
 
 /** A volume of a folder, before its pixels are read. */
 export interface SeriesInfo {
-  /** Picks it in {@link SeriesOptions}: the SeriesInstanceUID, with a number behind it where a series holds several volumes. */
+  /** Picks it in `SeriesOptions`: the SeriesInstanceUID, with a number behind it where a series holds several volumes. */
   id: string;
   /** As the files have it. */
   seriesInstanceUID: string;
