@@ -6,6 +6,7 @@ import { PREDICT } from "../ensemble/model.js";
 import { type Defaults, defaultsOf, option, type Values } from "../options.js";
 import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
+import { noteCropped } from "./cropped-note.js";
 import { DEVICE } from "./device-options.js";
 import { labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
@@ -96,6 +97,7 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
       ...(flags.unit && { unit: flags.unit }),
     });
     noteIgnored(session, summary.ignored, summary.images);
+    noteCropped(session, summary.cropped, summary.images, notes.preprocessing.size);
     if (seen.size > 0) session.note(describeSeen(seen.size, summary.images));
     const { unknown } = seenBy(notes);
     if (unknown.length > 0) session.note(`warning: ${describeUnknown(flags.run, unknown)}`);

@@ -1,6 +1,7 @@
 import path from "node:path";
 import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
+import { croppedOf } from "../data/cropped.js";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
 import { type Model, PREDICT } from "../ensemble/model.js";
@@ -17,6 +18,7 @@ import type { MapName } from "../uncertainty/index.js";
 import { MAPS } from "../uncertainty/index.js";
 import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
+import { noteCropped } from "./cropped-note.js";
 import { DEVICE } from "./device-options.js";
 import { labelSpecs, labelsOf, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
@@ -121,6 +123,8 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
       await writeAtomic(path.join(folder, "predictions.jsonl"), records.map((record) => toJson(record)).join(""));
     });
     line.clear();
+    const cropped = croppedOf(records.map(({ cropped = 0 }) => cropped));
+    noteCropped(session, cropped, records.length, notes.preprocessing.size);
     if (session.json) for (const record of records) await session.print(toJson(record));
     else await session.print(`${describe(records)}\nWritten to ${flags.out}: predictions.jsonl and pictures\n`);
   } finally {
@@ -155,11 +159,11 @@ interface Shown extends Result {
 type PredictionRecord = ReturnType<typeof recordOf> & { structures?: StructureRecord[] };
 
 function recordOf(
-  { id, prediction, mask, orientation, sets }: Shown,
+  { id, prediction, mask, orientation, cropped, sets }: Shown,
   classNames: readonly string[],
   files: Record<string, string>,
 ) {
-  const extent = extentOf(orientBack(mask, orientation), classNames.length, orientation, sets);
+  const extent = extentOf(orientBack(mask, orientation), classNames.length, { cropped, orientation }, sets);
   return { id, ...predictionRecord(prediction, extent, classNames), files };
 }
 

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
+import { type Cropped, croppedOf, croppedShare } from "../data/cropped.js";
 import type { Dataset, Sample } from "../data/dataset.js";
 import { makeFolders } from "../data/files.js";
 import type { Ignored, LabelRule } from "../data/labels.js";
@@ -23,6 +24,7 @@ import { asDamaged, RUN_FILES, readRun, writeRun } from "../runs/run.js";
 import { givenOf } from "./arguments.js";
 import { backboneOptions } from "./backbone-options.js";
 import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
+import { noteCropped } from "./cropped-note.js";
 import { labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { glob, isGlob, MODEL_FLAGS } from "./model-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
@@ -92,6 +94,8 @@ interface Trained {
   labels: LabelRule;
   /** Of the training and validation images. */
   ignored: Ignored;
+  /** What the network does not see of them. */
+  cropped: Cropped;
 }
 
 /** Trains one network, into a run folder that is taken away again where it holds no checkpoint. */
@@ -119,11 +123,13 @@ async function trainOne(
   const total = training.length + (validation?.length ?? 0);
   noteIgnored(session, ignored, total, dataset.labels.ignore);
   noteUnclear(session, dataset.unclearMask);
+  const cropped = croppedOf([...training, ...(validation ?? [])].map(({ placement }) => croppedShare(placement)));
+  noteCropped(session, cropped, total, dataset.preprocessing.size);
 
   setThreads(options);
   const { backbone, model } = await build(options, dataset, run, session);
   try {
-    const notes = notesOf(options, dataset, { ...data, contents });
+    const notes = notesOf(options, dataset, { ...data, contents, cropped });
     const { length: images } = training;
     const heads = model.heads.length === 1 ? "1 head" : `${model.heads.length} heads`;
     session.note(
@@ -134,7 +140,19 @@ async function trainOne(
     line.clear();
     const { method, heads: made, skip, device, precision } = model;
     const seconds = (performance.now() - started) / 1000;
-    return { history, run, method, heads: made, skip, device, precision, seconds, labels: dataset.labels, ignored };
+    return {
+      history,
+      run,
+      method,
+      heads: made,
+      skip,
+      device,
+      precision,
+      seconds,
+      labels: dataset.labels,
+      ignored,
+      cropped,
+    };
   } catch (error) {
     if (isNew && !existsSync(path.join(run, RUN_FILES.state))) await rm(run, { recursive: true, force: true });
     throw error;

@@ -2,6 +2,7 @@ import { rm } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import type { NdArray } from "../arrays.js";
+import { type Cropped, croppedOf, croppedShare } from "../data/cropped.js";
 import type { Dataset } from "../data/dataset.js";
 import { writeAtomic } from "../data/files.js";
 import type { LabelOptions } from "../data/labels.js";
@@ -25,6 +26,7 @@ import { FITS, GATE, TUNE, type TuneImage, type TuneOptions, type Tuning, type T
 import { MAPS } from "../uncertainty/index.js";
 import { givenOf, type Parser, parserOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
+import { noteCropped } from "./cropped-note.js";
 import { DEVICE } from "./device-options.js";
 import { labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
@@ -121,6 +123,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const { ignored } = dataset;
     noteIgnored(session, ignored, dataset.length, dataset.labels.ignore);
     noteUnclear(session, dataset.unclearMask);
+    noteCropped(session, source.cropped, dataset.length, notes.preprocessing.size);
     const choice = choiceOf(tuning, options, heads, learned, {
       ...{ data: path.resolve(data), split },
       contents: source.contents,
@@ -149,6 +152,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
               run: path.resolve(folder),
               written,
               ignored,
+              cropped: source.cropped,
               ...choice,
               tuning: { ...choice.tuning, contents: undefined },
               predictedDice,
@@ -219,6 +223,7 @@ class ValidationHeads {
   #free = CACHE;
   #readings = 0;
   readonly #contents = new Map<string, string>();
+  readonly #cropped = new Map<string, number>();
 
   constructor(
     readonly model: Model,
@@ -228,6 +233,11 @@ class ValidationHeads {
     readonly line: StatusLine,
     readonly signal: AbortSignal,
   ) {}
+
+  /** What the network does not see of the images that have been read. */
+  get cropped(): Cropped {
+    return croppedOf(this.#cropped.values());
+  }
 
   /** Those of the images that have been read. */
   get contents(): SeenImage[] {
@@ -259,6 +269,7 @@ class ValidationHeads {
     const { id, group, content, image, mask, placement } = await this.dataset.load(i);
     this.check(id, content);
     if (content !== undefined) this.#contents.set(id, content);
+    this.#cropped.set(id, croppedShare(placement));
     const { ignoreIndex } = this.dataset;
     if (!mask) throw new Error("unreachable: this dataset requires masks");
     const stored = new Uint8Array(placement.original.reduce((product, side) => product * side, 1)).fill(1);

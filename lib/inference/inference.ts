@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import type { NdArray } from "../arrays.js";
+import { croppedShare } from "../data/cropped.js";
 import type { Dataset } from "../data/dataset.js";
 import type { FolderOptions } from "../data/dataset-options.js";
 import type { LabelOptions } from "../data/labels.js";
@@ -191,6 +192,8 @@ export interface Result {
   truth?: NdArray<Uint8Array>;
   /** The image file's EXIF orientation: all of this is shown upright; `orientBack` turns it as stored. */
   orientation?: Orientation;
+  /** Share of the stored image that the network did not see, in [0, 1): of a volume larger than its input. */
+  cropped: number;
   /** C×H×W: interpolated bilinearly. */
   probabilities: NdArray;
   /** H×W: the class of the highest of these probabilities; ties go to the lower class. */
@@ -237,6 +240,7 @@ export async function* infer(
         image,
         ...(truth && { truth }),
         ...("orientation" in placement && { orientation: placement.orientation }),
+        cropped: croppedShare(placement),
         probabilities,
         mask: argmax(probabilities),
         get maps() {

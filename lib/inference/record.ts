@@ -16,24 +16,27 @@ export interface Extent {
   areas: number[];
   /** The image file's EXIF orientation, where it has one. */
   orientation?: Orientation;
+  /** Share of the stored image that the network did not see, in [0, 1). */
+  cropped: number;
   /** Pixels (voxels) of inner and outer masks, by class index, where they were asked for. */
   sets?: Record<number, Partial<Record<SetName, number>>>;
 }
 
 /**
  * Counts the pixels of each class.
+ * @param of what is known of its image
  * @param sets its inner and outer masks, where they were asked for
  */
 export function extentOf(
   { data, shape }: NdArray<Uint8Array>,
   classes: number,
-  orientation?: Orientation,
+  { cropped, orientation }: { cropped: number; orientation?: Orientation | undefined },
   sets?: Readonly<Record<number, PixelSets>>,
 ): Extent {
   const areas = new Array<number>(classes).fill(0);
   for (const label of data) areas[label] = (areas[label] ?? 0) + 1;
   const sizes = sets && Object.fromEntries(Object.entries(sets).map(([c, of]) => [c, setSizes(of)]));
-  return { shape, areas, ...(orientation && { orientation }), ...(sizes && { sets: sizes }) };
+  return { shape, areas, cropped, ...(orientation && { orientation }), ...(sizes && { sets: sizes }) };
 }
 
 /**
@@ -42,7 +45,7 @@ export function extentOf(
  */
 export function predictionRecord(
   prediction: Omit<Prediction, "mask" | "maps">,
-  { shape, areas, orientation, sets }: Extent,
+  { shape, areas, cropped, orientation, sets }: Extent,
   classNames: readonly string[],
 ) {
   const byName = <T>(perClass: Readonly<Record<number, T>>) =>
@@ -53,6 +56,8 @@ export function predictionRecord(
     ...(shape.length === 3 && {
       /** Of a volume's mask, at the stored size. */
       depth: shape[0],
+      /** Share of the volume that the network did not see, in [0, 1): what is beyond its input is background, and scores and predicted Dice are of the rest. */
+      cropped,
     }),
     /** Of the mask, at the stored image's size. */
     height: shape.at(-2),

@@ -6,8 +6,9 @@ import { heatMap, overlay } from "../pictures/render.js";
 import { escapeHtml } from "../results/html.js";
 import { mean } from "../statistics/spread.js";
 import { agreementCurves } from "./figures/agreement.js";
+import { type Callout, type Point, placeCallouts, RING } from "./figures/callouts.js";
 import { drawChart } from "./figures/chart.js";
-import { COLOURS, colourProperties, inline } from "./figures/theme.js";
+import { COLOURS, colourProperties, inline, textWidth } from "./figures/theme.js";
 
 /** One test image of the demo, with what the ensemble made of it. All arrays have the image's H×W. */
 export interface DemoImage {
@@ -206,21 +207,33 @@ async function scatter({ images, heads }: DemoPage, cases: { easy: string; hard:
     title: null,
     scale: { domain: groups, range: groups.map((_, i) => range[i % range.length]) },
   });
-  const shown = values.flatMap((value) => {
-    if (value.label === null) return [];
-    // A ring, and a line to the label, which lies off the crowd: towards the middle of the chart.
-    const [right, down] = [value.aula < (low + top) / 2 ? 1 : -1, value.dice > 0.5 ? 1 : -1];
-    const shape = `M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0M${0.5 * right},${0.87 * down}l${1.6 * right},${3 * down}`;
-    const ring = { type: "point", shape, size: 230, color: COLOURS.ink, strokeWidth: 1.4, opacity: 1 };
-    const place = { align: right > 0 ? "left" : "right", dx: 20 * right, dy: 35 * down };
+  const area = { width: 330, height: 270 };
+  const at = ({ aula, dice }: { aula: number; dice: number }) => ({
+    x: ((aula - low) / (top - low)) * area.width,
+    y: (1 - dice) * area.height,
+  });
+  const labelled = values.flatMap(({ label, ...value }) => (label === null ? [] : [{ ...value, label }]));
+  const size = (text: string) => ({ width: textWidth(text, 13), height: 14 });
+  const callouts = placeCallouts(
+    values.map(at),
+    labelled.map((value) => ({ at: at(value), ...size(value.label) })),
+    area,
+  );
+  const shown = labelled.flatMap((value, i) => {
+    const { x: left, y: above } = at(value);
+    const { centre, from, to } = callouts[i] as Callout;
+    // A ring, and a line to the label; a shape's unit is the ring's radius.
+    const end = (point: Point) => `${(point.x - left) / RING},${(point.y - above) / RING}`;
+    const shape = `M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0M${end(from)}L${end(to)}`;
+    const ring = { type: "point", shape, size: (2 * RING) ** 2, color: COLOURS.ink, strokeWidth: 1.4, opacity: 1 };
+    const place = { align: "center", baseline: "middle", dx: centre.x - left, dy: centre.y - above };
     const label = { type: "text", text: value.label, fontWeight: "bold", ...place };
     const halo = { ...label, stroke: COLOURS.page, strokeWidth: 4, strokeJoin: "round" };
     return [ring, halo, label].map((mark) => ({ data: { values: [value] }, mark, encoding: { x, y } }));
   });
   const svg = await drawChart(
     {
-      width: 330,
-      height: 270,
+      ...area,
       data: { values },
       layer: [
         {

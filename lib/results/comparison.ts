@@ -1,5 +1,6 @@
 // What a comparison finds: the contents of results.json. The tables, the figures and the report are made from this alone.
 import type { RuleName } from "../certificate/index.js";
+import type { Cropped } from "../data/cropped.js";
 import type { Ignored } from "../data/labels.js";
 import type { MethodName } from "../runs/methods.js";
 import type { ConfidenceName, ScoreName, ScoreRecord } from "../scores/scores.js";
@@ -19,6 +20,8 @@ export interface ImageRecord extends ScoreRecord, Record<ComparedMeasure | "ece"
   classMhd: (number | null)[];
   /** Pixels that do not count; where no other is left, there is no Dice, distance or likelihood. Earlier versions do not say. */
   ignored?: number;
+  /** Share of the stored image that the network did not see, in [0, 1): of a volume larger than its input. Earlier versions do not say. */
+  cropped?: number;
   /** Agreement of neighbouring heads, shallow to deep: mean over the classes that AULA averages. Null with one head. */
   agreements: number[] | null;
 }
@@ -249,6 +252,8 @@ export interface Comparison {
     groups: number;
     /** What does not count; earlier versions do not say. */
     ignored?: Ignored;
+    /** What networks did not see, of the run that saw least; earlier versions do not say. */
+    cropped?: Cropped;
     /** Images that a run was trained on or chosen by, where any is among them. */
     seen?: number;
     /** Runs of other versions, of which it is not known whether images of these splits are among them. */
@@ -277,6 +282,8 @@ export interface Comparison {
     imagesIn: number;
     /** What does not count of the shifted images; earlier versions do not say. */
     ignored?: Ignored;
+    /** What networks did not see of them, of the run that saw least; earlier versions do not say. */
+    cropped?: Cropped;
     /** Shifted images that a run was trained on or chosen by, where any is among them. */
     seen?: number;
     scored: number[];

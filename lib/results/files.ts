@@ -1,4 +1,5 @@
 // A comparison as text for the terminal, and as CSV files.
+import { describeCropped } from "../data/cropped.js";
 import { distinctNames } from "../data/csv.js";
 import { describeIgnored } from "../data/labels.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
@@ -59,10 +60,13 @@ export function describeComparison(comparison: Comparison): string {
   ].join("\n");
 }
 
-/** What does not count of the images, and what the runs have seen of them. */
-function about({ ignored, seen }: Pick<Comparison["data"], "ignored" | "seen">, images: number): string[] {
-  const said = ignored && describeIgnored(ignored, images);
-  return [...(said === undefined ? [] : [said]), ...(seen ? [describeSeen(seen, images)] : [])];
+/** What does not count of the images, what networks did not see of them, and which of them the runs have seen. */
+function about(
+  { ignored, cropped, seen }: Pick<Comparison["data"], "ignored" | "cropped" | "seen">,
+  images: number,
+): string[] {
+  const said = [ignored && describeIgnored(ignored, images), cropped && describeCropped(cropped, images)];
+  return [...said.filter((one) => one !== undefined), ...(seen ? [describeSeen(seen, images)] : [])];
 }
 
 /** Failed images of each of a method's runs, averaged. */
@@ -150,7 +154,7 @@ function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
   const header = distinctNames([
     ...["set", "method", "seed", "id", "group", ...measures],
     ...scored.flatMap((c) => [`dice_${classNames[c]}`, `mhd_${classNames[c]}`]),
-    ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored"],
+    ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored", "cropped"],
   ]);
   const rows = (set: string, records: Comparison["runs"], classes: readonly number[]) =>
     records.flatMap(({ method, seed, images }) =>
@@ -165,6 +169,7 @@ function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
         ...IMAGE_SCORE_NAMES.map((name) => image[name]),
         ...maps.map((name) => image.uncertainty[name]),
         image.ignored,
+        image.cropped,
       ]),
     );
   return csvOf(header, [...rows("in", runs, scored), ...(shift ? rows("out", shift.runs, shift.scored) : [])]);

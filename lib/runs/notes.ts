@@ -1,4 +1,5 @@
 import path from "node:path";
+import type { Cropped } from "../data/cropped.js";
 import type { Dataset } from "../data/dataset.js";
 import type { DatasetOptions } from "../data/dataset-options.js";
 import { LABEL_OPTIONS, type LabelOptions, type LabelRule } from "../data/labels.js";
@@ -37,6 +38,8 @@ export interface RunNotes {
       /** By id, of the validation split; empty without one. */
       validation: SeenImage[];
     };
+    /** What the network did not see of these images; runs of earlier versions do not say. */
+    cropped?: Cropped;
     /** The images by which `tune` chose, if it did; of run.json's `tuning`. */
     tuned?: {
       /** Absolute path of their folder. */

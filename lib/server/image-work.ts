@@ -1,6 +1,7 @@
 // What is done to an image before and after the model. It takes longer than an event loop should wait, so it runs on worker
 // threads: see image-pool.ts.
 import type { NdArray } from "../arrays.js";
+import { croppedShare } from "../data/cropped.js";
 import { display } from "../data/dataset.js";
 import { encodePng, probabilityToGrey } from "../data/encode-png.js";
 import { decodeExtent, decodeImage } from "../data/image.js";
@@ -304,5 +305,6 @@ export async function finish(task: {
     }
   }
   const kept = task.keep && packMask(shown.mask);
-  return { extent: extentOf(mask, classNames.length, orientation, sets), files, ...(kept && { kept }) };
+  const cropped = croppedShare(prepared.placement);
+  return { extent: extentOf(mask, classNames.length, { cropped, orientation }, sets), files, ...(kept && { kept }) };
 }

@@ -1,6 +1,7 @@
 // The comparison of methods from trained runs and a data folder: everything that results.json says.
 import { cpus } from "node:os";
 import path from "node:path";
+import type { Cropped } from "../data/cropped.js";
 import type { LabelOptions } from "../data/labels.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { PredictionFusion } from "../fusion/index.js";
@@ -18,7 +19,7 @@ import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
 import { coverageOf } from "./predicted-dice.js";
-import { ignoredIn, recordOf, type Scoring, scoredClasses } from "./records.js";
+import { croppedIn, ignoredIn, recordOf, type Scoring, scoredClasses } from "./records.js";
 import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
@@ -126,6 +127,7 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
     title: options.title ?? `${path.basename(path.resolve(data))}, ${options.split}`,
     data: {
       ignored: ignoredIn(images),
+      cropped: croppedMost(records),
       ...(inside.seen.size > 0 && { seen: inside.seen.size }),
       ...unknownTo(facts),
       folder: data,
@@ -161,12 +163,20 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
       images: (others[0] as RunRecord).images.length,
       imagesIn: reference.size,
       ignored: ignoredIn((others[0] as RunRecord).images),
+      cropped: croppedMost(others),
       ...(outside && outside.seen.size > 0 && { seen: outside.seen.size }),
       scored: shift.scored,
       runs: others,
       rows: shiftRows(known, others, { ...settings, flag: shift.flag }),
     },
   };
+}
+
+/** What the run that sees least of its images does not see. */
+function croppedMost(records: readonly RunRecord[]): Cropped {
+  return records
+    .map(({ images }) => croppedIn(images))
+    .reduce((most, one) => ((one.mean ?? 0) * one.images > (most.mean ?? 0) * most.images ? one : most));
 }
 
 /** The images of a data folder that count, for any run; read once for runs that prepare images in the same way. */

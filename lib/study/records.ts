@@ -1,5 +1,6 @@
 // What is measured of one image: the same for `evaluate` and for `compare`.
 import type { NdArray } from "../arrays.js";
+import { type Cropped, croppedOf } from "../data/cropped.js";
 import { addIgnored, type Ignored } from "../data/labels.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Result } from "../inference/inference.js";
@@ -84,6 +85,7 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
     classDice: scored.map((c) => orNull(measured.perClass[c]?.dice)),
     classMhd: scored.map((c) => orNull(measured.perClass[c]?.modifiedHausdorff)),
     ignored: truth.data.length - of.n,
+    cropped: result.cropped,
     nll: orNull(of.nll),
     brier: orNull(of.brier),
     ece: orNull(of.ece),
@@ -107,6 +109,11 @@ export function ignoredIn(images: readonly { ignored?: number; nll: number | nul
   const sum: Ignored = { pixels: 0, images: 0, unlabelled: 0 };
   for (const { ignored = 0, nll } of images) addIgnored(sum, ignored, nll !== null);
   return sum;
+}
+
+/** What a network did not see of images that were scored. */
+export function croppedIn(images: readonly { cropped?: number }[]): Cropped {
+  return croppedOf(images.map(({ cropped = 0 }) => cropped));
 }
 
 /** Turns the classes that are not scored into background: labels become 0, their probability the background's. */

@@ -1,4 +1,5 @@
 // What the images of one run come to: means, per class and group too, and whether confidence finds the failures.
+import type { Cropped } from "../data/cropped.js";
 import type { Ignored } from "../data/labels.js";
 import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
 import { defaultsOf } from "../options.js";
@@ -8,7 +9,7 @@ import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, SCORES } from "../scor
 import { type Spread, spread } from "../statistics/spread.js";
 import { unitOf } from "./aggregate.js";
 import { pooledCalibration } from "./evaluate.js";
-import { type ImageScore, ignoredIn } from "./records.js";
+import { croppedIn, type ImageScore, ignoredIn } from "./records.js";
 import { unitsOf } from "./resampling.js";
 import { estimates, RunStatistics, resamplesOf, statistic } from "./statistics.js";
 import { SUMMARISE, type SummaryOptions } from "./summary-options.js";
@@ -42,6 +43,8 @@ export interface Summary {
   withDice: number;
   /** What does not count. */
   ignored: Ignored;
+  /** What the network did not see. */
+  cropped: Cropped;
   /** Images with Dice below `tau`. */
   failed: number;
   tau: number;
@@ -122,6 +125,7 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
     images: images.length,
     withDice: dice.reduce((count, value) => count + Number(!Number.isNaN(value)), 0),
     ignored: ignoredIn(images),
+    cropped: croppedIn(images),
     failed: dice.reduce((count, value) => count + Number(value < tau), 0),
     tau,
     bootstrap: { resamples, seed, unit },

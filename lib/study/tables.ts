@@ -63,6 +63,7 @@ function imagesTable(scores: readonly ImageScore[], { classNames, scored, heads 
         })),
       ),
       imageColumn("ignored", ({ ignored = 0 }) => ignored),
+      imageColumn("cropped", ({ cropped = 0 }) => cropped),
       ...Object.keys(scores[0]?.uncertainty ?? {}).map((name) =>
         imageColumn<ImageScore>(name, ({ uncertainty }) => uncertainty[name]),
       ),

@@ -29,11 +29,21 @@ it("trains, evaluates and predicts", async () => {
   const trained = await cli(["train", "--data", data, "--run", run, ...network, "--epochs", "2", "--device", "cpu"]);
   expect(trained.stderr).not.toContain("error");
   expect(trained.code).toBe(0);
-  expect(JSON.parse(readFileSync(path.join(run, "run.json"), "utf8")).ensemble.inputSize).toEqual([8, 16, 16]);
+  const { ensemble, notes } = JSON.parse(readFileSync(path.join(run, "run.json"), "utf8"));
+  expect(ensemble.inputSize).toEqual([8, 16, 16]);
+  // Of their 9 slices the network sees 8.
+  const cropped = (images: number) => ({ images, mean: expect.closeTo(1 / 9, 6), most: expect.closeTo(1 / 9, 6) });
+  const warning = (of: number) => new RegExp(`warning: ${of} of ${of} volumes are larger .* 8×16×16: 11 % on average`);
+  expect(notes.data.cropped).toEqual(cropped(6));
+  expect(trained.stderr.match(/warning: .* are larger/g)).toHaveLength(1);
+  expect(trained.stderr).toMatch(warning(6));
 
   const evaluated = await cli(["evaluate", "--run", run, "--json", "--device", "cpu"]);
   expect(evaluated.code).toBe(0);
-  const { images, scores } = JSON.parse(evaluated.stdout);
+  expect(evaluated.stderr).toMatch(warning(2));
+  const { images, scores, cropped: unseen } = JSON.parse(evaluated.stdout);
+  expect(unseen).toEqual(cropped(2));
+  expect(scores[0].cropped).toBeCloseTo(1 / 9, 6);
   expect(images).toBe(2);
   expect(scores[0].dice).toBeGreaterThanOrEqual(0);
 
@@ -53,7 +63,8 @@ it("trains, evaluates and predicts", async () => {
   ]);
   expect(predicted.code).toBe(0);
   const record = JSON.parse(predicted.stdout.split("\n")[0] as string);
-  expect(record).toMatchObject({ id: "v6", depth: 9, height: 16, width: 14 });
+  expect(record).toMatchObject({ id: "v6", depth: 9, height: 16, width: 14, cropped: expect.closeTo(1 / 9, 6) });
+  expect(predicted.stderr).toMatch(warning(2));
   const mask = await readNpy(path.join(out, record.files.mask));
   expect(mask.shape).toEqual([9, 16, 14]);
   const probabilities = await readNpy(path.join(out, record.files.probabilities));

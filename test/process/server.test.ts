@@ -487,7 +487,7 @@ describe("runs", () => {
       ...headers,
     });
     const { images: answers } = await response.json();
-    expect(answers[0]).toMatchObject({ depth: 9, height: 16, width: 14 });
+    expect(answers[0]).toMatchObject({ depth: 9, height: 16, width: 14, cropped: expect.closeTo(1 / 9, 6) });
     const { mask, overlay, inner } = answers[0].files;
     expect(inner).toEqual(mask);
     expect(mask.type).toBe("application/x-npy");

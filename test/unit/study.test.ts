@@ -50,6 +50,7 @@ function madeResult(seed: number, { classes = 4, size = 8, heads = 4 } = {}): Re
     mask: of.mask,
     maps: { entropy: of.maps.entropy as NdArray },
     labels: of.labels,
+    cropped: 0,
     prediction: {
       mask: of.mask,
       maps: {},
