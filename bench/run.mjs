@@ -76,6 +76,8 @@ async function measure(options) {
     await add(own, { ...cell, variant: "all defaults" });
     await add(own, { ...cell, variant: "without maps", maps: false });
     await add(own, { ...cell, variant: "with statistics of the taps", tapStatistics: true });
+    for (const learned of ["softDiceConfidence", "features"])
+      await add(own, { ...cell, variant: `with shift and predicted Dice by ${learned}` }, { learned });
     await add(own, { ...cell, variant: "precision fp32" }, { precision: "fp32" });
     await add(own, { ...cell, variant: "channelsLast off" }, { channelsLast: false });
     const system = ours("layer-ensembles, allocator system");

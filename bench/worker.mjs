@@ -2,12 +2,19 @@
 // understands the same.
 //   {"do": "setup", "threads", "device", "allocator"}  → {"versions", "device", …}
 //   {"do": "make", "name", "classes", "heads": "plain" | "auto" | names, "size", "batch", "precision"?, "channelsLast"?,
-//    "file"?: a network's, "weights"?: of the U-Net} → {"taps", "precision"}
+//    "file"?: a network's, "weights"?: of the U-Net, "learned"?: what `tune` learns: distances from the training, and predicted Dice
+//    by "softDiceConfidence" or "features"} → {"taps", "precision"}
 //   {"do": "predict", "name", "maps": boolean, "tapStatistics"?: boolean} → {"ms"}: one batch from images in memory to arrays in memory
 //   {"do": "train", "name", "steps"}                   → {"ms"}: one step, mean over the steps
+import { mkdtempSync, rmSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
 import { createInterface } from "node:readline";
-import { Backbone, configure, LayerEnsemble } from "../dist/index.js";
+import { Backbone, configure, Dataset, LayerEnsemble, loadModel } from "../dist/index.js";
+import { learnShift } from "../dist/inference/shift.js";
+import { diceFeatures, fitPredictedDice } from "../dist/metrics/index.js";
 import { loadAddon } from "../dist/native/load.js";
+import { writeChoice } from "../dist/runs/tuning.js";
 import { random } from "./random.mjs";
 
 const models = new Map();
@@ -20,14 +27,15 @@ const commands = {
     return { info: (await loadAddon()).info() };
   },
 
-  async make({ name, classes, heads, size, batch, precision = "auto", channelsLast = true, file, weights }) {
+  async make({ name, classes, heads, size, batch, precision = "auto", channelsLast = true, file, weights, learned }) {
     const backbone = file
       ? await Backbone.load(file, { trust: true })
       : await Backbone.create("unet", { encoder: "resnet18", inChannels: 1, classes });
     if (weights) await backbone.loadWeights(weights);
     const taps = heads === "plain" ? [] : heads;
     const options = { taps, classes, device, precision, channelsLast, inputSize: [size, size] };
-    const model = await LayerEnsemble.create(backbone, options);
+    const bare = await LayerEnsemble.create(backbone, options);
+    const model = learned ? await withLearned(bare, learned, size, classes) : bare;
     models.set(name, { model, samples: makeSamples(batch, size, classes), batch });
     return {
       taps: model.heads.map((head) => head.name).filter((head) => head !== "final"),
@@ -59,6 +67,44 @@ const commands = {
     return { ms: (1000 * batch) / history.epochs[0].imagesPerSecond };
   },
 };
+
+/** The same model as `tune` leaves it in a run, of images and Dice that are made up: what it costs does not depend on them. */
+async function withLearned(bare, by, size, classes) {
+  const samples = (count, of) =>
+    makeSamples(count, size, classes).map((sample, i) => ({ ...sample, id: `${of}-${i}`, split: of }));
+  const data = Dataset.fromSamples([...samples(40, "training"), ...samples(24, "validation")], {
+    classes,
+    labels: { scale: "index" },
+  });
+  const { signal } = new AbortController();
+  const [training, validation] = ["training", "validation"].map((split) => data.split(split));
+  const shift = await learnShift(bare, { training, validation, signal });
+  const images = await Promise.all(Array.from({ length: validation.length }, (_, i) => validation.load(i)));
+  const next = random(2);
+  const cases = (await bare.predict(images.map(({ image }) => image))).map((prediction) => {
+    const features = diceFeatures(prediction);
+    // A Dice that the one or the other tells.
+    const known = (of) => {
+      of.softDiceConfidence = next();
+      of.values = of.values.map(() => next());
+      return by === "features" ? of.values.at(-1) : of.softDiceConfidence;
+    };
+    return { features, dice: Object.fromEntries(Object.entries(features.perClass).map(([c, of]) => [c, known(of)])) };
+  });
+  const predictedDice = fitPredictedDice(cases);
+  for (const fit of Object.values(predictedDice.perClass))
+    if (fit.by !== by) throw new Error(`Expected a fit by ${by} but received one by ${fit.by}.`);
+  const folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-bench-"));
+  try {
+    await bare.save(folder);
+    await writeChoice(folder, { skip: 0, prediction: {}, tuning: {} }, { shift, predictedDice });
+    const { precision, device } = bare;
+    await bare.dispose();
+    return await loadModel(folder, { precision, device });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
 
 /** Noise, and masks of all classes in patches. */
 function makeSamples(count, size, classes) {
