@@ -1,3 +1,4 @@
+export type { Cropped } from "../data/cropped.js";
 export type { SeenImage } from "../data/leaks.js";
 export type { Extent, PredictionRecord } from "../inference/record.js";
 export type { RunNotes } from "../runs/notes.js";
