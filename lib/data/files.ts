@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from "node:fs";
-import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { LayerEnsemblesError } from "../errors.js";
 
@@ -23,12 +23,15 @@ export async function removeTemporaries(folder: string): Promise<void> {
     if (TEMPORARY.test(name)) await rm(join(folder, name), { recursive: true, force: true });
 }
 
+/** What a file is to hold. Pieces are asked for one after another, as they are written. */
+export type FileContent = string | Uint8Array | Iterable<Uint8Array>;
+
 /**
  * Writes a file to a temporary name beside it, flushes it and renames it, so that a reader sees the old content or the
  * new one and never a part. Missing folders are made. A link at `path` is replaced, not followed.
  * @throws ERR_LE_IO where the file system refuses (no space, no permission, read-only), or `path` is a folder, device, pipe or socket
  */
-export async function writeAtomic(path: string, content: string | Uint8Array): Promise<void> {
+export async function writeAtomic(path: string, content: FileContent): Promise<void> {
   await writeTogether([[path, content]]);
 }
 
@@ -38,9 +41,7 @@ export async function writeAtomic(path: string, content: string | Uint8Array): P
  * @param files in the order in which they take their places
  * @throws ERR_LE_IO
  */
-export async function writeTogether(
-  files: readonly (readonly [path: string, content: string | Uint8Array])[],
-): Promise<void> {
+export async function writeTogether(files: readonly (readonly [path: string, content: FileContent])[]): Promise<void> {
   const written: { path: string; temporary: string }[] = [];
   let at = "";
   try {
@@ -52,7 +53,7 @@ export async function writeTogether(
       await makeFolders(dirname(path));
       const file = await open(temporary, "wx");
       try {
-        await file.writeFile(content);
+        await writeFile(file, content);
         await file.sync();
       } finally {
         await file.close();

@@ -1,5 +1,5 @@
 // Affines of what files say.
-import type { Affine, AffineRow } from "../grid/index.js";
+import type { Affine, AffineRow, Grid } from "../grid/index.js";
 import { determinant, type Vector } from "../grid/placed.js";
 
 /** Signs of coordinates to the left, to the back and up. */
@@ -32,4 +32,14 @@ export function affineOfSteps(
 export function stepsInLps(affine: Affine): { steps: number[][]; origin: number[] } {
   const column = (j: number) => [-(affine[0][j] as number) + 0, -(affine[1][j] as number) + 0, affine[2][j] as number];
   return { steps: [0, 1, 2].map(column), origin: column(3) };
+}
+
+/** Whether two affines put a voxel in the same place, to a millionth of its numbers. */
+export function isSamePlace(a: Grid, b: Grid): boolean {
+  return a.affine.every((row, i) =>
+    row.every((value, j) => {
+      const other = b.affine[i]?.[j] as number;
+      return Math.abs(value - other) <= 1e-6 * Math.max(1, Math.abs(value), Math.abs(other));
+    }),
+  );
 }

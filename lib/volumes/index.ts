@@ -25,12 +25,23 @@ export {
   voxelVolumeOf,
 } from "../grid/index.js";
 export {
+  type Code,
+  type DerivedOptions,
   listSeries,
+  type ParametricMapOptions,
   readSeries,
+  type Segment,
+  type SegmentationOptions,
+  type SegmentName,
   type SeriesInfo,
   type SeriesOptions,
   type SeriesVolume,
   type SliceSource,
+  type WritableMap,
+  type WritableSegmentation,
+  type WrittenInstance,
+  writeParametricMap,
+  writeSegmentation,
 } from "./dicom/index.js";
 export type { WrittenType } from "./numbers.js";
 export { type ReadVolumeOptions, readVolume } from "./read.js";

@@ -3,6 +3,7 @@ import { checkSameShape, fail } from "../checks.js";
 import { writeAtomic } from "../data/files.js";
 import type { Grid } from "../grid/index.js";
 import { checkOptions, describe, type OptionSpecs, option } from "../options.js";
+import { isSamePlace } from "./affine.js";
 import { VOLUME_FORMATS } from "./formats.js";
 import { toLabels } from "./labels.js";
 import { asType, WRITTEN_TYPES, type WrittenType } from "./numbers.js";
@@ -62,7 +63,7 @@ export async function writeVolume(
   if (like) checkSameShape(name, shape.slice(-3), like.shape.slice(-3));
   const grid = like ? like.grid : (volume.grid ?? null);
   if (grid) checkSameShape(`the grid of ${name}`, grid.shape, shape.slice(-3));
-  if (like && volume.grid && !(grid && isSame(volume.grid, grid)))
+  if (like && volume.grid && !(grid && isSamePlace(volume.grid, grid)))
     fail("ERR_LE_VALUE", name, "the grid of the volume that it is like", "another");
   const { format, encode } = writerOf(path);
   const header = like?.format === format ? like.header : undefined;
@@ -80,14 +81,4 @@ export function writerOf(path: string) {
   const found = writers.find(({ ending }) => path.toLowerCase().endsWith(ending));
   if (found) return found;
   return fail("ERR_LE_OPTION", "a volume's name", writers.map(({ ending }) => ending).join(", "), describe(path));
-}
-
-/** Whether two affines put a voxel in the same place, to a millionth of its numbers. */
-function isSame(a: Grid, b: Grid): boolean {
-  return a.affine.every((row, i) =>
-    row.every((value, j) => {
-      const other = b.affine[i]?.[j] as number;
-      return Math.abs(value - other) <= 1e-6 * Math.max(1, Math.abs(value), Math.abs(other));
-    }),
-  );
 }

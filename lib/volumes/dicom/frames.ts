@@ -34,8 +34,11 @@ export interface Frame {
   orientation?: readonly [row: Vector, column: Vector];
   /** Between rows and between columns. */
   spacing?: readonly [row: number, column: number];
-  /** For a single slice: between slices, else the thickness. */
-  depth?: number;
+  /** Between slices along their normal, as the file says. */
+  between?: number;
+  thickness?: number;
+  /** Of a segmentation, the segment that it is of. */
+  segment?: number;
   /** What must be equal within a volume, by its name in a list of candidates; empty where the file does not say. */
   same: Readonly<Record<string, string>>;
   /** What tells volumes at the same places apart. */
@@ -148,7 +151,11 @@ export function framesOf(data: DataSet, syntax: TransferSyntax, path: string): I
     const spacing = numbers("x00289110", "x00280030");
     const slope = numbers("x00289145", "x00281053")?.[0] ?? 1;
     if (slope === 0) refuseFile(path, "a rescale slope other than 0", "0");
-    const depth = [numbers("x00289110", "x00180088")?.[0], numbers("x00289110", "x00180050")?.[0]];
+    const thickness = numbers("x00289110", "x00180050")?.[0];
+    const between = numbers("x00289110", "x00180088")?.[0];
+    const segment = Number(integer("x0062000a", "x0062000b"));
+    const segmented = classUid === segmentationClass;
+    if (segmented && !segment) refuseFile(path, "a segment for each frame", `none for frame ${index + 1}`);
     const frame: Frame = {
       file,
       index,
@@ -160,7 +167,9 @@ export function framesOf(data: DataSet, syntax: TransferSyntax, path: string): I
       ...(position && { position: vector(position, "a position", path) }),
       ...(orientation && { orientation: axes(orientation, path) }),
       ...(spacing && { spacing: pair(spacing, path) }),
-      depth: depth.find((value) => value !== undefined && value > 0),
+      ...(between !== undefined && between > 0 && { between }),
+      ...(thickness !== undefined && thickness > 0 && { thickness }),
+      ...(segmented && { segment }),
       same: {
         acquisition: integer("x00209111", "x00209156") || shown("x00209111", "x00200012"),
         echo:
@@ -170,7 +179,9 @@ export function framesOf(data: DataSet, syntax: TransferSyntax, path: string): I
         stack: shown("x00209111", "x00209056"),
         time: integer("x00209111", "x00209128", true) || decimalText(numbers("x00209111", "x00200100")),
         diffusion: float("x00189117", "x00189087"),
-        segment: integer("x0062000a", "x0062000b"),
+        segment: segmented ? "" : integer("x0062000a", "x0062000b"),
+        // Files of a series number their segments each by itself.
+        segmentation: segmented ? file.instanceUid : "",
         frame: text("x00200052"),
         kind: text("x00080008").split("\\")[2]?.trim() ?? "",
         photometric,

@@ -8,8 +8,14 @@ import { dot, type Frame, type Vector } from "./frames.js";
 /** Slices of one volume, in order, and where they lie. */
 export interface Stack {
   frames: readonly Frame[];
+  /** The slice that each frame is of, from 0. */
+  places: readonly number[];
+  /** Slices. */
+  depth: number;
   grid: Grid | null;
   warnings: string[];
+  /** How slices lie that were taken as evenly apart. */
+  uneven?: string | undefined;
 }
 
 /** What a user may allow, knowing it. */
@@ -45,6 +51,7 @@ export function nameOf({ file, index }: Frame): string {
  */
 export function stackOf(frames: readonly Frame[], { allowTilt = false, allowUneven = false }: Allowed = {}): Stack {
   const [one] = frames as [Frame];
+  const unplaced = { frames, places: [0], depth: 1, grid: null };
   const lost = frames.find(({ position, orientation, spacing }) => !position || !orientation || !spacing);
   if (lost) {
     const missing = !lost.position
@@ -52,8 +59,7 @@ export function stackOf(frames: readonly Frame[], { allowTilt = false, allowUnev
       : !lost.orientation
         ? "no orientation (ImageOrientationPatient)"
         : "no spacing in the patient (PixelSpacing)";
-    if (frames.length === 1)
-      return { frames, grid: null, warnings: [`${nameOf(lost)} has ${missing}: geometry unknown.`] };
+    if (frames.length === 1) return { ...unplaced, warnings: [`${nameOf(lost)} has ${missing}: geometry unknown.`] };
     refuse(
       "a position, an orientation and a spacing for each slice",
       `${missing} in ${nameOf(lost)}`,
@@ -69,22 +75,71 @@ export function stackOf(frames: readonly Frame[], { allowTilt = false, allowUnev
   const [first, last] = [slices[0] as (typeof slices)[0], slices.at(-1) as (typeof slices)[0]];
   const warnings: string[] = [];
   let step: Vector;
+  let uneven: string | undefined;
   if (slices.length === 1) {
-    if (one.depth === undefined) {
+    const depth = one.between ?? one.thickness;
+    if (depth === undefined) {
       const text = `${nameOf(one)} is a single slice without a thickness above 0: geometry unknown.`;
-      return { frames, grid: null, warnings: [text] };
+      return { ...unplaced, warnings: [text] };
     }
-    step = times(normal, one.depth);
+    step = times(normal, depth);
   } else {
     step = times(minus(last.at, first.at), 1 / (slices.length - 1));
-    checkSteps(slices, normal, { allowTilt, allowUneven }, warnings);
+    uneven = checkSteps(slices, normal, { allowTilt, allowUneven }, warnings);
   }
   const [i, j] = [times(orientation[0], columnSpacing), times(orientation[1], rowSpacing)];
   const affine = affineOfSteps([i, j, step], first.at, LPS);
   if (!affine)
     return refuse("spacings and positions that numbers hold", `others in ${nameOf(one)}`, "the files are damaged");
   const shape = [slices.length, one.rows, one.columns] as const;
-  return { frames: slices.map(({ frame }) => frame), grid: { shape, affine }, warnings };
+  const places = slices.map((_, k) => k);
+  return {
+    frames: slices.map(({ frame }) => frame),
+    places,
+    depth: slices.length,
+    grid: { shape, affine },
+    warnings,
+    uneven,
+  };
+}
+
+/** Nearer than this, in millimetres, is the same place. */
+const SAME = 1e-3;
+/** Most slices between the first and the last frame of a segmentation. */
+const MOST_SLICES = 65_536;
+
+/**
+ * Orders the frames of a segmentation, which has several at a place, and none where nothing is: its slices are those from the first
+ * frame to the last, as far apart as the file says, else as the nearest of them.
+ * @throws ERR_LE_DATA as {@link stackOf}; for two frames of a segment at one place
+ */
+export function segmentStackOf(frames: readonly Frame[], allowed: Allowed = {}): Stack {
+  const [one] = frames as [Frame];
+  if (frames.some(({ position, orientation }) => !position || !orientation)) return stackOf(frames, allowed);
+  const normal = normalOf(one.orientation as readonly [Vector, Vector]);
+  const along = new Map(frames.map((frame) => [frame, dot(frame.position as Vector, normal)]));
+  const at = (frame: Frame) => along.get(frame) as number;
+  const sorted = frames.toSorted((a, b) => at(a) - at(b));
+  const [first, last] = [sorted[0] as Frame, sorted.at(-1) as Frame];
+  const distinct = sorted.filter((frame, i) => i === 0 || at(frame) - at(sorted[i - 1] as Frame) > SAME);
+  const nearest = Math.min(...distinct.slice(1).map((frame, i) => at(frame) - at(distinct[i] as Frame)));
+  const count = distinct.length > 1 ? Math.round((at(last) - at(first)) / (one.between ?? nearest)) : 0;
+  if (count >= MOST_SLICES) refuse(`at most ${MOST_SLICES} slices`, `${count + 1}`, "the file is damaged");
+  const place = (frame: Frame) =>
+    count > 0 ? Math.round(((at(frame) - at(first)) / (at(last) - at(first))) * count) : 0;
+  const there = new Set(distinct.map(place));
+  const [from, step] = [first.position as Vector, minus(last.position as Vector, first.position as Vector)];
+  const none = Array.from({ length: count }, (_, k) => k).filter((k) => !there.has(k));
+  const between = none.map((k) => ({ ...first, position: minus(from, times(step, -k / count)) }));
+  const { depth, grid, warnings } = stackOf([...distinct, ...between], allowed);
+  const seen = new Set<string>();
+  for (const frame of sorted) {
+    const key = `${frame.segment} ${place(frame)}`;
+    if (seen.has(key))
+      refuse("one frame for each segment and slice", `${nameOf(frame)} besides another`, "the file is damaged");
+    seen.add(key);
+  }
+  return { frames: sorted, places: sorted.map(place), depth, grid, warnings };
 }
 
 interface Slice {
@@ -93,12 +148,13 @@ interface Slice {
   along: number;
 }
 
+/** @returns how slices lie that are uneven, where that is allowed */
 function checkSteps(
   slices: readonly Slice[],
   normal: Vector,
   { allowTilt, allowUneven }: Allowed,
   warnings: string[],
-): void {
+): string | undefined {
   const gaps = slices.slice(1).map((slice, k) => ({
     before: slices[k] as Slice,
     after: slice,
@@ -128,6 +184,7 @@ function checkSteps(
   const tolerance = Math.max(TOLERANCE * mean, ROUNDING);
   const uneven = gaps.filter(({ gap }) => Math.abs(gap - usual) > Math.max(TOLERANCE * usual, ROUNDING));
   // Small differences may add up along the stack.
+  let allowed: string | undefined;
   const drift = Math.max(...slices.map(({ along }, k) => Math.abs(along - first.along - k * mean)));
   if (uneven.length > 0 || drift > tolerance) {
     const holes = uneven.filter(({ gap }) => gap > 1.5 * usual);
@@ -143,6 +200,7 @@ function checkSteps(
         received,
         `allowUneven takes them as ${shown(mean)} mm apart, up to ${shown(drift)} mm from where they are`,
       );
+    allowed = received;
     warnings.push(`Slices are uneven (${received}); taken as ${shown(mean)} mm apart, up to ${shown(drift)} mm off.`);
   }
 
@@ -163,6 +221,7 @@ function checkSteps(
     if (!allowTilt) refuse("steps between slices along their normal", received, "allowTilt keeps it as a sheared grid");
     warnings.push(`The grid is sheared: ${received}.`);
   }
+  return allowed;
 }
 
 const isMultiple = (gap: number, of: number) =>

@@ -7,10 +7,11 @@ import { LayerEnsemblesError } from "../../errors.js";
 import { checkOptions } from "../../options.js";
 import type { Volume } from "../volume.js";
 import { dot, type Frame, framesOf, type ImageFile, type NoImage, typeName, type Vector } from "./frames.js";
-import { nameOf, normalOf, type Stack, stackOf } from "./geometry.js";
-import { isDicom, parseDicom, refuseFile } from "./parser.js";
+import { nameOf, normalOf, type Stack, segmentStackOf, stackOf } from "./geometry.js";
+import { type DataSet, isDicom, itemsOf, parseDicom, refuseFile } from "./parser.js";
 import { pixelReader } from "./pixels.js";
 import { SERIES_OPTIONS, type SeriesOptions } from "./series-options.js";
+import { decoderOf, type FileTexts, sourceHeader, textIn, textsOf } from "./source.js";
 
 /** A volume of a folder, before its pixels are read. */
 export interface SeriesInfo {
@@ -34,8 +35,18 @@ export interface SeriesVolume extends Volume {
   seriesInstanceUID: string;
   /** MONOCHROME1 has low values bright; they stay as stored. */
   photometric: string;
-  /** Where each slice comes from, in their order. */
+  /** Where each slice comes from, in their order. Of a segmentation: its frames, by the slices that they are of. */
   slices: readonly SliceSource[];
+  /** Of a segmentation: what its labels stand for. */
+  segments?: readonly SegmentName[];
+}
+
+/** A segment of a segmentation. */
+export interface SegmentName {
+  /** By which its voxels are marked. */
+  number: number;
+  /** As the file calls it. */
+  name: string;
 }
 
 /** The frame that a slice comes from. */
@@ -84,7 +95,7 @@ export async function readSeries(
   const checked = checkOptions("readSeries", options, SERIES_OPTIONS);
   const { files, warnings } = await scan(input);
   const candidate = choose(candidatesOf(files, checked), checked.series, input);
-  const stack = stackOf(candidate.frames, checked);
+  const stack = arrange(candidate.frames, checked);
   const { maxValues = SERIES_OPTIONS.maxValues.default } = checked;
   const values = candidate.info.shape.reduce((product, side) => product * side, 1);
   if (values > maxValues)
@@ -189,6 +200,10 @@ function belongs(frame: Frame, to: Frame, merge: boolean): boolean {
   );
 }
 
+function arrange(frames: readonly Frame[], options: SeriesOptions): Stack {
+  return (frames[0]?.segment === undefined ? stackOf : segmentStackOf)(frames, options);
+}
+
 /** Sorts frames into volumes: each list is one volume, or what an error will say of it. */
 function candidatesOf(files: readonly ImageFile[], options: SeriesOptions): Candidate[] {
   const groups: Frame[][] = [];
@@ -205,16 +220,17 @@ function candidatesOf(files: readonly ImageFile[], options: SeriesOptions): Cand
     const uid = first.file.seriesUid;
     const number = (numbers.get(uid) ?? 0) + 1;
     numbers.set(uid, number);
+    let depth = frames.length;
     let problem: string | undefined;
     try {
-      stackOf(frames, options);
+      depth = arrange(frames, options).depth;
     } catch (error) {
       problem = (error as Error).message;
     }
     const info: SeriesInfo = {
       id: count(uid) > 1 ? `${uid}:${number}` : uid,
       seriesInstanceUID: uid,
-      shape: [frames.length, first.rows, first.columns],
+      shape: [depth, first.rows, first.columns],
       files: new Set(frames.map(({ file }) => file)).size,
       description: describeVolume(first, volumes),
       ...(problem !== undefined && { problem }),
@@ -305,41 +321,49 @@ function choose(candidates: Candidate[], series: string | undefined, input: stri
 const UNPACKED = { each: 4096, besides: 2 ** 26 };
 
 async function readPixels(stack: Stack, warnings: string[]): Promise<SeriesVolume> {
-  const { frames, grid } = stack;
+  const { frames, depth, grid, uneven } = stack;
   const first = frames[0] as Frame;
   const { rows, columns } = first;
   const plane = rows * columns;
   const files = [...new Set(frames.map(({ file }) => file))];
   const held = files.reduce((sum, { size }) => sum + size, 0);
-  const bytes = plane * frames.length * Math.max(1, first.bitsAllocated / 8);
+  const bytes = plane * depth * Math.max(1, first.bitsAllocated / 8);
   if (bytes > UNPACKED.besides + UNPACKED.each * held)
     refuseFile(first.file.path, "files that can hold what they claim", `${bytes} bytes of pixels in ${held}`);
-  const data = realArray(frames, plane);
-  const places = new Map(frames.map((frame, k) => [frame, k]));
+  const segmented = first.segment !== undefined;
+  const data = segmented ? labelArray(frames, depth * plane) : realArray(frames, depth * plane);
+  const places = new Map(frames.map((frame, i) => [frame, stack.places[i] as number]));
+  const texts: FileTexts[] = [];
+  let segments: SegmentName[] = [];
   for (const file of files) {
     const { data: set, syntax } = await parseDicom(await readFile(file.path), file.path);
     const now = guarded(file.path, () => framesOf(set, syntax, file.path));
     const changed = !("frames" in now) || now.size !== file.size || now.frames.length !== file.frames.length;
     if (changed || now.instanceUid !== file.instanceUid)
       refuseFile(file.path, "a file that stays as it is", "one that changed");
+    if (segmented) segments = guarded(file.path, () => segmentsOf(set));
+    else texts.push(textsOf(set));
     const read = pixelReader(set, syntax, file.path);
     for (const frame of file.frames) {
       const k = places.get(frame);
       if (k === undefined) continue;
       const values = await read(frame);
+      const slice = data.subarray(k * plane, (k + 1) * plane);
       const { slope, intercept } = frame;
-      if (slope === 1 && intercept === 0) data.set(values, k * plane);
-      else for (let i = 0; i < plane; i++) data[k * plane + i] = (values[i] as number) * slope + intercept;
+      if (segmented) paint(slice, values, frame);
+      else if (slope === 1 && intercept === 0) slice.set(values);
+      else for (let i = 0; i < plane; i++) slice[i] = (values[i] as number) * slope + intercept;
     }
   }
   return {
     data,
-    shape: [frames.length, rows, columns],
+    shape: [depth, rows, columns],
     grid,
     format: "dicom",
     dtype: typeName(first),
     nonFinite: 0,
-    warnings,
+    warnings: segmented ? [...warnings, SEGMENTATION_ENDS] : warnings,
+    ...(segmented ? { segments } : grid && { header: sourceHeader(frames, texts, uneven) }),
     seriesInstanceUID: first.file.seriesUid,
     photometric: first.same.photometric as string,
     slices: frames.map(({ file, index }) => ({
@@ -351,9 +375,41 @@ async function readPixels(stack: Stack, warnings: string[]): Promise<SeriesVolum
   };
 }
 
+const SEGMENTATION_ENDS =
+  "Its slices are those from the first to the last that anything is segmented in; its source may have more.";
+
+/** Zeros for the numbers of segments. */
+function labelArray(frames: readonly Frame[], length: number): NumericArray {
+  const most = frames.reduce((number, { segment = 0 }) => Math.max(number, segment), 0);
+  return most > 255 ? new Uint16Array(length) : new Uint8Array(length);
+}
+
+/** Marks the voxels of a segment by its number. @throws ERR_LE_DATA where another has them */
+function paint(slice: NumericArray, values: ArrayLike<number>, frame: Frame): void {
+  const { segment = 0 } = frame;
+  for (let i = 0; i < slice.length; i++) {
+    if (!values[i]) continue;
+    if (slice[i] !== 0)
+      refuseFile(
+        nameOf(frame),
+        "segments of which each voxel has one at most",
+        `segments ${slice[i]} and ${segment} in one`,
+      );
+    slice[i] = segment;
+  }
+}
+
+/** What a segmentation calls its segments. */
+function segmentsOf(data: DataSet): SegmentName[] {
+  const decoder = decoderOf(data, false);
+  return itemsOf(data, "x00620002").map((item) => ({
+    number: item.uint16("x00620004") ?? 0,
+    name: textIn(item, "SegmentLabel", decoder) ?? "",
+  }));
+}
+
 /** An array for the real values: integers where they are, of a type that holds whatever the stored bits can give. */
-function realArray(frames: readonly Frame[], plane: number): NumericArray {
-  const length = frames.length * plane;
+function realArray(frames: readonly Frame[], length: number): NumericArray {
   if (!frames.every(({ slope, intercept }) => Number.isInteger(slope) && Number.isInteger(intercept)))
     return frames.some(({ bitsStored }) => bitsStored > 16) ? new Float64Array(length) : new Float32Array(length);
   let [low, high] = [0, 0];
