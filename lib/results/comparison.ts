@@ -219,6 +219,32 @@ export interface ShiftRow {
   flaggedOut: Estimate;
 }
 
+/**
+ * The alarm over a stream of images that begin to differ, of the method's first seed: half of the images in distribution calibrate it,
+ * the others are its first cases, and the shifted ones those after; in so many random orders.
+ */
+export interface AlarmStream {
+  method: MethodName;
+  /** What is watched together, in the direction of confidence. */
+  watched: ScoreName[];
+  /** Images that calibrate, and images of the stream before the change. */
+  calibration: number;
+  before: number;
+  orders: number;
+  /** From which value on there is alarm. */
+  limit: number;
+  /** The largest martingale after each image: of the first order, and what it is above and below in 95 % of the orders each. */
+  values: number[];
+  low: number[];
+  high: number[];
+  /** Share of the orders in which it goes off before the change. */
+  falseAlarms: number;
+  /** Of the others: shifted images until it goes off, the median; null where it does not in half of them. */
+  delay: number | null;
+  /** Share of the orders in which it never goes off. */
+  missed: number;
+}
+
 /** An image that is shown, at its stored size; of a volume, its middle slice. */
 export interface ShownImage {
   id: string;
@@ -290,5 +316,7 @@ export interface Comparison {
     /** In the order of {@link Comparison.runs}. */
     runs: RunRecord[];
     rows: ShiftRow[];
+    /** Of the methods that have a confidence of every image. Earlier versions do not say. */
+    streams?: AlarmStream[];
   };
 }

@@ -12,6 +12,7 @@ import { COMPARED_MEASURES, type ComparedMeasure, POOLED } from "./measures.js";
 import { type CsvCell, csvOf, type Table, toCsv, toText } from "./table.js";
 import {
   acceptanceTable,
+  alarmTable,
   calibrationTable,
   correlationTable,
   costTable,
@@ -55,6 +56,7 @@ export function describeComparison(comparison: Comparison): string {
           `Shift: ${shift.images} images of ${shift.folder} (${shift.split}) against ${shift.imagesIn} in distribution; ${shift.scored.map((c) => classNames[c]).join(", ")}`,
           ...about(shift, shift.images),
           ...told(shiftTable(comparison)),
+          ...told(alarmTable(comparison)),
         ]
       : []),
   ].join("\n");
@@ -142,6 +144,13 @@ export function csvTables(comparison: Comparison): Record<string, string> {
       "shift.csv": toCsv(shiftTable(comparison), {
         method: ({ method }) => method,
         confidence: ({ confidence }) => confidence,
+      }),
+    }),
+    ...(shift?.streams && {
+      "alarm.csv": toCsv(alarmTable(comparison), {
+        method: ({ method }) => method,
+        orders: ({ orders }) => orders,
+        limit: ({ limit }) => limit,
       }),
     }),
     "images.csv": imagesCsv(comparison),

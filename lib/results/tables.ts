@@ -5,6 +5,7 @@ import { meanOfKnown } from "../statistics/spread.js";
 import type {
   AcceptanceCurve,
   AcceptancePoint,
+  AlarmStream,
   Comparison,
   ConfidenceResult,
   Coverage,
@@ -289,6 +290,28 @@ export function shiftTable({ shift, methods }: Comparison): Table<ShiftRow> {
       { head: "Dice out", csv: "dice_out", better: "high", of: ({ diceOut }) => diceOut },
     ],
     rows: shift?.rows ?? [],
+  };
+}
+
+/** When the alarm over a stream goes off. */
+export function alarmTable({ shift, methods }: Comparison): Table<AlarmStream> {
+  const count = (head: string, csv: string, of: Column<AlarmStream>["of"]) => ({ head, csv, format: String, of });
+  const share = (head: string, csv: string, of: Column<AlarmStream>["of"]) => ({ head, csv, format: percent, of });
+  return {
+    caption: "Table 7. The alarm over a stream that begins to differ",
+    name: { head: "method", of: ({ method }) => title(methods.find((one) => one.method === method) as MethodResult) },
+    columns: [
+      {
+        head: "watched",
+        of: ({ watched }) => watched.map((name) => SCORES[name].short ?? SCORES[name].title).join(", "),
+      },
+      count("calibrated by", "calibration", ({ calibration }) => calibration),
+      count("images before", "before", ({ before }) => before),
+      share("off before the change", "false_alarms", ({ falseAlarms }) => falseAlarms),
+      count("images until it goes off", "delay", ({ delay }) => delay),
+      share("never", "missed", ({ missed }) => missed),
+    ],
+    rows: shift?.streams ?? [],
   };
 }
 

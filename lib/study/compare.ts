@@ -24,6 +24,7 @@ import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
 import { chooseShown, showImage } from "./shown.js";
+import { alarmStreams } from "./stream.js";
 import { SUMMARISE, type SummaryOptions } from "./summary-options.js";
 
 /** What is compared, and how. */
@@ -168,6 +169,7 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
       scored: shift.scored,
       runs: others,
       rows: shiftRows(known, others, { ...settings, flag: shift.flag }),
+      streams: alarmStreams(known, others, { summary: options.summary, seed }),
     },
   };
 }

@@ -75,7 +75,8 @@ interface Drawn {
   draws: Uint16Array[];
 }
 
-function inOrder(run: RunRecord): RunRecord {
+/** A run with its images in the order of their ids: no result depends on that in which they came. */
+export function inOrder(run: RunRecord): RunRecord {
   return { ...run, images: [...run.images].sort((a, b) => (a.id < b.id ? -1 : 1)) };
 }
 

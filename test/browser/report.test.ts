@@ -71,9 +71,9 @@ describe.skipIf(!CHROMIUM)("report.html", () => {
       .reduce((sum, value) => sum + Number(value), 0);
 
   for (const [name, count] of [
-    ["whole", 10],
+    ["whole", 12],
     ["small", 4],
-    ["empty", 4],
+    ["empty", 5],
   ] as const) {
     test.each([
       [390, "light"],

@@ -249,6 +249,7 @@ describe("compare", () => {
   it("leaves tables and prints them", () => {
     const names = [
       "acceptance",
+      "alarm",
       "calibration",
       "cost",
       "images",

@@ -5,6 +5,7 @@ import type {
   AcceptanceCurve,
   Comparison,
   ConfidenceResult,
+  Coverage,
   Estimate,
   ImageRecord,
   MeanEstimate,
@@ -24,6 +25,7 @@ import {
 import { augrc, aurc, auroc, eaurc, fpr95, qualityControlCurve, spearman } from "../../lib/statistics/index.js";
 import { rankScores } from "../../lib/study/score-ranks.js";
 import { resamplesOf } from "../../lib/study/statistics.js";
+import { alarmStreams } from "../../lib/study/stream.js";
 
 /** What to make. */
 export interface ComparisonOptions {
@@ -126,6 +128,7 @@ export function makeComparison(options: ComparisonOptions = {}): Comparison {
           };
         }),
       ),
+      streams: alarmStreams(runs, shifted, { summary: "sum", seed: 0 }),
     };
   }
   return comparison;
@@ -208,6 +211,14 @@ function makeRun(
       bins: nulls ? [] : bins,
     },
     images,
+    ...(method !== "plain" &&
+      !nulls && {
+        predictedDice: {
+          alpha: 0.1,
+          from: "out-of-fold",
+          of: coverages(["lesion", "cyst", "duct"].slice(0, classes - 1)),
+        },
+      }),
     ...(method === "le" &&
       !nulls && {
         skipCurve: Array.from({ length: names.length }, (_, skip) => ({
@@ -220,6 +231,14 @@ function makeRun(
         })),
       }),
   };
+}
+
+/** Of each class, and over several. */
+function coverages(names: readonly string[]): Record<string, Coverage> {
+  const all = names.length > 1 ? ["", ...names] : names;
+  const of = (i: number) => ({ error: 0.1, constantError: 0.15, lower: 0.9, interval: 0.92 - 0.03 * i, width: 0.4 });
+  const constant = { constantInterval: 0.91, constantWidth: 0.55 };
+  return Object.fromEntries(all.map((name, i) => [name, { images: 60, ...of(i), ...constant }]));
 }
 
 function methodResult(method: MethodName, runs: number[], all: readonly RunRecord[], nulls: boolean): MethodResult {

@@ -52,7 +52,9 @@ describe("figures", () => {
       "figure-6-reliability",
       "figure-7a-shift",
       "figure-7b-distance",
+      "figure-7c-stream",
       "figure-8-acceptance",
+      "figure-9-bounds",
     ]);
   });
 
@@ -61,18 +63,18 @@ describe("figures", () => {
   });
 
   test.each([
-    ["one method without heads", { methods: ["plain"], seeds: 1, images: 3 }, ["1", "2", "6", "7a", "7b", "8"]],
+    ["one method without heads", { methods: ["plain"], seeds: 1, images: 3 }, ["1", "2", "6", "7a", "7b", "7c", "8"]],
     [
       "LE alone, four classes",
       { methods: ["le"], classes: 4, heads: 14 },
-      ["1", "2", "3", "4", "5a", "5b", "6", "7a", "7b", "8"],
+      ["1", "2", "3", "4", "5a", "5b", "6", "7a", "7b", "7c", "8", "9"],
     ],
     ["nothing but what must be there", { nulls: true, classes: 3, shift: false }, ["1", "2"]],
-    ["no pictures and no shift", { shown: false, shift: false }, ["2", "3", "5a", "5b", "6", "8"]],
+    ["no pictures and no shift", { shown: false, shift: false }, ["2", "3", "5a", "5b", "6", "8", "9"]],
     [
       "three heads",
       { methods: ["de", "le"], heads: 3, size: [20, 30] },
-      ["1", "2", "3", "4", "5a", "5b", "6", "7a", "7b", "8"],
+      ["1", "2", "3", "4", "5a", "5b", "6", "7a", "7b", "7c", "8", "9"],
     ],
   ] as const)("of %s are those that there are numbers for, and can be drawn", async (_, options, expected) => {
     const drawn = await comparisonFigures(makeComparison(options));
@@ -100,6 +102,8 @@ describe("figures", () => {
       ["figure-6", ["mean confidence", "accuracy"]],
       ["figure-7a", ["soft Dice confidence", "pairwise agreement (Dice)", "AULA"]],
       ["figure-7b", ["−distance from the training"]],
+      ["figure-7c", ["images of the stream", "martingale", "in distribution", "shifted"]],
+      ["figure-9", ["inside the interval", "mean width (Dice)", "of the image", "one for all images", "lesion"]],
       ["figure-8", ["promised: failures of the accepted, at most", "accepted", "failed of the accepted", "AULA"]],
     ];
     for (const [name, axes] of named) expect(texts(figure(name).svg), name).toEqual(expect.arrayContaining(axes));
@@ -511,6 +515,7 @@ describe("writeReport", () => {
         "figure-6-reliability",
         "figure-7a-shift",
         "figure-7b-distance",
+        "figure-7c-stream",
         "figure-8-acceptance",
       ];
       expect(written.toSorted()).toEqual(
@@ -518,7 +523,7 @@ describe("writeReport", () => {
           a < b ? -1 : 1,
         ),
       );
-      expect((await readdir(join(out, "figures"))).length).toBe(10);
+      expect((await readdir(join(out, "figures"))).length).toBe(12);
       for (const path of written) expect((await readFile(join(out, path))).length).toBeGreaterThan(1000);
     } finally {
       await rm(folder, { recursive: true });

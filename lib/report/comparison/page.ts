@@ -3,6 +3,7 @@ import { escapeHtml } from "../../results/html.js";
 import { COMPARED_MEASURES, FAILURE_NAMES, MEASURES, RANKINGS } from "../../results/measures.js";
 import { toHtml } from "../../results/table.js";
 import {
+  alarmTable,
   calibrationTable,
   correlationTable,
   costTable,
@@ -111,6 +112,7 @@ ${toHtml(failureTable(comparison))}
 ${draw("figure-2")}
 ${toHtml(scoresTable(comparison))}
 ${toHtml(runCoverageTable(comparison))}
+${draw("figure-9")}
 </section>
 ${heads ? `\n<section>\n<h2>The heads of the Layer Ensemble</h2>\n${heads}\n</section>\n` : ""}
 ${acceptance ? `\n<section>\n<h2>What a certificate would accept</h2>\n${acceptance}\n</section>\n` : ""}
@@ -130,6 +132,7 @@ ${
 <section>
 <h2>Out of distribution</h2>
 ${toHtml(shiftTable(comparison))}
+${toHtml(alarmTable(comparison))}
 ${draw("figure-7")}
 </section>
 `

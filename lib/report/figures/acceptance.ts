@@ -46,11 +46,16 @@ export async function acceptanceFigure({ methods }: Comparison): Promise<Figure 
     title: { text: title, fontWeight: "normal", anchor: "middle", offset: 6 },
     layer,
   });
-  const y = (field: string, highest: number) => ({
-    ...{ field, type: "quantitative", title: null },
-    scale: { domain: [0, highest], nice: false },
-    axis: { format: ".0%", tickCount: 5 },
-  });
+  // A label at the top of both keeps their titles at one height.
+  const y = (field: string, most: number) => {
+    const step = most > 0.6 ? 0.2 : most > 0.25 ? 0.1 : 0.05;
+    const ticks = Math.ceil(most / step - 1e-9);
+    return {
+      ...{ field, type: "quantitative", title: null },
+      scale: { domain: [0, ticks * step], nice: false },
+      axis: { format: ".0%", values: Array.from({ length: ticks + 1 }, (_, i) => i * step) },
+    };
+  };
   const highest = Math.max(most, ...values.map(({ failedHigh }) => failedHigh));
   const line = (field: string, top: number) => ({
     mark: { type: "line", strokeWidth: 2.2, point: { size: 34, filled: true } },

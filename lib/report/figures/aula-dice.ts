@@ -73,7 +73,11 @@ export async function aulaDiceFigure(comparison: Comparison): Promise<Figure | u
         },
         { data: { values: [{}] }, mark: line, encoding: { y: { datum: tau } } },
         ...(flags ? [{ data: { values: [{}] }, mark: line, encoding: { x: { datum: threshold } } }] : []),
-        ...label({ text: `failed below Dice ${tau}`, dx: 6, dy: 11 }, { x: { value: 0 }, y: { datum: tau } }),
+        // Not across the other line, where that is near.
+        ...label(
+          { text: `failed below Dice ${tau}`, dx: 6, dy: 11 },
+          { x: flags && threshold < middle ? { datum: threshold } : { value: 0 }, y: { datum: tau } },
+        ),
         ...(flags
           ? label(
               {

@@ -2,6 +2,7 @@ import type { Comparison } from "../../results/comparison.js";
 import { acceptanceFigure } from "./acceptance.js";
 import { agreementFigure } from "./agreement.js";
 import { aulaDiceFigure } from "./aula-dice.js";
+import { boundsFigure } from "./bounds.js";
 import type { Figure } from "./figure.js";
 import { mapsFigure } from "./maps.js";
 import { predictionDepthFigure } from "./prediction-depth.js";
@@ -9,6 +10,7 @@ import { qualityControlFigure } from "./quality-control.js";
 import { reliabilityFigure } from "./reliability.js";
 import { distanceFigure, shiftFigure } from "./shift.js";
 import { skipCurveFigure } from "./skip-curve.js";
+import { streamFigure } from "./stream.js";
 
 export type { Figure } from "./figure.js";
 export { rasterise } from "./raster.js";
@@ -26,7 +28,9 @@ export async function comparisonFigures(comparison: Comparison): Promise<Figure[
     await reliabilityFigure(comparison),
     await shiftFigure(comparison),
     await distanceFigure(comparison),
+    await streamFigure(comparison),
     await acceptanceFigure(comparison),
+    await boundsFigure(comparison),
   ];
   return figures.filter((figure) => figure !== undefined);
 }

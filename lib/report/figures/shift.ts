@@ -92,7 +92,7 @@ function panel(
     field: "share",
     type: "quantitative",
     title: "images",
-    scale: { domainMin: 0 },
+    scale: { domain: [0, 1.06 * Math.max(...rows.map(({ share }) => share))], nice: false },
     axis: { format: "~%", tickCount: 3 },
   };
   const threshold = row.thresholds[0];

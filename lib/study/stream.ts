@@ -1,0 +1,89 @@
+// When would the alarm over a service's cases go off? Images in distribution calibrate it and come first, then the shifted ones.
+import { Random } from "../random.js";
+import type { AlarmStream, Comparison, RunRecord } from "../results/comparison.js";
+import { METHODS } from "../runs/methods.js";
+import { recordedConfidences, SCORE_NAMES, SCORES, type ScoreName, scoreBehind, suited } from "../scores/scores.js";
+import { StreamAlarm } from "../statistics/martingale.js";
+import { quantile } from "../statistics/spread.js";
+import { inOrder } from "./shift.js";
+
+/** Orders in which the images come. */
+const ORDERS = 100;
+
+/** Between which shares of the orders a stream's values are told. */
+const [LOW, HIGH] = [0.05, 0.95] as const;
+
+/** Values of one image by the name of what is watched. */
+type Watched = Record<string, number>;
+
+/**
+ * The alarm over a stream, of the first run of each method that has a confidence of every image.
+ * @param inside runs on the images in distribution
+ * @param outside the same runs on the shifted images
+ */
+export function alarmStreams(
+  inside: readonly RunRecord[],
+  outside: readonly RunRecord[],
+  { summary, seed }: { summary: Comparison["summary"]; seed: number },
+): AlarmStream[] {
+  return METHODS.flatMap((method) => {
+    const at = inside.findIndex((run) => run.method === method);
+    const sides = [inside[at], outside[at]];
+    const [known, shifted] = sides.map((run) => (run ? inOrder(run).images : []));
+    if (!known || !shifted || known.length < 2 || shifted.length === 0) return [];
+    const given = { heads: inside[at]?.heads.length ?? 0, summary };
+    const valuesOf = (name: ScoreName) => recordedConfidences([...known, ...shifted], name, given);
+    const own = suited((name) => valuesOf(scoreBehind(name, summary)));
+    if (!own) return [];
+    const scores = [scoreBehind(own.name, summary), ...SCORE_NAMES.filter((name) => SCORES[name].watched)];
+    const watched = [...new Set(scores)].flatMap((name) => {
+      const values = valuesOf(name);
+      return values ? [{ name, values }] : [];
+    });
+    const cases = [...known, ...shifted].map(
+      (_, i): Watched => Object.fromEntries(watched.map(({ name, values }) => [name, values[i] as number])),
+    );
+    const names = watched.map(({ name }) => name);
+    return [{ method, watched: names, ...streamOf(cases.slice(0, known.length), cases.slice(known.length), seed) }];
+  });
+}
+
+/** A random half of the images in distribution calibrates, the others are the stream, and after them the shifted ones. */
+function streamOf(
+  known: readonly Watched[],
+  shifted: readonly Watched[],
+  seed: number,
+): Omit<AlarmStream, "method" | "watched"> {
+  const random = new Random(seed);
+  const half = known.length >> 1;
+  const before = known.length - half;
+  const orders = Array.from({ length: ORDERS }, (_, order) => {
+    const own = random.shuffled(known);
+    const calibration = own.slice(0, half);
+    const names = Object.keys(own[0] as Watched);
+    const alarm = new StreamAlarm(
+      Object.fromEntries(names.map((name) => [name, calibration.map((values) => values[name] as number)])),
+      { seed: seed + order },
+    );
+    let firedAt: number | null = null;
+    const values = [...own.slice(half), ...random.shuffled(shifted)].map((image) => {
+      const reading = alarm.observe(image);
+      if (reading.alarm) firedAt ??= alarm.cases;
+      return reading.value;
+    });
+    return { values, firedAt: firedAt ?? Number.POSITIVE_INFINITY, limit: alarm.reading.limit };
+  });
+  const [first] = orders as [(typeof orders)[number]];
+  const over = (share: number) =>
+    first.values.map((_, i) => quantile(Float64Array.from(orders, ({ values }) => values[i] as number).sort(), share));
+  const timely = orders.filter(({ firedAt }) => firedAt > before);
+  const delays = Float64Array.from(timely, ({ firedAt }) => firedAt - before).sort();
+  const delay = delays[delays.length >> 1] ?? Number.POSITIVE_INFINITY;
+  return {
+    ...{ calibration: half, before, orders: ORDERS, limit: first.limit },
+    ...{ values: first.values, low: over(LOW), high: over(HIGH) },
+    falseAlarms: (orders.length - timely.length) / orders.length,
+    delay: Number.isFinite(delay) ? delay : null,
+    missed: timely.filter(({ firedAt }) => firedAt === Number.POSITIVE_INFINITY).length / orders.length,
+  };
+}
