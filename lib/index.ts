@@ -55,6 +55,7 @@ export type {
 export type { HeadPerformance, Prediction } from "./ensemble/prediction.js";
 export { imagenetWeights, type WeightsOptions } from "./ensemble/pretrained.js";
 export { autoTaps } from "./ensemble/taps.js";
+export type { ImageRows, TileEvent, TileOptions, TilesTaken } from "./ensemble/tile-options.js";
 export type {
   EpochEvent,
   History,

@@ -213,6 +213,7 @@ export class DeepEnsemble extends Predictor implements Model {
       passes: 0,
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
+      inputSize: this.#first.described().ensemble.inputSize,
       tuned: this.#tuned.prediction,
       learned: this.#learned,
       watched: () => this.#first.watched(),

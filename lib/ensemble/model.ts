@@ -9,6 +9,7 @@ import type { RunShift } from "../runs/shift.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import type { Backbone } from "./backbone.js";
 import type { Prediction } from "./prediction.js";
+import { type ImageRows, TILES } from "./tile-options.js";
 
 type Device = "auto" | "cpu" | "cuda" | `cuda:${number}`;
 
@@ -88,8 +89,9 @@ export const PREDICT = {
    * names. @default false
    */
   tapStatistics: option.anyOf(option.boolean(), option.array(option.string(), { min: 1 })),
-  /** Images of one size that share a pass. @default 8 */
+  /** Images of one size that share a pass; of a prediction by tiles, tiles. @default 8; 1 by tiles */
   batchSize: option.integer({ min: 1, default: 8, text: "images of one size that share a pass" }),
+  ...TILES,
   ...FORWARD,
 };
 
@@ -131,9 +133,9 @@ export interface Model {
    * Segments one image of C×H×W (a volume of C×D×H×W), finite numbers, preprocessed as in training. @throws
    * ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
    */
-  predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
+  predict(image: NdArray | ImageRows, options?: PredictOptions): Promise<Prediction>;
   /** Segments several, which may differ in size; the results are in their order. */
-  predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
+  predict(images: readonly (NdArray | ImageRows)[], options?: PredictOptions): Promise<Prediction[]>;
   /** Writes a run folder that `loadModel` reads; `notes` go into its run.json. @throws ERR_LE_IO, ERR_LE_DISPOSED */
   save(folder: string, notes?: Record<string, unknown>): Promise<void>;
   /** Waits for jobs in flight, then frees the memory. Use afterwards throws ERR_LE_DISPOSED; again is harmless. */

@@ -295,6 +295,7 @@ export abstract class Network extends Predictor implements Model {
       passes: this.#recorded.passes,
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
+      inputSize: this.#recorded.ensemble.inputSize,
       tuned: this.#tuned.prediction,
       learned: this.#learned,
       watched: () => this.watched(),

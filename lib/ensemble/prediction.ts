@@ -15,6 +15,7 @@ import {
   softDiceConfidenceOfHeads,
   summaryFromSums,
 } from "../uncertainty/index.js";
+import type { TilesTaken } from "./tile-options.js";
 
 /**
  * All that one prediction says of one image, at the size of the image that was given. C classes, K kept heads. Of a volume
@@ -40,6 +41,12 @@ export interface Prediction extends Scored {
    * Monte Carlo dropout their means over the passes.
    */
   tapStatistics?: Record<string, Float32Array>;
+  /**
+   * How it was made, where it is not of one pass of the whole image. `predictedDice` and `tapDistance` were fitted to whole
+   * passes, and are then left out. `tapStatistics` are those of the features of all passes together: what lies in several
+   * tiles counts as often.
+   */
+  tiles?: TilesTaken;
 }
 
 /** Performance of heads against the truth that STAPLE estimates from them (SPEC §11). */

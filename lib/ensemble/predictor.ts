@@ -1,7 +1,7 @@
 // One prediction of any method: which heads, fused how, and what the addon's pass says of them.
 import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import type { Addon, Handle } from "../native/addon.js";
+import type { Addon, Handle, RawPrediction } from "../native/addon.js";
 import { checkOptions, nearest } from "../options.js";
 import type { Learned } from "../runs/learned.js";
 import type { MethodName } from "../runs/methods.js";
@@ -18,6 +18,8 @@ import { MAP_NAMES, type MapName } from "../uncertainty/index.js";
 import { callNative } from "./call.js";
 import { checkImage, FORWARD, type ForwardOptions, PREDICT, type PredictOptions } from "./model.js";
 import { type Prediction, toPrediction } from "./prediction.js";
+import type { ImageRows, TilesTaken } from "./tile-options.js";
+import { isRows, predictByTiles, readerOf, takenOf, tilingOf } from "./tiles.js";
 
 /** What gives the heads. */
 export interface HeadSource {
@@ -31,6 +33,8 @@ export interface HeadSource {
   passes: number;
   skip: number;
   spatialAxes: number;
+  /** Spatial size that the network was made for. */
+  inputSize: readonly number[];
   /** What tuning chose. */
   tuned: Run["prediction"];
   /** What was learned after training: how the Dice of what tuning chose is predicted, and what the training's images look like. */
@@ -61,24 +65,26 @@ export abstract class Predictor {
   }
 
   /**
-   * Segments an image, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread.
-   * @param image C×H×W, or a volume of C×D×H×W; finite numbers
+   * Segments an image, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread; or
+   * by tiles, in memory that does not grow with the image (docs/tiles.md).
+   * @param image C×H×W, or a volume of C×D×H×W; finite numbers. By tiles it is read while it is predicted, and must stay as it
+   *   is until then; it may be one that is read piece by piece
    * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
    */
-  predict(image: NdArray, options?: PredictOptions): Promise<Prediction>;
+  predict(image: NdArray | ImageRows, options?: PredictOptions): Promise<Prediction>;
   /**
    * The same for several images; the results are in their order.
    * @param images each C×H×W (C×D×H×W); they may differ in size
    * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
    */
-  predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
+  predict(images: readonly (NdArray | ImageRows)[], options?: PredictOptions): Promise<Prediction[]>;
   async predict(
-    images: NdArray | readonly NdArray[],
+    images: NdArray | ImageRows | readonly (NdArray | ImageRows)[],
     options: PredictOptions = {},
   ): Promise<Prediction | Prediction[]> {
     const source = this.source();
     if (Array.isArray(images)) return predictHeads(source, images, options);
-    const [prediction] = await predictHeads(source, [images as NdArray], options);
+    const [prediction] = await predictHeads(source, [images as NdArray | ImageRows], options);
     return prediction as Prediction;
   }
 }
@@ -86,7 +92,7 @@ export abstract class Predictor {
 /** Runs {@link PredictOptions} on a list of images. */
 async function predictHeads(
   source: HeadSource,
-  given: readonly NdArray[],
+  given: readonly (NdArray | ImageRows)[],
   options: PredictOptions,
 ): Promise<Prediction[]> {
   const {
@@ -96,9 +102,11 @@ async function predictHeads(
     passes,
     seed,
     tapStatistics = false,
-    ...rest
+    ...all
   } = checkOptions("predict", options, PREDICT);
-  const images = Array.from(given, (image, i) => checkImage(image, `image ${i}`, [source.spatialAxes + 1]));
+  const { tile, overlap, tileWeights, mirror, outputSize, onProgress, ...rest } = all;
+  const tiling = tilingOf(source, { tile, overlap, tileWeights, mirror, outputSize, onProgress });
+  const axes = source.spatialAxes + 1;
   const asTuned = [heads, skip, passes, rest.fusion].every((choice) => choice === undefined);
   const tuned = asTuned ? (source.tuned ?? {}) : {};
   const count = passesOf(source, passes);
@@ -109,31 +117,64 @@ async function predictHeads(
   // Of other heads or another fusion the fit knows nothing.
   const own = [rest.weights, rest.temperatures, rest.temperature].every((choice) => choice === undefined);
   const fit = asTuned && own ? predictedDice.fit : null;
-  const maps = mapsFor(fit, rest.maps);
   const asked = Array.isArray(tapStatistics) ? tapStatistics : tapStatistics ? await source.watched() : [];
-  const taps = [...new Set([...asked, ...(shift.fit?.taps.map(({ tap }) => tap) ?? [])])];
+  const keptNames = kept.map((index) => names[index] as string);
+
+  /** What the addon is asked of an image, and what is made of its answer: `tiles` of one that is not one pass. */
+  const plan = (tiles?: TilesTaken) => {
+    const fitted = tiles ? null : fit;
+    const distances = tiles ? null : shift.fit;
+    const taps = [...new Set([...asked, ...(distances?.taps.map(({ tap }) => tap) ?? [])])];
+    const maps = mapsFor(fitted, rest.maps);
+    return {
+      options: {
+        ...{ ...fusing, ...rest, ...(maps && { maps }) },
+        ...{ heads: kept, passes: count, seed: seed ?? 0, tapStatistics: taps },
+      },
+      finish: (raw: RawPrediction): Prediction => {
+        const measured = Object.fromEntries(taps.map((tap, t) => [tap, raw.tapStatistics[t]?.data as Float32Array]));
+        const facts = { skip: kept[0] as number, inDepth: source.method === "le" };
+        const prediction: Prediction = {
+          ...toPrediction(raw, [...keptNames], facts),
+          ...(asked.length > 0 && {
+            tapStatistics: Object.fromEntries(asked.map((tap) => [tap, measured[tap] as Float32Array])),
+          }),
+          tapDistance: distances && tapDistance(distances, measured),
+          ...(tiles && { tiles }),
+        };
+        return fitted ? withPredictedDice(prediction, fitted, rest.maps) : prediction;
+      },
+    };
+  };
+
+  if (tiling) {
+    const readers = Array.from(given, (image, i) => readerOf(image, i, axes));
+    const predictions: Prediction[] = [];
+    for (const [i, reader] of readers.entries()) {
+      const { options, finish } = plan(takenOf(tiling, reader.shape));
+      const one = { batchSize: 1, ...options };
+      predictions.push(finish(await predictByTiles(source, reader, i, tiling, one, signal)));
+    }
+    return predictions;
+  }
+  const images = Array.from(given, (image, i) => {
+    if (!isRows(image)) return checkImage(image, `image ${i}`, [axes]);
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected option 'tile' for image ${i}, which is read by rows, but received none: "auto" is the size that the network was made for.`,
+    );
+  });
+  const { options: asOne, finish } = plan();
   const raw = await callNative(source.addon, signal, (control) =>
     source.addon.predict(
       source.handles,
       images.map((image) => image.data),
       images.map((image) => image.shape),
-      { ...fusing, ...rest, ...(maps && { maps }), heads: kept, passes: count, seed: seed ?? 0, tapStatistics: taps },
+      asOne,
       control,
     ),
   );
-  const keptNames = kept.map((index) => names[index] as string);
-  return raw.map((one) => {
-    const measured = Object.fromEntries(taps.map((tap, t) => [tap, one.tapStatistics[t]?.data as Float32Array]));
-    const facts = { skip: kept[0] as number, inDepth: source.method === "le" };
-    const prediction: Prediction = {
-      ...toPrediction(one, [...keptNames], facts),
-      ...(asked.length > 0 && {
-        tapStatistics: Object.fromEntries(asked.map((tap) => [tap, measured[tap] as Float32Array])),
-      }),
-      tapDistance: shift.fit && tapDistance(shift.fit, measured),
-    };
-    return fit ? withPredictedDice(prediction, fit, rest.maps) : prediction;
-  });
+  return raw.map(finish);
 }
 
 /** Maps that a prediction brings out: those asked for, and those that the fit reads. */

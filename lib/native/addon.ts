@@ -28,6 +28,12 @@ export interface RawPrediction {
   tapStatistics: NdArray<Float32Array>[];
 }
 
+/** The same of a prediction by tiles. */
+export interface RawTilesPrediction extends RawPrediction {
+  /** Of the network, mirrored ones too. */
+  passes: number;
+}
+
 /** One layer as the addon reports it. */
 export interface RawLayer {
   name: string;
@@ -126,6 +132,19 @@ export interface Addon {
     options: object,
     control?: Handle,
   ): Promise<RawPrediction[]>;
+  /**
+   * One image, by tiles; see native/core/tiles/predict_tiles.h. `read` answers with the rows asked for, or with why it has
+   * none. It is called while the job waits, as `onEvent` is, on the JavaScript thread.
+   */
+  predictTiles(
+    ensembles: readonly Handle[],
+    shape: readonly number[],
+    read: (begin: number, end: number, answer: (data: Float32Array | string) => void) => void,
+    tiles: object,
+    options: object,
+    onEvent: (json: string) => void,
+    control?: Handle,
+  ): Promise<RawTilesPrediction>;
   createDataset(): Handle;
   addSample(dataset: Handle, image: Float32Array, shape: readonly number[], mask: Uint8Array): void;
   fit(

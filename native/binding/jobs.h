@@ -78,16 +78,17 @@ class Worker {
 };
 using Finish = Worker::Finish;
 
-// From a job's thread: runs `task` on the JavaScript thread and waits for its result. ERR_LE_ABORTED where `control`
-// says stop meanwhile, or the environment goes away; the task may then still be running, or run later, so that it must
-// own what it uses. A JavaScript exception of the task is rethrown here as ERR_LE_OPTION.
+// From a job's thread: runs `task` on the JavaScript thread and waits for what it, or what it starts there, answers.
+// ERR_LE_ABORTED where `control` says stop meanwhile, or the environment goes away; the task may then still be running,
+// or run later, so that it must own what it uses. A JavaScript exception of the task is rethrown here as ERR_LE_OPTION.
 template <class T>
-T ask_js(Channel& channel, const std::shared_ptr<const Control>& control, std::function<T(Napi::Env)> task) {
+T ask_js_later(Channel& channel, const std::shared_ptr<const Control>& control,
+               std::function<void(Napi::Env, const std::shared_ptr<Answer<T>>&)> task) {
   const auto answer = std::make_shared<Answer<T>>();
   channel.post([answer, control, task = std::move(task)](Napi::Env env) {
     if (control->stop) return;  // nobody waits
     try {
-      answer->give(task(env));
+      task(env, answer);
     } catch (const Napi::Error& thrown) {
       const std::string message = thrown.Message().empty() ? "an exception" : thrown.Message();
       answer->fail(std::make_exception_ptr(Error(code::kOption, "A callback threw: " + message, message)));
@@ -97,6 +98,13 @@ T ask_js(Channel& channel, const std::shared_ptr<const Control>& control, std::f
   });
   // A task that is dropped never answers: then the environment goes away, which stops every job.
   return answer->wait(*control);
+}
+
+// The same of a task whose result is the answer.
+template <class T>
+T ask_js(Channel& channel, const std::shared_ptr<const Control>& control, std::function<T(Napi::Env)> task) {
+  return ask_js_later<T>(channel, control,
+                         [task = std::move(task)](Napi::Env env, const auto& answer) { answer->give(task(env)); });
 }
 
 }  // namespace le::binding

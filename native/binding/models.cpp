@@ -23,6 +23,7 @@
 #include "numbers.h"
 #include "platform/device.h"
 #include "prediction/predict.h"
+#include "tiles/predict_tiles.h"
 #include "training/train.h"
 
 namespace le::binding {
@@ -429,6 +430,42 @@ Napi::Value forward_images(const Napi::CallbackInfo& info) {
       });
 }
 
+// One prediction, filled off the JavaScript thread.
+class PredictionArrays {
+ public:
+  explicit PredictionArrays(const Predicted& predicted) {
+    const auto one = [](const at::Tensor& tensor) { return tensor.defined() ? HostArray(tensor[0]) : HostArray(); };
+    reduced_ = predicted.each(one);
+    for (const at::Tensor& values : predicted.tap_statistics) statistics_.push_back(one(values));
+  }
+
+  // RawPrediction
+  Napi::Object release(Napi::Env env) {
+    Napi::Object result = Napi::Object::New(env);
+    Napi::Array maps = Napi::Array::New(env, kMapCount);
+    for (unsigned map = 0; map < kMapCount; ++map) maps.Set(map, reduced_.maps[map].release(env));
+    result.Set("probabilities", reduced_.probabilities.release(env));
+    result.Set("mask", reduced_.mask.release(env));
+    result.Set("maps", maps);
+    result.Set("labels", reduced_.labels.release(env));
+    result.Set("summaries", reduced_.summaries.release(env));
+    result.Set("classSums", reduced_.class_sums.release(env));
+    result.Set("headSums", reduced_.head_sums.release(env));
+    result.Set("counts", reduced_.counts.release(env));
+    result.Set("intersections", reduced_.intersections.release(env));
+    result.Set("confusion", reduced_.confusion.release(env));
+    result.Set("rounds", reduced_.rounds.release(env));
+    Napi::Array taps = Napi::Array::New(env, statistics_.size());
+    for (uint32_t t = 0; t < statistics_.size(); ++t) taps.Set(t, statistics_[t].release(env));
+    result.Set("tapStatistics", taps);
+    return result;
+  }
+
+ private:
+  ReducedAs<HostArray> reduced_;
+  std::vector<HostArray> statistics_;
+};
+
 // predict(ensembles, data, shapes, options, control?) → Promise<RawPrediction[]>
 Napi::Value predict_images(const Napi::CallbackInfo& info) {
   PredictOptions options = PredictOptions::from(to_json(info[3]));
@@ -444,42 +481,110 @@ Napi::Value predict_images(const Napi::CallbackInfo& info) {
       [images = std::move(images), options, control](const Members& networks, at::ScalarType dtype) -> Finish {
         PredictOptions in_type = options;
         in_type.dtype = dtype;
-        struct Arrays {
-          ReducedAs<HostArray> reduced;
-          std::vector<HostArray> statistics;
-        };
-        auto all = std::make_shared<std::vector<Arrays>>();
-        const auto one = [](const at::Tensor& tensor) { return tensor.defined() ? HostArray(tensor[0]) : HostArray(); };
-        for (const Predicted& predicted : predict(networks, images, in_type, *control)) {
-          all->push_back({predicted.each(one), {}});
-          for (const at::Tensor& values : predicted.tap_statistics) all->back().statistics.push_back(one(values));
-        }
+        auto all = std::make_shared<std::vector<PredictionArrays>>();
+        for (const Predicted& predicted : predict(networks, images, in_type, *control)) all->emplace_back(predicted);
         return [all](Napi::Env env) {
           Napi::Array results = Napi::Array::New(env, all->size());
-          for (size_t i = 0; i < all->size(); ++i) {
-            auto& [arrays, statistics] = (*all)[i];
-            Napi::Object result = Napi::Object::New(env);
-            Napi::Array maps = Napi::Array::New(env, kMapCount);
-            for (unsigned map = 0; map < kMapCount; ++map) maps.Set(map, arrays.maps[map].release(env));
-            result.Set("probabilities", arrays.probabilities.release(env));
-            result.Set("mask", arrays.mask.release(env));
-            result.Set("maps", maps);
-            result.Set("labels", arrays.labels.release(env));
-            result.Set("summaries", arrays.summaries.release(env));
-            result.Set("classSums", arrays.class_sums.release(env));
-            result.Set("headSums", arrays.head_sums.release(env));
-            result.Set("counts", arrays.counts.release(env));
-            result.Set("intersections", arrays.intersections.release(env));
-            result.Set("confusion", arrays.confusion.release(env));
-            result.Set("rounds", arrays.rounds.release(env));
-            Napi::Array taps = Napi::Array::New(env, statistics.size());
-            for (uint32_t t = 0; t < statistics.size(); ++t) taps.Set(t, statistics[t].release(env));
-            result.Set("tapStatistics", taps);
-            results.Set(static_cast<uint32_t>(i), result);
-          }
+          for (size_t i = 0; i < all->size(); ++i) results.Set(static_cast<uint32_t>(i), (*all)[i].release(env));
           return results;
         };
       });
+}
+
+// Functions of JavaScript that a job calls. References may only be dropped on the JavaScript thread, so they are dropped
+// by the job's last step there, never by a destructor.
+struct Callbacks {
+  Napi::FunctionReference event, question;
+  explicit Callbacks(const Napi::CallbackInfo& info, size_t event_index, size_t question_index) {
+    event.SuppressDestruct();
+    question.SuppressDestruct();
+    if (info[event_index].IsFunction()) event = Napi::Persistent(info[event_index].As<Napi::Function>());
+    if (info[question_index].IsFunction()) question = Napi::Persistent(info[question_index].As<Napi::Function>());
+  }
+  void drop() {
+    if (!event.IsEmpty()) event.Reset();
+    if (!question.IsEmpty()) question.Reset();
+  }
+};
+
+// The job `work`, whose events are told to `callbacks`, which are dropped behind it.
+template <class Work>
+auto told(Napi::Env env, const std::shared_ptr<Callbacks>& callbacks, const std::shared_ptr<JobControl>& control,
+          Work work) {
+  const std::shared_ptr<Channel> channel = Channel::of(env);
+  control->report = [channel, callbacks](const Json& event) {
+    channel->post([callbacks, text = event.dump()](Napi::Env env) {
+      if (!callbacks->event.IsEmpty()) callbacks->event.Call({Napi::String::New(env, text)});
+    });
+  };
+  return [channel, callbacks, control, work = std::move(work)](auto&&... given) -> Finish {
+    const auto end = [&] {
+      control->report = nullptr;
+      channel->post([callbacks](Napi::Env) { callbacks->drop(); });
+    };
+    try {
+      Finish finish = work(given...);
+      end();
+      return finish;
+    } catch (...) {
+      end();
+      throw;
+    }
+  };
+}
+
+// The rows of an image that the caller reads: its function gets (begin, end, answer) and calls answer(Float32Array), or
+// answer(message) where there are none.
+ImageSource callback_source(std::vector<int64_t> shape, const std::shared_ptr<Channel>& channel,
+                            const std::shared_ptr<Callbacks>& callbacks,
+                            const std::shared_ptr<const Control>& control) {
+  const auto read = [shape, channel, callbacks, control](int64_t begin, int64_t end) {
+    std::vector<int64_t> sizes = shape;
+    sizes[1] = end - begin;
+    return ask_js_later<at::Tensor>(
+        *channel, control,
+        [callbacks, begin, end, sizes](Napi::Env env, const std::shared_ptr<Answer<at::Tensor>>& answer) {
+          const auto take = [answer, sizes](const Napi::CallbackInfo& info) {
+            try {
+              if (info[0].IsString()) fail(code::kOption, to_string(info[0], "message"));
+              answer->give(to_tensor(info[0], sizes, "the rows of an image"));
+            } catch (...) {
+              answer->fail(std::current_exception());
+            }
+          };
+          callbacks->question.Call({Napi::Number::New(env, static_cast<double>(begin)),
+                                    Napi::Number::New(env, static_cast<double>(end)), Napi::Function::New(env, take)});
+        });
+  };
+  return {std::move(shape), read};
+}
+
+// predictTiles(ensembles, shape, read, tiles, options, onEvent, control?) → Promise<RawTilesPrediction>
+Napi::Value predict_image_by_tiles(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::vector<int64_t> shape;
+  const Json given = to_json(info[1]);
+  for (const Json& axis : given.array("image shape")) shape.push_back(axis.integer("image shape"));
+  const TileOptions tiles = TileOptions::from(to_json(info[3]));
+  PredictOptions options = PredictOptions::from(to_json(info[4]));
+  if (!info[2].IsFunction()) throw Napi::TypeError::New(env, "Expected a function that reads rows.");
+  const auto control = control_of(info[6]);
+  const auto callbacks = std::make_shared<Callbacks>(info, 5, 2);
+  const auto source = callback_source(std::move(shape), Channel::of(env), callbacks, control);
+  auto members = members_of(info);
+  return run_on_all(env, std::move(members), control,
+                    told(env, callbacks, control,
+                         [source, tiles, options, control](const Members& networks, at::ScalarType dtype) -> Finish {
+                           PredictOptions in_type = options;
+                           in_type.dtype = dtype;
+                           const TilesPredicted predicted = predict_tiles(networks, source, tiles, in_type, *control);
+                           const auto arrays = std::make_shared<PredictionArrays>(predicted);
+                           return [arrays, passes = predicted.passes](Napi::Env env) {
+                             Napi::Object result = arrays->release(env);
+                             result.Set("passes", Napi::Number::New(env, static_cast<double>(passes)));
+                             return result;
+                           };
+                         }));
 }
 
 // createDataset() → dataset
@@ -507,22 +612,6 @@ Napi::Value add_sample(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// Functions of JavaScript that a training job calls. References may only be dropped on the JavaScript thread, so they
-// are dropped by the job's last step there, never by a destructor.
-struct Callbacks {
-  Napi::FunctionReference event, loss;
-  explicit Callbacks(const Napi::CallbackInfo& info, size_t event_index, size_t loss_index) {
-    event.SuppressDestruct();
-    loss.SuppressDestruct();
-    if (info[event_index].IsFunction()) event = Napi::Persistent(info[event_index].As<Napi::Function>());
-    if (info[loss_index].IsFunction()) loss = Napi::Persistent(info[loss_index].As<Napi::Function>());
-  }
-  void drop() {
-    if (!event.IsEmpty()) event.Reset();
-    if (!loss.IsEmpty()) loss.Reset();
-  }
-};
-
 // The caller's loss: (logits, target), each as {data, shape}, → {value, gradient: Float32Array}
 Loss callback_loss(const std::shared_ptr<Channel>& channel, const std::shared_ptr<Callbacks>& callbacks,
                    const std::shared_ptr<const Control>& control) {
@@ -532,7 +621,7 @@ Loss callback_loss(const std::shared_ptr<Channel>& channel, const std::shared_pt
     // By value throughout: this frame may be gone before the task runs, or while it does.
     return ask_js<LossAndGradient>(
         *channel, control, [callbacks, host_logits, host_target, sizes = logits.sizes().vec()](Napi::Env env) {
-          const Napi::Value answer = callbacks->loss.Call({host_logits->release(env), host_target->release(env)});
+          const Napi::Value answer = callbacks->question.Call({host_logits->release(env), host_target->release(env)});
           const Napi::Value value = answer.IsObject() ? answer.As<Napi::Object>().Get("value") : env.Undefined();
           if (!value.IsNumber()) fail(code::kOption, "Expected {value: number, gradient: Float32Array} from the loss.");
           const Napi::Value gradient = answer.As<Napi::Object>().Get("gradient");
@@ -550,31 +639,16 @@ Napi::Value fit(const Napi::CallbackInfo& info) {
   std::shared_ptr<const Dataset> training = from_handle<Dataset>(info[1], kDatasetTag, "dataset"), validation;
   if (!info[2].IsNull() && !info[2].IsUndefined()) validation = from_handle<Dataset>(info[2], kDatasetTag, "dataset");
   auto control = control_of(info[6]);
-  auto callbacks = std::make_shared<Callbacks>(info, 4, 5);
-  const std::shared_ptr<Channel> channel = Channel::of(env);
-  control->report = [channel, callbacks](const Json& event) {
-    channel->post([callbacks, text = event.dump()](Napi::Env env) {
-      if (!callbacks->event.IsEmpty()) callbacks->event.Call({Napi::String::New(env, text)});
-    });
-  };
+  const auto callbacks = std::make_shared<Callbacks>(info, 4, 5);
   return run_on(env, handle->owner, control,
-                [handle, training, validation, options, callbacks, control, channel]() mutable -> Finish {
-                  const auto end = [&] {
-                    control->report = nullptr;
-                    channel->post([callbacks](Napi::Env) { callbacks->drop(); });
-                  };
-                  try {
-                    options.dtype = handle->dtype;
-                    std::optional<Loss> loss;
-                    if (!callbacks->loss.IsEmpty()) loss = callback_loss(channel, callbacks, control);
-                    const Json history = train(handle->get(), *training, validation.get(), options, loss, *control);
-                    end();
-                    return finish_json(history);
-                  } catch (...) {
-                    end();
-                    throw;
-                  }
-                });
+                told(env, callbacks, control,
+                     [handle, training, validation, options, callbacks, control, channel = Channel::of(env)]() -> Finish {
+                       TrainOptions in_type = options;
+                       in_type.dtype = handle->dtype;
+                       std::optional<Loss> loss;
+                       if (!callbacks->question.IsEmpty()) loss = callback_loss(channel, callbacks, control);
+                       return finish_json(train(handle->get(), *training, validation.get(), in_type, loss, *control));
+                     }));
 }
 
 // What a training is prepared by: no loss of the caller's has a part in it.
@@ -680,6 +754,7 @@ void export_models(Napi::Object exports) {
   export_function<dispose_ensemble>(exports, "disposeEnsemble");
   export_function<forward_images>(exports, "forward");
   export_function<predict_images>(exports, "predict");
+  export_function<predict_image_by_tiles>(exports, "predictTiles");
   export_function<create_dataset>(exports, "createDataset");
   export_function<add_sample>(exports, "addSample");
   export_function<fit>(exports, "fit");

@@ -219,7 +219,24 @@ const predictOptions = () =>
     ...(chance(0.3) && { batchSize: 1 + integer(4) }),
     ...(chance(0.1) && { weights: [1, 2, 1] }),
     ...(chance(0.1) && { passes: 2 }),
+    ...(chance(0.3) && { tile: pick(["auto", "none", disguised([8, 16]), [1, 70]]), overlap: random() }),
+    ...(chance(0.1) && { mirror: disguised([pick(["height", "width", "depth"])]) }),
+    ...(chance(0.1) && { outputSize: [1 + integer(40), 1 + integer(40)] }),
+    ...(chance(0.1) && { onProgress: () => chance(0.1) && mischief() }),
   });
+/** An image that is read by rows, now and then another one than its shape says, or late. */
+function rows() {
+  const { data, shape } = image();
+  return disguised({
+    shape: chance(0.9) ? shape : junk(),
+    rows: async (begin, end) => {
+      if (chance(0.1)) mischief();
+      if (chance(0.3)) await sleep(integer(5));
+      if (chance(0.05)) return junk();
+      return { data: data.slice(begin * shape[2], end * shape[2]), shape: [1, end - begin, shape[2]] };
+    },
+  });
+}
 const loss = (logits) => {
   if (chance(0.05)) mischief();
   if (chance(0.05)) return junk();
@@ -305,6 +322,7 @@ const ACTIONS = {
   create,
   predict: () =>
     pick(models)?.predict(chance(0.3) ? Array.from({ length: integer(5) }, () => image()) : image(), predictOptions()),
+  predictRows: () => pick(models)?.predict(rows(), { ...predictOptions(), tile: [8, 8] }),
   forward: () => pick(models)?.forward(image(), spoiled({ ...signal(), ...(chance(0.1) && { passes: 2 }) })),
   fit: () => pick(models)?.fit(samples(), fitOptions()),
   probe: () => pick(models)?.backbone.probe(chance(0.8) ? [16, 16] : junk()),

@@ -43,6 +43,16 @@ std::vector<at::Tensor> pointwise(const at::Tensor& x, const std::vector<bool>& 
   return heads;
 }
 
+// Of all tiles.
+std::vector<at::Tensor> means_of(TileSums& sums) {
+  std::vector<at::Tensor> means;
+  for (const HeadRows& head : sums.settle()) {
+    CHECK(head.first == 0 && head.logits.size(2) == head.whole);
+    means.push_back(head.logits.contiguous());
+  }
+  return means;
+}
+
 std::vector<at::Tensor> summed(const at::Tensor& image, const TilePlan& plan, TileWeights weights,
                                const std::vector<bool>& half, bool backwards = false) {
   TileSums sums(plan, weights);
@@ -50,7 +60,7 @@ std::vector<at::Tensor> summed(const at::Tensor& image, const TilePlan& plan, Ti
     const int64_t tile = backwards ? plan.count() - 1 - i : i;
     sums.add(tile, pointwise(cut(image, plan, tile), half));
   }
-  return std::move(sums).means();
+  return means_of(sums);
 }
 
 ReduceOptions everything() {
@@ -170,7 +180,7 @@ TEST("tiles: a head is summed at its own resolution where its stride divides the
   TileSums one(plan_tiles({15, 24}, {15, 24}, 0.5), TileWeights::kConstant);
   const at::Tensor head = random({1, 2, 4, 7}, 3);
   one.add(0, {head});
-  CHECK(std::move(one).means()[0].equal(head));
+  CHECK(means_of(one)[0].equal(head));
 }
 
 TEST("tiles: their order does not matter") {
@@ -209,7 +219,7 @@ TEST("tiles: an image smaller than a tile is restored from its part of it, at an
   const at::Tensor ramp = (y + x) / 4;
   TileSums sums(plan, TileWeights::kGaussian);
   sums.add(0, {at::stack({at::zeros_like(ramp), ramp}).unsqueeze(0)});
-  const auto means = std::move(sums).means();
+  const auto means = means_of(sums);
   for (const auto& size : {std::vector<int64_t>{5, 9}, {8, 12}, {10, 27}, {4, 6}}) {
     const Reduced restored = restore(means, plan.parts(), size, everything(), kFree, 3);
     const auto along = [&](int axis, int64_t n) {
@@ -232,7 +242,7 @@ TEST("tiles: what is wrong is refused") {
   CHECK_THROWS(sums.add(1, {fine}), code::kShape);
   CHECK_THROWS(sums.add(1, {fine, halved(fine)}), code::kShape);
   CHECK_THROWS(sums.add(2, {fine, fine}), code::kValue);
-  CHECK_THROWS(std::move(sums).means(), code::kValue);  // tile 1 is missing
+  CHECK(sums.settle()[0].logits.size(2) == 0);  // tile 1 is missing
   CHECK_THROWS(restore({fine}, {{4, 8, 8}, {}}, {8, 8}, {}, kFree), code::kValue);
   CHECK_THROWS(restore({fine}, {{}}, {8, 8}, {}, kFree), code::kShape);
   CHECK_THROWS(restore({bad}, {{}, {}}, {2, 2}, {}, kFree), code::kValue);
@@ -251,28 +261,66 @@ TEST("tiles: a stop is heard between slabs, and progress is told") {
   CHECK((done == std::vector<int64_t>{2, 4}));
 }
 
+TEST("tiles: rows come out as they settle, and are what all tiles together give") {
+  struct {
+    std::vector<int64_t> image, tile, output;
+  } const cases[] = {{{50, 24}, {8, 8}, {50, 24}},      {{51, 24}, {8, 8}, {51, 24}},         {{48, 16}, {16, 16}, {131, 40}},
+                     {{48, 16}, {16, 16}, {13, 11}},    {{40, 9, 12}, {8, 8, 16}, {40, 9, 12}}, {{5, 20, 9}, {8, 8, 8}, {17, 6, 30}}};
+  for (const auto& one : cases) {
+    std::vector<int64_t> shape = {1, 3};
+    shape.insert(shape.end(), one.image.begin(), one.image.end());
+    const at::Tensor image = random(shape, 13);
+    const TilePlan plan = plan_tiles(one.image, one.tile, 0.5);
+    const std::vector<bool> heads = {true, false, true};
+    const Reduced all = restore(summed(image, plan, TileWeights::kGaussian, heads), plan.parts(), one.output,
+                                everything(), kFree);
+    TileSums sums(plan, TileWeights::kGaussian);
+    Restoration restoration(plan.parts(), one.output, everything());
+    CHECK(sums.settle().empty() && sums.bytes() == 0);
+    const int64_t in_band = plan.count() / static_cast<int64_t>(plan.starts[0].size());
+    int64_t bytes = 0;
+    for (int64_t tile = 0; tile < plan.count(); ++tile) {
+      sums.add(tile, pointwise(cut(image, plan, tile), heads));
+      if (tile == 0) bytes = sums.bytes();
+      if ((tile + 1) % in_band) continue;
+      restoration.take(sums.settle(), kFree);
+      sums.forget(restoration.needed());
+      if (tile + 1 < plan.count()) CHECK_THROWS(sums.add(tile, pointwise(cut(image, plan, tile), heads)), code::kValue);
+    }
+    // No row of tiles took more memory than the first.
+    if (one.output == one.image) CHECK(sums.bytes() == bytes);
+    check_same(std::move(restoration).result(), all, 1e-6);
+  }
+  Restoration none({{}, {}}, {4, 4}, everything());
+  CHECK_THROWS(std::move(none).result(), code::kValue);
+}
+
 TEST("tiles: memory is what the headers say") {
   Counted counted;  // first of all: what it gave is gone before it
   const int64_t K = 3, C = 4, rows = 2;
   const std::vector<int64_t> size = {60, 96, 96};
-  const TilePlan plan = plan_tiles({24, 48, 48}, {16, 16, 16}, 0.5);
+  const TilePlan plan = plan_tiles({96, 48, 48}, {16, 16, 16}, 0.5);
   const std::vector<at::Tensor> tile = {random({1, C, 8, 8, 8}, 10), random({1, C, 16, 16, 16}, 11),
                                         random({1, C, 8, 8, 8}, 12)};
   const int64_t before = counted.reset();
   TileSums sums(plan, TileWeights::kGaussian);
-  for (int64_t i = 0; i < plan.count(); ++i) sums.add(i, tile);
-  const int64_t full = 24 * 48 * 48, half = full / 8, T = 16 * 16 * 16;
-  CHECK(sums.bytes() == 4 * (C * (full + 2 * half) + full + half));
-  CHECK(counted.peak() - before >= sums.bytes());
-  CHECK(counted.peak() - before <= sums.bytes() + 8 * (C + 1) * T + 4 * 2 * T);
-  const auto means = std::move(sums).means();
-
-  const int64_t logits = counted.reset();
   ReduceOptions options = everything();
-  const Reduced restored = restore(means, plan.parts(), size, options, kFree, rows);
+  Restoration restoration(plan.parts(), size, options, rows);
+  // Rows of a tile, and a few: not the 96 of the image.
+  const int64_t full = 18 * 48 * 48, half = 10 * 24 * 24, T = 16 * 16 * 16;
+  const int64_t held = 4 * (C * (full + 2 * half) + full + half);
   const int64_t pixels = 60 * 96 * 96, P = rows * 96 * 96, a_pixel = 4 * (C + kMapCount) + 1 + K;
   const int64_t scratch = int64_t{2} << 20;
-  CHECK(counted.peak() - logits >= pixels * a_pixel);
-  CHECK(counted.peak() - logits <=
-        pixels * a_pixel + std::max(P * a_pixel, 8 * full) + scratch * at::get_num_threads());
+  for (int64_t i = 0; i < plan.count(); ++i) {
+    const int64_t now = counted.reset();
+    sums.add(i, tile);
+    CHECK(sums.bytes() == held);
+    CHECK(counted.peak() - now <= (i == 0 ? held : 0) + 8 * (C + 1) * T + 4 * 2 * T);
+    if ((i + 1) % 25) continue;
+    restoration.take(sums.settle(), kFree);
+    sums.forget(restoration.needed());
+    CHECK(counted.peak() - before <= held + pixels * a_pixel + P * a_pixel + scratch * at::get_num_threads());
+  }
+  const Reduced restored = std::move(restoration).result();
+  CHECK(counted.live() - before >= held + pixels * a_pixel);
 }

@@ -63,6 +63,10 @@ it.each(Object.entries(kinds))("of %s", async (_, { make, samples }) => {
   expect(some.maps.variance).toEqual(whole.maps.variance);
   for (const other of [{ skip: 1 }, { fusion: "vote" }, { temperature: 2 }, { heads: ["final"] }] as const)
     expect((await loaded.predict(image, other)).predictedDice, JSON.stringify(other)).toBeUndefined();
+  // It was fitted to whole passes.
+  const tiled = await loaded.predict(image, { tile: image.shape.slice(1).map((side) => side / 2), maps: ["variance"] });
+  expect(tiled.predictedDice).toBeUndefined();
+  expect(Object.keys(tiled.maps)).toEqual(["variance"]);
   await loaded.dispose();
 
   await store({ skip: 1 });

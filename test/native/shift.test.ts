@@ -63,6 +63,12 @@ describe("a run that knows its training images", () => {
     expect(named.tapDistance).toEqual(other?.tapDistance);
     const gate = { score: "softDiceConfidence", threshold: 0, distance: { threshold: 3 } } as const;
     expect(decide(plain, gate).reasons.map(({ code: reason }) => reason)).toContain("unlike-training");
+    // The fit is to whole passes: of tiles nothing says how far they are.
+    const tiled = await model.predict(far, { tile: [16, 16], tapStatistics: true });
+    expect(tiled.tapDistance).toBeNull();
+    expect(Object.keys(tiled.tapStatistics ?? {})).toEqual(Object.keys(one?.tapStatistics ?? {}));
+    expect(decide(tiled, gate).reasons.map(({ code: reason }) => reason)).toContain("unlike-training");
+    expect((await model.predict(far, { tile: "auto" })).tapDistance).toEqual(plain.tapDistance);
   });
 
   it("has none where nothing was learned", async () => {

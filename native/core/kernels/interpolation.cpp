@@ -18,20 +18,20 @@ at::Tensor resized(const at::Tensor& x, at::IntArrayRef size, Upsampling how) {
   return volume ? at::upsample_trilinear3d(x, size, aligned) : at::upsample_bilinear2d(x, size, aligned);
 }
 
-AxisPlan::AxisPlan(int64_t source, int64_t size, int64_t padding, Part part)
-    : source(source), size(size), same(source == size && part.all()) {
-  const int64_t padded = (size + padding - 1) / padding * padding;
-  const auto samples = [&](int64_t of_whole) {
-    return static_cast<double>(source * of_whole) / static_cast<double>(part.whole);
+AxisPlan::AxisPlan(Samples samples, int64_t size, int64_t padding, Part part)
+    : source(samples.count), size(size), same(samples.count == size && samples.whole == size && part.all()) {
+  const int64_t padded = (size + padding - 1) / padding * padding, whole = samples.whole;
+  const auto scaled = [&](int64_t of_whole) {
+    return static_cast<double>(whole * of_whole) / static_cast<double>(part.whole);
   };
-  const float scale = static_cast<float>(samples(part.length)) / static_cast<float>(size);
-  const auto origin = static_cast<float>(samples(part.before) - 0.5);
+  const float scale = static_cast<float>(scaled(part.length)) / static_cast<float>(size);
+  const auto origin = static_cast<float>(scaled(part.before) - 0.5);
   for (int64_t i = 0; i < padded; ++i) {
     const float at = std::fma(scale, static_cast<float>(std::min(i, size - 1)) + 0.5f, origin);
     const float position = std::max(at, 0.0f);
-    const int64_t below = std::min(static_cast<int64_t>(position), source - 1);
-    index.push_back(static_cast<int32_t>(below));
-    weight.push_back(below == source - 1 ? 0.0f : std::min(position - static_cast<float>(below), 1.0f));
+    const int64_t below = std::min(static_cast<int64_t>(position), whole - 1);
+    index.push_back(static_cast<int32_t>(below - samples.first));
+    weight.push_back(below == whole - 1 ? 0.0f : std::min(position - static_cast<float>(below), 1.0f));
   }
 }
 

@@ -24,11 +24,19 @@ struct Part {
   bool all() const { return length == whole; }
 };
 
-// One axis of an interpolation with align_corners=false from `source` samples to `size` outputs that cover `part` of
+// Which samples of an axis are at hand: `count` from the first on, of a whole.
+struct Samples {
+  Samples(int64_t all) : count(all), whole(all) {}
+  Samples(int64_t first, int64_t count, int64_t whole) : first(first), count(count), whole(whole) {}
+  int64_t first = 0, count, whole;
+};
+
+// One axis of an interpolation with align_corners=false from all samples of it to `size` outputs that cover `part` of
 // their extent, in single precision and with a fused multiply-add, as libtorch computes it: both then take the same
-// weights. The arrays go on to a multiple of `padding`.
+// weights. Indices count from the first sample at hand; they are below 0, or past the last, for outputs that read what
+// is not. The arrays go on to a multiple of `padding`.
 struct AxisPlan {
-  AxisPlan(int64_t source, int64_t size, int64_t padding, Part part = {});
+  AxisPlan(Samples samples, int64_t size, int64_t padding, Part part = {});
   // Of the outputs from `begin` on, before `end`.
   kernel::Axis axis(int64_t begin, int64_t end) const {
     return {index.data() + begin, weight.data() + begin, source, end - begin, same && begin == 0};

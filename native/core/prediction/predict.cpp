@@ -19,6 +19,7 @@
 #include "kernels/interpolation.h"
 #include "options.h"
 #include "platform/default_generator.h"
+#include "prediction/passes.h"
 #include "random.h"
 
 namespace le {
@@ -122,11 +123,6 @@ int64_t checked_heads(const Members& members, int64_t passes) {
   return heads;
 }
 
-void check_finite(const at::Tensor& image, size_t index) {
-  if (!at::isfinite(image).all().item<bool>())
-    fail(code::kValue, "Expected finite numbers for image ", index, " but received NaN or infinity.");
-}
-
 // Indices of the kept heads.
 std::vector<int64_t> kept_heads(const PredictOptions& options, int64_t heads) {
   std::vector<int64_t> kept = options.heads;
@@ -169,46 +165,67 @@ PredictOptions PredictOptions::from(const Json& options) {
   return result;
 }
 
+void check_finite(const at::Tensor& image, size_t index) {
+  if (!at::isfinite(image).all().item<bool>())
+    fail(code::kValue, "Expected finite numbers for image ", index, " but received NaN or infinity.");
+}
+
+Passes::Passes(const Members& members, const PredictOptions& options)
+    : members_(members),
+      options_(options),
+      kept_(kept_heads(options, checked_heads(members, options.passes))),
+      autocast_(members.front()->device(), options.dtype) {
+  for (Ensemble* member : members) evaluation_.emplace_back(*member, options.dtype, options.passes > 0);
+}
+
+std::vector<at::Tensor> Passes::logits(const at::Tensor& images, TapStatistics* statistics) {
+  auto all = all_logits(members_, images, options_.dtype, options_.passes, options_.seed,
+                        statistics && !statistics->taps.empty() ? statistics : nullptr);
+  std::vector<at::Tensor> kept;
+  for (size_t k = 0; k < kept_.size(); ++k) {
+    at::Tensor& head = kept.emplace_back(std::move(all[kept_[k]]));
+    if (!options_.temperatures.empty() && options_.temperatures[k] != 1)
+      head = head.to(at::kFloat) / options_.temperatures[k];
+  }
+  return kept;
+}
+
+void Passes::check_shape(at::IntArrayRef shape, size_t index) const {
+  const Backbone& backbone = members_.front()->backbone();
+  const int64_t axes = backbone.spatial_axes();
+  if (static_cast<int64_t>(shape.size()) != axes + 1 || shape[0] != backbone.in_channels())
+    fail(code::kShape, "Expected ", backbone.in_channels(), " channels × ", axes == 3 ? "depth × " : "",
+         "height × width for image ", index, " but received shape ", shape, ".");
+  for (const int64_t size : shape)
+    if (size < 1) fail(code::kShape, "Expected an image but received shape ", shape, ".");
+}
+
 std::vector<Predicted> predict(const Members& members, const std::vector<at::Tensor>& images,
                                const PredictOptions& options, const Control& control) {
-  const std::vector<int64_t> kept = kept_heads(options, checked_heads(members, options.passes));
-  Ensemble& ensemble = *members.front();
-  const int64_t axes = ensemble.backbone().spatial_axes();
+  return Passes(members, options).predict(images, control);
+}
+
+std::vector<Predicted> Passes::predict(const std::vector<at::Tensor>& images, const Control& control) {
   std::map<std::vector<int64_t>, std::vector<size_t>> by_shape;
   for (size_t i = 0; i < images.size(); ++i) {
-    const at::Tensor& image = images[i];
-    if (image.dim() != axes + 1 || image.size(0) != ensemble.backbone().in_channels())
-      fail(code::kShape, "Expected ", ensemble.backbone().in_channels(), " channels × ", axes == 3 ? "depth × " : "",
-           "height × width for image ", i, " but received shape ", image.sizes(), ".");
-    if (image.numel() == 0) fail(code::kShape, "Expected an image but received shape ", image.sizes(), ".");
-    check_finite(image, i);
-    by_shape[image.sizes().vec()].push_back(i);
+    check_shape(images[i].sizes(), i);
+    check_finite(images[i], i);
+    by_shape[images[i].sizes().vec()].push_back(i);
   }
 
   std::vector<Predicted> results(images.size());
-  const Autocast autocast(ensemble.device(), options.dtype);
-  const c10::InferenceMode inference_mode;
-  std::deque<Evaluation> evaluation;
-  for (Ensemble* member : members) evaluation.emplace_back(*member, options.dtype, options.passes > 0);
   const HeardInside heard(control);
+  const auto batch_size = static_cast<size_t>(options_.batch_size);
   for (const auto& [shape, indices] : by_shape) {
-    for (size_t begin = 0; begin < indices.size(); begin += options.batch_size) {
+    for (size_t begin = 0; begin < indices.size(); begin += batch_size) {
       control.check();
-      const size_t end = std::min(indices.size(), begin + static_cast<size_t>(options.batch_size));
+      const size_t end = std::min(indices.size(), begin + batch_size);
       std::vector<at::Tensor> batch;
       for (size_t i = begin; i < end; ++i) batch.push_back(images[indices[i]]);
-      TapStatistics statistics{options.tap_statistics, {}};
-      auto all = all_logits(members, at::stack(batch), options.dtype, options.passes, options.seed,
-                            statistics.taps.empty() ? nullptr : &statistics);
-      std::vector<at::Tensor> logits;
-      for (size_t k = 0; k < kept.size(); ++k) {
-        at::Tensor& head = logits.emplace_back(std::move(all[kept[k]]));
-        if (!options.temperatures.empty() && options.temperatures[k] != 1)
-          head = head.to(at::kFloat) / options.temperatures[k];
-      }
-      all.clear();
+      TapStatistics statistics{options_.tap_statistics, {}};
+      const auto heads = logits(at::stack(batch), &statistics);
       control.check();
-      const Reduced reduced = reduce(logits, at::IntArrayRef(shape).slice(1), options.reduce);
+      const Reduced reduced = reduce(heads, at::IntArrayRef(shape).slice(1), options_.reduce);
       for (at::Tensor& values : statistics.values) values = values.cpu();
       for (size_t i = begin; i < end; ++i) {
         const auto of_image = [&](const at::Tensor& all) {

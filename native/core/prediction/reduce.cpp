@@ -9,6 +9,7 @@
 #include <cmath>
 #include <map>
 #include <mutex>
+#include <tuple>
 #include <utility>
 
 #include "error.h"
@@ -136,11 +137,11 @@ void finish_head_sums(const std::vector<double>& from, const int64_t* counts, in
 
 }  // namespace
 
-Reduced reduce_slab(const std::vector<at::Tensor>& logits, at::IntArrayRef of_whole, const Slab& slab,
+Reduced reduce_slab(const std::vector<HeadRows>& rows, at::IntArrayRef of_whole, const Slab& slab,
                     const ReduceOptions& options) {
   const kernel::Run run = chosen_kernel();
-  const auto heads = static_cast<int64_t>(logits.size());
-  const int64_t images = logits[0].size(0), classes = logits[0].size(1);
+  const auto heads = static_cast<int64_t>(rows.size());
+  const int64_t images = rows[0].logits.size(0), classes = rows[0].logits.size(1);
 
   // Two spatial axes are three with a depth of 1.
   const auto volume = [](at::IntArrayRef axes) {
@@ -155,10 +156,10 @@ Reduced reduce_slab(const std::vector<at::Tensor>& logits, at::IntArrayRef of_wh
 
   double total_weight = 0;
   for (int64_t k = 0; k < heads; ++k) total_weight += options.weights.empty() ? 1.0 : options.weights[k];
-  std::map<std::pair<int, int64_t>, AxisPlan> plans;
+  std::map<std::tuple<int, int64_t, int64_t>, AxisPlan> plans;
   std::vector<kernel::Head> sources(heads);
   for (int64_t k = 0; k < heads; ++k) {
-    const at::Tensor& head = logits[k];
+    const at::Tensor& head = rows[k].logits;
     kernel::Head& source = sources[k];
     source.data = head.const_data_ptr();
     source.bfloat16 = head.scalar_type() == at::kBFloat16;
@@ -169,8 +170,9 @@ Reduced reduce_slab(const std::vector<at::Tensor>& logits, at::IntArrayRef of_wh
       const int64_t of_tensor = axis - 3 + head.dim();
       source.stride[axis] = of_tensor < 2 ? 0 : head.stride(of_tensor);
       const Part part = axis < flat ? Part{} : slab.parts[axis - flat];
+      const Samples samples = axis == flat ? Samples{rows[k].first, input[axis], rows[k].whole} : Samples{input[axis]};
       const AxisPlan& plan =
-          plans.try_emplace({axis, input[axis]}, input[axis], whole[axis], kTile, part).first->second;
+          plans.try_emplace({axis, samples.whole, samples.first}, samples, whole[axis], kTile, part).first->second;
       source.axis[axis] = axis == flat ? plan.axis(slab.begin, slab.end) : plan.axis();
     }
     source.share = static_cast<float>((options.weights.empty() ? 1.0 : options.weights[k]) / total_weight);
@@ -304,8 +306,10 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
     for (size_t axis = 0; axis < size.size(); ++axis) shrinks = shrinks || logits[k].size(axis + 2) > size[axis];
     if (shrinks) check_finite_logits(logits[k], k);
   }
+  std::vector<HeadRows> rows;
+  for (const at::Tensor& head : logits) rows.push_back({head, 0, head.size(2)});
   const Slab all{std::vector<Part>(size.size()), 0, size[0]};
-  return in_passes(options, [&](const ReduceOptions& of_first) { return reduce_slab(logits, size, all, of_first); });
+  return in_passes(options, [&](const ReduceOptions& of_first) { return reduce_slab(rows, size, all, of_first); });
 }
 
 }  // namespace le

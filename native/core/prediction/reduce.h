@@ -19,6 +19,12 @@ Reduced reduce(const std::vector<at::Tensor>& logits, at::IntArrayRef size, cons
 // what CUDA runs, and what the kernel is tested against.
 Reduced reduce_reference(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const ReduceOptions& options);
 
+// Some rows of a head (planes of a volume), which are samples of its first spatial axis.
+struct HeadRows {
+  at::Tensor logits;     // N×C×rows×…
+  int64_t first, whole;  // which row the first is, and how many there are in all
+};
+
 // A piece of an output: what lies from `begin` on, before `end`, on its first spatial axis; and the part of the heads'
 // extent that the whole output covers, axis by axis.
 struct Slab {
@@ -26,9 +32,10 @@ struct Slab {
   int64_t begin, end;
 };
 // The first pass of reduce() (see second_pass.h) for a piece of an output of `size`; counts and sums are the piece's.
-// For arguments on the CPU that check_reduce_arguments() has let pass. ERR_LE_VALUE for a logit that is read and not
-// finite: where a head has more samples than the output, some are not.
-Reduced reduce_slab(const std::vector<at::Tensor>& logits, at::IntArrayRef size, const Slab& slab,
+// For arguments on the CPU that check_reduce_arguments() has let pass, and with all rows of the heads that the piece
+// reads. ERR_LE_VALUE for a logit that is read and not finite: where a head has more samples than the output, some are
+// not.
+Reduced reduce_slab(const std::vector<HeadRows>& heads, at::IntArrayRef size, const Slab& slab,
                     const ReduceOptions& options);
 
 // Throws what reduce() says about arguments, all but the finiteness of the logits.
