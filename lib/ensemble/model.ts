@@ -89,7 +89,7 @@ export const PREDICT = {
    * names. @default false
    */
   tapStatistics: option.anyOf(option.boolean(), option.array(option.string(), { min: 1 })),
-  /** Images of one size that share a pass; of a prediction by tiles, tiles. @default 8; 1 by tiles */
+  /** Images of one size that share a pass; of a prediction by tiles, tiles. @default 8 (1 by tiles) */
   batchSize: option.integer({ min: 1, default: 8, text: "images of one size that share a pass" }),
   ...TILES,
   ...FORWARD,

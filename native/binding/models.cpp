@@ -491,8 +491,8 @@ Napi::Value predict_images(const Napi::CallbackInfo& info) {
       });
 }
 
-// Functions of JavaScript that a job calls. References may only be dropped on the JavaScript thread, so they are dropped
-// by the job's last step there, never by a destructor.
+// Functions of JavaScript that a job calls. References may only be dropped on the JavaScript thread, so they are
+// dropped by the job's last step there, never by a destructor.
 struct Callbacks {
   Napi::FunctionReference event, question;
   explicit Callbacks(const Napi::CallbackInfo& info, size_t event_index, size_t question_index) {
@@ -640,15 +640,16 @@ Napi::Value fit(const Napi::CallbackInfo& info) {
   if (!info[2].IsNull() && !info[2].IsUndefined()) validation = from_handle<Dataset>(info[2], kDatasetTag, "dataset");
   auto control = control_of(info[6]);
   const auto callbacks = std::make_shared<Callbacks>(info, 4, 5);
-  return run_on(env, handle->owner, control,
-                told(env, callbacks, control,
-                     [handle, training, validation, options, callbacks, control, channel = Channel::of(env)]() -> Finish {
-                       TrainOptions in_type = options;
-                       in_type.dtype = handle->dtype;
-                       std::optional<Loss> loss;
-                       if (!callbacks->question.IsEmpty()) loss = callback_loss(channel, callbacks, control);
-                       return finish_json(train(handle->get(), *training, validation.get(), in_type, loss, *control));
-                     }));
+  return run_on(
+      env, handle->owner, control,
+      told(env, callbacks, control,
+           [handle, training, validation, options, callbacks, control, channel = Channel::of(env)]() -> Finish {
+             TrainOptions in_type = options;
+             in_type.dtype = handle->dtype;
+             std::optional<Loss> loss;
+             if (!callbacks->question.IsEmpty()) loss = callback_loss(channel, callbacks, control);
+             return finish_json(train(handle->get(), *training, validation.get(), in_type, loss, *control));
+           }));
 }
 
 // What a training is prepared by: no loss of the caller's has a part in it.

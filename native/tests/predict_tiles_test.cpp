@@ -66,9 +66,9 @@ at::Tensor window(at::Tensor of, const std::vector<int64_t>& begin, const std::v
   return of;
 }
 
-// The definition, with everything in memory: the image in zeros where the tile is larger; of each tile the logits of all
-// its mirrorings, turned back; their weighted mean at each head's own resolution, or at the tile's where the offsets
-// fall between its samples; and of the means the part that is the image.
+// The definition, with everything in memory: the image in zeros where the tile is larger; of each tile the logits of
+// all its mirrorings, turned back; their weighted mean at each head's own resolution, or at the tile's where the
+// offsets fall between its samples; and of the means the part that is the image.
 std::vector<at::Tensor> means_by_definition(Ensemble& ensemble, const at::Tensor& image, const TileOptions& tiles) {
   const c10::InferenceMode inference;
   const Evaluation evaluation(ensemble, at::kFloat);
@@ -91,8 +91,8 @@ std::vector<at::Tensor> means_by_definition(Ensemble& ensemble, const at::Tensor
           asked = asked && std::count(tiles.mirror.begin(), tiles.mirror.end(), axis);
         }
       if (!asked) continue;
-      const auto logits = ensemble.logits(
-          window(padded, offset, plan.tile).flip(flipped).contiguous(ensemble.memory_format()));
+      const auto logits =
+          ensemble.logits(window(padded, offset, plan.tile).flip(flipped).contiguous(ensemble.memory_format()));
       for (size_t k = 0; k < logits.size(); ++k) {
         at::Tensor head = at::hardshrink(logits[k].flip(flipped), kRounding);  // as every prediction
         std::vector<int64_t> samples = head.sizes().slice(2).vec(), begin, all;
@@ -143,13 +143,12 @@ TEST("predict tiles: several tiles are what the definition says, step by step") 
     std::vector<int64_t> image, tile;
     double overlap;
     std::vector<int64_t> mirror, output;
-  } const cases[] = {{{40, 56}, {16, 16}, 0.5, {}, {}},           // every head at its own resolution
-                     {{41, 61}, {16, 24}, 0.5, {0}, {}},          // between samples: at the tile's
-                     {{40, 50}, {16, 16}, 0.25, {}, {}},      // the one along the rows alone
-                     {{9, 37}, {16, 16}, 0.4, {0, 1}, {}},      // smaller than a tile
-                     {{16, 16, 24}, {8, 16, 16}, 0.5, {2}, {}},   // volumes
-                     {{13, 13, 18}, {8, 16, 8}, 0.3, {0, 1}, {}},
-                     {{16, 16, 24}, {8, 16, 16}, 0.5, {}, {40, 13, 9}}};
+  } const cases[] = {{{40, 56}, {16, 16}, 0.5, {}, {}},          // every head at its own resolution
+                     {{41, 61}, {16, 24}, 0.5, {0}, {}},         // between samples: at the tile's
+                     {{40, 50}, {16, 16}, 0.25, {}, {}},         // the one along the rows alone
+                     {{9, 37}, {16, 16}, 0.4, {0, 1}, {}},       // smaller than a tile
+                     {{16, 16, 24}, {8, 16, 16}, 0.5, {2}, {}},  // volumes
+                     {{13, 13, 18}, {8, 16, 8}, 0.3, {0, 1}, {}}, {{16, 16, 24}, {8, 16, 16}, 0.5, {}, {40, 13, 9}}};
   for (const auto& one : cases) {
     Network network(static_cast<int64_t>(one.image.size()));
     std::vector<int64_t> shape = {1};

@@ -264,16 +264,17 @@ TEST("tiles: a stop is heard between slabs, and progress is told") {
 TEST("tiles: rows come out as they settle, and are what all tiles together give") {
   struct {
     std::vector<int64_t> image, tile, output;
-  } const cases[] = {{{50, 24}, {8, 8}, {50, 24}},      {{51, 24}, {8, 8}, {51, 24}},         {{48, 16}, {16, 16}, {131, 40}},
-                     {{48, 16}, {16, 16}, {13, 11}},    {{40, 9, 12}, {8, 8, 16}, {40, 9, 12}}, {{5, 20, 9}, {8, 8, 8}, {17, 6, 30}}};
+  } const cases[] = {{{50, 24}, {8, 8}, {50, 24}},           {{51, 24}, {8, 8}, {51, 24}},
+                     {{48, 16}, {16, 16}, {131, 40}},        {{48, 16}, {16, 16}, {13, 11}},
+                     {{40, 9, 12}, {8, 8, 16}, {40, 9, 12}}, {{5, 20, 9}, {8, 8, 8}, {17, 6, 30}}};
   for (const auto& one : cases) {
     std::vector<int64_t> shape = {1, 3};
     shape.insert(shape.end(), one.image.begin(), one.image.end());
     const at::Tensor image = random(shape, 13);
     const TilePlan plan = plan_tiles(one.image, one.tile, 0.5);
     const std::vector<bool> heads = {true, false, true};
-    const Reduced all = restore(summed(image, plan, TileWeights::kGaussian, heads), plan.parts(), one.output,
-                                everything(), kFree);
+    const Reduced all =
+        restore(summed(image, plan, TileWeights::kGaussian, heads), plan.parts(), one.output, everything(), kFree);
     TileSums sums(plan, TileWeights::kGaussian);
     Restoration restoration(plan.parts(), one.output, everything());
     CHECK(sums.settle().empty() && sums.bytes() == 0);

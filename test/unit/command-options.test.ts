@@ -19,6 +19,7 @@ import { AUGMENT_OPTIONS } from "../../lib/ensemble/augment.js";
 import { FIT } from "../../lib/ensemble/fit-options.js";
 import { COUNTS, ENSEMBLE } from "../../lib/ensemble/head-options.js";
 import { PREDICT } from "../../lib/ensemble/model.js";
+import { TILES } from "../../lib/ensemble/tile-options.js";
 import { BACKBONE_OPTIONS } from "../../lib/ensemble/zoo.js";
 import type { OptionSpec, OptionSpecs } from "../../lib/options.js";
 import { PACKAGE_ROOT } from "../../lib/package.js";
@@ -65,7 +66,8 @@ describe("doc comments", () => {
     ["lib/quality/score.ts", SCORE],
     ["lib/study/summary-options.ts", SUMMARISE],
     ["lib/volumes/dicom/series-options.ts", SERIES_OPTIONS],
-    ["lib/ensemble/model.ts", PREDICT],
+    ["lib/ensemble/model.ts", { ...PREDICT, overlap: {} as OptionSpec, tileWeights: {} as OptionSpec }],
+    ["lib/ensemble/tile-options.ts", TILES],
     ["lib/tuning/skip.ts", CHOOSE],
     ["lib/tuning/tune.ts", { ...TUNE, rule: {} as OptionSpec, margin: {} as OptionSpec }],
     ["lib/ensemble/zoo.ts", BACKBONE_OPTIONS],

@@ -151,8 +151,7 @@ std::vector<HeadRows> TileSums::settle() {
 void TileSums::forget(const std::vector<int64_t>& before) {
   std::vector<int64_t> of_shape(shapes_.size());
   for (size_t s = 0; s < shapes_.size(); ++s) of_shape[s] = shapes_[s].settled;
-  for (size_t k = 0; k < heads_.size(); ++k)
-    of_shape[heads_[k].shape] = std::min(of_shape[heads_[k].shape], before[k]);
+  for (size_t k = 0; k < heads_.size(); ++k) of_shape[heads_[k].shape] = std::min(of_shape[heads_[k].shape], before[k]);
   for (Head& head : heads_)
     if (const int64_t by = of_shape[head.shape] - shapes_[head.shape].first; by > 0) move_up(head.sum, 2, by);
   for (size_t s = 0; s < shapes_.size(); ++s) {

@@ -15,9 +15,10 @@ namespace le {
 // always is at its own.
 //
 // Along the first spatial axis only the rows between what is forgotten and the furthest tile are held. Whoever adds the
-// tiles in their order, and forgets what settles, holds of each head the rows of one tile and a few behind them, however
-// long the axis is: bytes() = 4 · (C · Σ_k A_k + Σ A), with A_k the samples of head k in those rows, and the second sum
-// over the distinct shapes of heads. While a tile is added, at most 8 · (C + 1) · T more, T the pixels of a tile.
+// tiles in their order, and forgets what settles, holds of each head the rows of one tile and a few behind them,
+// however long the axis is: bytes() = 4 · (C · Σ_k A_k + Σ A), with A_k the samples of head k in those rows, and the
+// second sum over the distinct shapes of heads. While a tile is added, at most 8 · (C + 1) · T more, T the pixels of a
+// tile.
 class TileSums {
  public:
   TileSums(TilePlan plan, TileWeights weights);

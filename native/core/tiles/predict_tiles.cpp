@@ -27,7 +27,8 @@ constexpr const char* kWeightNames[] = {"constant", "gaussian"};
 // The sets of some axes, as those of a tensor N×C×s; the empty set first.
 std::vector<std::vector<int64_t>> sets_of(const std::vector<int64_t>& axes, int64_t spatial_axes) {
   for (size_t i = 0; i < axes.size(); ++i)
-    if (axes[i] < 0 || axes[i] >= spatial_axes || std::find(axes.begin(), axes.begin() + i, axes[i]) != axes.begin() + i)
+    if (axes[i] < 0 || axes[i] >= spatial_axes ||
+        std::find(axes.begin(), axes.begin() + i, axes[i]) != axes.begin() + i)
       fail(code::kOption, "Expected spatial axes from 0 to ", spatial_axes - 1,
            ", each once, for option 'mirror' but received ", at::IntArrayRef(axes), ".");
   std::vector<std::vector<int64_t>> sets(1);

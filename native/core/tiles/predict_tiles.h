@@ -34,9 +34,9 @@ struct TilesPredicted : Predicted {
 
 // The prediction of an image by tiles. Where one tile is the whole image, unmirrored, and the output its size, it is
 // predict() of the image; `batch_size` tiles share a pass. With Monte Carlo dropout each pass draws the same for all
-// tiles: it is one network for the whole image. Tap statistics are those of the features of all passes together, so that
-// what lies in several tiles counts as often: the mean of the passes' means, and the root of the mean squared deviation
-// from it.
+// tiles: it is one network for the whole image. Tap statistics are those of the features of all passes together, so
+// that what lies in several tiles counts as often: the mean of the passes' means, and the root of the mean squared
+// deviation from it.
 //
 // Memory, beside the network's own in a pass of a batch of tiles, and beside the result: C_in · 4 bytes for each pixel
 // of the rows of a tile, TileSums::bytes() with what it says of a tile, and what Restoration says of a slab. The second
