@@ -20,6 +20,7 @@ export function toLabels(
   tolerance: number,
   refuse: (expected: string, received: string) => never,
 ): Labels {
+  if (data instanceof Uint8Array) return { data: data.slice(), furthest: 0 };
   let most = 0;
   let furthest = 0;
   for (let i = 0; i < data.length; i++) {

@@ -5,6 +5,7 @@ import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { listSeries, readSeries, type SeriesOptions } from "../../lib/volumes/dicom/index.js";
 import { loadPeer } from "../../lib/volumes/dicom/peer.js";
+import { pixelReader } from "../../lib/volumes/dicom/pixels.js";
 import { readVolume } from "../../lib/volumes/index.js";
 import { dicomFile, type Elements, encapsulated, enhanced, slice, syntaxes, without } from "./support/dicom.js";
 
@@ -111,6 +112,18 @@ describe("a volume", () => {
     const bit: Elements = { "00280100": ["US", 1], "00280101": ["US", 1], "00280102": ["US", 0] };
     const { data } = await read(enhanced([0, 1], { ...bit, "7fe00010": ["OB", Buffer.from([0b01_000101, 0b1100])] }));
     expect([...data]).toEqual([1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1]);
+  });
+
+  it("reads single bits beyond the 2³¹th", async () => {
+    const [rows, columns, index] = [1024, 1024, 2047];
+    const byteArray = new Uint8Array(2 ** 28 + 1);
+    byteArray.set([0b1010, 0b101], 2 ** 28 - 1);
+    const elements = { x7fe00010: { dataOffset: 0, length: byteArray.length } };
+    const bits = pixelReader({ byteArray, elements } as never, { name: "explicit" }, "a.dcm");
+    const frame = { rows, columns, index, bitsAllocated: 1 } as never;
+    expect([...(await bits(frame)).subarray(-8)]).toEqual([0, 1, 0, 1, 0, 0, 0, 0]);
+    const next = await bits({ rows: 1, columns: 8, index: 2 ** 28, bitsAllocated: 1 } as never);
+    expect([...next]).toEqual([1, 0, 1, 0, 0, 0, 0, 0]);
   });
 
   it("keeps MONOCHROME1 as stored, and says so", async () => {

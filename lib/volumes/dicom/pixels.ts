@@ -82,7 +82,9 @@ function masked<T extends StoredValues>(values: T, shift: number): T {
 function bitsOf(bytes: Uint8Array, { rows, columns, index }: Frame): Uint8Array {
   const pixels = rows * columns;
   const start = index * pixels;
-  return Uint8Array.from({ length: pixels }, (_, i) => ((bytes[(start + i) >> 3] as number) >> ((start + i) & 7)) & 1);
+  const bits = new Uint8Array(pixels);
+  for (let i = 0, at = start; i < pixels; i++, at++) bits[i] = ((bytes[Math.floor(at / 8)] as number) >> (at % 8)) & 1;
+  return bits;
 }
 
 interface Fragment {
