@@ -359,9 +359,9 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a volume's odd slice in front",
-    file: "lib/data/volume.ts",
-    text: "Math.abs(side - other) >> 1",
-    by: "(Math.abs(side - other) + 1) >> 1",
+    file: "lib/grid/window.ts",
+    text: "Math.abs(side - size[axis]!) >> 1",
+    by: "(Math.abs(side - size[axis]!) + 1) >> 1",
     tests: ["test/unit/volume.test.ts"],
   },
   {

@@ -181,9 +181,10 @@ async function isImage(file: string): Promise<boolean> {
 }
 
 async function readAsImage(file: string, { label }: Flags): Promise<Partial<Item>> {
-  const { isNpy, readStoredMask } = await import("../data/mask.js");
+  const { isNpy } = await import("../data/mask.js");
   if (label || isNpy(file)) {
-    const { data, shape } = await readStoredMask(file, {});
+    const { readStoredMask } = await import("../data/stored.js");
+    const { data, shape } = await readStoredMask(file, undefined);
     return {
       shape,
       channels: 1,

@@ -41,3 +41,12 @@ export function noteUnclear(session: Session, mask: string | undefined): void {
     `warning: the mask ${mask} holds 0 and 255 alone: by --labels or --ignore, or the training's, 255 does not count there (--labels 0/255 where it is class 1)`,
   );
 }
+
+/** The most that is said of single files. */
+const MOST_SAID = 5;
+
+/** Says what a person should know of the files. */
+export function noteWarnings(session: Session, warnings: readonly string[]): void {
+  for (const warning of warnings.slice(0, MOST_SAID)) session.note(`warning: ${warning}`);
+  if (warnings.length > MOST_SAID) session.note(`warning: ${warnings.length - MOST_SAID} more files say such things`);
+}

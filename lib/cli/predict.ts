@@ -4,26 +4,52 @@ import type { NdArray } from "../arrays.js";
 import { croppedOf } from "../data/cropped.js";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
+import { isVolume } from "../data/preprocess.js";
+import type { VolumeHead } from "../data/stored.js";
+import { unlikeRange } from "../data/volume.js";
 import { type Model, PREDICT } from "../ensemble/model.js";
+import { LayerEnsemblesError } from "../errors.js";
+import { orientationOf, spacingOf, voxelVolumeOf } from "../grid/index.js";
 import type { Result } from "../inference/inference.js";
 import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
 import { option, type Values } from "../options.js";
 import { toText } from "../results/table.js";
 import type { Certificate } from "../runs/certificate.js";
+import type { RunNotes } from "../runs/notes.js";
 import type { Run } from "../runs/run.js";
 import { STRUCTURES, type Structure, type StructuresOptions, structures } from "../scores/structures.js";
 import { checkThresholds, type PixelSets, SETS, type SetThresholds, setsOf, thresholdsOf } from "../sets/index.js";
 import { imageColumn } from "../study/tables.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAPS } from "../uncertainty/index.js";
+import { VOLUME_FORMATS } from "../volumes/formats.js";
 import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { noteCropped } from "./cropped-note.js";
 import { DEVICE } from "./device-options.js";
-import { labelSpecs, labelsOf, noteUnclear } from "./label-options.js";
+import { labelSpecs, labelsOf, noteUnclear, noteWarnings } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
+import { SERIES_OPTIONS, seriesOf } from "./volume-options.js";
 
 const { skip, fusion, maps, batchSize } = PREDICT;
+
+/** A format that says where voxels lie, and its files' ending. */
+interface Writable {
+  name: string;
+  ending: string;
+}
+const WRITABLE: readonly Writable[] = VOLUME_FORMATS.flatMap(({ name, write = {} }) => {
+  const [ending] = Object.keys(write);
+  return ending === undefined ? [] : [{ name, ending }];
+});
+
+function writableOf(name: string): Writable | undefined {
+  return WRITABLE.find((one) => one.name === name);
+}
+
+/** What volumes are written as: see `--format`. */
+const FORMATS = ["same", "npy", ...WRITABLE.map(({ name }) => name)];
+type Format = (typeof FORMATS)[number];
 
 const OPTIONS = {
   run: option.required(option.string({ text: "run folder", arg: "dir" })),
@@ -42,9 +68,15 @@ const OPTIONS = {
     text: "scores of each connected part of more than n pixels (voxels), largest first; without n of every part",
     ...{ otherwise: "none", arg: "n" },
   }),
+  format: option.oneOf(FORMATS, {
+    default: "same",
+    text: "of volumes: the format to write; same: as the image's file, NIfTI where that cannot be written",
+    arg: "name",
+  }),
   limit: option.integer({ min: 1, otherwise: "all", text: "at most so many images" }),
   batchSize,
   ...labelSpecs({ labels: "as the run's", ignore: "the run's" }),
+  ...SERIES_OPTIONS,
   ...DEVICE,
 };
 
@@ -60,8 +92,8 @@ export function predictCommand(): Command {
     "layer-ensembles predict --run runs/busi --data data/busi --split test --out predictions\n" +
       "layer-ensembles predict --run runs/busi --out predictions image1.png image2.png",
     "For each image: mask, probability, heat-map and overlay PNGs at its stored size, and a line in predictions.jsonl. " +
-      "For each volume: the same as .npy arrays, with an overlay of its middle slice.",
-  ).argument("[images...]", "image files, instead of --data");
+      "For each volume: the same in its own grid and format, with an overlay of its middle slice.",
+  ).argument("[images...]", "image files, or folders of DICOM files, instead of --data");
   return withOptions(command, OPTIONS).action((images: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => predict(images, flags, session)),
   );
@@ -76,14 +108,16 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
   checkOutput(flags.out, "--out");
   const { model, run, notes } = await openRun(flags.run, flags);
   const line = new StatusLine(process.stderr);
+  const dicom = { ...notes.data.dicom, ...seriesOf(flags) };
   try {
     const all =
       flags.data === undefined
-        ? await fileItems(images, notes)
+        ? await fileItems(images, notes, { dicom })
         : await folderItems(flags.data, flags.split ?? "all", notes, {
             masks: "optional",
             labels: labelsOf(flags),
             allowDuplicates: true,
+            dicom,
             onUnclear: (mask) => noteUnclear(session, mask),
           });
     const items = all.slice(0, flags.limit ?? all.length);
@@ -101,16 +135,23 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     await writeTogether(flags.out, "predictions.jsonl", async (folder) => {
       for await (const result of infer(model, items, options)) {
         const shown = { ...result, sets: thresholds && setsOf(result.probabilities, thresholds) };
-        const write = result.mask.shape.length === 3 ? writeVolumes : writePictures;
-        const files = await write(
-          shown,
+        const how = {
           folder,
-          notes.classNames,
-          flags.maps ?? OPTIONS.maps.default,
-          notes.ignoreIndex,
+          classNames: notes.classNames,
+          wanted: flags.maps ?? OPTIONS.maps.default,
+          ignoreIndex: notes.ignoreIndex,
+          format: flags.format ?? OPTIONS.format.default,
+        };
+        const files = await (result.mask.shape.length === 3 ? writeVolumes : writePictures)(shown, how);
+        const place = placeRecord(result, notes);
+        for (const unlike of place?.unlikeTraining ?? []) session.note(`warning: ${result.id}: ${unlike}`);
+        noteWarnings(
+          session,
+          (result.volume?.warnings ?? []).map((warning) => `${result.id}: ${warning}`),
         );
         records.push({
           ...recordOf(shown, notes.classNames, files),
+          ...(place && { place }),
           ...(parts !== undefined && {
             structures: await structuresOf(result, notes.classNames, {
               minVoxels: parts === true ? 0 : parts,
@@ -156,7 +197,43 @@ interface Shown extends Result {
 }
 
 /** What one line of predictions.jsonl says. */
-type PredictionRecord = ReturnType<typeof recordOf> & { structures?: StructureRecord[] };
+type PredictionRecord = ReturnType<typeof recordOf> & {
+  place?: ReturnType<typeof placeRecord>;
+  structures?: StructureRecord[];
+};
+
+/** Where a volume lies, as its file says; undefined where it does not, and for images. */
+function placeRecord({ placement, mask }: Result, { preprocessing, data, classNames }: RunNotes) {
+  const grid = isVolume(placement) ? placement.stored : null;
+  if (!grid) return undefined;
+  const spacing = spacingOf(grid);
+  const { areas } = extentOf(mask, classNames.length, { cropped: 0 });
+  const millilitres = voxelVolumeOf(grid) / 1000;
+  const { axes } = preprocessing.grid ?? {};
+  return {
+    /** Where x, y and z grow, such as LPS. */
+    orientation: orientationOf(grid),
+    /** Lengths of a voxel's edges along z, y and x, in mm. */
+    spacing,
+    /** From voxels x, y and z to mm in RAS+. */
+    affine: grid.affine,
+    /** Volume of each class in ml. */
+    ml: Object.fromEntries(classNames.map((name, c) => [name, (areas[c] as number) * millilitres])),
+    /** In what it is unlike the training's volumes, a sentence each: a person should look at it. */
+    unlikeTraining: axes && data.grids ? unlikeRange(grid, data.grids, axes) : [],
+  };
+}
+
+/** How one image's files are written. */
+interface Writing {
+  folder: string;
+  classNames: readonly string[];
+  /** Maps to write. */
+  wanted: readonly MapName[];
+  ignoreIndex: number;
+  /** Of volumes. */
+  format: Format;
+}
 
 function recordOf(
   { id, prediction, mask, orientation, cropped, sets }: Shown,
@@ -189,10 +266,7 @@ async function structuresOf(
  */
 async function writePictures(
   { id, image, truth, mask, probabilities, maps, orientation, sets = {} }: Shown,
-  folder: string,
-  classNames: readonly string[],
-  wanted: readonly MapName[],
-  ignoreIndex: number,
+  { folder, classNames, wanted, ignoreIndex }: Writing,
 ): Promise<Record<string, string>> {
   const { probabilityToGrey, writePng } = await import("../data/encode-png.js");
   const { heatMap, overlay } = await import("../pictures/render.js");
@@ -235,30 +309,25 @@ async function writePictures(
   return files;
 }
 
-/** Writes one volume's arrays, and an overlay of its middle slice, and gives their paths below the folder. */
+/** Writes one volume's arrays in its grid, and an overlay of its middle slice, and gives their paths below the folder. */
 async function writeVolumes(
-  { id, image, truth, mask, probabilities, maps, sets = {} }: Shown,
-  folder: string,
-  classNames: readonly string[],
-  wanted: readonly MapName[],
-  ignoreIndex: number,
+  { id, image, truth, mask, probabilities, maps, sets = {}, volume }: Shown,
+  { folder, classNames, wanted, ignoreIndex, format }: Writing,
 ): Promise<Record<string, string>> {
-  const { encodeNpy } = await import("../data/npy-file.js");
   const { writePng } = await import("../data/encode-png.js");
   const { overlay } = await import("../pictures/render.js");
-  const arrays: Record<string, [file: string, array: Parameters<typeof encodeNpy>[0]]> = {
-    mask: [`masks/${id}.npy`, mask],
-    probabilities: [`probabilities/${id}.npy`, probabilities],
+  const files: Record<string, string> = {};
+  const write = await volumeWriter(format, volume, id);
+  const put = async (what: string, file: string, array: NdArray<Float32Array | Uint8Array>) => {
+    files[what] = `${file}${write.ending}`;
+    await write.to(path.join(folder, files[what]), array);
   };
-  for (const { what, file, mask } of setFiles(id, sets, classNames)) arrays[what] = [`${file}.npy`, mask];
+  await put("mask", `masks/${id}`, mask);
+  await put("probabilities", `probabilities/${id}`, probabilities);
+  for (const { what, file, mask } of setFiles(id, sets, classNames)) await put(what, file, mask);
   for (const name of wanted) {
     const map = maps[name];
-    if (map) arrays[name] = [`${name}/${id}.npy`, map];
-  }
-  const files: Record<string, string> = {};
-  for (const [what, [file, array]] of Object.entries(arrays)) {
-    await writeAtomic(path.join(folder, file), encodeNpy(array));
-    files[what] = file;
+    if (map) await put(name, `${name}/${id}`, map);
   }
   const picture = overlay(middleSlice(image), {
     prediction: middleSlice(mask),
@@ -268,6 +337,33 @@ async function writeVolumes(
   });
   await writePng(path.join(folder, `overlays/${id}.png`), picture);
   return { ...files, overlay: `overlays/${id}.png` };
+}
+
+/** How arrays of a volume are written: labels where they are bytes. */
+interface VolumeWriter {
+  ending: string;
+  to(file: string, array: NdArray<Float32Array | Uint8Array>): Promise<void>;
+}
+
+/** @throws ERR_LE_OPTION for a format that says where voxels lie, of a volume that does not */
+async function volumeWriter(format: Format, volume: VolumeHead | undefined, id: string): Promise<VolumeWriter> {
+  const writable = volume && writableOf(volume.format);
+  const name = format !== "same" ? format : volume?.grid ? (writable?.name ?? "nifti") : "npy";
+  if (name === "npy") {
+    const { encodeNpy } = await import("../data/npy-file.js");
+    return { ending: ".npy", to: (file, array) => writeAtomic(file, encodeNpy(array)) };
+  }
+  if (!volume?.grid)
+    throw new LayerEnsemblesError(
+      "ERR_LE_OPTION",
+      `Expected a volume that says where it lies for --format ${name} but received ${id}, which does not: leave the option out, or give npy.`,
+    );
+  const { ending } = writableOf(name) as Writable;
+  const { writeVolume } = await import("../volumes/index.js");
+  return {
+    ending,
+    to: (file, array) => writeVolume(file, array, { like: volume, label: array.data instanceof Uint8Array }),
+  };
 }
 
 /** Inner and outer masks, as files without an ending: of one foreground class by the image, of several by the class too. */

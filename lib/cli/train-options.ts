@@ -1,6 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import path from "node:path";
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { DATASET } from "../data/dataset-options.js";
 import { FIT, type FitOptions, type OptimizerOptions, PAPER } from "../ensemble/fit-options.js";
 import { COUNTS, ENSEMBLE } from "../ensemble/head-options.js";
@@ -19,12 +19,13 @@ import {
 } from "../options.js";
 import { METHODS } from "../runs/methods.js";
 import { type RunNotes, runNotes } from "../runs/notes.js";
-import { givenOf, integer, list, size, text, withOptions } from "./arguments.js";
+import { givenOf, integer, list, number, type Parser, parserOf, size, text, withOptions } from "./arguments.js";
 import { BACKBONE_FLAGS, ENCODER_FLAGS } from "./backbone-options.js";
 import { newCommand, UsageError } from "./command.js";
 import { DEVICE } from "./device-options.js";
 import { labelSpecs } from "./label-options.js";
 import { MODEL_FLAGS, MODEL_PARSERS } from "./model-options.js";
+import { SERIES_OPTIONS } from "./volume-options.js";
 
 /** Which layers get a head. */
 export type Taps = { kind: "auto"; count?: number } | { kind: "names"; names: string[] };
@@ -50,6 +51,9 @@ const DATA = {
   ),
   resize: DATASET.resize,
   normalise: DATASET.normalise,
+  axes: DATASET.axes,
+  spacing: DATASET.spacing,
+  crop: DATASET.crop,
   channels: DATASET.channels,
   bands: option.with(names, { text: "names of the channels, in order; they are as many as --channels" }),
   trainSplit: option.string({ default: "train", text: "split to train on", arg: "name" }),
@@ -57,6 +61,7 @@ const DATA = {
   valFraction: DATASET.valFraction,
   testFraction: DATASET.testFraction,
   ...labelSpecs({ labels: "auto", ignore: "255, where it is no class" }),
+  ...SERIES_OPTIONS,
 };
 
 const NETWORK = {
@@ -174,6 +179,16 @@ const CHANGEABLE = new Set([
   "debug",
 ]);
 
+/** A name, or `window:LOW,HIGH`. */
+const normalise: Parser<Values<typeof DATA>["normalise"]> = (value) => {
+  const [, bounds] = /^window:(.*)$/.exec(value) ?? [];
+  if (bounds === undefined) return parserOf(DATASET.normalise)(value);
+  const [low, high, ...more] = list(number())(bounds);
+  if (low === undefined || high === undefined || more.length > 0 || !(low < high))
+    throw new InvalidArgumentError("Expected window:LOW,HIGH with two stored values, such as window:-160,240.");
+  return { kind: "window", low, high };
+};
+
 const taps = (value: string): Taps => {
   const auto = /^auto(?::(.*))?$/.exec(value);
   if (auto) return auto[1] === undefined ? { kind: "auto" } : { kind: "auto", count: integer({ min: 1 })(auto[1]) };
@@ -189,7 +204,7 @@ export function trainOptions(): Command {
       "layer-ensembles train --run runs/busi --resume",
   ).addOption(new Option("--member <i>").argParser(integer({ min: 1 })).hideHelp());
   for (const [title, specs] of Object.entries(GROUPS))
-    withOptions(command.optionsGroup(`${title}:`), specs, { ...MODEL_PARSERS, size, taps });
+    withOptions(command.optionsGroup(`${title}:`), specs, { ...MODEL_PARSERS, size, normalise, taps });
   return command;
 }
 

@@ -4,10 +4,13 @@ import path from "node:path";
 import type { Command } from "commander";
 import { type Cropped, croppedOf, croppedShare } from "../data/cropped.js";
 import type { Dataset, Sample } from "../data/dataset.js";
+import { DATASET } from "../data/dataset-options.js";
 import { makeFolders } from "../data/files.js";
 import type { Ignored, LabelRule } from "../data/labels.js";
+import { hasTestSplit } from "../data/layout.js";
 import { type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
+import { gridRange } from "../data/volume.js";
 import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
 import { memberFolder } from "../ensemble/deep-ensemble.js";
 import type { Head } from "../ensemble/model.js";
@@ -25,7 +28,7 @@ import { givenOf } from "./arguments.js";
 import { backboneOptions } from "./backbone-options.js";
 import { Interrupted, runSession, type Session, toJson, UsageError } from "./command.js";
 import { noteCropped } from "./cropped-note.js";
-import { labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
+import { labelsOf, noteIgnored, noteUnclear, noteWarnings } from "./label-options.js";
 import { glob, isGlob, MODEL_FLAGS } from "./model-options.js";
 import { StatusLine, trainingProgress } from "./progress.js";
 import { runSelf } from "./self.js";
@@ -37,6 +40,7 @@ import {
   type TrainOptions,
   trainOptions,
 } from "./train-options.js";
+import { seriesOf } from "./volume-options.js";
 
 /** `train`: from a data folder to a run folder. */
 export function trainCommand(): Command {
@@ -100,7 +104,7 @@ interface Trained {
 
 /** Trains one network, into a run folder that is taken away again where it holds no checkpoint. */
 async function trainOne(
-  options: TrainOptions,
+  asked: TrainOptions,
   named: Set<string>,
   resumed: RunNotes | null,
   run: string,
@@ -108,13 +112,15 @@ async function trainOne(
   line: StatusLine,
   session: Session,
 ): Promise<Trained> {
-  const dataset = await openData(options, resumed);
+  const dataset = await openData(asked, resumed);
+  const options = settled(asked, dataset);
   const data = dataNotes(options, dataset, named, resumed);
   const started = performance.now();
   const splits = [data.trainSplit, data.valSplit].filter((name) => name !== null);
   const chosen = splits.map((name) => chooseSplit(dataset, name, data));
   const [training, validation = null] = (await readSplits(chosen, splits, line, session)) as [Sample[], Sample[]?];
   const contents = { training: contentsOf(training), validation: contentsOf(validation ?? []) };
+  const grids = gridRange((chosen[0] as Dataset).grids, dataset.preprocessing.grid?.axes ?? DATASET.axes.default);
   if (!options.allowDuplicates) {
     const seen = new SeenImages([[data.trainSplit, contents.training]]);
     for (const [id, content] of contents.validation) seen.check(id, content, data.valSplit ?? "", options.data);
@@ -123,13 +129,14 @@ async function trainOne(
   const total = training.length + (validation?.length ?? 0);
   noteIgnored(session, ignored, total, dataset.labels.ignore);
   noteUnclear(session, dataset.unclearMask);
+  noteWarnings(session, dataset.warnings);
   const cropped = croppedOf([...training, ...(validation ?? [])].map(({ placement }) => croppedShare(placement)));
   noteCropped(session, cropped, total, dataset.preprocessing.size);
 
   setThreads(options);
   const { backbone, model } = await build(options, dataset, run, session);
   try {
-    const notes = notesOf(options, dataset, { ...data, contents, cropped });
+    const notes = notesOf(options, dataset, { ...data, contents, cropped, ...(grids && { grids }) });
     const { length: images } = training;
     const heads = model.heads.length === 1 ? "1 head" : `${model.heads.length} heads`;
     session.note(
@@ -210,12 +217,13 @@ async function trainMembers(
 
 /** Writes the run.json of a deep ensemble, from which its members' processes take their options. */
 async function beginDeepEnsemble(
-  options: TrainOptions,
+  asked: TrainOptions,
   named: Set<string>,
   run: string,
   session: Session,
 ): Promise<void> {
-  const dataset = await openData(options, null);
+  const dataset = await openData(asked, null);
+  const options = settled(asked, dataset);
   const notes = notesOf(options, dataset, dataNotes(options, dataset, named, null));
   const { backbone, model } = await build({ ...options, method: "plain" }, dataset, run, session);
   try {
@@ -295,7 +303,9 @@ function dataNotes(
   const folder = path.resolve(options.data);
   if (resumed) return { ...resumed.data, folder };
   const drawn = isDrawn(options) ? idsBySplit(dataset) : null;
-  return { folder, trainSplit: options.trainSplit, valSplit: chosenVal(options, dataset, named), drawn };
+  const dicom = seriesOf(options);
+  const valSplit = chosenVal(options, dataset, named);
+  return { folder, trainSplit: options.trainSplit, valSplit, drawn, ...(Object.keys(dicom).length > 0 && { dicom }) };
 }
 
 function notesOf(options: TrainOptions, dataset: Dataset, data: RunNotes["data"]): RunNotes {
@@ -313,23 +323,33 @@ function isDrawn(options: TrainOptions): boolean {
 
 async function openData(options: TrainOptions, resumed: RunNotes | null): Promise<Dataset> {
   const { Dataset } = await import("../data/dataset.js");
-  const classes = resumed?.classNames ?? options.classNames ?? options.classes;
+  const { dicom } = resumed?.data ?? {};
+  if (resumed) return Dataset.fromFolder(options.data, { ...datasetOptions(resumed), ...(dicom && { dicom }) });
+  const classes = options.classNames ?? options.classes;
   const noTable = !existsSync(path.join(options.data, "split.csv"));
   return Dataset.fromFolder(options.data, {
-    size: options.size,
-    resize: options.resize,
-    normalise: options.normalise,
-    channels: options.channels,
-    ...(options.bands && { bands: options.bands }),
+    ...givenOf(options, PREPARED),
     ...(classes !== undefined && { classes }),
-    labels: resumed ? datasetOptions(resumed).labels : labelsOf(options),
-    ...(!resumed &&
-      isDrawn(options) && {
-        valFraction: options.valFraction ?? (noTable ? 0.15 : 0),
-        testFraction: options.testFraction ?? (noTable ? 0.15 : 0),
-        seed: options.seed,
-      }),
+    labels: labelsOf(options),
+    dicom: seriesOf(options),
+    ...(isDrawn(options) && {
+      valFraction: options.valFraction ?? (noTable ? 0.15 : 0),
+      testFraction: options.testFraction ?? (noTable && !hasTestSplit(options.data) ? 0.15 : 0),
+      seed: options.seed,
+    }),
   });
+}
+
+/** Options of a training that its dataset takes as they are. */
+const { size, resize, normalise, axes, spacing, crop, channels, bands } = DATASET;
+const PREPARED = { size, resize, normalise, axes, spacing, crop, channels, bands };
+
+/** With what the data folder decided. */
+type Settled = TrainOptions & { channels: number };
+
+/** The options, with what the data folder decided. */
+function settled(options: TrainOptions, { preprocessing }: Dataset): Settled {
+  return { ...options, channels: preprocessing.channels };
 }
 
 /** No validation where the split that nobody asked for is not there. */
@@ -381,7 +401,7 @@ function sumIgnored(a: Ignored, b: Ignored): Ignored {
 }
 
 async function build(
-  options: TrainOptions,
+  options: Settled,
   dataset: Dataset,
   run: string,
   session: Session,
@@ -422,7 +442,7 @@ async function withHeads(backbone: Backbone, options: TrainOptions, classes: num
 
 /** The network to train; that of a run that is gone on with has its copy there. */
 async function makeBackbone(
-  options: TrainOptions,
+  options: Settled,
   classes: number,
   run: string | null,
   session: Session,

@@ -15,8 +15,8 @@ export interface Cropped {
 export function croppedShare(placement: Placement): number {
   // Images are resampled or padded, never cropped.
   if (!isVolume(placement)) return 0;
-  const { original, size } = placement;
-  return 1 - original.reduce((kept, side, axis) => (kept * Math.min(side, size[axis] as number)) / side, 1);
+  const { content, size } = placement;
+  return 1 - content.reduce((kept, side, axis) => (kept * Math.min(side, size[axis] as number)) / side, 1);
 }
 
 /** Sums up the shares of several images. */

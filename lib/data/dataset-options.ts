@@ -1,7 +1,10 @@
 import { type OptionSpec, option, type Values } from "../options.js";
+import type { SeriesOptions } from "../volumes/dicom/index.js";
+import { SERIES_OPTIONS } from "../volumes/dicom/index.js";
 import type { SampleInfo } from "./dataset.js";
 import { LABEL_OPTIONS, type LabelOptions } from "./labels.js";
 import { defaultPreprocessing, NORMALISATIONS, type Normalise, RESIZES } from "./preprocess.js";
+import { CROPS, GRID_PREPROCESSING, type GridPreprocessing, isAxes } from "./volume.js";
 
 /** How masks store labels: see {@link LabelOptions.scale}. */
 export type MaskValues = "auto" | "index" | "0/255";
@@ -11,12 +14,30 @@ const sides = option.anyOf(option.array(side, { length: 2 }), option.array(side,
   readonly [height: number, width: number] | readonly [depth: number, height: number, width: number]
 >;
 
-const kinds = option.oneOf(NORMALISATIONS);
+/** Kinds that are said by their name alone. */
+type Named = Exclude<Normalise["kind"], "window">;
+const kinds = option.oneOf(NORMALISATIONS.filter((kind): kind is Named => kind !== "window"));
 const percentile = option.number({ min: 0, max: 100 });
-const percentiles = option.custom<Normalise>("{ kind, low, high } with percentiles low < high", (value) => {
-  const { kind, low = 0.5, high = 99.5 } = (value ?? {}) as { kind?: unknown; low?: number; high?: number };
-  return kinds.accepts(kind) && percentile.accepts(low) && percentile.accepts(high) && low < high;
-});
+const finite = option.number();
+const bounded = option.custom<Normalise>(
+  '{ kind: "percentile", low, high } or { kind: "window", low, high } with low < high',
+  (value) => {
+    const { kind, low, high } = (value ?? {}) as { kind?: unknown; low?: number; high?: number };
+    if (kind === "window") return finite.accepts(low) && finite.accepts(high) && (low as number) < (high as number);
+    const [least, most] = [low ?? PERCENTILES.low, high ?? PERCENTILES.high];
+    return kinds.accepts(kind) && percentile.accepts(least) && percentile.accepts(most) && least < most;
+  },
+);
+
+/** What becomes 0 and 1 where nothing is said. */
+const PERCENTILES = { low: 0.5, high: 99.5 };
+
+/** How intensities are scaled, as it is written down. */
+export function normaliseOf(given: DatasetOptions["normalise"] = normalise): Normalise {
+  const how = typeof given === "string" ? ({ kind: given } as Normalise) : given;
+  if (how.kind === "percentile") return { ...PERCENTILES, ...how };
+  return how.kind === "window" ? { kind: how.kind, low: how.low, high: how.high } : { kind: how.kind };
+}
 
 const names = (min: number, max: number) =>
   option.custom<readonly string[]>(`${min} to ${max} distinct names`, (value) => {
@@ -25,7 +46,7 @@ const names = (min: number, max: number) =>
     return all.length >= min && all.length <= max && distinct.size === all.length;
   });
 
-const { resize, normalise, channels } = defaultPreprocessing;
+const { resize, normalise } = defaultPreprocessing;
 const fraction = { min: 0, below: 1, otherwise: "0.15, or 0 with a split.csv" } as const;
 
 export const DATASET = {
@@ -37,17 +58,48 @@ export const DATASET = {
   size: option.orNull(option.anyOf(side, sides)),
   /** See {@link Preprocessing.resize}. @default "stretch" */
   resize: option.oneOf(RESIZES, { default: resize, text: "how the size is reached", arg: "how" }),
-  /** See {@link Preprocessing.normalise}; a name alone takes percentiles 0.5 and 99.5. @default "zscore" */
-  normalise: option.with(option.anyOf(kinds, percentiles), {
-    default: normalise.kind,
-    text: "how intensities are scaled",
+  /** See {@link Preprocessing.normalise}; `"percentile"` alone takes percentiles 0.5 and 99.5. @default "zscore" */
+  normalise: option.with(option.anyOf(kinds, bounded), {
+    default: normalise.kind as Named,
+    text: "how intensities are scaled; window:-160,240 makes 0 and 1 of two stored values",
     arg: "how",
   }),
-  /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated); up to 32: images of as many bands. @default as many as `bands`, else 1 */
+  /** Whether each channel is scaled alone. @default where channels are files of their own */
+  perChannel: option.boolean(),
+  /** Of volumes that say where they lie: the directions in which x, y and z grow, to which they are turned. @default "RAS" */
+  axes: option.with(option.custom<string>("three letters, of R or L, A or P, S or I one each", isAxes), {
+    default: "RAS",
+    text: "of volumes with a place: where x, y and z grow, to which they are turned",
+    arg: "code",
+  }),
+  /**
+   * Of volumes that say where they lie: lengths of a voxel's edges along z, y and x of `axes` in mm, to which they are resampled;
+   * `"median"` of all of them, `"native"`: each one's own. @default "median"
+   */
+  spacing: option.with(
+    option.anyOf(option.oneOf(["median", "native"]), option.array(option.number({ above: 0 }), { length: 3 })),
+    { default: "median" as const, text: "of volumes with a place: voxels to resample to, in mm, as z,y,x", arg: "how" },
+  ),
+  /** Of volumes that say where they lie: what is kept of them before they are resampled. @default "none" */
+  crop: option.oneOf(CROPS, {
+    default: "none",
+    text: "of volumes with a place: nonzero cuts off the rim in which every channel is 0",
+    arg: "how",
+  }),
+  /**
+   * What {@link Dataset.preprocessing} of another dataset says of volumes, instead of `axes`, `spacing` and `crop`; null where those
+   * did not say where they lie, so that ones that do are refused.
+   * @default decided here
+   */
+  grid: option.orNull(option.object<GridPreprocessing>(GRID_PREPROCESSING)),
+  /**
+   * 1: grey (RGB becomes luma); 3: RGB (grey is repeated); up to 32: images of as many bands.
+   * @default as many as `bands`, or as a case has files of channels, else 1
+   */
   channels: option.integer({
     min: 1,
     max: 32,
-    default: channels,
+    otherwise: "as many as --bands, or as a case has files, else 1",
     text: "1: grey, 3: RGB, up to 32: images of as many bands",
   }),
   /** Names of the channels, in order. They are recorded; files are not asked for them. @default none */
@@ -77,8 +129,10 @@ export const FOLDER = {
   splitFile: option.string(),
   /** Whether an image without a mask is an error. @default "required" */
   masks: option.oneOf(["required", "optional"]),
-  /** Most pixels of an image or mask. @default 100_000_000 */
+  /** Most pixels of an image or mask. @default 100_000_000, of volumes 1_000_000_000 */
   maxPixels: option.integer({ min: 1 }),
+  /** What may be asked of DICOM series. */
+  dicom: option.object<SeriesOptions>(SERIES_OPTIONS),
   /**
    * Which images are opened; the others need no file. What masks mean does not depend on it: unless `labels.scale` and
    * `classes` are given, all masks of the folder are read for that.

@@ -1,12 +1,21 @@
 import { readdir } from "node:fs/promises";
-import { basename, extname, join } from "node:path";
+import { extname, join } from "node:path";
 import { type NdArray, type NumericArray, snapshot } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { Grid } from "../grid/index.js";
 import { checkOptions, describe } from "../options.js";
 import { parseCsv } from "./csv.js";
-import { DATASET, type DatasetOptions, FOLDER, type FolderOptions, LOAD, type LoadOptions } from "./dataset-options.js";
-import { isAbsent, isMissing, readText, readTextIfAny } from "./files.js";
-import { dataError, type ImageArray, imageExtensions, toDisplay } from "./image.js";
+import {
+  DATASET,
+  type DatasetOptions,
+  FOLDER,
+  type FolderOptions,
+  LOAD,
+  type LoadOptions,
+  normaliseOf,
+} from "./dataset-options.js";
+import { isMissing, readText, readTextIfAny } from "./files.js";
+import { dataError, type ImageArray, toDisplay } from "./image.js";
 import {
   addIgnored,
   applyLabels,
@@ -20,13 +29,26 @@ import {
   type LabelRule,
   unclearMask,
 } from "./labels.js";
+import { type DataLayout, maskExtensions, readLayout } from "./layout.js";
 import { checkGroups, contentOf } from "./leaks.js";
-import { readStoredMask } from "./mask.js";
 import { bothNames, nameOf } from "./names.js";
 import { checkWhole } from "./output-list.js";
 import { defaultPreprocessing, type Placement, type Preprocessing, preprocess, preprocessMask } from "./preprocess.js";
 import { fractionSplit } from "./splits.js";
-import { readStored, readStoredSize, type StoredImage, type Wanted, wantedOf } from "./stored.js";
+import {
+  isVolumeFile,
+  readStored,
+  readStoredHead,
+  readStoredMask,
+  type StoredHead,
+  type StoredImage,
+  type StoredMask,
+  type StoredOptions,
+  type VolumeHead,
+  type Wanted,
+  wantedOf,
+} from "./stored.js";
+import { medianSpacing } from "./volume.js";
 
 /** One image, ready for a network. */
 export interface Sample {
@@ -54,6 +76,10 @@ export interface OriginalSample {
   image: NdArray<Uint8Array>;
   /** H×W or D×H×W class indices (or the ignored label). */
   mask?: NdArray<Uint8Array>;
+  /** Where a volume lies; null where its file does not say, undefined for an image. */
+  grid?: Grid | null;
+  /** What the file of a volume says beside its values: what a writer of the same format keeps. */
+  volume?: VolumeHead;
 }
 
 /** An image that is in memory, for {@link Dataset.fromSamples}. */
@@ -68,6 +94,8 @@ export interface MemorySample {
   image: NdArray<Float32Array | Uint8Array | Uint16Array>;
   /** H×W or D×H×W whole numbers of any type; what they mean, {@link DatasetOptions.labels} says. */
   mask?: NdArray<NumericArray>;
+  /** Where a volume lies, and its mask voxel on voxel. @default null: unknown */
+  grid?: Grid | null;
 }
 
 /** What is known of an image without reading it. */
@@ -84,8 +112,10 @@ export interface SampleInfo {
 
 interface Entry extends SampleInfo {
   readImage(): Promise<StoredImage>;
-  /** As stored. */
-  readMask?(): Promise<NdArray<NumericArray>>;
+  /** As stored, but turned to the axes of its image. */
+  readMask?(): Promise<StoredMask>;
+  /** Where a volume lies; null where its file does not say, undefined for an image. */
+  grid?: Grid | null;
   /** Pixels of the mask that do not count, and whether others are left. */
   ignored?: { pixels: number; left: boolean };
   /** The image's file, for messages. */
@@ -99,6 +129,8 @@ interface Shared {
   rule: LabelRule;
   labels: number[];
   unclear: string | undefined;
+  /** What files say that a person should know, a sentence each. */
+  warnings: string[];
 }
 
 /** What a sample's arrays are now: see `snapshot`. */
@@ -124,7 +156,10 @@ export class Dataset implements AsyncIterable<Sample> {
 
   /**
    * Opens a folder with `images/*.{png,jpg,jpeg,tif,tiff}`, `masks/*.png` of the same names (or arrays: `images/*.npy`
-   * of H×W or C×H×W numbers, of D×H×W or C×D×H×W where `size` has three sides, and `masks/*.npy` of H×W or D×H×W integers), and either a split.csv
+   * of H×W or C×H×W numbers, of D×H×W or C×D×H×W where `size` has three sides, and `masks/*.npy` of H×W or D×H×W integers; or
+   * volumes: NIfTI, NRRD, MetaImage, or a folder of DICOM files a case), and either a split.csv. Files `CASE_0000`, `CASE_0001` are
+   * channels of one case where masks or the table name the case. nnU-Net's raw folders (`imagesTr`, `labelsTr`, `dataset.json`)
+   * are read as they are, their `imagesTs` with `labelsTs` as split "test". The table has
    * (columns `id`, `split`, optionally `group`; others are ignored) or splits by fractions, which keep the table's
    * groups together. Fractions, when given, replace the table's own splits. A group of "train", "val" or "test" may be in
    * no other split. Images that the table does not name belong
@@ -133,49 +168,58 @@ export class Dataset implements AsyncIterable<Sample> {
    * was killed left; ERR_LE_OPTION for an option
    */
   static async fromFolder(folder: string, given: FolderOptions = {}): Promise<Dataset> {
-    const options = checkOptions("Dataset.fromFolder", given, FOLDER);
-    const { masks = "required", maxPixels, only } = options;
+    const asked = checkOptions("Dataset.fromFolder", given, FOLDER);
+    sharedOptions(folder, asked); // what contradicts itself is told before anything is read
+    const { masks = "required", maxPixels, dicom, only } = asked;
+    const stored: StoredOptions = { ...(maxPixels !== undefined && { maxPixels }), ...(dicom && { dicom }) };
+    for (const name of ["images", "masks"]) await checkWhole(join(folder, name));
+    const table = await readSplits(folder, asked);
+    const channels = asked.channels ?? asked.bands?.length;
+    const layout = await readLayout(folder, {
+      masksRequired: masks === "required",
+      known: new Set(table.keys()),
+      ...(channels !== undefined && { channels }),
+    });
+    const { images: imageFiles, masks: maskFiles } = layout;
+    checkTable(folder, asked, table, imageFiles);
+    const options = saidBy(layout, asked);
     const shared = sharedOptions(folder, options);
     const network = wantedOf(shared.preprocessing);
-    for (const name of ["images", "masks"]) await checkWhole(join(folder, name));
-    const imageFiles = await listImages(join(folder, "images"));
-    const maskFiles = await listMasks(join(folder, "masks"), masks === "required");
-    const table = await readSplits(folder, options, imageFiles);
 
-    const all = [...imageFiles].map(([id, source]): Entry => {
-      const { split, group } = table.get(id) ?? {};
+    const all = [...imageFiles].map(([id, files]): Entry => {
+      const { split = layout.splits.get(id), group } = table.get(id) ?? {};
       return {
         id,
-        source,
+        source: files[0] as string,
         hasMask: maskFiles.has(id),
         split,
         group,
-        readImage: () => readStored(source, network, { maxPixels }),
+        readImage: () => readStored(files, network, stored),
       };
     });
     if (options.valFraction !== undefined || options.testFraction !== undefined) {
-      fractionSplit(all, options).forEach((split, i) => {
-        all[i]!.split = split;
+      const open = all.filter(({ id }) => !layout.splits.has(id));
+      fractionSplit(open, options).forEach((split, i) => {
+        open[i]!.split = split;
       });
     }
     checkGroups(all, guardedSplits, folder);
     const entries = only ? all.filter(({ id, split, group }) => only({ id, split, group })) : all;
     if (masks === "required") {
       const bare = entries.filter((entry) => !entry.hasMask).map((entry) => entry.id);
-      if (bare.length > 0) throw await bareError(join(folder, "masks"), bare);
+      if (bare.length > 0) throw await bareError(layout.masksFolder, bare);
     }
     const wanted = labelOptions(options);
     const known = wanted.scale === "index" || wanted.scale === "0/255";
-    const scanned = await scanMasks(
-      known && options.classes !== undefined ? entries : all,
-      maskFiles,
-      network,
-      maxPixels,
-    );
+    const labelled = known && options.classes !== undefined ? entries : all;
+    // Voxels are to become as those of the whole folder are, whichever of its images are opened.
+    const placed = isDecided(options) ? entries : all;
+    const scanned = await scan({ labelled, placed }, { layout, network, stored, shared });
+    settlePlaces(shared, placed, options);
     settle(shared, entries, scanned, wanted, options.classes);
     for (const entry of entries) {
       const file = maskFiles.get(entry.id);
-      if (file !== undefined) entry.readMask = () => readStoredMask(file, { maxPixels });
+      if (file !== undefined) entry.readMask = () => readStoredMask(file, entry.grid, stored);
     }
     return new Dataset(entries, shared);
   }
@@ -211,10 +255,12 @@ export class Dataset implements AsyncIterable<Sample> {
         hasMask: mask !== undefined,
         split: split === undefined ? undefined : nameOf(split),
         group: group === undefined ? undefined : nameOf(group),
-        readImage: async () => image,
+        readImage: async () => (sample.grid === undefined ? image : { ...image, grid: sample.grid }),
         readMask: mask && (async () => mask),
+        ...(image.shape.length === 4 && { grid: sample.grid ?? null }),
       };
     });
+    settlePlaces(shared, entries, options);
     if (options.valFraction !== undefined || options.testFraction !== undefined) {
       fractionSplit(entries, options).forEach((split, i) => {
         entries[i]!.split = split;
@@ -278,6 +324,16 @@ export class Dataset implements AsyncIterable<Sample> {
     const sum: Ignored = { pixels: 0, images: 0, unlabelled: 0 };
     for (const { ignored } of this.#entries) if (ignored) addIgnored(sum, ignored.pixels, ignored.left);
     return sum;
+  }
+
+  /** Where these volumes lie, of those whose files say it. */
+  get grids(): Grid[] {
+    return this.#entries.flatMap(({ grid }) => (grid ? [grid] : []));
+  }
+
+  /** What files of the whole dataset say that a person should know, a sentence each with the file's name. */
+  get warnings(): string[] {
+    return [...this.#shared.warnings];
   }
 
   /** How images become inputs; plain JSON. */
@@ -362,6 +418,7 @@ export class Dataset implements AsyncIterable<Sample> {
       group: entry.group,
       image: naming(entry.source, () => display({ data: stored.data, shape })),
       mask,
+      ...placeOf(stored),
     };
   }
 
@@ -385,7 +442,8 @@ export class Dataset implements AsyncIterable<Sample> {
     const { image: input, placement } = naming(entry.source, () => preprocess(stored, this.#shared.preprocessing));
     const mask = await this.#readMask(entry, placement.original);
     const image = naming(entry.source, () => display({ data: stored.data, shape }));
-    return { id: entry.id, group: entry.group, input, placement, image, mask, content: contentOf(stored) };
+    const content = contentOf(stored);
+    return { id: entry.id, group: entry.group, input, placement, image, mask, content, ...placeOf(stored) };
   }
 
   /**
@@ -446,28 +504,6 @@ export class Dataset implements AsyncIterable<Sample> {
   }
 }
 
-/**
- * The images of a folder by id (file name without ending), sorted. Hidden files are passed over.
- * @throws ERR_LE_DATA where the folder is missing, holds no image, or holds two of one id
- */
-export async function listImages(folder: string): Promise<Map<string, string>> {
-  const extensions = [...imageExtensions, ".npy"];
-  const files = await listFolder(folder, extensions);
-  if (files.size === 0) {
-    throw dataError(folder, "folder", `at least one image (${extensions.join(", ")})`, "none");
-  }
-  return files;
-}
-
-async function listMasks(folder: string, required: boolean): Promise<Map<string, string>> {
-  try {
-    return await listFolder(folder, [".png", ".npy"]);
-  } catch (error) {
-    if (!required && (await isAbsent(folder))) return new Map();
-    throw error;
-  }
-}
-
 /** Grey values of C×H×W, or of a volume's first channel: all slices scaled together. */
 export function display({ data, shape }: NdArray<Float32Array | Uint8Array | Uint16Array>): NdArray<Uint8Array> {
   if (shape.length < 4) return toDisplay({ data, shape } as ImageArray);
@@ -477,28 +513,62 @@ export function display({ data, shape }: NdArray<Float32Array | Uint8Array | Uin
   return { data: grey.data, shape: [depth, height, width] };
 }
 
-async function listFolder(folder: string, extensions: readonly string[]): Promise<Map<string, string>> {
-  let names: string[];
-  try {
-    names = await readdir(folder);
-  } catch (error) {
-    const received = isMissing(error) ? "none" : (error as Error).message;
-    throw dataError(folder, "data in", "a readable folder", received, error);
-  }
-  const files = new Map<string, string>();
-  for (const name of names.sort()) {
-    const extension = extname(name);
-    if (name.startsWith(".") || !extensions.includes(extension.toLowerCase())) continue;
-    const id = nameOf(name.slice(0, -extension.length));
-    const other = files.get(id);
-    if (other !== undefined) throw dataError(folder, "folder", "one file per id", bothNames(basename(other), name));
-    files.set(id, join(folder, name));
-  }
-  return files;
+/** What is known of where a volume lies. */
+function placeOf({ grid, volume }: StoredImage): Pick<OriginalSample, "grid" | "volume"> {
+  return { ...(grid !== undefined && { grid }), ...(volume && { volume }) };
+}
+
+/** Options with what the folder itself says of channels and classes, where nobody says otherwise. */
+function saidBy(layout: DataLayout, options: FolderOptions): FolderOptions {
+  const files = [...layout.images.values()][0]?.length ?? 1;
+  const { channelNames, classNames, ignore } = layout;
+  const counted = options.channels !== undefined || options.bands !== undefined;
+  const labels = { ...(ignore !== undefined && { ignore }), ...options.labels };
+  return {
+    ...options,
+    ...(!counted && files > 1 && { channels: files }),
+    ...(!counted && channelNames && channelNames.length > 1 && { channels: channelNames.length, bands: channelNames }),
+    ...(options.perChannel === undefined && files > 1 && { perChannel: true }),
+    ...(options.classes === undefined && classNames && { classes: classNames }),
+    ...(Object.keys(labels).length > 0 && { labels }),
+  };
+}
+
+/** Whether it is said what voxels become, so that not all volumes of the folder decide it. */
+function isDecided({ grid, spacing = DATASET.spacing.default }: DatasetOptions): boolean {
+  return grid !== undefined || spacing !== "median";
+}
+
+/**
+ * Decides what volumes become that say where they lie.
+ * @throws ERR_LE_DATA where some say it and others do not
+ */
+function settlePlaces(shared: Shared, entries: readonly Entry[], options: DatasetOptions): void {
+  const placed = entries.filter(({ grid }) => grid);
+  const lost = entries.find(({ grid }) => grid === null);
+  if (placed.length > 0 && lost)
+    throw dataError(
+      shared.name,
+      "dataset",
+      "volumes that all say where they lie, or none",
+      `${(placed[0] as Entry).source}, which does, and ${lost.source}, which does not: the size of its voxels is unknown`,
+    );
+  if (placed.length > 0 && options.grid === null)
+    throw dataError(
+      (placed[0] as Entry).source,
+      "volume",
+      "one without a place in the world, as those of the training were",
+      "one that has one: what size its voxels would have to be is not known. Train on files that say where they lie",
+    );
+  if (placed.length === 0 || options.grid) return;
+  const { axes = DATASET.axes.default, spacing = DATASET.spacing.default, crop = DATASET.crop.default } = options;
+  const grids = placed.map(({ grid }) => grid as Grid);
+  const to = spacing === "median" ? medianSpacing(grids, axes) : spacing === "native" ? null : spacing;
+  shared.preprocessing.grid = { axes, spacing: to as readonly [number, number, number] | null, crop };
 }
 
 /** The table's split and group by id; empty where there is no table. */
-async function readSplits(folder: string, options: FolderOptions, images: ReadonlyMap<string, string>) {
+async function readSplits(folder: string, options: FolderOptions) {
   const path = join(folder, options.splitFile ?? "split.csv");
   const found = new Map<string, { split?: string; group?: string }>();
   let text: string;
@@ -526,12 +596,20 @@ async function readSplits(folder: string, options: FolderOptions, images: Readon
     if (found.has(id)) throw dataError(path, "table of splits", "each id once", `"${id}" twice`);
     found.set(id, { ...(split && !fractions && { split }), ...(group && { group }) });
   }
-  const { only = () => true } = options;
-  const missing = [...found].filter(([id, known]) => !images.has(id) && only({ id, ...known })).map(([id]) => id);
-  if (missing.length > 0) {
-    throw dataError(path, "table of splits", "ids that have a file in images/", `${listed(missing)} without one`);
-  }
   return found;
+}
+
+/** @throws ERR_LE_DATA for ids of the table that have no image */
+function checkTable(
+  folder: string,
+  { splitFile = "split.csv", only = () => true }: FolderOptions,
+  table: ReadonlyMap<string, { split?: string; group?: string }>,
+  images: ReadonlyMap<string, unknown>,
+): void {
+  const missing = [...table].filter(([id, known]) => !images.has(id) && only({ id, ...known })).map(([id]) => id);
+  if (missing.length === 0) return;
+  const received = `${listed(missing)} without one`;
+  throw dataError(join(folder, splitFile), "table of splits", "ids that have an image", received);
 }
 
 /** Splits that are trained on or reported, so that a group in one of them may be in no other. */
@@ -543,34 +621,38 @@ async function bareError(folder: string, bare: readonly string[]): Promise<Layer
   const files = bare.map((id) => `${id}.png`);
   const received =
     others.length > 0
-      ? `none for ${listed(files)}: ${listed(others)} is no PNG (or .npy of a volume), and JPEG blurs labels`
+      ? `none for ${listed(files)}: ${listed(others)} is no ${maskExtensions.join(", ")}, and JPEG blurs labels`
       : `none for ${listed(files)}`;
   return dataError(folder, "folder", "a mask for each image", received);
 }
 
-/** Reads every mask once: its size, and the numbers that it holds. */
-async function scanMasks(
-  entries: readonly Entry[],
-  maskFiles: ReadonlyMap<string, string>,
-  network: Wanted,
-  maxPixels: number | undefined,
+/** Reads the head of every volume and every mask once: where they lie, their sizes, and the numbers that masks hold. */
+async function scan(
+  { labelled, placed }: { labelled: readonly Entry[]; placed: readonly Entry[] },
+  { layout, network, stored, shared }: { layout: DataLayout; network: Wanted; stored: StoredOptions; shared: Shared },
 ): Promise<Map<string, LabelCounts>> {
   const scanned = new Map<string, LabelCounts>();
-  await inParallel(
-    entries.filter((entry) => entry.hasMask),
-    8,
-    async (entry) => {
-      const file = maskFiles.get(entry.id)!;
-      const [mask, size] = await Promise.all([
-        readStoredMask(file, { maxPixels }),
-        readStoredSize(entry.source, network, { maxPixels }),
-      ]);
-      if (mask.shape.join("×") !== size.join("×")) {
-        throw dataError(file, "mask", `the ${size.join("×")} pixels of its image`, mask.shape.join("×"));
-      }
-      scanned.set(entry.id, countLabels(file, mask.data));
-    },
-  );
+  const said = new Map<string, readonly string[]>();
+  const [masks, places] = [new Set(labelled), new Set(placed)];
+  const entries = [...new Set([...placed, ...labelled])];
+  await inParallel(entries, 8, async (entry) => {
+    const file = masks.has(entry) ? layout.masks.get(entry.id) : undefined;
+    const files = layout.images.get(entry.id) as string[];
+    if (file === undefined && !(places.has(entry) && (await isVolumeFile(entry.source)))) return;
+    const head: StoredHead = await readStoredHead(files, network, stored);
+    if (head.grid !== undefined) entry.grid = head.grid;
+    said.set(entry.source, head.warnings);
+    if (file === undefined) return;
+    const mask = await readStoredMask(file, head.grid, stored);
+    if (mask.shape.join("×") !== head.size.join("×"))
+      throw dataError(file, "mask", `the ${head.size.join("×")} pixels of its image`, mask.shape.join("×"));
+    said.set(file, mask.warnings ?? []);
+    scanned.set(entry.id, countLabels(file, mask.data));
+  });
+  // In the order of the images, whichever was read first.
+  for (const entry of entries.sort((a, b) => (a.id < b.id ? -1 : 1)))
+    for (const file of [entry.source, layout.masks.get(entry.id) ?? ""])
+      shared.warnings.push(...(said.get(file) ?? []).map((warning) => `${file}: ${warning}`));
   return scanned;
 }
 
@@ -613,33 +695,35 @@ function defaultNames(count: number): string[] {
 }
 
 function sharedOptions(name: string, options: DatasetOptions): Shared {
-  const { size = null, resize, normalise = "zscore", bands, classes } = options;
+  const { size = null, resize, normalise, bands, classes, perChannel = false, grid } = options;
   const channels = options.channels ?? bands?.length ?? defaultPreprocessing.channels;
   if (bands && bands.length !== channels)
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",
       `Expected a name for each of the ${channels} channels for bands but received ${bands.length}`,
     );
-  const given = typeof normalise === "string" ? { kind: normalise } : normalise;
   const names = typeof classes === "object" ? [...classes] : classes === undefined ? [] : defaultNames(classes);
   return {
     name,
     preprocessing: {
       size: typeof size === "number" ? [size, size] : size && [...size],
       resize: resize ?? defaultPreprocessing.resize,
-      normalise: given.kind === "percentile" ? { low: 0.5, high: 99.5, ...given } : { kind: given.kind },
+      normalise: normaliseOf(normalise),
       channels,
       ...(bands && { bands: [...bands] }),
+      ...(perChannel && { perChannel }),
+      ...(grid && { grid: { axes: grid.axes, spacing: grid.spacing, crop: grid.crop } }),
     },
     classNames: names,
     rule: { ignore: null, scale: "index" },
     labels: [],
     unclear: undefined,
+    warnings: [],
   };
 }
 
 /** Runs `read`, turning its errors into ERR_LE_DATA that name the file. */
-function naming<T>(source: string, read: () => T): T {
+export function naming<T>(source: string, read: () => T): T {
   try {
     return read();
   } catch (error) {

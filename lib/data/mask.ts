@@ -81,11 +81,6 @@ export function isNpy(file: string): boolean {
   return extname(file).toLowerCase() === ".npy";
 }
 
-/** The numbers of a mask's file: {@link readMask}, or of an array {@link readArrayMask}. */
-export function readStoredMask(file: string, options: ReadOptions): Promise<NdArray<NumericArray>> {
-  return isNpy(file) ? readArrayMask(file, options) : readMask(file, options);
-}
-
 function kindOf(bytes: Buffer): string {
   const head = bytes.subarray(0, 4).toString("latin1");
   if (head.startsWith("\xff\xd8")) return " (JPEG, which blurs labels: save the mask as PNG where it was drawn)";

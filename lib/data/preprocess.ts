@@ -1,9 +1,10 @@
 import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { Grid } from "../grid/index.js";
 import { percentiles, toGrey } from "./image.js";
 import type { Orientation } from "./orientation.js";
 import { resizeBilinear, resizeLabels, resizeNearest } from "./resample.js";
-import { recentre, type VolumePlacement, volumePlanes } from "./volume.js";
+import { type GridPreprocessing, placeMask, placeVolume, unplace, type VolumePlacement } from "./volume.js";
 
 /** How the size is reached: see {@link Preprocessing.resize}. */
 export type Resize = "stretch" | "pad" | "none-with-pad";
@@ -12,7 +13,7 @@ export type Resize = "stretch" | "pad" | "none-with-pad";
 export const RESIZES = ["stretch", "pad", "none-with-pad"] as const satisfies Resize[];
 
 /** Kinds of {@link Normalise}. */
-export const NORMALISATIONS = ["zscore", "percentile", "none"] as const satisfies Normalise["kind"][];
+export const NORMALISATIONS = ["zscore", "percentile", "window", "none"] as const satisfies Normalise["kind"][];
 
 /** How intensities are scaled, per image: see {@link Preprocessing.normalise}. */
 export type Normalise =
@@ -29,6 +30,14 @@ export type Normalise =
       high: number;
     }
   | {
+      /** Two stored values become 0 and 1, such as -160 and 240 Hounsfield units. */
+      kind: "window";
+      /** The value that becomes 0. */
+      low: number;
+      /** The value that becomes 1, above `low`. */
+      high: number;
+    }
+  | {
       /** Stored values. */
       kind: "none";
     };
@@ -40,19 +49,25 @@ export interface Preprocessing {
   /**
    * `stretch` scales each axis to the size. `pad` keeps the aspect ratio: scales until the image just fits, then pads.
    * `none-with-pad` keeps every pixel and pads; a larger image is an error. Padding is centred; its value is 0 after
-   * normalisation, its label 0 (background). A volume is always cropped and padded about its centre, never resampled.
+   * normalisation, its label 0 (background). A volume is always cropped and padded about its centre; {@link grid} says whether
+   * it was resampled before.
    */
   resize: Resize;
   /**
    * `zscore`: subtract the image's mean, divide by its standard deviation. `percentile`: the `low`th percentile
-   * becomes 0, the `high`th 1, values outside are clipped. `none`: stored values. All channels of an image are scaled
-   * together, before resizing. A constant image becomes all zeros (not with `none`).
+   * becomes 0, the `high`th 1, values outside are clipped. `window`: the same of stored values. `none`: stored values. All
+   * channels of an image are scaled together unless {@link perChannel}, before resizing and after cropping. A constant
+   * image becomes all zeros (not with `window` and `none`).
    */
   normalise: Normalise;
   /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated); up to 32: as many bands as the images have. */
   channels: number;
   /** Names of the channels, in order; absent where none were given. */
   bands?: readonly string[];
+  /** Whether each channel is scaled alone, as those of different scans are. @default false */
+  perChannel?: boolean;
+  /** Of volumes that have a place in the world; absent where they have none. */
+  grid?: GridPreprocessing;
 }
 
 /** Where an image or a volume lies in the network's input; enough to undo the resizing. Plain JSON. */
@@ -92,12 +107,15 @@ export const defaultPreprocessing: Readonly<Preprocessing> = {
  * @param image H×W or C×H×W with C = 1, 3 (of which one channel takes the luma) or the number of channels, or a volume of C×D×H×W with as
  * many channels as the network has
  * @returns the image, channels × H × W (× D before H for a volume), and how to undo the resizing
- * @throws ERR_LE_SHAPE for another shape or, with `none-with-pad`, a larger image; ERR_LE_VALUE for NaN or infinity
+ * @throws ERR_LE_SHAPE for another shape or, with `none-with-pad`, a larger image; ERR_LE_VALUE for NaN or infinity; ERR_LE_DATA for a
+ * volume without a place where the others had one, or the other way round
  */
 export function preprocess(
   image: NdArray<Float32Array | Uint8Array | Uint16Array> & {
     /** As it was read: see {@link ImagePlacement.orientation}. */
     readonly orientation?: Orientation;
+    /** Where a volume lies. @default null: unknown */
+    readonly grid?: Grid | null;
   },
   preprocessing: Preprocessing,
 ): {
@@ -120,7 +138,7 @@ export function preprocess(
   }
   const grey = channels === 1;
   const source = grey ? toGrey({ data: image.data, shape }) : Float32Array.from(image.data);
-  normalise(source, preprocessing.normalise);
+  scale(source, grey ? 1 : planes, preprocessing);
   const placement = {
     ...place([height, width], preprocessing),
     ...(image.orientation && { orientation: image.orientation }),
@@ -141,29 +159,38 @@ function expectedShapes(channels: number): string {
 }
 
 function preprocessVolume(
-  image: NdArray<Float32Array | Uint8Array | Uint16Array>,
+  image: NdArray<Float32Array | Uint8Array | Uint16Array> & { readonly grid?: Grid | null },
   preprocessing: Preprocessing,
 ): { image: NdArray; placement: VolumePlacement } {
-  const [channels, ...original] = image.shape as [number, number, number, number];
+  const [channels] = image.shape as [number, number, number, number];
   const count = image.shape.reduce((product, n) => product * n, 1);
   if (channels !== preprocessing.channels || count < 1 || image.data.length !== count)
     throw new LayerEnsemblesError(
       "ERR_LE_SHAPE",
       `Expected ${preprocessing.channels}×D×H×W values for the volume but received shape [${image.shape}] with ${image.data.length} values`,
     );
-  const size = preprocessing.size ?? original;
-  if (size.length !== 3)
+  const { size, grid: how = null } = preprocessing;
+  if (size?.length === 2)
     throw new LayerEnsemblesError(
       "ERR_LE_SHAPE",
       `Expected a size of depth×height×width for a volume but received ${size.join("×")}`,
     );
-  const source = Float32Array.from(image.data);
-  normalise(source, preprocessing.normalise);
-  const placement: VolumePlacement = { original, size: [...size] };
-  return {
-    image: { data: recentre(source, channels, placement.original, placement.size), shape: [channels, ...size] },
-    placement,
-  };
+  const grid = image.grid ?? null;
+  if ((grid === null) !== (how === null))
+    throw new LayerEnsemblesError(
+      "ERR_LE_DATA",
+      how
+        ? "Expected a volume that says where it lies, as those of the training did, but received one that does not: its voxels could be of any size."
+        : "Expected a volume without a place in the world, as those of the training were, but received one that has one: what size its voxels would have to be is not known. Train on files that say where they lie.",
+    );
+  const source = { data: Float32Array.from(image.data), shape: image.shape, grid };
+  return placeVolume(source, how, size, (values) => scale(values, channels, preprocessing));
+}
+
+/** Scales intensities in place: of all channels together, or of each alone. */
+function scale(values: Float32Array, channels: number, { normalise: how, perChannel = false }: Preprocessing): void {
+  const part = perChannel ? values.length / channels : values.length;
+  for (let start = 0; start < values.length; start += part) normalise(values.subarray(start, start + part), how);
 }
 
 /** Whether this is the place of a volume. */
@@ -177,11 +204,7 @@ export function isVolume(placement: Placement): placement is VolumePlacement {
  * @returns H×W or D×H×W, of the network's input size
  */
 export function preprocessMask(mask: NdArray<Uint8Array>, placement: Placement): NdArray<Uint8Array> {
-  if (isVolume(placement)) {
-    const { original, size } = placement;
-    volumePlanes("for the mask", mask, original);
-    return { data: recentre(mask.data, 1, original, size), shape: [...size] };
-  }
+  if (isVolume(placement)) return placeMask(mask, placement);
   const { original, content, size } = placement;
   if (mask.shape.length !== 2 || mask.shape[0] !== original[0] || mask.shape[1] !== original[1]) {
     throw new LayerEnsemblesError(
@@ -195,18 +218,13 @@ export function preprocessMask(mask: NdArray<Uint8Array>, placement: Placement):
 
 /**
  * Brings probabilities or an uncertainty map back to the image's stored size: padding is cut off, the rest resampled
- * bilinearly. Probabilities still sum to 1; the mask at the stored size is their argmax. Of a volume, what had been
+ * bilinearly (trilinearly). Probabilities still sum to 1; the mask at the stored size is their argmax. Of a volume, what had been
  * cropped is 0 in maps and certain background in probabilities.
  * @param array H×W or C×H×W (D×H×W or C×D×H×W), of the network's input size
  * @returns the same, of the stored size
  */
 export function restore(array: NdArray, placement: Placement): NdArray {
-  if (isVolume(placement)) {
-    const { planes, leading } = volumePlanes("to restore", array, placement.size);
-    const background = (plane: number) => (leading.length > 0 && plane === 0 ? 1 : 0);
-    const data = recentre(array.data, planes, placement.size, placement.original, background);
-    return { data, shape: [...leading, ...placement.original] };
-  }
+  if (isVolume(placement)) return unplace(array, placement);
   const { planes, leading } = splitShape(array, placement);
   const { content, original } = placement;
   const cut = crop(array.data, planes, placement);
@@ -220,11 +238,7 @@ export function restore(array: NdArray, placement: Placement): NdArray {
  * @returns the same, of the stored size
  */
 export function restoreLabels(labels: NdArray<Uint8Array>, placement: Placement): NdArray<Uint8Array> {
-  if (isVolume(placement)) {
-    const { planes, leading } = volumePlanes("to restore", labels, placement.size);
-    const data = recentre(labels.data, planes, placement.size, placement.original);
-    return { data, shape: [...leading, ...placement.original] };
-  }
+  if (isVolume(placement)) return unplace(labels, placement);
   const { planes, leading } = splitShape(labels, placement);
   const { content, original } = placement;
   const cut = crop(labels.data, planes, placement);
@@ -289,13 +303,13 @@ function normalise(values: Float32Array, how: Normalise): void {
     }
     scale = constant ? 0 : Math.sqrt(values.length / squares);
   } else {
-    const [low, high] = percentiles(values, [how.low, how.high]) as [number, number];
+    const { kind, low: least, high: most } = how;
+    const [low, high] = kind === "window" ? [least, most] : (percentiles(values, [least, most]) as [number, number]);
     shift = low;
     scale = high > low ? 1 / (high - low) : 0;
   }
   for (let i = 0; i < values.length; i++) values[i] = (values[i]! - shift) * scale;
-  if (how.kind === "percentile")
-    for (let i = 0; i < values.length; i++) values[i] = Math.min(1, Math.max(0, values[i]!));
+  if (how.kind !== "zscore") for (let i = 0; i < values.length; i++) values[i] = Math.min(1, Math.max(0, values[i]!));
   // -0 from a constant image's scale of 0 would print as such.
   if (scale === 0) values.fill(0);
 }

@@ -1,7 +1,12 @@
-// The images and masks of a data folder, whatever their format: pictures, and arrays of NumPy.
+// The images and masks of a data folder, whatever their format: pictures, volumes of the register, and arrays of NumPy.
+import { stat } from "node:fs/promises";
 import type { NdArray, NumericArray } from "../arrays.js";
+import { type Grid, orientationOf, reorient } from "../grid/index.js";
+import type { SeriesOptions } from "../volumes/dicom/index.js";
+import { formatByName, readVolume, readVolumeHead } from "../volumes/read.js";
+import type { Volume } from "../volumes/volume.js";
 import { bandsError, dataError, type ReadOptions, readImage, readSize } from "./image.js";
-import { isNpy } from "./mask.js";
+import { isNpy, readArrayMask, readMask } from "./mask.js";
 import { readNpy, readNpyHeader } from "./npy-file.js";
 import type { Orientation } from "./orientation.js";
 import type { Preprocessing } from "./preprocess.js";
@@ -11,7 +16,14 @@ import { Rounding } from "./rounding.js";
 export interface StoredImage extends NdArray<Float32Array | Uint8Array | Uint16Array> {
   /** The file's EXIF orientation, by which the values were turned; absent for 1. */
   readonly orientation?: Orientation;
+  /** Where a volume lies; null where its file does not say, undefined for an image. */
+  readonly grid?: Grid | null;
+  /** What the file of a volume says beside its values: what a writer of the same format keeps. */
+  readonly volume?: VolumeHead;
 }
+
+/** A volume without its values. */
+export type VolumeHead = Omit<Volume, "data">;
 
 /** What a network takes, which decides what an array's axes are. */
 export interface Wanted extends Pick<Preprocessing, "channels"> {
@@ -20,23 +32,224 @@ export interface Wanted extends Pick<Preprocessing, "channels"> {
 }
 
 /** What images become, by how they are preprocessed. */
-export function wantedOf({ channels, size }: Pick<Preprocessing, "channels" | "size">): Wanted {
-  return { channels, spatialAxes: size ? (size.length as 2 | 3) : undefined };
+export function wantedOf({ channels, size, grid }: Pick<Preprocessing, "channels" | "size" | "grid">): Wanted {
+  return { channels, spatialAxes: size ? (size.length as 2 | 3) : grid ? 3 : undefined };
+}
+
+/** How images and masks are read. */
+export interface StoredOptions extends ReadOptions {
+  /** What may be asked of DICOM series. */
+  dicom?: SeriesOptions;
+}
+
+/** Whether a path is of a format of volumes that is no plain array; a folder is a DICOM series. */
+export async function isVolumeFile(path: string): Promise<boolean> {
+  if (isNpy(path)) return false;
+  if (formatByName(path)) return true;
+  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
 
 /**
  * Reads an image or a volume.
- * @throws ERR_LE_DATA as `readImage` and `readNpy`, and for an array whose axes do not fit: see {@link toStored}
+ * @param files one, or each of its channels
+ * @throws ERR_LE_DATA as `readImage`, `readVolume` and `readNpy`, for an array whose axes do not fit (see {@link toStored}), and for
+ * channels that lie on different grids
  */
-export async function readStored(path: string, wanted: Wanted, options: ReadOptions = {}): Promise<StoredImage> {
+export async function readStored(
+  files: string | readonly string[],
+  wanted: Wanted,
+  options: StoredOptions = {},
+): Promise<StoredImage> {
+  const [first, ...others] = typeof files === "string" ? [files] : files;
+  if (others.length === 0) return readOne(first as string, wanted, options);
+  checkCount(files, wanted);
+  const one = { ...wanted, channels: 1 };
+  let read: StoredImage | undefined;
+  let data: Float32Array = new Float32Array(0);
+  // One at a time: the files of all would take the memory twice.
+  for (const [i, file] of [first as string, ...others].entries()) {
+    const channel = await readOne(file, one, options);
+    if (!read) {
+      read = channel;
+      data = new Float32Array(channel.data.length * (others.length + 1));
+    } else checkSameGrid(file, channel, first as string, read);
+    data.set(channel.data, i * channel.data.length);
+  }
+  const { shape, ...rest } = read as StoredImage;
+  return { ...rest, data, shape: [others.length + 1, ...shape.slice(1)] };
+}
+
+function checkCount(files: string | readonly string[], { channels }: Wanted): void {
+  const count = typeof files === "string" ? 1 : files.length;
+  if (count > 1 && count !== channels)
+    throw dataError(files[0] as string, "image", `${channels} channels`, `${count} files (_0000, _0001, …)`);
+}
+
+async function readOne(path: string, wanted: Wanted, options: StoredOptions): Promise<StoredImage> {
+  if (await isVolumeFile(path)) {
+    checkVolumes(path, wanted);
+    const { data, ...volume } = await readVolume(path, { channels: wanted.channels > 1, ...limits(options) });
+    const channels = volume.shape.length === 4 ? (volume.shape[0] as number) : 1;
+    if (channels !== wanted.channels) throw bandsError(path, wanted.channels, `a volume of ${channels}`);
+    if (volume.nonFinite > 0)
+      throw dataError(path, "volume", "finite values", `${volume.nonFinite} that are NaN or infinite`);
+    const shape = volume.shape.length === 4 ? volume.shape : [1, ...volume.shape];
+    return { data: held(data, path, "volume"), shape, grid: volume.grid, volume };
+  }
   if (!isNpy(path)) return readImage(path, { ...options, channels: wanted.channels });
   return toStored(await readNpy(path, options), path, wanted);
 }
 
-/** The H×W or D×H×W of an image, mostly from its header. @throws ERR_LE_DATA as {@link readStored} */
-export async function readStoredSize(path: string, wanted: Wanted, options: ReadOptions = {}): Promise<number[]> {
-  if (!isNpy(path)) return readSize(path);
-  return storedShape((await readNpyHeader(path, options)).shape, path, wanted).slice(1);
+function limits({ maxPixels, dicom }: StoredOptions) {
+  return { ...(maxPixels !== undefined && { maxValues: maxPixels }), ...(dicom && { dicom }) };
+}
+
+/** Files of volumes are for networks of volumes. */
+function checkVolumes(path: string, { spatialAxes }: Wanted): void {
+  if (spatialAxes === 2)
+    throw dataError(
+      path,
+      "image",
+      "a picture or an array of H×W, which the size of two sides asks for,",
+      "a file of volumes: a size of three sides takes them",
+    );
+}
+
+/** What is known of an image without its values. */
+export interface StoredHead {
+  /** H×W or D×H×W. */
+  size: number[];
+  /** As {@link StoredImage.grid}. */
+  grid?: Grid | null;
+  /** What a person should know of the file, a sentence each. */
+  warnings: readonly string[];
+}
+
+/** Size and place of an image, mostly from its header. @throws ERR_LE_DATA as {@link readStored} */
+export async function readStoredHead(
+  files: string | readonly string[],
+  wanted: Wanted,
+  options: StoredOptions = {},
+): Promise<StoredHead> {
+  const [first, ...others] = (typeof files === "string" ? [files] : files) as [string, ...string[]];
+  checkCount(files, wanted);
+  const one = others.length > 0 ? { ...wanted, channels: 1 } : wanted;
+  const head = await headOf(first, one, options);
+  for (const file of others) {
+    const other = await headOf(file, one, options);
+    checkSameGrid(file, { shape: [1, ...other.size], grid: other.grid }, first, {
+      shape: [1, ...head.size],
+      grid: head.grid,
+    });
+  }
+  return head;
+}
+
+async function headOf(path: string, wanted: Wanted, options: StoredOptions): Promise<StoredHead> {
+  if (await isVolumeFile(path)) {
+    checkVolumes(path, wanted);
+    const { shape, grid, warnings } = await readVolumeHead(path, { channels: wanted.channels > 1, ...limits(options) });
+    return { size: shape.slice(-3), grid, warnings };
+  }
+  if (!isNpy(path)) return { size: await readSize(path), warnings: [] };
+  const shape = storedShape((await readNpyHeader(path, options)).shape, path, wanted);
+  return { size: shape.slice(1), ...(shape.length === 4 && { grid: null }), warnings: [] };
+}
+
+/** How far a voxel of one and the same grid may lie from its place in another file, in voxels. */
+const SAME_PLACE = 0.1;
+
+/** @throws ERR_LE_DATA where two files of one case do not lie voxel on voxel */
+function checkSameGrid(
+  file: string,
+  own: { readonly shape: readonly number[]; readonly grid?: Grid | null | undefined },
+  other: string,
+  of: { readonly shape: readonly number[]; readonly grid?: Grid | null | undefined },
+): void {
+  const size = of.shape.slice(1).join("×");
+  if (own.shape.slice(1).join("×") !== size)
+    throw dataError(file, "channel", `the ${size} of ${other}`, own.shape.slice(1).join("×"));
+  if (!own.grid || !of.grid) {
+    if (!own.grid !== !of.grid)
+      throw dataError(
+        file,
+        "channel",
+        `a place in the world exactly where ${other} has one`,
+        own.grid ? "one" : "none",
+      );
+    return;
+  }
+  const distance = farthest(own.grid, of.grid);
+  if (distance > SAME_PLACE)
+    throw dataError(
+      file,
+      "channel",
+      `the grid of ${other}`,
+      `one that lies up to ${distance.toPrecision(3)} voxels away`,
+    );
+}
+
+/** How far the corners of a grid lie from those of another of the same shape, in voxels of it. */
+function farthest(grid: Grid, of: Grid): number {
+  const norms = [0, 1, 2].map((column) => Math.hypot(...[0, 1, 2].map((row) => of.affine[row as 0][column as 0])));
+  const least = Math.min(...norms);
+  const last = [...grid.shape].reverse().map((side) => side - 1);
+  let most = 0;
+  for (let corner = 0; corner < 8; corner++) {
+    const at = [...last.map((end, axis) => ((corner >> axis) & 1) * end), 1];
+    const apart = [0, 1, 2].map((row) =>
+      at.reduce(
+        (sum, x, column) => sum + x * (grid.affine[row as 0][column as 0] - of.affine[row as 0][column as 0]),
+        0,
+      ),
+    );
+    most = Math.max(most, Math.hypot(...apart) / least);
+  }
+  return most;
+}
+
+/** The numbers of a mask, voxel on voxel as its image is stored. */
+export interface StoredMask extends NdArray<NumericArray> {
+  /** What a person should know, a sentence each. */
+  readonly warnings?: readonly string[];
+}
+
+/**
+ * Reads the numbers of a mask: a picture (`readMask`), an array (`readArrayMask`), or a label map, whose axes are turned to
+ * those of its image.
+ * @param image where the image lies, as its file says; null where it does not; undefined where it is no volume
+ * @throws ERR_LE_DATA; also where a label map lies elsewhere than its image, by more than a tenth of a voxel
+ */
+export async function readStoredMask(
+  file: string,
+  image: Grid | null | undefined,
+  options: StoredOptions = {},
+): Promise<StoredMask> {
+  if (!(await isVolumeFile(file))) {
+    // Which of an array's axes is x, an image that lies somewhere cannot tell of an array that lies nowhere.
+    if (image)
+      throw dataError(file, "mask", "a file that says where its voxels lie, as its image's does,", "one that does not");
+    return isNpy(file) ? readArrayMask(file, options) : readMask(file, options);
+  }
+  const mask = await readVolume(file, { kind: "label", ...limits(options) });
+  const { data, shape, grid, warnings } = mask;
+  if (image && !grid)
+    throw dataError(file, "mask", "a file that says where its voxels lie, as its image's does,", "one that does not");
+  if (!image || !grid) return { data, shape, warnings };
+  const axes = orientationOf(image);
+  const turned = orientationOf(grid) === axes ? { data, shape, grid } : reorient({ data, shape, grid }, axes);
+  const size = image.shape.join("×");
+  if (turned.shape.join("×") !== size)
+    throw dataError(file, "mask", `the ${size} voxels of its image`, turned.shape.join("×"));
+  const distance = farthest(turned.grid, image);
+  if (distance > SAME_PLACE)
+    throw dataError(
+      file,
+      "mask",
+      "a label map that lies where its image does",
+      `one whose voxels are up to ${distance.toPrecision(3)} voxels away: resample it onto the image's grid, or mend its header`,
+    );
+  return { data: turned.data, shape: turned.shape, warnings };
 }
 
 /**
@@ -46,15 +259,18 @@ export async function readStoredSize(path: string, wanted: Wanted, options: Read
  */
 export function toStored({ data, shape }: NdArray<NumericArray>, name: string, wanted: Wanted): StoredImage {
   const stored = storedShape(shape, name, wanted);
-  const kept = data instanceof Float32Array || data instanceof Uint8Array || data instanceof Uint16Array;
-  if (kept) return { data, shape: stored };
+  return { data: held(data, name, "image"), shape: stored, ...(stored.length === 4 && { grid: null }) };
+}
+
+/** Numbers in a type that images have. @throws ERR_LE_DATA for those that float32 would merge */
+function held(data: NumericArray, name: string, what: string): StoredImage["data"] {
+  if (data instanceof Float32Array || data instanceof Uint8Array || data instanceof Uint16Array) return data;
   const rounding = new Rounding();
   const rounded = rounding.round(data);
   const { lost } = rounding;
-  if (lost) throw dataError(name, "image", lost.expected, lost.received);
-  return { data: rounded, shape: stored };
+  if (lost) throw dataError(name, what, lost.expected, lost.received);
+  return rounded;
 }
-
 function storedShape(shape: readonly number[], name: string, wanted: Wanted): number[] {
   const axes = wanted.spatialAxes ?? impliedAxes(shape, name, wanted.channels);
   const layouts = axes === 2 ? "H×W or C×H×W" : "D×H×W or C×D×H×W";

@@ -2,9 +2,9 @@ import type { NumericArray } from "../arrays.js";
 import { fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
 import type { Grid } from "./grid.js";
-import { turnBack } from "./orientation.js";
-import { type Checked, checkGrid, checkPlaced, type Moved, type Placed, type Step } from "./placed.js";
-import { stretch } from "./resample.js";
+import { turn, turnBack } from "./orientation.js";
+import { type Checked, checkGrid, checkPlaced, type Moved, type Placed, type Step, type Triple } from "./placed.js";
+import { resampleLabels, stretch } from "./resample.js";
 import { type Fill, view } from "./window.js";
 
 /** For {@link restore}. */
@@ -62,3 +62,29 @@ export function restore(volume: Placed, original: Grid, options: RestoreOptions 
   }
   return { data: at.data, shape: at.shape, grid: original };
 }
+
+/**
+ * A label map moved as its image was: the same axes, the same window (0 outside), and labels by their shares on the new
+ * voxels, as {@link resampleLabels}.
+ * @param labels In the grid that the image's first step began from.
+ * @param image What was made of the image: its grid, and the steps that led there.
+ * @throws LayerEnsemblesError `ERR_LE_SHAPE`, `ERR_LE_VALUE`
+ */
+export function followLabels<T extends NumericArray>(
+  labels: Placed<T>,
+  image: { readonly grid: Grid; readonly steps: readonly Step[] },
+): Moved<T> {
+  const { steps } = image;
+  let at: Checked<T> = checkPlaced("the labels", labels);
+  for (const [i, step] of steps.entries()) {
+    const { shape } = (steps[i + 1]?.from ?? image.grid) as Grid;
+    at = checkPlaced("the labels", DO[step.op](at as Checked<NumericArray>, step as never, shape)) as Checked<T>;
+  }
+  return at;
+}
+
+const DO: { [Op in Step["op"]]: (labels: Checked<NumericArray>, step: Step & { op: Op }, to: Triple) => Moved } = {
+  reorient: (labels, { axes, flips }) => turn(labels, axes, flips),
+  window: (labels, { start }, to) => view(labels, start, to, 0),
+  resample: (labels, _, to) => resampleLabels(labels, { shape: to }),
+};

@@ -67,6 +67,25 @@ export function pad<T extends NumericArray>(
 }
 
 /**
+ * A volume cropped where it is larger than a size and padded where it is smaller, about the common centre; of an odd difference
+ * the smaller half comes first, so that it undoes itself where nothing was cropped.
+ * @param size [D, H, W], positive.
+ * @param fill What is padded, 0 by default; the array's type must hold it.
+ * @throws LayerEnsemblesError `ERR_LE_OPTION`, `ERR_LE_SHAPE`, `ERR_LE_VALUE`
+ */
+export function centre<T extends NumericArray>(volume: Placed<T>, size: Triple, fill: Fill = 0): Moved<T> {
+  const own = checkPlaced("the volume", volume);
+  if (!isIntegers(size) || !size.every((side) => side > 0)) {
+    return fail("ERR_LE_OPTION", "the size", "three positive integers", describe(size));
+  }
+  const start = own.size.map((side, axis) => {
+    const margin = Math.abs(side - size[axis]!) >> 1;
+    return side > size[axis]! ? margin : 0 - margin;
+  });
+  return view(own, start as unknown as Triple, size, fill);
+}
+
+/**
  * The smallest box that holds every voxel that is not 0 in some channel; NaN is not 0.
  * @returns null where there is none
  * @throws LayerEnsemblesError `ERR_LE_SHAPE`, `ERR_LE_VALUE`

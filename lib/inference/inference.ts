@@ -5,15 +5,17 @@ import { croppedShare } from "../data/cropped.js";
 import type { Dataset } from "../data/dataset.js";
 import type { FolderOptions } from "../data/dataset-options.js";
 import type { LabelOptions } from "../data/labels.js";
-import { bothNames, nameOf } from "../data/names.js";
+import { bothNames } from "../data/names.js";
 import type { Orientation } from "../data/orientation.js";
 import type { Placement } from "../data/preprocess.js";
+import type { StoredOptions, VolumeHead } from "../data/stored.js";
 import { type Model, PREDICT, type PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
 import { chooseSplit, dataOf, datasetOptions, isSeenSplit, type RunNotes, readNotes, seenBy } from "../runs/notes.js";
 import { RUN_FILES, type Run } from "../runs/run.js";
+import type { SeriesOptions } from "../volumes/dicom/series-options.js";
 import { type DeviceFlags, placement, setThreads } from "./device.js";
 
 /** A trained model with its run. */
@@ -65,6 +67,8 @@ interface Loaded {
   image: NdArray<Uint8Array>;
   /** H×W or D×H×W, at the stored size. */
   truth?: NdArray<Uint8Array>;
+  /** What the file of a volume says beside its values. */
+  volume?: VolumeHead;
 }
 
 /** How a folder's images become items. */
@@ -74,6 +78,8 @@ export interface FolderItemsOptions {
   labels?: LabelOptions;
   /** Whether images that the run was trained on or chosen by may be there under other names. @default false */
   allowDuplicates?: boolean;
+  /** What may be asked of DICOM series. @default as the training did */
+  dicom?: SeriesOptions;
   /** Called for each image that the run was trained on or chosen by. */
   onSeen?: (id: string) => void;
   /** Called with {@link Dataset.unclearMask}, where there is one and an option, or the training, says what it means. */
@@ -89,10 +95,14 @@ export async function openFolder(
   folder: string,
   notes: RunNotes,
   labels: LabelOptions = {},
-  options: Pick<FolderOptions, "masks" | "only"> = {},
+  options: Pick<FolderOptions, "masks" | "only" | "dicom"> = {},
 ): Promise<Dataset> {
   const { Dataset } = await import("../data/dataset.js");
-  const dataset = await Dataset.fromFolder(folder, { ...datasetOptions(notes, labels), ...options });
+  const dataset = await Dataset.fromFolder(folder, {
+    ...datasetOptions(notes, labels),
+    ...(notes.data.dicom && { dicom: notes.data.dicom }),
+    ...options,
+  });
   const said = labels.scale !== undefined || labels.ignore !== undefined;
   const { unclearMask } = dataset;
   if (said || unclearMask === undefined || path.resolve(folder) === notes.data.folder) return dataset;
@@ -111,9 +121,9 @@ export async function folderItems(
   folder: string,
   split: string,
   notes: RunNotes,
-  { masks, labels, allowDuplicates = false, onSeen, onUnclear }: FolderItemsOptions,
+  { masks, labels, allowDuplicates = false, dicom, onSeen, onUnclear }: FolderItemsOptions,
 ): Promise<Item[]> {
-  const dataset = await openFolder(folder, notes, labels, { masks });
+  const dataset = await openFolder(folder, notes, labels, { masks, ...(dicom && { dicom }) });
   if (dataset.unclearMask !== undefined) onUnclear?.(dataset.unclearMask);
   const seen = seenBy(notes);
   const tolerated = allowDuplicates || isSeenSplit(split, folder, notes);
@@ -147,21 +157,30 @@ export function datasetItems(
     id,
     ...(group !== undefined && { group }),
     load: async () => {
-      const { input, placement, image, mask, content } = await dataset.loadBoth(i);
+      const { input, placement, image, mask, content, volume } = await dataset.loadBoth(i);
       onContent?.(id, content);
-      return { input, placement, image, ...(mask && { truth: relabel(mask, id) }) };
+      return { input, placement, image, ...(mask && { truth: relabel(mask, id) }), ...(volume && { volume }) };
     },
   }));
 }
 
-/** Image files by path. Their ids are their names without ending, which must differ. */
-export async function fileItems(files: readonly string[], notes: RunNotes): Promise<Item[]> {
+/**
+ * Image files by path, and folders of DICOM files. Their ids are their names without ending, which must differ.
+ * @param options what may be asked of DICOM series
+ */
+export async function fileItems(
+  files: readonly string[],
+  notes: RunNotes,
+  options: Pick<StoredOptions, "dicom"> = {},
+): Promise<Item[]> {
+  const { imageId } = await import("../data/layout.js");
+  const { naming } = await import("../data/dataset.js");
   const { readStored, wantedOf } = await import("../data/stored.js");
   const { display } = await import("../data/dataset.js");
   const { preprocess } = await import("../data/preprocess.js");
   const seen = new Map<string, string>();
   return files.map((file) => {
-    const id = nameOf(path.basename(file, path.extname(file)));
+    const id = imageId(file);
     const other = seen.get(id);
     if (other !== undefined)
       throw new LayerEnsemblesError(
@@ -174,9 +193,10 @@ export async function fileItems(files: readonly string[], notes: RunNotes): Prom
     return {
       id,
       load: async () => {
-        const stored = await readStored(file, wantedOf(notes.preprocessing));
-        const { image, placement } = preprocess(stored, notes.preprocessing);
-        return { input: image, placement, image: display(stored) };
+        const stored = await readStored(file, wantedOf(notes.preprocessing), options);
+        const { image, placement } = naming(file, () => preprocess(stored, notes.preprocessing));
+        const { volume } = stored;
+        return { input: image, placement, image: display(stored), ...(volume && { volume }) };
       },
     };
   });
@@ -190,6 +210,10 @@ export interface Result {
   prediction: Prediction;
   image: NdArray<Uint8Array>;
   truth?: NdArray<Uint8Array>;
+  /** Where the image lies in the network's input. */
+  placement: Placement;
+  /** What the file of a volume says beside its values: for a writer that keeps it. */
+  volume?: VolumeHead;
   /** The image file's EXIF orientation: all of this is shown upright; `orientBack` turns it as stored. */
   orientation?: Orientation;
   /** Share of the stored image that the network did not see, in [0, 1): of a volume larger than its input. */
@@ -230,7 +254,7 @@ export async function* infer(
     predicting = quiet(predict(reading));
     for (const [i, prediction] of predictions.entries()) {
       const { id, group } = items[start + i] as Item;
-      const { placement, image, truth } = loaded[i] as Loaded;
+      const { placement, image, truth, volume } = loaded[i] as Loaded;
       const probabilities = restore(prediction.probabilities as NdArray, placement);
       let maps: Prediction["maps"] | undefined;
       yield {
@@ -239,6 +263,8 @@ export async function* infer(
         prediction,
         image,
         ...(truth && { truth }),
+        placement,
+        ...(volume && { volume }),
         ...("orientation" in placement && { orientation: placement.orientation }),
         cropped: croppedShare(placement),
         probabilities,

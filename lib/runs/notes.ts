@@ -6,8 +6,10 @@ import { LABEL_OPTIONS, type LabelOptions, type LabelRule } from "../data/labels
 import { checkGroups, SEEN_IMAGES, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
 import { NORMALISATIONS, type Preprocessing, RESIZES } from "../data/preprocess.js";
+import { GRID_PREPROCESSING, type GridRange } from "../data/volume.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkFields, type OptionSpecs, option } from "../options.js";
+import { SERIES_OPTIONS, type SeriesOptions } from "../volumes/dicom/series-options.js";
 import { described, RUN_FILES, type Run } from "./run.js";
 import type { RunTuning } from "./tuning.js";
 
@@ -31,6 +33,10 @@ export interface RunNotes {
     valSplit: string | null;
     /** Ids by split, where they were drawn at random instead of read from a table. */
     drawn: Record<string, string[]> | null;
+    /** What was asked of its DICOM series, which prediction asks again. */
+    dicom?: SeriesOptions;
+    /** Where the volumes of the training lay; absent where their files did not say it. */
+    grids?: GridRange;
     /** Hashes of the images of the training and of the validation split; runs of earlier versions have none. */
     contents?: {
       /** By id, of the training split. */
@@ -88,12 +94,14 @@ const PREPROCESSING: OptionSpecs = {
   normalise: anObject,
   channels: option.required(option.integer({ min: 1, max: 4096 })),
   bands: option.array(option.string({ empty: true })),
+  perChannel: option.boolean(),
+  grid: object,
 };
 const percentile = option.number({ min: 0, max: 100 });
 const NORMALISE: OptionSpecs = {
   kind: option.required(option.oneOf(NORMALISATIONS)),
-  low: percentile,
-  high: percentile,
+  low: option.number(),
+  high: option.number(),
 };
 const LABELS: OptionSpecs = {
   ignore: option.required(LABEL_OPTIONS.ignore),
@@ -104,7 +112,14 @@ const DATA: OptionSpecs = {
   trainSplit: option.required(option.string()),
   valSplit: option.required(option.orNull(option.string())),
   drawn: option.required(option.orNull(option.record(option.array(option.string({ empty: true }))))),
+  dicom: option.object<SeriesOptions>(SERIES_OPTIONS),
+  grids: object,
   contents: object,
+};
+const axes = option.array(option.number({ above: 0 }), { length: 3 });
+const GRIDS: OptionSpecs = {
+  orientations: option.required(option.array(option.string(), { min: 1 })),
+  spacing: option.required(option.array(axes, { length: 2 })),
 };
 
 /** @throws ERR_LE_OPTION that names the field */
@@ -113,14 +128,21 @@ function checkNotes(given: RunNotes, classes: number | undefined): RunNotes {
   const preprocessing = checkFields("'preprocessing'", notes.preprocessing, PREPROCESSING);
   const normalise = checkFields("'normalise'", preprocessing.normalise, NORMALISE);
   if (normalise.kind === "percentile") {
-    const { low } = normalise;
+    const { low } = checkFields("'normalise'", normalise, { low: percentile });
     const both = { low: option.required(percentile), high: option.required(option.number({ above: low, max: 100 })) };
     checkFields("'normalise'", normalise, both);
   }
+  if (normalise.kind === "window") {
+    const { low } = checkFields("'normalise'", normalise, { low: option.required(option.number()) });
+    checkFields("'normalise'", normalise, { high: option.required(option.number({ above: low })) });
+  }
+  const { grid } = preprocessing;
+  if (grid) checkFields("'grid'", grid, GRID_PREPROCESSING);
   if (classes !== undefined)
     checkFields("'notes'", notes, { classNames: option.array(option.string(), { length: classes }) });
   const data = checkFields("'data'", notes.data, DATA);
-  const { contents } = data;
+  const { contents, grids } = data;
+  if (grids) checkFields("'grids'", grids, GRIDS);
   if (contents)
     checkFields("'contents'", contents, {
       training: option.required(SEEN_IMAGES),
@@ -160,11 +182,21 @@ async function memberContents(folder: string): Promise<RunNotes["data"]["content
  * @param stored how the masks at hand are stored, where that is not as the training's were
  */
 export function datasetOptions(notes: RunNotes, stored: LabelOptions = {}): DatasetOptions {
-  const { size, resize, normalise, channels, bands } = notes.preprocessing;
+  const { size, resize, normalise, channels, bands, perChannel = false, grid } = notes.preprocessing;
   const { ignoreIndex } = notes;
   const recorded: LabelOptions = notes.labels ?? (ignoreIndex === 255 ? {} : { ignore: ignoreIndex });
   const labels = stored.scale === undefined ? { ...recorded, ...stored } : stored;
-  return { size, resize, normalise, channels, ...(bands && { bands }), classes: notes.classNames, labels };
+  return {
+    size,
+    resize,
+    normalise,
+    channels,
+    perChannel,
+    ...(bands && { bands }),
+    grid: grid ?? null,
+    classes: notes.classNames,
+    labels,
+  };
 }
 
 /**

@@ -15,6 +15,8 @@ export interface VolumeReading {
   readonly channels: boolean;
   /** Most values that a file may claim. */
   readonly maxValues: number;
+  /** Whether everything but the voxels is read: `data` is then {@link UNREAD}. */
+  readonly headOnly?: boolean;
   /** Of DICOM alone. */
   readonly dicom?: SeriesOptions;
 }

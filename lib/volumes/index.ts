@@ -4,8 +4,10 @@ export {
   type Affine,
   type AffineRow,
   type Box,
+  centre,
   crop,
   type Fill,
+  followLabels,
   type Grid,
   type Interpolation,
   type Moved,
@@ -17,6 +19,7 @@ export {
   type RestoreOptions,
   reorient,
   resample,
+  resampleLabels,
   restore,
   type Step,
   shearOf,
@@ -44,6 +47,6 @@ export {
   writeSegmentation,
 } from "./dicom/index.js";
 export type { WrittenType } from "./numbers.js";
-export { type ReadVolumeOptions, readVolume } from "./read.js";
+export { type ReadVolumeOptions, readVolume, readVolumeHead } from "./read.js";
 export type { Volume } from "./volume.js";
 export { type WritableVolume, type WriteVolumeOptions, writeVolume } from "./write.js";

@@ -10,7 +10,7 @@ import type { VolumeFormat, VolumeReading, VolumeWriting } from "./formats.js";
 import { finiteNumbers, headerLines, readVoxels, type Stored, wholeNumber } from "./headers.js";
 import { bytesOf, dtypeOf, type NumberType, toBytes, toPlanes, toVoxels, typeOf } from "./numbers.js";
 import { checkCount, shapeWith } from "./sizes.js";
-import { countNonFinite, type Volume } from "./volume.js";
+import { countNonFinite, UNREAD, type Volume } from "./volume.js";
 
 const compress = promisify<Uint8Array, Buffer>(deflate);
 
@@ -51,11 +51,12 @@ async function read(input: VolumeInput, options: VolumeReading): Promise<Volume>
     const stored = storedOf(fields, name, warnings);
     const file = fields.get("ElementDataFile") as string;
     const beside = file.toUpperCase() === "LOCAL" ? undefined : file;
+    const grid = gridOf(fields, sizes.length, shape.slice(-3) as [number, number, number], warnings);
+    const head = { shape, grid, format: metaImage.name, dtype: dtypeOf(stored.type), warnings };
+    if (options.headOnly) return { ...head, data: UNREAD, nonFinite: 0 };
     const numbers = await readVoxels(stream, input, beside, count, stored);
     const data = perVoxel > 1 ? toPlanes(numbers, perVoxel) : numbers;
-    const grid = gridOf(fields, sizes.length, shape.slice(-3) as [number, number, number], warnings);
-    const dtype = dtypeOf(stored.type);
-    return { data, shape, grid, format: metaImage.name, dtype, nonFinite: countNonFinite(data), warnings };
+    return { ...head, data, nonFinite: countNonFinite(data) };
   });
 }
 

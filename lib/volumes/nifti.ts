@@ -10,7 +10,7 @@ import { ByteStream, type VolumeInput, withBytes } from "./bytes.js";
 import type { VolumeFormat, VolumeReading, VolumeWriting } from "./formats.js";
 import { bytesOf, dtypeOf, type NumberType, numbersOf, rescale, toBytes, typeOf } from "./numbers.js";
 import { checkCount, shapeWith } from "./sizes.js";
-import { countNonFinite, type Volume } from "./volume.js";
+import { countNonFinite, UNREAD, type Volume } from "./volume.js";
 
 const compress = promisify<Uint8Array, Buffer>(gzip);
 
@@ -281,6 +281,16 @@ async function readVoxels(stream: ByteStream, header: Header, name: string, opti
   const offset = field(header, "voxOffset") || least;
   if (!(Number.isSafeInteger(offset) && offset >= least))
     throw dataError(name, "volume", `a vox_offset of at least ${least}`, `${offset}`);
+  const warnings: string[] = [];
+  const head = {
+    shape,
+    grid: gridOf(header, spatial, warnings),
+    format: nifti.name,
+    dtype: dtypeOf(type),
+    warnings,
+    header: header.bytes,
+  };
+  if (options.headOnly) return { ...head, data: UNREAD, nonFinite: 0 };
   await stream.skip(offset - taken, "what stands before the voxels");
   const count = shape.reduce((product, size) => product * size, 1);
   const stored = numbersOf(
@@ -290,22 +300,12 @@ async function readVoxels(stream: ByteStream, header: Header, name: string, opti
     name,
   );
   await stream.end();
-  const warnings: string[] = [];
   const [slope, intercept] = [field(header, "slope"), field(header, "intercept")];
   const scales = slope !== 0 && Number.isFinite(slope);
   if (scales && !Number.isFinite(intercept))
     throw dataError(name, "volume", "a finite scl_inter beside its scl_slope", `${intercept}`);
   const data = scales && !(slope === 1 && intercept === 0) ? rescale(stored, slope, intercept) : stored;
-  return {
-    data,
-    shape,
-    grid: gridOf(header, spatial, warnings),
-    format: nifti.name,
-    dtype: dtypeOf(type),
-    nonFinite: countNonFinite(data),
-    warnings,
-    header: header.bytes,
-  };
+  return { ...head, data, nonFinite: countNonFinite(data) };
 }
 
 /** [D, H, W] or [C, D, H, W], checked before anything of that size is made. */

@@ -9,7 +9,7 @@ import type { VolumeFormat, VolumeReading, VolumeWriting } from "./formats.js";
 import { finiteNumbers, headerLines, readVoxels, type Stored, wholeNumber } from "./headers.js";
 import { bytesOf, dtypeOf, type NumberType, toBytes, toPlanes, typeOf } from "./numbers.js";
 import { checkCount, shapeWith } from "./sizes.js";
-import { countNonFinite, type Volume } from "./volume.js";
+import { countNonFinite, UNREAD, type Volume } from "./volume.js";
 
 const compress = promisify<Uint8Array, Buffer>(gzip);
 
@@ -49,13 +49,14 @@ async function read(input: VolumeInput, options: VolumeReading): Promise<Volume>
     const { axes, count, shape, channelAxis } = axesOf(fields, name, options);
     const stored = storedOf(fields, name);
     const file = fields.get("data file") ?? fields.get("datafile");
+    const warnings: string[] = [];
+    const grid = gridOf(fields, axes, shape.slice(-3) as [number, number, number], warnings);
+    const head = { shape, grid, format: nrrd.name, dtype: dtypeOf(stored.type), warnings };
+    if (options.headOnly) return { ...head, data: UNREAD, nonFinite: 0 };
     const numbers = await readVoxels(stream, input, file, count, stored);
     const channels = shape.length === 4 ? (shape[0] as number) : 1;
     const data = channelAxis === 0 && channels > 1 ? toPlanes(numbers, channels) : numbers;
-    const warnings: string[] = [];
-    const grid = gridOf(fields, axes, shape.slice(-3) as [number, number, number], warnings);
-    const dtype = dtypeOf(stored.type);
-    return { data, shape, grid, format: nrrd.name, dtype, nonFinite: countNonFinite(data), warnings };
+    return { ...head, data, nonFinite: countNonFinite(data) };
   });
 }
 

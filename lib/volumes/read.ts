@@ -39,6 +39,19 @@ const OPTIONS = {
  * @throws ERR_LE_OPTION
  */
 export async function readVolume(source: string | Uint8Array, options: ReadVolumeOptions = {}): Promise<Volume> {
+  return read(source, options, false);
+}
+
+/**
+ * All of a volume but its voxels, of which nothing is read: `data` is empty, and `shape` says how many there are.
+ * @param options `kind` says nothing here
+ * @throws as {@link readVolume}
+ */
+export async function readVolumeHead(source: string | Uint8Array, options: ReadVolumeOptions = {}): Promise<Volume> {
+  return read(source, options, true);
+}
+
+async function read(source: string | Uint8Array, options: ReadVolumeOptions, headOnly: boolean): Promise<Volume> {
   const { kind, channels, format, maxValues, dicom, name } = {
     ...defaultsOf(OPTIONS),
     ...checkOptions("readVolume", options, OPTIONS),
@@ -46,7 +59,8 @@ export async function readVolume(source: string | Uint8Array, options: ReadVolum
   const input: VolumeInput =
     typeof source === "string" ? { path: source, name: source } : { bytes: source, name: name ?? "(bytes)" };
   const chosen = VOLUME_FORMATS.find((one) => one.name === format) ?? (await formatOf(input));
-  const volume = await chosen.read(input, { channels, maxValues, ...(dicom && { dicom }) });
+  const volume = await chosen.read(input, { channels, maxValues, headOnly, ...(dicom && { dicom }) });
+  if (headOnly) return volume;
   if (kind === "label") return asLabels(volume, input.name);
   if (volume.nonFinite === 0) return volume;
   const many = volume.nonFinite === 1 ? "1 value is" : `${volume.nonFinite} values are`;

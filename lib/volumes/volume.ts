@@ -21,6 +21,9 @@ export interface Volume<T extends NumericArray = NumericArray> {
   readonly header?: Uint8Array;
 }
 
+/** The data of a volume of which the head alone was read. */
+export const UNREAD: Uint8Array = new Uint8Array(0);
+
 /** How many values are NaN or infinite. */
 export function countNonFinite(data: NumericArray): number {
   if (!(data instanceof Float32Array || data instanceof Float64Array)) return 0;

@@ -21,7 +21,7 @@ export interface WriteVolumeOptions {
    * The volume that it came from, in whose grid it is. A NIfTI file keeps that one's header (sizes, pixdim, sform, qform and their
    * codes, byte order) where it was NIfTI, too.
    */
-  like?: Volume;
+  like?: Omit<Volume, "data">;
   /** Writes labels, from 0 to 65535, as uint8 or uint16. @default false */
   label?: boolean;
   /** The type to write as; values that it does not hold are refused. @default the array's own */
@@ -29,7 +29,9 @@ export interface WriteVolumeOptions {
 }
 
 const OPTIONS: OptionSpecs = {
-  like: option.custom("a volume that readVolume gave", (value) => snapshot(value) !== undefined),
+  like: option.custom("a volume that readVolume gave", (value) =>
+    Array.isArray((value as Partial<Volume> | null)?.shape),
+  ),
   label: option.boolean({ default: false }),
   type: option.oneOf(WRITTEN_TYPES),
 };

@@ -242,6 +242,6 @@ describe("names", () => {
     const root = await made("jpeg", ["a"]);
     await rm(path.join(root, "masks", "a.png"));
     await writeFile(path.join(root, "masks", "a.jpg"), "");
-    await expect(Dataset.fromFolder(root)).rejects.toThrow(/none for a\.png: a\.jpg is no PNG/);
+    await expect(Dataset.fromFolder(root)).rejects.toThrow(/none for a\.png: a\.jpg is no \.png/);
   });
 });

@@ -9,9 +9,9 @@ import { Dataset } from "../../lib/data/dataset.js";
 import { encodePng } from "../../lib/data/encode-png.js";
 import { openRegular, readText, readTextIfAny, readTextSync } from "../../lib/data/files.js";
 import { readImage } from "../../lib/data/image.js";
-import { readStoredMask } from "../../lib/data/mask.js";
 import { readNpy } from "../../lib/data/npy-file.js";
 import { readNpz } from "../../lib/data/npz.js";
+import { readStoredMask } from "../../lib/data/stored.js";
 import { hashFile } from "../../lib/native/download.js";
 import { readVersion } from "../../lib/native/locate.js";
 import { readRun } from "../../lib/runs/run.js";
@@ -59,7 +59,7 @@ describe("a special file", () => {
     const code = (value: string) => ({ name: "LayerEnsemblesError", code: value });
     for (const ending of ["png", "jpg", "tif"]) {
       await expect(readImage(put(`x.${ending}`))).rejects.toMatchObject(code("ERR_LE_DATA"));
-      await expect(readStoredMask(inside(`x.${ending}`), {})).rejects.toMatchObject(code("ERR_LE_DATA"));
+      await expect(readStoredMask(inside(`x.${ending}`), undefined)).rejects.toMatchObject(code("ERR_LE_DATA"));
     }
     await expect(readNpy(put("x.npy"))).rejects.toMatchObject(code("ERR_LE_DATA"));
     await expect(readNpz(put("x.npz"), ["heads"])).rejects.toMatchObject(code("ERR_LE_DATA"));

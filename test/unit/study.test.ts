@@ -5,6 +5,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { conditions } from "../../lib/cli/scoring-options.js";
 import { parseCsv } from "../../lib/data/csv.js";
+import { defaultPreprocessing, place } from "../../lib/data/preprocess.js";
 import type { Item, Result } from "../../lib/inference/inference.js";
 import { bootstrap, calibration, type NdArray, quality, scoreHeads } from "../../lib/metrics/index.js";
 import { Random } from "../../lib/random.js";
@@ -47,6 +48,7 @@ function madeResult(seed: number, { classes = 4, size = 8, heads = 4 } = {}): Re
     image: { data: new Uint8Array(pixels).fill(seed), shape },
     truth,
     probabilities,
+    placement: place([size, size], defaultPreprocessing),
     mask: of.mask,
     maps: { entropy: of.maps.entropy as NdArray },
     labels: of.labels,

@@ -2,7 +2,7 @@
 import { dataError } from "../../data/image.js";
 import type { VolumeFormat } from "../formats.js";
 import { isDicom } from "./parser.js";
-import { listSeries, readSeries } from "./series.js";
+import { listSeries, readSeries, readSeriesHead } from "./series.js";
 
 /** DICOM: a folder of slices, or one file. */
 export const dicom: VolumeFormat = {
@@ -12,8 +12,8 @@ export const dicom: VolumeFormat = {
   folders: true,
   begins: isDicom,
   list: listSeries,
-  read({ path, name }, { maxValues, dicom: options }) {
+  read({ path, name }, { maxValues, headOnly, dicom: options }) {
     if (path === undefined) throw dataError(name, "volume", "a folder or a file of DICOM", "bytes");
-    return readSeries(path, { maxValues, ...options });
+    return (headOnly ? readSeriesHead : readSeries)(path, { maxValues, ...options });
   },
 };

@@ -5,7 +5,7 @@ import type { NumericArray } from "../../arrays.js";
 import { ioError, readRegular } from "../../data/files.js";
 import { LayerEnsemblesError } from "../../errors.js";
 import { checkOptions } from "../../options.js";
-import type { Volume } from "../volume.js";
+import { UNREAD, type Volume } from "../volume.js";
 import { dot, type Frame, framesOf, type ImageFile, type NoImage, typeName, type Vector } from "./frames.js";
 import { nameOf, normalOf, type Stack, segmentStackOf, stackOf } from "./geometry.js";
 import { type DataSet, isDicom, itemsOf, parseDicom, refuseFile } from "./parser.js";
@@ -92,7 +92,26 @@ export async function readSeries(
   input: string | readonly string[],
   options: SeriesOptions = {},
 ): Promise<SeriesVolume> {
-  const checked = checkOptions("readSeries", options, SERIES_OPTIONS);
+  const { stack, head } = await findStack("readSeries", input, options);
+  return { ...head, ...(await readPixels(stack)) };
+}
+
+/** All of a series but its voxels: `data` is empty. @throws as {@link readSeries} */
+export async function readSeriesHead(
+  input: string | readonly string[],
+  options: SeriesOptions = {},
+): Promise<SeriesVolume> {
+  const { head } = await findStack("readSeries", input, options);
+  return { ...head, data: UNREAD };
+}
+
+/** The slices of the one volume that was asked for, and what is said of them. */
+async function findStack(
+  name: string,
+  input: string | readonly string[],
+  options: SeriesOptions,
+): Promise<{ stack: Stack; head: Omit<SeriesVolume, "data"> }> {
+  const checked = checkOptions(name, options, SERIES_OPTIONS);
   const { files, warnings } = await scan(input);
   const candidate = choose(candidatesOf(files, checked), checked.series, input);
   const stack = arrange(candidate.frames, checked);
@@ -100,7 +119,7 @@ export async function readSeries(
   const values = candidate.info.shape.reduce((product, side) => product * side, 1);
   if (values > maxValues)
     refuseFile(shownInput(input), `at most ${maxValues} values`, `${values} (${candidate.info.shape.join("×")})`);
-  return readPixels(stack, [...warnings, ...stack.warnings]);
+  return { stack, head: headOf(stack, warnings) };
 }
 
 /** Reads the headers of every file; the bytes of one at a time. */
@@ -320,7 +339,29 @@ function choose(candidates: Candidate[], series: string | undefined, input: stri
 /** Bytes of a volume that very few bytes of files may stand for: of each byte, and besides. */
 const UNPACKED = { each: 4096, besides: 2 ** 26 };
 
-async function readPixels(stack: Stack, warnings: string[]): Promise<SeriesVolume> {
+function headOf({ frames, depth, grid, warnings: said }: Stack, found: string[]): Omit<SeriesVolume, "data"> {
+  const first = frames[0] as Frame;
+  const warnings = [...found, ...said, ...(first.segment === undefined ? [] : [SEGMENTATION_ENDS])];
+  return {
+    shape: [depth, first.rows, first.columns],
+    grid,
+    format: "dicom",
+    dtype: typeName(first),
+    nonFinite: 0,
+    warnings,
+    seriesInstanceUID: first.file.seriesUid,
+    photometric: first.same.photometric as string,
+    slices: frames.map(({ file, index }) => ({
+      path: file.path,
+      frame: index + 1,
+      sopInstanceUID: file.instanceUid,
+      sopClassUID: file.classUid,
+    })),
+  };
+}
+
+/** The voxels, and what else only whole files say. */
+async function readPixels(stack: Stack): Promise<Pick<SeriesVolume, "data" | "header" | "segments">> {
   const { frames, depth, grid, uneven } = stack;
   const first = frames[0] as Frame;
   const { rows, columns } = first;
@@ -355,24 +396,7 @@ async function readPixels(stack: Stack, warnings: string[]): Promise<SeriesVolum
       else for (let i = 0; i < plane; i++) slice[i] = (values[i] as number) * slope + intercept;
     }
   }
-  return {
-    data,
-    shape: [depth, rows, columns],
-    grid,
-    format: "dicom",
-    dtype: typeName(first),
-    nonFinite: 0,
-    warnings: segmented ? [...warnings, SEGMENTATION_ENDS] : warnings,
-    ...(segmented ? { segments } : grid && { header: sourceHeader(frames, texts, uneven) }),
-    seriesInstanceUID: first.file.seriesUid,
-    photometric: first.same.photometric as string,
-    slices: frames.map(({ file, index }) => ({
-      path: file.path,
-      frame: index + 1,
-      sopInstanceUID: file.instanceUid,
-      sopClassUID: file.classUid,
-    })),
-  };
+  return { data, ...(segmented ? { segments } : grid && { header: sourceHeader(frames, texts, uneven) }) };
 }
 
 const SEGMENTATION_ENDS =
