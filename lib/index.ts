@@ -35,7 +35,8 @@ export {
   restore,
   restoreLabels,
 } from "./data/preprocess.js";
-export type { VolumePlacement, VolumeSize } from "./data/volume.js";
+export type { VolumeHead } from "./data/stored.js";
+export type { GridPreprocessing, VolumePlacement, VolumeSize } from "./data/volume.js";
 export { AUGMENTATIONS, type AugmentName, type AugmentOptions } from "./ensemble/augment.js";
 export { Backbone, type LayerInfo, type LoadReport, type ModelOptions } from "./ensemble/backbone.js";
 export { McDropout, MultiHead, Plain } from "./ensemble/baselines.js";

@@ -1,5 +1,6 @@
 export type { Cropped } from "../data/cropped.js";
 export type { SeenImage } from "../data/leaks.js";
+export type { GridRange } from "../data/volume.js";
 export type { Extent, PredictionRecord } from "../inference/record.js";
 export type { RunNotes } from "../runs/notes.js";
 export {
