@@ -71,18 +71,23 @@ export function pytorch(python = process.env.PYTHON || "python3", script = "pyto
 
 /**
  * Runs every cell once per round, in the order given.
- * @param {{contender: Contender, command: object, times?: number[]}[]} cells `times` (ms) is added to each
+ * @param {{contender: Contender, command: object, times?: number[], cpu?: number[]}[]} cells `times` and `cpu` (ms) are added to each
  * @param {(round: number) => void} onRound
  */
 export async function runRounds(cells, rounds, onRound = () => {}) {
   for (const cell of cells) {
     cell.times = [];
+    cell.cpu = [];
     await cell.contender.ask(cell.command); // the first run of a shape chooses algorithms and fills the memory pool
     if (cell.command.do === "predict") await cell.contender.ask(cell.command);
   }
   for (let round = 0; round < rounds; round++) {
     onRound(round);
-    for (const { contender, command, times } of cells) times.push((await contender.ask(command)).ms);
+    for (const { contender, command, times, cpu } of cells) {
+      const answer = await contender.ask(command);
+      times.push(answer.ms);
+      cpu.push(answer.cpu);
+    }
   }
 }
 

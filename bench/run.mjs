@@ -158,8 +158,23 @@ Medians of ${rounds} interleaved rounds; ratios are medians of the ratios within
 
   const variants = results.filter((cell) => cell.variant);
   if (variants.length === 0) return;
-  const body = variants.map(({ variant, times: ms, ratio }) => [variant, milliseconds({ times: ms }), times(ratio)]);
-  console.log(`\n${table([[`LE inference, C = ${variants[0].classes}`, "ms", "/ defaults"], ...body])}`);
+  const least = (list) => Math.min(...list);
+  const [defaults] = variants;
+  const body = variants.map(({ variant, times: ms, cpu, ratio: byClock }) => [
+    ...[variant, milliseconds({ times: ms }), times(byClock)],
+    ...[milliseconds({ times: cpu }), times(ratio({ times: cpu }, { times: defaults.cpu }), 3)],
+    ...[least(cpu).toFixed(1), `${(least(cpu) / least(defaults.cpu)).toFixed(3)}×`],
+  ]);
+  const head = [
+    `LE inference, C = ${defaults.classes}`,
+    "ms",
+    "/ defaults",
+    "CPU ms",
+    "/ defaults",
+    "least CPU ms",
+    "/ defaults",
+  ];
+  console.log(`\n${table([head, ...body])}`);
 }
 
 function positive(name, text) {

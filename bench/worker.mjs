@@ -4,7 +4,8 @@
 //   {"do": "make", "name", "classes", "heads": "plain" | "auto" | names, "size", "batch", "precision"?, "channelsLast"?,
 //    "file"?: a network's, "weights"?: of the U-Net, "learned"?: what `tune` learns: distances from the training, and predicted Dice
 //    by "softDiceConfidence" or "features"} → {"taps", "precision"}
-//   {"do": "predict", "name", "maps": boolean, "tapStatistics"?: boolean} → {"ms"}: one batch from images in memory to arrays in memory
+//   {"do": "predict", "name", "maps": boolean, "tapStatistics"?: boolean} → {"ms", "cpu"}: one batch from images in memory to arrays in
+//    memory, by the clock and in CPU time of all threads
 //   {"do": "train", "name", "steps"}                   → {"ms"}: one step, mean over the steps
 import { mkdtempSync, rmSync } from "node:fs";
 import os from "node:os";
@@ -46,9 +47,10 @@ const commands = {
   async predict({ name, maps, tapStatistics = false }) {
     const { model, samples, batch } = models.get(name);
     const images = samples.map((sample) => sample.image);
-    const start = performance.now();
+    const [start, before] = [performance.now(), process.cpuUsage()];
     await model.predict(images, { batchSize: batch, tapStatistics, ...(!maps && { maps: [] }) });
-    return { ms: performance.now() - start };
+    const { user, system } = process.cpuUsage(before);
+    return { ms: performance.now() - start, cpu: (user + system) / 1000 };
   },
 
   async train({ name, steps }) {

@@ -8,6 +8,7 @@ import {
   option,
   type Values,
 } from "../options.js";
+import { UsageError } from "./command.js";
 
 /** Reads one command-line value; throws commander's error for a bad one, which ends the program with exit code 2. */
 export type Parser<T> = (text: string) => T;
@@ -181,6 +182,18 @@ export function rangeOf(spec: OptionSpec): string {
 export function otherwise(spec: OptionSpec): string {
   if (spec.otherwise !== undefined) return spec.otherwise;
   return spec.kind === "boolean" || spec.default === undefined ? "" : String(inUnits(spec).default);
+}
+
+/** The folder of the one run that a command works on, which is told as an argument or as an option. */
+export const RUN = option.string({ text: "run folder", otherwise: "the argument", arg: "dir" });
+
+/** A run folder that was told in either way. @throws UsageError for none, or for two */
+export function runOf(argument: string | undefined, { run }: Values<{ run: typeof RUN }>): string {
+  if (argument !== undefined && run !== undefined)
+    throw new UsageError(`expected one run folder, but received ${argument} and --run ${run}`);
+  const folder = argument ?? run;
+  if (folder === undefined) throw new UsageError("expected a run folder, such as runs/busi");
+  return folder;
 }
 
 /** Collects the values of an option that may be given several times. */

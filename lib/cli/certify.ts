@@ -8,7 +8,7 @@ import { RUN_FILES } from "../runs/run.js";
 import { SCORE_NAMES, SCORES } from "../scores/scores.js";
 import { SET_NAMES } from "../sets/index.js";
 import type { CertifiedRun } from "../study/certify.js";
-import { givenOf, text, withOptions } from "./arguments.js";
+import { givenOf, RUN, runOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { DEVICE } from "./device-options.js";
 import { labelSpecs, labelsOf } from "./label-options.js";
@@ -16,6 +16,7 @@ import { counter, StatusLine } from "./progress.js";
 
 /** In the order of its help and of docs/cli.md. */
 const OPTIONS = {
+  run: RUN,
   data: option.string({ text: "data folder", otherwise: "the one trained on", arg: "dir" }),
   split: option.string({
     text: "calibration images: a split that chose nothing",
@@ -76,11 +77,14 @@ export function certifyCommand(): Command {
     "Predicts the calibration images with the run's settings and measures their Dice as evaluate does: the mean over the foreground " +
       "classes, at the stored size. They must have chosen nothing of the run. Thresholds are quantiles of the score on the run's " +
       "validation images. Exit code 1 where nothing is proved. docs/guarantee.md says what is promised.",
-  ).argument("<run>", "run folder", text);
-  return withOptions(command, OPTIONS).action((run: string, flags: Flags) =>
-    runSession(flags.json ?? false, (session) =>
-      flags.renew === undefined ? certifyFolder(run, flags, session) : renewFolder(run, flags.renew, flags, session),
-    ),
+  ).argument("[run]", "run folder", text);
+  return withOptions(command, OPTIONS).action((run: string | undefined, flags: Flags) =>
+    runSession(flags.json ?? false, (session) => {
+      const folder = runOf(run, flags);
+      return flags.renew === undefined
+        ? certifyFolder(folder, flags, session)
+        : renewFolder(folder, flags.renew, flags, session);
+    }),
   );
 }
 
@@ -161,7 +165,11 @@ async function certifyFolder(folder: string, flags: Flags, session: Session): Pr
 }
 
 function ending(folder: string, written: readonly string[], certified: boolean): string {
-  if (written.length > 0) return `Written to ${folder}: ${written.join(", ")}`;
+  if (written.length > 0)
+    return (
+      `Written to ${folder}: ${written.join(", ")}\n` +
+      `It decides in layer-ensembles serve ${folder}; a server that runs takes it up at SIGHUP.`
+    );
   return certified ? "Nothing is written (--dry-run)." : "Nothing is written; a certificate that the run has stays.";
 }
 

@@ -4,7 +4,7 @@ import { writeAtomic } from "../data/files.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { PREDICT } from "../ensemble/model.js";
 import { type Defaults, defaultsOf, option, type Values } from "../options.js";
-import { givenOf, withOptions } from "./arguments.js";
+import { givenOf, RUN, runOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { noteCropped } from "./cropped-note.js";
 import { DEVICE } from "./device-options.js";
@@ -15,7 +15,7 @@ import { conditions, SCORING } from "./scoring-options.js";
 const { skip, fusion } = PREDICT;
 
 const OPTIONS = {
-  run: option.required(option.string({ text: "run folder", arg: "dir" })),
+  run: RUN,
   data: option.string({ otherwise: "the one trained on", text: "data folder", arg: "dir" }),
   split: option.string({ default: "test", text: "which images; all for every one", arg: "name" }),
   out: option.string({
@@ -38,13 +38,15 @@ export function evaluateCommand(): Command {
     "measure quality, calibration and agreement on images with masks, and whether confidence finds the failures",
     "layer-ensembles evaluate --run runs/busi --data data/busi --split test",
     "Quality is measured at each image's stored size against its stored mask, after undoing the preprocessing.",
-  );
-  return withOptions(command, OPTIONS, { where: conditions }).action((flags: Flags) =>
-    runSession(flags.json ?? false, (session) => evaluate({ ...defaultsOf(OPTIONS), ...flags }, session)),
+  ).argument("[run]", "run folder", text);
+  return withOptions(command, OPTIONS, { where: conditions }).action((run: string | undefined, flags: Flags) =>
+    runSession(flags.json ?? false, (session) =>
+      evaluate(runOf(run, flags), { ...defaultsOf(OPTIONS), ...flags }, session),
+    ),
   );
 }
 
-async function evaluate(flags: Flags, session: Session): Promise<void> {
+async function evaluate(run: string, flags: Flags, session: Session): Promise<void> {
   const { checkOutput, writeTogether } = await import("./output.js");
   const { folderItems, openRun } = await import("../inference/inference.js");
   const { summarise } = await import("../study/summary.js");
@@ -54,9 +56,9 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");
   const { seenBy } = await import("../runs/notes.js");
-  const out = flags.out ?? path.join(flags.run, `evaluation-${flags.split}`);
+  const out = flags.out ?? path.join(run, `evaluation-${flags.split}`);
   checkOutput(out, "--out");
-  const { model, notes } = await openRun(flags.run, flags);
+  const { model, notes } = await openRun(run, flags);
   const line = new StatusLine(process.stderr);
   try {
     const { classNames, ignoreIndex } = notes;
@@ -100,9 +102,9 @@ async function evaluate(flags: Flags, session: Session): Promise<void> {
     noteCropped(session, summary.cropped, summary.images, notes.preprocessing.size);
     if (seen.size > 0) session.note(describeSeen(seen.size, summary.images));
     const { unknown } = seenBy(notes);
-    if (unknown.length > 0) session.note(`warning: ${describeUnknown(flags.run, unknown)}`);
+    if (unknown.length > 0) session.note(`warning: ${describeUnknown(run, unknown)}`);
     const facts = {
-      run: path.resolve(flags.run),
+      run: path.resolve(run),
       data: path.resolve(folder),
       split: flags.split,
       method,

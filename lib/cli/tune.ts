@@ -24,7 +24,7 @@ import { casesNeeded } from "../tuning/predicted-dice.js";
 import type { SkipPoint } from "../tuning/skip.js";
 import { FITS, GATE, TUNE, type TuneImage, type TuneOptions, type Tuning, type TuningStep } from "../tuning/tune.js";
 import { MAPS } from "../uncertainty/index.js";
-import { givenOf, type Parser, parserOf, text, withOptions } from "./arguments.js";
+import { givenOf, type Parser, parserOf, RUN, runOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
 import { noteCropped } from "./cropped-note.js";
 import { DEVICE } from "./device-options.js";
@@ -34,6 +34,7 @@ import { describeLearned, learn, SHIFT_OPTIONS, tapsNamed } from "./tune-shift.j
 
 /** In the order of its help and of docs/cli.md. */
 const OPTIONS = {
+  run: RUN,
   data: option.string({ text: "data folder", otherwise: "the one trained on", arg: "dir" }),
   ...toldOf(TUNE),
   ...GATE,
@@ -54,6 +55,9 @@ interface Flags extends Values<typeof OPTIONS> {
 const NO_ORDER =
   "The heads of this run have no order in depth: which ones are the first T, and AULA with them, is an accident.";
 
+const NO_PROMISE =
+  "The gate's threshold is of these images and promises nothing of others: layer-ensembles certify RUN finds one that does.";
+
 const MEASURED_AT = "network's input size, padding left out";
 
 /** `tune`: which heads, which fits and which threshold, chosen on validation and written into the run. */
@@ -66,9 +70,10 @@ export function tuneCommand(): Command {
     "Measures on the validation split that the run records; no file of the test split is opened. Quality is measured at the network's " +
       "input size against masks of that size, without padding. Everything is chosen anew from the raw heads: tuning twice " +
       "gives the same. Writes the choice into run.json, and tuning/skip-curve.csv beside it.",
-  ).argument("<run>", "run folder", text);
-  return withOptions(command, OPTIONS, { score: scoreNamed, taps: tapsNamed }).action((run: string, flags: Flags) =>
-    runSession(flags.json ?? false, (session) => tuneRun(run, flags, session)),
+  ).argument("[run]", "run folder", text);
+  return withOptions(command, OPTIONS, { score: scoreNamed, taps: tapsNamed }).action(
+    (run: string | undefined, flags: Flags) =>
+      runSession(flags.json ?? false, (session) => tuneRun(runOf(run, flags), flags, session)),
   );
 }
 
@@ -163,6 +168,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
             (predictedDice ? `\n${describeFit(predictedDice, notes.classNames)}` : "") +
             (learned ? `\n${describeLearned(learned, choice.gate !== undefined)}` : "") +
             (ordered || tuning.curve.length === 0 ? "" : `\n${NO_ORDER}\n`) +
+            (choice.gate ? `\n${NO_PROMISE.replace("RUN", folder)}\n` : "") +
             (flags.dryRun ? "\nNothing is written (--dry-run).\n" : `\nWritten to ${folder}: ${written.join(", ")}\n`),
     );
   } finally {

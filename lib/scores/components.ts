@@ -15,42 +15,63 @@ export interface Components {
   labels: number[];
 }
 
-/** Labels the parts: two passes and a forest of the numbers that turn out to be of one part. */
+/** Labels the parts: runs of one label along the rows, and a forest of the runs that touch. */
 export function connectedComponents(
   data: Uint8Array,
   shape: readonly number[],
   neighbours: Neighbours = "face",
 ): Components {
-  const of = new Int32Array(data.length);
-  const before = steps(shape, neighbours).filter(({ offset }) => offset < 0);
-  const parents: number[] = [0];
-  const rootOf = (number: number) => {
-    let root = number;
+  // Runs in row-major order, and the first one of each row.
+  const starts: number[] = [];
+  const ends: number[] = [];
+  const firsts: number[] = [];
+  const parents: number[] = [];
+  const rootOf = (run: number) => {
+    let root = run;
     while (parents[root] !== root) root = parents[root] as number;
-    for (let at = number; at !== root; ) [at, parents[at]] = [parents[at] as number, root];
+    for (let at = run; at !== root; ) [at, parents[at]] = [parents[at] as number, root];
     return root;
   };
-  foreground(data, shape, (i, index) => {
-    const label = data[i] as number;
-    let number = 0;
-    for (const { offset, axes } of before) {
-      if (!inside(index, axes, shape) || data[i + offset] !== label) continue;
-      const other = rootOf(of[i + offset] as number);
-      if (number === 0) number = other;
-      // The lower number is the root, so that parts keep the order of their first pixels.
-      else if (other < number) [parents[number], number] = [other, other];
-      else parents[other] = number;
+  const before = steps(shape.slice(0, -1), neighbours).filter(({ offset }) => offset < 0);
+  const reach = neighbours === "all" ? 1 : 0;
+  eachRow(shape, (start, row, length) => {
+    const here = starts.length;
+    firsts.push(here);
+    for (let i = start; i < start + length; ) {
+      const label = data[i] as number;
+      const first = i;
+      do i++;
+      while (i < start + length && data[i] === label);
+      if (label === 0) continue;
+      parents.push(starts.length);
+      starts.push(first);
+      ends.push(i);
     }
-    if (number === 0) number = parents.push(parents.length) - 1;
-    of[i] = number;
+    for (const { axes, offset } of before) {
+      if (!inside(row, axes, shape)) continue;
+      const other = firsts.length - 1 + offset;
+      const last = firsts[other + 1] as number;
+      const away = -offset * length;
+      let low = firsts[other] as number;
+      for (let run = here; run < starts.length; run++) {
+        const [left, right] = [(starts[run] as number) - away - reach, (ends[run] as number) - away + reach];
+        while (low < last && (ends[low] as number) <= left) low++;
+        for (let near = low; near < last && (starts[near] as number) < right; near++) {
+          if (data[starts[near] as number] !== data[starts[run] as number]) continue;
+          const [a, b] = [rootOf(run), rootOf(near)];
+          // The lower one is the root, so that parts keep the order of their first pixels.
+          parents[Math.max(a, b)] = Math.min(a, b);
+        }
+      }
+    }
   });
-  const names = new Int32Array(parents.length);
+  const of = new Int32Array(data.length);
+  const names = new Int32Array(starts.length);
   const labels: number[] = [];
-  for (let i = 0; i < of.length; i++) {
-    if (of[i] === 0) continue;
-    const root = rootOf(of[i] as number);
-    if (names[root] === 0) names[root] = labels.push(data[i] as number);
-    of[i] = names[root] as number;
+  for (const [run, start] of starts.entries()) {
+    const root = rootOf(run);
+    if (root === run) names[run] = labels.push(data[start] as number);
+    of.fill(names[root] as number, start, ends[run]);
   }
   return { of, labels };
 }
@@ -86,16 +107,32 @@ export function foreground(
   shape: readonly number[],
   visit: (i: number, index: readonly number[]) => void,
 ): void {
-  const strides = stridesOf(shape);
   const index = shape.map(() => 0);
-  for (let i = 0; i < data.length; i++) {
-    if (data[i] === 0) continue;
-    for (let axis = 0, left = i; axis < index.length; axis++) {
-      const stride = strides[axis] as number;
-      index[axis] = Math.floor(left / stride);
-      left %= stride;
+  eachRow(shape, (start, row, length) => {
+    for (const [axis, at] of row.entries()) index[axis] = at;
+    for (let x = 0; x < length; x++) {
+      if (data[start + x] === 0) continue;
+      index[index.length - 1] = x;
+      visit(start + x, index);
     }
-    visit(i, index);
+  });
+}
+
+/** Every row along the last axis, in row-major order: its first pixel, and its index along the other axes, an array that is used again. */
+export function eachRow(
+  shape: readonly number[],
+  visit: (start: number, row: readonly number[], length: number) => void,
+): void {
+  const row = shape.slice(0, -1).map(() => 0);
+  const length = shape.at(-1) as number;
+  const pixels = shape.reduce((product, side) => product * side, 1);
+  for (let start = 0; start < pixels; start += length) {
+    visit(start, row, length);
+    for (let axis = row.length - 1; axis >= 0; axis--) {
+      row[axis] = (row[axis] as number) + 1;
+      if (row[axis] !== shape[axis]) break;
+      row[axis] = 0;
+    }
   }
 }
 
@@ -112,9 +149,9 @@ function steps(shape: readonly number[], neighbours: Neighbours): { axes: number
     });
 }
 
-/** Whether a step from a pixel stays inside. */
+/** Whether a step from an index stays inside. */
 function inside(index: readonly number[], axes: readonly number[], shape: readonly number[]): boolean {
-  for (let axis = 0; axis < axes.length; axis++) {
+  for (let axis = 0; axis < index.length; axis++) {
     const at = (index[axis] as number) + (axes[axis] as number);
     if (at < 0 || at >= (shape[axis] as number)) return false;
   }

@@ -216,5 +216,5 @@ function unlikeTraining({ tapDistance }: Scored, { threshold }: DistanceGate): s
   if (!tapDistance) return "Nothing says how far the image is from those of the training.";
   const { excess } = tapDistance;
   if (excess <= threshold) return undefined;
-  return `The image is unlike those of the training: its distance's excess is ${excess.toPrecision(4)}, above ${threshold}.`;
+  return `The image is unlike those of the training: its distance's excess is ${excess.toPrecision(4)}, above ${Number(threshold.toPrecision(6))}.`;
 }

@@ -3,7 +3,7 @@ import { type NdArray, stridesOf } from "../arrays.js";
 import { fail } from "../checks.js";
 import { type Isotonic, isotonicAt } from "../statistics/isotonic.js";
 import type { MapName } from "../uncertainty/index.js";
-import { connectedComponents, foreground } from "./components.js";
+import { connectedComponents, eachRow } from "./components.js";
 import type { Scored } from "./register.js";
 
 /** Maps whose summaries are among the features. */
@@ -172,11 +172,9 @@ export function readsFeatures({ perClass }: PredictedDiceFit): boolean {
 }
 
 function featuresOf({ softDiceConfidence, mask }: DiceSource, values: (c: number) => number[]): DiceFeatures {
-  const { data } = mask;
-  const counts = new Float64Array(256);
-  for (let i = 0; i < data.length; i++) counts[data[i] as number]!++;
   const classes = Object.keys(softDiceConfidence.perClass).map(Number);
-  const volumes = classes.map((c) => (counts[c] as number) / data.length);
+  const counts = countsOf(mask.data);
+  const volumes = classes.map((c) => (counts[c] as number) / mask.data.length);
   return {
     perClass: Object.fromEntries(
       classes.map((c, i): [number, ClassFeatures] => [
@@ -190,6 +188,19 @@ function featuresOf({ softDiceConfidence, mask }: DiceSource, values: (c: number
     ),
     volume: volumes.reduce((sum, volume) => sum + volume, 0),
   };
+}
+
+/** How often each label is there. */
+function countsOf(data: Uint8Array): Float64Array {
+  // Four tables: one more in a place that was just written waits for it, and neighbours have one label.
+  const tables = new Uint32Array(4 * 256);
+  for (let i = 0; i < data.length; i++) {
+    const at = ((i & 3) << 8) | (data[i] as number);
+    tables[at] = (tables[at] as number) + 1;
+  }
+  return Float64Array.from({ length: 256 }, (_, label) =>
+    [0, 256, 512, 768].reduce((n, at) => n + (tables[at + label] as number), 0),
+  );
 }
 
 /** {@link ClassFeatures.values} by class. */
@@ -298,22 +309,27 @@ function shapesOf({
   data,
   shape,
 }: NdArray<Uint8Array>): Record<number, { voxels: number; parts: number; boundary: number }> {
-  const of: ReturnType<typeof shapesOf> = {};
-  const entry = (label: number) => {
-    of[label] ??= { voxels: 0, parts: 0, boundary: 0 };
-    return of[label];
-  };
-  for (const label of connectedComponents(data, shape).labels) entry(label).parts++;
+  const [voxels, boundary] = [new Float64Array(256), new Float64Array(256)];
   const strides = stridesOf(shape);
-  foreground(data, shape, (i, index) => {
-    const label = data[i] as number;
-    const own = entry(label);
-    own.voxels++;
-    const outside = index.some((at, axis) => {
-      const stride = strides[axis] as number;
-      return at === 0 || at === (shape[axis] as number) - 1 || data[i - stride] !== label || data[i + stride] !== label;
-    });
-    if (outside) own.boundary++;
+  eachRow(shape, (start, row, length) => {
+    const atBorder = row.some((at, axis) => at === 0 || at === (shape[axis] as number) - 1);
+    for (let x = 0; x < length; x++) {
+      const i = start + x;
+      const label = data[i] as number;
+      if (label === 0) continue;
+      voxels[label]!++;
+      let outside = atBorder || x === 0 || x === length - 1;
+      for (let axis = strides.length - 1; !outside && axis >= 0; axis--) {
+        const stride = strides[axis] as number;
+        outside = data[i - stride] !== label || data[i + stride] !== label;
+      }
+      if (outside) boundary[label]!++;
+    }
   });
+  const of: ReturnType<typeof shapesOf> = {};
+  for (const label of connectedComponents(data, shape).labels) {
+    of[label] ??= { voxels: voxels[label] as number, parts: 0, boundary: boundary[label] as number };
+    of[label].parts++;
+  }
   return of;
 }

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import path from "node:path";
 import { type Certification, type CertifyOptions, certify, scoreThresholds } from "../certificate/index.js";
+import type { Dataset } from "../data/dataset.js";
 import type { LabelOptions } from "../data/labels.js";
 import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
@@ -191,6 +192,7 @@ async function casesOfFolder(
 ): Promise<{ cases: Case[]; source: CertificateContent["source"] }> {
   checkChoseNothing(data, split, notes);
   const dataset = await openFolder(data, notes, labels, { masks: "required" });
+  checkThere(dataset, split, dataOf(notes, data));
   const seen = seenBy(notes);
   const contents = new Map<string, string>();
   const all = datasetItems(chooseSplit(dataset, split, dataOf(notes, data)), notes.ignoreIndex, (id, content) => {
@@ -221,6 +223,17 @@ async function casesOfFolder(
   }
   if (leftOut > 0) onNote?.(`${leftOut} of ${items.length} images are left out: no pixel of their truth counts.`);
   return { cases, source: { data: path.resolve(data), split, leftOut } };
+}
+
+/** A folder without calibration images is what everybody has at first: says how to come by them. */
+function checkThere(dataset: Dataset, split: string, { drawn, folder }: RunNotes["data"]): void {
+  const splits = drawn ? Object.keys(drawn) : Object.keys(dataset.splits);
+  if (split === "all" || splits.some((name) => nameOf(name) === nameOf(split))) return;
+  throw new LayerEnsemblesError(
+    "ERR_LE_DATA",
+    `Expected calibration images, of the split "${split}" of ${folder}, but received the splits ${splits.join(", ")} alone: ` +
+      "keep some images out of the training, or name a split that chose nothing, such as --split test; docs/guarantee.md has an example.",
+  );
 }
 
 /** As `evaluate` has it. */

@@ -298,6 +298,17 @@ describe("certify", () => {
     expect(of.stderr).toContain(words);
   });
 
+  it("says how to come by calibration images where a folder has none", async () => {
+    await cp(inside("data"), inside("without"), { recursive: true });
+    const table = inside("without", "split.csv");
+    writeFileSync(table, readFileSync(table, "utf8").replaceAll(",calibration,", ",test,"));
+    const { code, stdout, stderr } = await certify("run", "--dry-run", "--data", inside("without"));
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(
+      /of the split "calibration" of .*without, but received the splits .*test.* such as --split test/,
+    );
+  });
+
   it("refuses images of the training, whatever they and their folder are called", async () => {
     await cp(inside("data"), inside("renamed"), { recursive: true });
     const table = inside("renamed", "split.csv");
