@@ -69,6 +69,9 @@ export function pytorch(python = process.env.PYTHON || "python3", script = "pyto
   return new Contender(title, [python, path.join(here, "peers", script)]);
 }
 
+/** Predictions before the first that counts. */
+const WARM_UPS = 10;
+
 /**
  * Runs every cell once per round, in the order given.
  * @param {{contender: Contender, command: object, times?: number[], cpu?: number[]}[]} cells `times` and `cpu` (ms) are added to each
@@ -78,8 +81,9 @@ export async function runRounds(cells, rounds, onRound = () => {}) {
   for (const cell of cells) {
     cell.times = [];
     cell.cpu = [];
-    await cell.contender.ask(cell.command); // the first run of a shape chooses algorithms and fills the memory pool
-    if (cell.command.do === "predict") await cell.contender.ask(cell.command);
+    // The first run of a shape chooses algorithms and fills the memory pool, the first some make JavaScript fast.
+    const warmUps = cell.command.do === "predict" ? WARM_UPS : 1;
+    for (let i = 0; i < warmUps; i++) await cell.contender.ask(cell.command);
   }
   for (let round = 0; round < rounds; round++) {
     onRound(round);

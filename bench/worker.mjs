@@ -108,11 +108,17 @@ async function withLearned(bare, by, size, classes) {
   }
 }
 
-/** Noise, and masks of all classes in patches. */
+/** Waves under a little noise, so that masks are of few parts, and masks of all classes in patches. */
 function makeSamples(count, size, classes) {
   const next = random(1);
   return Array.from({ length: count }, (_, i) => ({
-    image: { data: Float32Array.from({ length: size * size }, () => 2 * next() - 1), shape: [1, size, size] },
+    image: {
+      data: Float32Array.from({ length: size * size }, (_, p) => {
+        const [y, x] = [Math.floor(p / size), p % size];
+        return Math.sin(x / 17 + i) * Math.cos(y / 23 - i) + 0.1 * (next() - 0.5);
+      }),
+      shape: [1, size, size],
+    },
     mask: {
       data: Uint8Array.from({ length: size * size }, (_, p) => (i + (p >> 4) + ((p / size) >> 4)) % classes),
       shape: [size, size],
