@@ -72,8 +72,9 @@ function measure(set, folder) {
   };
 }
 
-/** Higher where surer; least where it is not defined. */
+/** Higher where surer; least where it is not defined, and for an empty image, which the gate never accepts. */
 function confidence(image, score) {
+  if (image.empty) return Number.NEGATIVE_INFINITY;
   const value = image[score] ?? image.uncertainty[score] ?? null;
   if (value === null) return Number.NEGATIVE_INFINITY;
   return SCORES[score].surer === "low" ? -value : value;
