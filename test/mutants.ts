@@ -113,6 +113,20 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/unit/martingale.test.ts"],
   },
   {
+    name: "outcomes of whatever numbers the network ran in",
+    file: "lib/runs/outcomes.ts",
+    text: "return [...hashes, precision].join",
+    by: 'return [...hashes, "fp32"].join',
+    tests: ["test/native/certificate.test.ts"],
+  },
+  {
+    name: "images that calibrate an alarm and are then its stream",
+    file: "lib/study/stream.ts",
+    text: "[...own.slice(half), ...random",
+    by: "[...own, ...random",
+    tests: ["test/unit/stream.test.ts"],
+  },
+  {
     name: "AULA without its last trapezoid",
     file: "lib/agreement/measures.ts",
     text: "for (let j = 1; j < values.length; j++) area +=",

@@ -1,9 +1,14 @@
+import { existsSync } from "node:fs";
 import path from "node:path";
 import type { Command } from "commander";
 import { writeAtomic } from "../data/files.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
-import { PREDICT } from "../ensemble/model.js";
+import { type Model, PREDICT } from "../ensemble/model.js";
 import { type Defaults, defaultsOf, option, type Values } from "../options.js";
+import { fixed } from "../results/format.js";
+import type { Certificate } from "../runs/certificate.js";
+import { RUN_FILES, type Run } from "../runs/run.js";
+import { watchedValues } from "../scores/gate.js";
 import { givenOf, RUN, runOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { noteCropped } from "./cropped-note.js";
@@ -58,7 +63,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
   const { seenBy } = await import("../runs/notes.js");
   const out = flags.out ?? path.join(run, `evaluation-${flags.split}`);
   checkOutput(out, "--out");
-  const { model, notes } = await openRun(run, flags);
+  const { model, run: described, notes } = await openRun(run, flags);
   const line = new StatusLine(process.stderr);
   try {
     const { classNames, ignoreIndex } = notes;
@@ -75,6 +80,8 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       onUnclear: (mask) => noteUnclear(session, mask),
     });
     const items = await selectItems(all, folder, selection);
+    const certificate = await certificateFor({ folder: run, model, run: described }, flags, session);
+    const watched: [id: string, Record<string, number | null>][] = [];
     const tell = counter(line, "evaluating", items.length);
     const { scores, heads } = await evaluateItems(model, items, {
       scoring: {
@@ -87,6 +94,9 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
         labels: true,
         signal: session.signal,
         ...givenOf(flags, { skip, fusion }),
+      },
+      onResult: ({ id, prediction }) => {
+        if (certificate) watched.push([id, watchedValues(prediction, certificate, described.gate)]);
       },
       onProgress: tell,
     });
@@ -119,19 +129,64 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     const { fit, stale } = model.predictedDice;
     if (stale) session.note(`warning: ${stale}`);
     const coverage = fit && coverageOf(scores, fit, evaluated);
-    const summed = { ...facts, ...summary, ...(coverage && { predictedDice: coverage }) };
+    const alarm = certificate && (await alarmOver(watched, certificate));
+    const summed = {
+      ...{ ...facts, ...summary },
+      ...(coverage && { predictedDice: coverage }),
+      ...(alarm && { alarm: alarm.summary }),
+    };
     const tables = evaluationTables(scores, summary, evaluated);
-    const written = Object.entries({ ...tables, "summary.json": toJson(summed, 2) });
+    const written = Object.entries({ ...tables, ...alarm?.files, "summary.json": toJson(summed, 2) });
     await writeTogether(out, "summary.json", async (folder) => {
       for (const [name, content] of written) await writeAtomic(path.join(folder, name), content);
     });
     await session.print(
       session.json
         ? toJson({ ...summed, scores }, 2)
-        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${coverage ? `${describeCoverage(coverage)}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
+        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${coverage ? `${describeCoverage(coverage)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
     );
   } finally {
     line.clear();
     await model.dispose();
   }
+}
+
+/** The certificate that holds for what is predicted here; that it holds no longer is told. */
+async function certificateFor(
+  { folder, model, run }: { folder: string; model: Model; run: Run },
+  flags: Flags,
+  session: Session,
+): Promise<Certificate | undefined> {
+  if (!existsSync(path.join(folder, RUN_FILES.certificate))) return undefined;
+  const { chosenOtherwise, inPrecision, verifyCertificate } = await import("../runs/certificate.js");
+  const verdict = inPrecision(await verifyCertificate(folder), model.precision);
+  if (!verdict.valid) session.note(`The alarm over these images is not told: ${verdict.message}`);
+  return verdict.valid && chosenOtherwise(run, flags) === undefined ? verdict.certificate : undefined;
+}
+
+/** What the alarm of a certificate says of the images in the order in which they were evaluated. */
+async function alarmOver(watched: readonly [id: string, Record<string, number | null>][], certificate: Certificate) {
+  const { certifiedStream } = await import("../study/stream.js");
+  const { alarmFigure, rasterise } = await import("../report/figures/index.js");
+  const { csvOf } = await import("../results/table.js");
+  const { values, ...stream } = certifiedStream(
+    watched.map(([, one]) => one),
+    certificate,
+  );
+  const { limit, firedAt, calibration, cases } = stream;
+  const highest = Math.max(...values);
+  const off = firedAt === null ? "it does not go off" : `it goes off at image ${firedAt}, ${watched[firedAt - 1]?.[0]}`;
+  const svg = await alarmFigure({ values, limit, firedAt });
+  return {
+    summary: { ...stream, highest },
+    text: `The alarm over these ${cases} images in their order, calibrated by ${calibration}: at most ${fixed(highest, 1)} of ${limit}; ${off}.`,
+    files: {
+      "alarm.csv": csvOf(
+        ["image", "id", "martingale"],
+        values.map((value, i) => [i + 1, watched[i]?.[0], value]),
+      ),
+      "alarm.svg": svg,
+      "alarm.png": await rasterise(svg),
+    },
+  };
 }

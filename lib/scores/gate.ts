@@ -199,6 +199,17 @@ export function watchedOf(
   };
 }
 
+/** {@link watchedOf} as a certificate has it of its calibration cases; null for what a result has not. */
+export function watchedValues(
+  result: Scored & { heads?: readonly string[] },
+  { score, calibration }: { score: ScoreName; calibration: Partial<Record<ScoreName, number[]>> },
+  gate: Gate | undefined,
+): Record<string, number | null> {
+  const found = watchedOf(result, score, gate);
+  const names = Object.keys(calibration) as ScoreName[];
+  return Object.fromEntries(names.map((name) => [name, found[name] ?? null]));
+}
+
 /**
  * The score that a run's gate looks at: its own, else the one that tuning chose, else AULA where there are layers enough, else soft
  * Dice confidence.

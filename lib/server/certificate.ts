@@ -9,7 +9,7 @@ import {
   chosenOtherwise,
 } from "../runs/certificate.js";
 import type { Run } from "../runs/run.js";
-import { type CertificateInForce, decide, type Gate, type GateDecision, watchedOf } from "../scores/gate.js";
+import { type CertificateInForce, decide, type Gate, type GateDecision, watchedValues } from "../scores/gate.js";
 import type { ScoreName } from "../scores/scores.js";
 import type { SetThresholds } from "../sets/index.js";
 import type { StreamWatch, Watched } from "./stream-watch.js";
@@ -171,15 +171,4 @@ function decided(
     ...decide(prediction, gate, certificate),
     certificate: Object.fromEntries(said) as unknown as CertificateBrief,
   };
-}
-
-/** What is watched of a case, as the certificate has it of its calibration cases. */
-function watchedValues(
-  prediction: Prediction,
-  { score, calibration }: Certificate,
-  gate: Gate | undefined,
-): Record<string, number | null> {
-  const found = watchedOf(prediction, score, gate);
-  const names = Object.keys(calibration) as ScoreName[];
-  return Object.fromEntries(names.map((name) => [name, found[name] ?? null]));
 }

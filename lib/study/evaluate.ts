@@ -2,7 +2,7 @@
 
 import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { PredictionFusion } from "../fusion/index.js";
-import { type Item, infer } from "../inference/inference.js";
+import { type Item, infer, type Result } from "../inference/inference.js";
 import type { Calibration } from "../metrics/index.js";
 import type { ReliabilityBin, RunRecord } from "../results/comparison.js";
 import { type ImageScore, type Scoring, scoreImage } from "./records.js";
@@ -12,6 +12,8 @@ export interface EvaluateOptions {
   scoring: Scoring;
   /** Options of the predictions. */
   predict: Pick<PredictOptions, "skip" | "fusion" | "labels"> & { signal: AbortSignal };
+  /** Called with each image's result, in the order of the items. */
+  onResult?: (result: Result) => void;
   /** Called after each image. */
   onProgress?: (done: number) => void;
 }
@@ -28,13 +30,14 @@ export interface Evaluation {
 export async function evaluateItems(
   model: Model,
   items: readonly Item[],
-  { scoring, predict, onProgress }: EvaluateOptions,
+  { scoring, predict, onResult, onProgress }: EvaluateOptions,
 ): Promise<Evaluation> {
   const scores: ImageScore[] = [];
   let heads: string[] = [];
   for await (const result of infer(model, items, predict)) {
     heads = result.prediction.heads;
     scores.push(scoreImage(result, scoring));
+    onResult?.(result);
     onProgress?.(scores.length);
   }
   return { scores, heads };

@@ -1,6 +1,7 @@
 // When would the alarm over a service's cases go off? Images in distribution calibrate it and come first, then the shifted ones.
 import { Random } from "../random.js";
 import type { AlarmStream, Comparison, RunRecord } from "../results/comparison.js";
+import type { Certificate } from "../runs/certificate.js";
 import { METHODS } from "../runs/methods.js";
 import { recordedConfidences, SCORE_NAMES, SCORES, type ScoreName, scoreBehind, suited } from "../scores/scores.js";
 import { StreamAlarm } from "../statistics/martingale.js";
@@ -46,6 +47,42 @@ export function alarmStreams(
     const names = watched.map(({ name }) => name);
     return [{ method, watched: names, ...streamOf(cases.slice(0, known.length), cases.slice(known.length), seed) }];
   });
+}
+
+/** What the alarm of a certificate says of cases in their order, as in service. */
+export interface CertifiedStream {
+  /** What is watched together. */
+  watched: string[];
+  /** Calibration cases. */
+  calibration: number;
+  /** Cases of the stream. */
+  cases: number;
+  /** From which value on there is alarm. */
+  limit: number;
+  /** The largest martingale after each case. */
+  values: number[];
+  /** At which case, from 1, it goes off; null where it does not. */
+  firedAt: number | null;
+}
+
+/**
+ * Lets the alarm of a certificate take in cases one after another.
+ * @param cases by the names of what is watched: see `watchedValues`
+ */
+export function certifiedStream(
+  cases: readonly Readonly<Record<string, number | null>>[],
+  { calibration }: Pick<Certificate, "calibration">,
+): CertifiedStream {
+  const alarm = new StreamAlarm(calibration as Record<string, number[]>);
+  let firedAt: number | null = null;
+  const values = cases.map((one) => {
+    const { value, alarm: off } = alarm.observe(one);
+    if (off) firedAt ??= alarm.cases;
+    return value;
+  });
+  const [first = []] = Object.values(calibration);
+  const of = { watched: Object.keys(calibration), calibration: first.length, cases: cases.length };
+  return { ...of, limit: alarm.reading.limit, values, firedAt };
 }
 
 /** A random half of the images in distribution calibrates, the others are the stream, and after them the shifted ones. */

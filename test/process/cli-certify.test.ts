@@ -372,4 +372,45 @@ describe("certify", () => {
     expect(stderr).toContain("12 bytes at the end");
     expect(certificate(run)).toMatchObject({ cases: 30, failures: 0, source: { data: null, split: null, leftOut: 1 } });
   });
+
+  it("gives evaluate the alarm over its images in their order, as long as it holds for what is predicted", async () => {
+    const run = await copyOf("run", "alarmed");
+    const evaluate = (...more: string[]) =>
+      cli(["evaluate", "--run", inside(run), "--data", inside("data"), "--out", inside("evaluated"), ...CPU, ...more]);
+    const before = await evaluate("--json");
+    expect(before.code, before.stderr).toBe(0);
+    expect(JSON.parse(before.stdout)).not.toHaveProperty("alarm");
+    const certified = await certify(run);
+    expect(certified.code, certified.stderr).toBe(0);
+
+    const after = await evaluate("--json");
+    const { alarm, scores } = JSON.parse(after.stdout);
+    const { calibration } = certificate(run);
+    const table = inside("evaluated", "alarm.csv");
+    const { rows } = parseCsv(readFileSync(table, "utf8"), table);
+    expect(rows.map(({ id }) => id)).toEqual(scores.map(({ id }: { id: string }) => id).sort());
+    const values = rows.map(({ martingale }) => Number(martingale));
+    const watched = Object.keys(calibration);
+    expect(alarm).toEqual({
+      ...{ watched, calibration: calibration[watched[0] as string].length, cases: rows.length },
+      ...{ limit: 100 * watched.length, firedAt: null, highest: Math.max(...values) },
+    });
+    // Of one case at most half of the stakes is won or lost.
+    values.forEach((value, i) => {
+      const last = i === 0 ? 1 : (values[i - 1] as number);
+      expect(value).toBeGreaterThan(0.4 * last);
+      expect(value).toBeLessThan(1.6 * last);
+    });
+    for (const name of ["alarm.svg", "alarm.png"])
+      expect(readFileSync(inside("evaluated", name)).length).toBeGreaterThan(1000);
+    const told = await evaluate();
+    expect(told.stdout).toMatch(
+      /The alarm over these \d+ images in their order, calibrated by \d+: .*does not go off\./,
+    );
+
+    expect(JSON.parse((await evaluate("--json", "--skip", "1")).stdout)).not.toHaveProperty("alarm");
+    const other = await evaluate("--json", "--precision", "bf16");
+    expect(JSON.parse(other.stdout)).not.toHaveProperty("alarm");
+    expect(other.stderr).toMatch(/The alarm over these images is not told: .*in fp32.* in bf16/);
+  });
 });

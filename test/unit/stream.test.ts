@@ -3,7 +3,8 @@ import { describe, expect, it } from "vitest";
 import { Random } from "../../lib/random.js";
 import type { RunRecord } from "../../lib/results/comparison.js";
 import { alarmTable } from "../../lib/results/tables.js";
-import { alarmStreams } from "../../lib/study/stream.js";
+import { StreamAlarm } from "../../lib/statistics/martingale.js";
+import { alarmStreams, certifiedStream } from "../../lib/study/stream.js";
 import { makeComparison } from "../support/comparison.js";
 
 const [run] = makeComparison({ methods: ["le"], seeds: 1, images: 1, shift: false }).runs as [RunRecord];
@@ -59,6 +60,24 @@ describe("the alarm over a stream", () => {
     expect(alarmStreams([inside], [without], settings)[0]?.limit).toBe(100);
     expect(alarmStreams([runOf(1, 5, () => 0)], [without], settings)).toEqual([]);
     expect(alarmStreams([inside], [{ ...run, images: [] }], settings)).toEqual([]);
+  });
+
+  it("of a certificate takes cases in their order, and says at which it goes off", () => {
+    const random = new Random(4);
+    const normal = (count: number, mean: number) => Array.from({ length: count }, () => mean + random.normal());
+    const calibration = { aula: normal(100, 5), tapDistance: normal(100, 0) };
+    const cases = [...normal(40, 5), ...normal(60, 2)].map((aula, i) => ({
+      aula,
+      tapDistance: i % 7 ? random.normal() : null,
+    }));
+    const stream = certifiedStream(cases, { calibration });
+    const alarm = new StreamAlarm(calibration);
+    expect(stream.values).toEqual(cases.map((one) => alarm.observe(one).value));
+    expect(stream).toMatchObject({ watched: ["aula", "tapDistance"], calibration: 100, cases: 100, limit: 200 });
+    const { firedAt } = stream;
+    expect(firedAt).toBeGreaterThan(40);
+    expect(stream.values.findIndex((value) => value >= 200) + 1).toBe(firedAt);
+    expect(certifiedStream(cases.slice(0, 40), { calibration }).firedAt).toBeNull();
   });
 
   it("is a row for each method", () => {

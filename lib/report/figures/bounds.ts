@@ -10,9 +10,12 @@ const KINDS = ["of the image", "one for all images"] as const;
 
 /** Figure 9: whether the intervals of predicted Dice hold, and how wide they are: of the first method that has them, the deepest ensemble first. */
 export async function boundsFigure(comparison: Comparison): Promise<Figure | undefined> {
+  const classes = comparison.scored.map((c) => comparison.classNames[c] as string);
   const found = [...comparison.methods].reverse().flatMap(({ method }) => {
     const covered = firstRun(comparison, method)?.predictedDice;
-    const rows = Object.entries(covered?.of ?? {}).flatMap(([name, of]) => rowsOf(name || "over classes", of));
+    const rows = Object.entries(covered?.of ?? {}).flatMap(([name, of]) =>
+      rowsOf(name || (classes.length === 1 ? (classes[0] as string) : "over classes"), of),
+    );
     return covered && rows.length > 0 ? [{ method, covered, rows }] : [];
   })[0];
   if (!found) return undefined;

@@ -15,6 +15,7 @@ import { streamFigure } from "./stream.js";
 export type { Figure } from "./figure.js";
 export { rasterise } from "./raster.js";
 export { skipCurveFigure } from "./skip-curve.js";
+export { alarmFigure } from "./stream.js";
 
 /** All figures that a comparison has the numbers for, in order. */
 export async function comparisonFigures(comparison: Comparison): Promise<Figure[]> {
