@@ -20,7 +20,13 @@ import {
 import { dicomFile, type Elements, enhanced, slice, without } from "./support/dicom.js";
 
 const root = mkdtempSync(path.join(os.tmpdir(), "le-seg-"));
-afterAll(() => rmSync(root, { recursive: true, force: true }));
+const disk = path.join(root, "disk");
+mkdirSync(disk);
+const mounted = spawnSync("mount", ["-t", "tmpfs", "-o", "size=16k", "tmpfs", disk]).status === 0;
+afterAll(() => {
+  if (mounted) spawnSync("umount", ["-l", disk]);
+  rmSync(root, { recursive: true, force: true });
+});
 const at = (name: string) => path.join(root, name);
 
 /** What a source has besides its image. */
@@ -497,6 +503,33 @@ const kinds: [string, (source: Volume, file: string) => Promise<unknown>][] = [
 const sources: [string, () => Promise<Volume>][] = [
   ["files of a slice", () => sourceOf()],
   [
+    "files of a trial, without the patient's identity",
+    () =>
+      sourceOf({
+        "00120010": ["LO", "Sponsor"],
+        "00120020": ["LO", "T1"],
+        "00120021": ["LO", ""],
+        "00120030": ["LO", ""],
+        "00120031": ["LO", ""],
+        "00120040": ["LO", "S1"],
+        "00120062": ["CS", "YES"],
+        "00120064": [
+          "SQ",
+          [113100, 113105].map(
+            (code): Elements => ({
+              "00080100": ["SH", `${code}`],
+              "00080102": ["SH", "DCM"],
+              "00080104": ["LO", "Some Option"],
+            }),
+          ),
+        ],
+        "00280303": ["CS", "MODIFIED"],
+        "00282110": ["CS", "01"],
+        "00282112": ["DS", "12.5"],
+        "00282114": ["CS", "ISO_10918_1"],
+      }),
+  ],
+  [
     "a file of many frames",
     () => {
       const folder = at(`${folders++}`);
@@ -508,6 +541,18 @@ const sources: [string, () => Promise<Volume>][] = [
   ],
 ];
 const both = sources.flatMap(([from, source]) => kinds.map(([kind, write]) => [kind, from, source, write] as const));
+
+it.skipIf(!mounted)("a disk without space keeps the file that was there, and nothing else", async () => {
+  const source = await sourceOf();
+  const file = path.join(disk, "seg.dcm");
+  await writeSegmentation(file, { labels }, { source, segments });
+  const before = readFileSync(file);
+  const many = Array.from({ length: 200 }, (_, i) => ({ label: i + 1, name: "a".repeat(64) }));
+  await expect(writeSegmentation(file, { labels }, { source, segments: many })).rejects.toMatchObject({
+    code: "ERR_LE_IO",
+  });
+  expect([readdirSync(disk), readFileSync(file)]).toEqual([["seg.dcm"], before]);
+});
 
 describe.skipIf(spawnSync("dciodvfy", ["-version"]).error)("dciodvfy", () => {
   it.each(both)("has no fault to find in %s of %s", async (_, __, source, write) => {

@@ -197,7 +197,8 @@ function newUid(): string {
 }
 
 /** Patient, study, series, equipment, and what is referred to. */
-function headerOf({ texts, characterSet = "ISO_IR 192", seriesInstanceUID, slices }: Source): Attributes {
+function headerOf({ texts, characterSet = "ISO_IR 192", ...source }: Source): Attributes {
+  const { seriesInstanceUID, slices, deidentification } = source;
   const { Modality: _, Laterality: __, TimezoneOffsetFromUTC, ...copied } = texts;
   const { date, time, offset } = clock(TimezoneOffsetFromUTC);
   const instances = new Map(slices.map(({ sopInstanceUID, sopClassUID }) => [sopInstanceUID, sopClassUID]));
@@ -215,6 +216,7 @@ function headerOf({ texts, characterSet = "ISO_IR 192", seriesInstanceUID, slice
     ReferringPhysicianName: "",
     PositionReferenceIndicator: "",
     ...Object.fromEntries(Object.entries(copied).filter(([, text]) => text !== undefined)),
+    ...(deidentification.length > 0 && { DeidentificationMethodCodeSequence: deidentification.flatMap(codeItems) }),
     ...(offset && { TimezoneOffsetFromUTC: offset }),
     InstanceCreationDate: date,
     InstanceCreationTime: time,

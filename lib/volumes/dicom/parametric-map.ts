@@ -91,7 +91,7 @@ export async function writeParametricMap(
     {
       title: name,
       sopClassUID: "1.2.840.10008.5.1.4.1.1.30",
-      modality: texts.Modality ?? "OT",
+      modality: texts.Modality || "OT",
       attributes: {
         // A segmentation has none. Where no part is named, nobody knows whether it has a side.
         ...((texts.Laterality || !texts.BodyPartExamined) && { Laterality: texts.Laterality ?? "" }),

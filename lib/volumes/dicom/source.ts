@@ -4,9 +4,10 @@ import { fail } from "../../checks.js";
 import type { Grid } from "../../grid/index.js";
 import { describe } from "../../options.js";
 import type { Volume } from "../volume.js";
+import type { Code } from "./derived.js";
 import { type Keyword, parsedName } from "./elements.js";
 import type { Frame, Vector } from "./frames.js";
-import type { DataSet } from "./parser.js";
+import { type DataSet, itemsOf } from "./parser.js";
 
 /** The attributes of patient, study and place that a derived file has of its source: PS3.3 C.7.1 to C.7.4. */
 const COPIED = [
@@ -18,12 +19,13 @@ const COPIED = [
   ...(["ClinicalTrialSubjectReadingID", "TimezoneOffsetFromUTC", "BodyPartExamined", "Laterality"] as const),
   ...(["StudyInstanceUID", "FrameOfReferenceUID", "PositionReferenceIndicator", "LossyImageCompression"] as const),
   ...(["LossyImageCompressionRatio", "LossyImageCompressionMethod"] as const),
+  "LongitudinalTemporalInformationModified",
 ] satisfies Keyword[];
 
 /** The one patient, study and space that a derived file can be of. */
 const ONE = ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"] as const satisfies (typeof COPIED)[number][];
 
-/** A source's texts; those that it lacks are not there. */
+/** A source's texts, also those that are there without a value. */
 export type SourceTexts = { readonly [K in (typeof COPIED)[number] | "Modality"]?: string | undefined };
 
 /** A slice's frame, and where it lies. */
@@ -38,6 +40,8 @@ export interface SourceSlice {
 /** A series, as a file that refers to it needs it. Plain JSON. */
 export interface Source {
   texts: SourceTexts;
+  /** How the patient's identity was removed, as codes. */
+  deidentification: Code[];
   /** The character set of the texts, which are its bytes; absent where they are Unicode. */
   characterSet: string | undefined;
   seriesInstanceUID: string;
@@ -75,24 +79,32 @@ const CHARACTER_SETS: Record<string, string> = {
 /** What a file says of patient, study and place. */
 export interface FileTexts {
   texts: SourceTexts;
+  deidentification: Code[];
   /** That of texts that are kept as bytes. */
   characterSet?: string;
 }
 
 /** Reads the texts of a file: as Unicode where its character set is known and they are of it, else as its bytes. */
 export function textsOf(data: DataSet): FileTexts {
-  const characterSet = textIn(data, "SpecificCharacterSet") ?? "";
-  const all = (decoder?: TextDecoder): SourceTexts => {
+  const all = (decoder?: TextDecoder): FileTexts => {
     const keywords = [...COPIED, "Modality"] as const;
-    return Object.fromEntries(keywords.map((keyword) => [keyword, textIn(data, keyword, decoder)]));
+    const codes = itemsOf(data, parsedName("DeidentificationMethodCodeSequence"));
+    return {
+      texts: Object.fromEntries(keywords.map((keyword) => [keyword, textIn(data, keyword, decoder)])),
+      deidentification: codes.map((code) => ({
+        value: textIn(code, "CodeValue") ?? "",
+        scheme: textIn(code, "CodingSchemeDesignator") ?? "",
+        meaning: textIn(code, "CodeMeaning", decoder) ?? "",
+      })),
+    };
   };
   try {
     const decoder = decoderOf(data, true);
-    if (decoder) return { texts: all(decoder) };
+    if (decoder) return all(decoder);
   } catch {
     // Bytes of another character set than the file says: they are copied as they are.
   }
-  return { texts: all(), characterSet };
+  return { ...all(), characterSet: textIn(data, "SpecificCharacterSet") ?? "" };
 }
 
 /**
@@ -104,13 +116,13 @@ export function decoderOf(data: DataSet, fatal: boolean): TextDecoder | undefine
   return label === undefined ? undefined : new TextDecoder(label, { fatal, ignoreBOM: true });
 }
 
-/** A text without its padding: its bytes as characters where nothing decodes them. Undefined where it is empty. */
+/** A text without its padding: its bytes as characters where nothing decodes them. Undefined where it is not there. */
 export function textIn(data: DataSet, keyword: Keyword, decoder?: TextDecoder): string | undefined {
   const element = data.elements[parsedName(keyword)];
   if (!element) return undefined;
   const bytes = data.byteArray.subarray(element.dataOffset, element.dataOffset + element.length);
   const text = decoder ? decoder.decode(bytes) : Buffer.from(bytes).toString("latin1");
-  return text.replaceAll("\0", "").trim() || undefined;
+  return text.replaceAll("\0", "").trim();
 }
 
 /**
@@ -121,7 +133,7 @@ export function textIn(data: DataSet, keyword: Keyword, decoder?: TextDecoder): 
  */
 export function sourceHeader(frames: readonly Frame[], files: readonly FileTexts[], uneven?: string): Uint8Array {
   const [first] = frames as [Frame];
-  const [{ texts, characterSet }] = files as [FileTexts];
+  const [{ texts, deidentification, characterSet }] = files as [FileTexts];
   const lossy = files.find((file) => file.texts.LossyImageCompression === "01")?.texts;
   const thickness = frames.every((frame) => frame.thickness === first.thickness) ? first.thickness : undefined;
   const source: Source = {
@@ -131,6 +143,7 @@ export function sourceHeader(frames: readonly Frame[], files: readonly FileTexts
       LossyImageCompressionRatio: lossy?.LossyImageCompressionRatio,
       LossyImageCompressionMethod: lossy?.LossyImageCompressionMethod,
     },
+    deidentification,
     characterSet,
     seriesInstanceUID: first.file.seriesUid,
     orientation: (first.orientation as NonNullable<Frame["orientation"]>).flat(),
@@ -153,7 +166,7 @@ const UID = /^[0-9]+(\.[0-9]+)*$/;
 /** Why no file can refer to a series. */
 function faultOf({ texts, seriesInstanceUID, slices }: Source, files: readonly FileTexts[]): Source["fault"] {
   for (const keyword of ONE) {
-    const values = [...new Set(files.map((file) => file.texts[keyword] ?? "none"))];
+    const values = [...new Set(files.map((file) => file.texts[keyword] || "none"))];
     if (values.length > 1) return [`one ${keyword} in all of them`, values.slice(0, 3).join(", ")];
   }
   const uids: Record<string, string | undefined> = {
