@@ -52,8 +52,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "probabilities rounded down",
     file: "lib/volumes/dicom/segmentation.ts",
-    text: "yield Uint8Array.from(frame(place), (value) => Math.round(value * MOST));",
-    by: "yield Uint8Array.from(frame(place), (value) => Math.floor(value * MOST));",
+    text: "return Math.round(Math.min(1, Math.max(0, probability)) * MOST);",
+    by: "return Math.floor(Math.min(1, Math.max(0, probability)) * MOST);",
     tests: ["test/unit/dicom-segmentation.test.ts"],
   },
   {

@@ -22,6 +22,7 @@ import { checkThresholds, type PixelSets, SETS, type SetThresholds, setsOf, thre
 import { imageColumn } from "../study/tables.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAPS } from "../uncertainty/index.js";
+import type { PixelMap } from "../uncertainty/maps.js";
 import { VOLUME_FORMATS } from "../volumes/formats.js";
 import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson, UsageError } from "./command.js";
@@ -36,16 +37,18 @@ const { skip, fusion, maps, batchSize } = PREDICT;
 /** A format that says where voxels lie, and its files' ending. */
 interface Writable {
   name: string;
+  /** The format of images whose results are written so. */
+  of: string;
   ending: string;
 }
-const WRITABLE: readonly Writable[] = VOLUME_FORMATS.flatMap(({ name, write = {} }) => {
-  const [ending] = Object.keys(write);
-  return ending === undefined ? [] : [{ name, ending }];
-});
-
-function writableOf(name: string): Writable | undefined {
-  return WRITABLE.find((one) => one.name === name);
-}
+const WRITABLE: readonly Writable[] = [
+  ...VOLUME_FORMATS.flatMap(({ name, write = {} }) => {
+    const [ending] = Object.keys(write);
+    return ending === undefined ? [] : [{ name, of: name, ending }];
+  }),
+  // Segmentations and parametric maps, which refer to the series that they were made of.
+  { name: "seg", of: "dicom", ending: ".dcm" },
+];
 
 /** What volumes are written as: see `--format`. */
 const FORMATS = ["same", "npy", ...WRITABLE.map(({ name }) => name)];
@@ -70,7 +73,7 @@ const OPTIONS = {
   }),
   format: option.oneOf(FORMATS, {
     default: "same",
-    text: "of volumes: the format to write; same: as the image's file, NIfTI where that cannot be written",
+    text: "of volumes: the format to write; seg: DICOM that refers to the image's series; same: as the image, else NIfTI",
     arg: "name",
   }),
   limit: option.integer({ min: 1, otherwise: "all", text: "at most so many images" }),
@@ -318,16 +321,20 @@ async function writeVolumes(
   const { overlay } = await import("../pictures/render.js");
   const files: Record<string, string> = {};
   const write = await volumeWriter(format, volume, id);
-  const put = async (what: string, file: string, array: NdArray<Float32Array | Uint8Array>) => {
+  const put = async (what: string, file: string, array: NdArray<Float32Array | Uint8Array>, content: Content) => {
     files[what] = `${file}${write.ending}`;
-    await write.to(path.join(folder, files[what]), array);
+    await write.to(path.join(folder, files[what]), array, content);
   };
-  await put("mask", `masks/${id}`, mask);
-  await put("probabilities", `probabilities/${id}`, probabilities);
-  for (const { what, file, mask } of setFiles(id, sets, classNames)) await put(what, file, mask);
+  const classes = classNames.slice(1);
+  await put("mask", `masks/${id}`, mask, { title: "mask", classes });
+  await put("probabilities", `probabilities/${id}`, probabilities, { title: "probabilities", classes });
+  for (const { what, file, mask } of setFiles(id, sets, classNames))
+    await put(what, file, mask, { title: what, classes: [what] });
   for (const name of wanted) {
     const map = maps[name];
-    if (map) await put(name, `${name}/${id}`, map);
+    if (!map) continue;
+    const { title, most, unit }: PixelMap = MAPS[name];
+    await put(name, `${name}/${id}`, map, { title, unit, most: most.of(classNames.length) });
   }
   const picture = overlay(middleSlice(image), {
     prediction: middleSlice(mask),
@@ -339,32 +346,70 @@ async function writeVolumes(
   return { ...files, overlay: `overlays/${id}.png` };
 }
 
+/** What an array of a volume holds: labels or probabilities of classes, or a map. */
+type Content = { title: string } & (
+  | {
+      /** Those of label (channel) 1 and on. */
+      classes: readonly string[];
+    }
+  | {
+      classes?: undefined;
+      unit: PixelMap["unit"];
+      /** The greatest value there can be. */
+      most: number;
+    }
+);
+
 /** How arrays of a volume are written: labels where they are bytes. */
 interface VolumeWriter {
   ending: string;
-  to(file: string, array: NdArray<Float32Array | Uint8Array>): Promise<void>;
+  to(file: string, array: NdArray<Float32Array | Uint8Array>, content: Content): Promise<unknown>;
 }
 
 /** @throws ERR_LE_OPTION for a format that says where voxels lie, of a volume that does not */
 async function volumeWriter(format: Format, volume: VolumeHead | undefined, id: string): Promise<VolumeWriter> {
-  const writable = volume && writableOf(volume.format);
-  const name = format !== "same" ? format : volume?.grid ? (writable?.name ?? "nifti") : "npy";
+  const own = WRITABLE.find(({ of }) => of === volume?.format)?.name ?? "nifti";
+  const name = format !== "same" ? format : volume?.grid ? own : "npy";
   if (name === "npy") {
     const { encodeNpy } = await import("../data/npy-file.js");
     return { ending: ".npy", to: (file, array) => writeAtomic(file, encodeNpy(array)) };
   }
-  if (!volume?.grid)
-    throw new LayerEnsemblesError(
+  const refused = (expected: string, received: string) =>
+    new LayerEnsemblesError(
       "ERR_LE_OPTION",
-      `Expected a volume that says where it lies for --format ${name} but received ${id}, which does not: leave the option out, or give npy.`,
+      `Expected ${expected} for --format ${name} but received ${id}, ${received}: leave the option out, or give npy.`,
     );
-  const { ending } = writableOf(name) as Writable;
+  if (!volume?.grid) throw refused("a volume that says where it lies", "which does not");
+  const { ending } = WRITABLE.find((one) => one.name === name) as Writable;
+  if (name === "seg") {
+    if (volume.format !== "dicom") throw refused("a DICOM series", `which is ${volume.format}`);
+    return { ending, to: await seriesWriter(volume) };
+  }
   const { writeVolume } = await import("../volumes/index.js");
   return {
     ending,
     to: (file, array) => writeVolume(file, array, { like: volume, label: array.data instanceof Uint8Array }),
   };
 }
+
+/** Writes what is made of a DICOM series as files of the same study, each a series of its own. */
+async function seriesWriter(source: VolumeHead): Promise<VolumeWriter["to"]> {
+  const { writeParametricMap, writeSegmentation } = await import("../volumes/index.js");
+  let seriesNumber = 300;
+  return (file, { data, shape }, content) => {
+    const options = { source, seriesNumber: seriesNumber++, seriesDescription: content.title };
+    if (content.classes) {
+      const segments = content.classes.map((name, i) => ({ label: i + 1, name }));
+      const array = data instanceof Float32Array ? { probabilities: { data, shape } } : { labels: { data, shape } };
+      return writeSegmentation(file, array, { ...options, segments });
+    }
+    const { title: name, unit, most } = content;
+    const map = { data: data as Float32Array, shape };
+    return writeParametricMap(file, map, { ...options, name, range: [0, most], ...(unit && { unit: NATS }) });
+  };
+}
+
+const NATS = { value: "{nat}", scheme: "UCUM", meaning: "nats" };
 
 /** Inner and outer masks, as files without an ending: of one foreground class by the image, of several by the class too. */
 function setFiles(id: string, sets: Readonly<Record<number, PixelSets>>, classNames: readonly string[]) {

@@ -16,7 +16,7 @@ export interface MapParts {
 }
 
 /** A pixel map. */
-interface PixelMap {
+export interface PixelMap {
   /** As tables, axes and pages call it. */
   title: string;
   /** "nats" for an entropy. */

@@ -5,8 +5,11 @@ import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { readImage } from "../../lib/data/image.js";
 import { encodeNpy, readNpy } from "../../lib/data/npy-file.js";
+import { parseDicom } from "../../lib/volumes/dicom/parser.js";
+import { type Grid, readSeries, readVolume, writeVolume } from "../../lib/volumes/index.js";
 import { cli } from "../support/cli.js";
 import { balls } from "../support/model.js";
+import { dicomFile, type Elements, slice } from "../unit/support/dicom.js";
 
 let folder: string;
 const inside = (...parts: string[]) => path.join(folder, ...parts);
@@ -92,6 +95,95 @@ it("trains, evaluates and predicts", async () => {
   const alone = await cli(["predict", "--run", run, "--out", inside("alone"), "--device", "cpu", one]);
   expect(alone.code).toBe(0);
   expect(await readNpy(inside("alone", "masks", "v6.npy"))).toEqual(mask);
+});
+
+it("writes of a DICOM series segmentations and a map of its study, or another format", async () => {
+  const [data, run, series] = [inside("placed"), inside("placed-run"), inside("series")];
+  mkdirSync(series);
+  const grid: Grid = {
+    shape: [9, 16, 14],
+    affine: [
+      [-0.25, 0, 0, 10],
+      [0, -0.5, 0, 20],
+      [0, 0, 2, 0],
+      [0, 0, 0, 1],
+    ],
+  };
+  for (const id of ["v0", "v1", "v5"])
+    for (const part of ["images", "masks"]) {
+      const array = await readNpy(inside("data", part, `${id}.npy`));
+      await writeVolume(path.join(data, part, `${id}.nii.gz`), { ...array, grid }, { label: part === "masks" });
+    }
+  writeFileSync(path.join(data, "split.csv"), "id,split\nv0,train\nv1,train\nv5,val\n");
+  const network = ["--backbone", "unet3d", "--width", "4", "--depth", "2", "--norm", "instance", "--size", "8x16x16"];
+  const trained = await cli(["train", "--data", data, "--run", run, ...network, "--epochs", "2", "--device", "cpu"]);
+  expect(trained.code, trained.stderr).toBe(0);
+  const { data: values } = await readNpy(inside("data", "images", "v6.npy"));
+  const size = 16 * 14;
+  for (let k = 0; k < 9; k++) {
+    const pixels = Uint16Array.from({ length: size }, (_, i) => 1000 + 100 * (values[k * size + i] as number));
+    const extra: Elements = {
+      "00080060": ["CS", "MR"],
+      "00100020": ["LO", "P7"],
+      "0020000d": ["UI", "1.2.9"],
+      "00200052": ["UI", "1.2.8"],
+      "00280010": ["US", 16],
+      "00280011": ["US", 14],
+      "7fe00010": ["OW", Buffer.from(pixels.buffer)],
+    };
+    writeFileSync(path.join(series, `${9 - k}.dcm`), dicomFile(slice(2 * k, 0, extra)));
+  }
+  const predict = async (out: string, ...more: string[]) => {
+    const given = ["--run", run, "--out", inside(out), "--device", "cpu", "--json", "--sets", "0.2,0.9", ...more];
+    const { code, stdout, stderr } = await cli(["predict", ...given, series]);
+    expect(code, stderr).toBe(0);
+    return JSON.parse(stdout).files as Record<string, string>;
+  };
+  const files = await predict("dicom");
+  const nifti = await predict("nifti", "--format", "nifti");
+  const source = await readSeries(series);
+  for (const what of ["mask", "outer"]) {
+    const label = await readVolume(inside("nifti", nifti[what] as string), { kind: "label" });
+    expect(label.shape).toEqual([9, 16, 14]);
+    const file = inside("dicom", files[what] as string);
+    const read = await readSeries(file);
+    const name = what === "mask" ? "foreground" : what;
+    expect(read.segments).toEqual([{ number: 1, name }]);
+    // A file has the slices from the first that anything is in to the last.
+    const filled = [...label.data.keys()].filter((i) => label.data[i]).map((i) => Math.floor(i / size));
+    const [first, last] = filled.length > 0 ? [filled[0] as number, filled.at(-1) as number] : [0, 8];
+    expect([...read.data]).toEqual([...label.data.subarray(first * size, (last + 1) * size)]);
+    expect(read.grid?.affine.map((row) => row[3])).toEqual([10, 20, 2 * first, 1]);
+    expect(new Set(read.slices.map((one) => one.sopClassUID))).toEqual(new Set(["1.2.840.10008.5.1.4.1.1.66.4"]));
+    expect(read.seriesInstanceUID).not.toBe(source.seriesInstanceUID);
+  }
+  const { data: set } = await parseDicom(readFileSync(inside("dicom", files.probabilities as string)), "file");
+  expect([set.string("x00620001"), set.string("x00100020"), set.string("x0020000d")]).toEqual([
+    "FRACTIONAL",
+    "P7",
+    "1.2.9",
+  ]);
+  const entropy = await readVolume(inside("nifti", nifti.entropy as string));
+  const { data: map } = await parseDicom(readFileSync(inside("dicom", files.entropy as string)), "file");
+  const { dataOffset = 0, length = 0 } = map.elements.x7fe00008 ?? {};
+  const floats = new Float32Array(new Uint8Array(map.byteArray.subarray(dataOffset, dataOffset + length)).buffer);
+  expect(floats).toEqual(entropy.data);
+
+  const nii = path.join(data, "images", "v5.nii.gz");
+  const refused = await cli([
+    "predict",
+    "--run",
+    run,
+    "--out",
+    inside("no"),
+    "--device",
+    "cpu",
+    "--format",
+    "seg",
+    nii,
+  ]);
+  expect(refused.code).toBe(1);
+  expect(refused.stderr).toMatch(/ERR_LE_OPTION.*a DICOM series for --format seg.*v5, which is nifti/);
 });
 
 it("says what is wrong with a size or a file", async () => {

@@ -192,7 +192,7 @@ describe("a segmentation of labels", () => {
 describe("a segmentation of probabilities", () => {
   it("has bytes of 255 times the probability, and no frame in which all are 0", async () => {
     const p = new Float32Array(3 * 24);
-    p.set([0.5, 1, 0.0019, 0.002, 0, 1 / 255], 24 + 6);
+    p.set([0.5, 1.00001, 0.0019, 0.002, -0.00001, 1 / 255], 24 + 6);
     p.fill(0.0019, 48, 72);
     const file = at("fractional.dcm");
     const given = { probabilities: { data: p, shape: [3, ...shape] } };

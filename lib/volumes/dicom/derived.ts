@@ -24,8 +24,8 @@ export interface Code {
 
 /** What every file made of a series may be told. */
 export interface DerivedOptions {
-  /** The series that it was made of, as `readVolume` gave it; in its grid it is written. */
-  source: Volume;
+  /** The series that it was made of, as `readVolume` gave it, with or without its data; in its grid it is written. */
+  source: Omit<Volume, "data">;
   /** Of the new series. @default 300 */
   seriesNumber?: number;
   /** Of the new series. Default: what it is */
@@ -59,7 +59,10 @@ export const CODE = option.object<Code>({
 /** {@link DerivedOptions}, for checks. */
 export const DERIVED_OPTIONS = {
   source: option.required(
-    option.custom<Volume>("a volume that readVolume gave", (value) => typeof value === "object" && value !== null),
+    option.custom<Omit<Volume, "data">>(
+      "a volume that readVolume gave",
+      (value) => typeof value === "object" && value !== null,
+    ),
   ),
   seriesNumber: option.integer({ min: 0, max: 2 ** 31 - 1, default: 300 }),
   seriesDescription: shortText(64),
@@ -112,7 +115,7 @@ export function inSource(
   name: string,
   shape: readonly number[],
   place: Grid | null | undefined,
-  of: Volume,
+  of: Omit<Volume, "data">,
 ): { source: Source; grid: Grid } {
   const { source, grid } = sourceOf(of, name);
   const remedy = "bring it back by restore, or resample it by nearest neighbours";

@@ -20,6 +20,8 @@ import type { Attributes } from "./elements.js";
 
 /** The greatest probability as it is stored. */
 const MOST = 255;
+/** How far beyond 0 and 1 a probability may lie by the rounding of sums. */
+const ROUNDING = 1e-4;
 const TISSUE: Code = { value: "85756007", scheme: "SCT", meaning: "Tissue" };
 
 /** What is segmented: a class of a label map, or a channel of probabilities. */
@@ -255,7 +257,7 @@ function fractional(name: string, given: NdArray<FloatArray>, segments: readonly
   }
   for (let i = 0; i < data.length; i++) {
     const value = data[i] as number;
-    if (!(value >= 0 && value <= 1))
+    if (!(value >= -ROUNDING && value <= 1 + ROUNDING))
       fail("ERR_LE_VALUE", name, "probabilities from 0 to 1", `${value} at position ${i}`);
   }
   const frame = ({ s, k }: Place) => {
@@ -273,11 +275,15 @@ function fractional(name: string, given: NdArray<FloatArray>, segments: readonly
       BitsStored: 8,
       HighBit: 7,
     },
-    has: (s, k) => frame({ s, k }).some((value) => Math.round(value * MOST) > 0),
+    has: (s, k) => frame({ s, k }).some((value) => byteOf(value) > 0),
     *pieces(frames) {
-      for (const place of frames) yield Uint8Array.from(frame(place), (value) => Math.round(value * MOST));
+      for (const place of frames) yield Uint8Array.from(frame(place), byteOf);
     },
   };
+}
+
+function byteOf(probability: number): number {
+  return Math.round(Math.min(1, Math.max(0, probability)) * MOST);
 }
 
 /** A colour as DICOM has it: CIELab of the profile connection space (D50), in 16 bits each. PS3.3 C.10.7.1.1. */

@@ -191,7 +191,7 @@ function faultOf({ texts, seriesInstanceUID, slices }: Source, files: readonly F
  * @param name of the file that is to refer to it
  * @throws ERR_LE_OPTION for a volume of something else; ERR_LE_DATA for a series that no file can refer to
  */
-export function sourceOf(volume: Volume, name: string): { source: Source; grid: Grid } {
+export function sourceOf(volume: Omit<Volume, "data">, name: string): { source: Source; grid: Grid } {
   const { format, header, grid } = volume;
   if (format !== "dicom")
     return fail(
@@ -204,7 +204,11 @@ export function sourceOf(volume: Volume, name: string): { source: Source; grid: 
   const source = header && parse(header);
   if (!source || source.slices.length !== grid.shape[0])
     return fail("ERR_LE_OPTION", "option 'source'", "a volume as readVolume gave it", "one without its header");
-  if (source.fault) return fail("ERR_LE_DATA", `the source of ${name}`, ...source.fault);
+  if (source.fault) {
+    const [expected, received] = source.fault;
+    const remedy = "write it in a format that refers to no source, such as NIfTI";
+    return fail("ERR_LE_DATA", `the source of ${name}`, expected, `${received}; ${remedy}`);
+  }
   return { source, grid };
 }
 
