@@ -16,6 +16,7 @@ import { DEVICE } from "./device-options.js";
 import { labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 import { conditions, SCORING } from "./scoring-options.js";
+import { atOwnSize, noteTiles, TILE_PARSERS, TILING, tilesOf } from "./tile-options.js";
 
 const { skip, fusion } = PREDICT;
 
@@ -29,6 +30,7 @@ const OPTIONS = {
   }),
   skip,
   fusion,
+  ...TILING,
   ...SCORING,
   ...labelSpecs({ labels: "as the run's", ignore: "the run's" }),
   ...DEVICE,
@@ -44,16 +46,17 @@ export function evaluateCommand(): Command {
     "layer-ensembles evaluate --run runs/busi --data data/busi --split test",
     "Quality is measured at each image's stored size against its stored mask, after undoing the preprocessing.",
   ).argument("[run]", "run folder", text);
-  return withOptions(command, OPTIONS, { where: conditions }).action((run: string | undefined, flags: Flags) =>
-    runSession(flags.json ?? false, (session) =>
-      evaluate(runOf(run, flags), { ...defaultsOf(OPTIONS), ...flags }, session),
-    ),
+  return withOptions(command, OPTIONS, { where: conditions, ...TILE_PARSERS }).action(
+    (run: string | undefined, flags: Flags) =>
+      runSession(flags.json ?? false, (session) =>
+        evaluate(runOf(run, flags), { ...defaultsOf(OPTIONS), ...flags }, session),
+      ),
   );
 }
 
 async function evaluate(run: string, flags: Flags, session: Session): Promise<void> {
   const { checkOutput, writeTogether } = await import("./output.js");
-  const { folderItems, openRun } = await import("../inference/inference.js");
+  const { folderItems, notesAtOwnSize, openRun } = await import("../inference/inference.js");
   const { summarise } = await import("../study/summary.js");
   const { describeImages, describeSummary, evaluationTables } = await import("../study/tables.js");
   const { coverageOf, describeCoverage } = await import("../study/predicted-dice.js");
@@ -63,9 +66,12 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
   const { seenBy } = await import("../runs/notes.js");
   const out = flags.out ?? path.join(run, `evaluation-${flags.split}`);
   checkOutput(out, "--out");
-  const { model, run: described, notes } = await openRun(run, flags);
+  const { model, run: described, notes: ofRun } = await openRun(run, flags);
   const line = new StatusLine(process.stderr);
   try {
+    const notes = atOwnSize(flags) ? notesAtOwnSize(ofRun) : ofRun;
+    noteTiles(session, model, flags);
+    const tiles = tilesOf(flags);
     const { classNames, ignoreIndex } = notes;
     const { method } = model;
     const scored = scoredClasses(flags.scoreClasses, classNames);
@@ -94,6 +100,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
         labels: true,
         signal: session.signal,
         ...givenOf(flags, { skip, fusion }),
+        ...tiles,
       },
       onResult: ({ id, prediction }) => {
         if (certificate) watched.push([id, watchedValues(prediction, certificate, described.gate)]);
@@ -123,6 +130,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       scored,
       spacing: flags.spacing ?? null,
       measuredAt: "stored size",
+      ...(Object.keys(tiles).length > 0 && { tiles }),
       ...(seen.size > 0 && { seen: seen.size }),
       ...(unknown.length > 0 && { unknown }),
     };

@@ -30,6 +30,7 @@ import { noteCropped } from "./cropped-note.js";
 import { DEVICE } from "./device-options.js";
 import { labelSpecs, labelsOf, noteUnclear, noteWarnings } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
+import { atOwnSize, noteTiles, TILE_PARSERS, TILING, tilesOf } from "./tile-options.js";
 import { SERIES_OPTIONS, seriesOf } from "./volume-options.js";
 
 const { skip, fusion, maps, batchSize } = PREDICT;
@@ -78,6 +79,7 @@ const OPTIONS = {
   }),
   limit: option.integer({ min: 1, otherwise: "all", text: "at most so many images" }),
   batchSize,
+  ...TILING,
   ...labelSpecs({ labels: "as the run's", ignore: "the run's" }),
   ...SERIES_OPTIONS,
   ...DEVICE,
@@ -97,7 +99,7 @@ export function predictCommand(): Command {
     "For each image: mask, probability, heat-map and overlay PNGs at its stored size, and a line in predictions.jsonl. " +
       "For each volume: the same in its own grid and format, with an overlay of its middle slice.",
   ).argument("[images...]", "image files, or folders of DICOM files, instead of --data");
-  return withOptions(command, OPTIONS).action((images: string[], flags: Flags) =>
+  return withOptions(command, OPTIONS, TILE_PARSERS).action((images: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => predict(images, flags, session)),
   );
 }
@@ -107,12 +109,14 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
   if (images.length === 0 && flags.data === undefined) throw new UsageError("expected image files or --data <dir>");
   if (flags.split !== undefined && flags.data === undefined) throw new UsageError("--split needs --data <dir>");
   const { checkOutput, writeTogether } = await import("./output.js");
-  const { fileItems, folderItems, infer, openRun } = await import("../inference/inference.js");
+  const { fileItems, folderItems, infer, notesAtOwnSize, openRun } = await import("../inference/inference.js");
   checkOutput(flags.out, "--out");
-  const { model, run, notes } = await openRun(flags.run, flags);
+  const { model, run, notes: ofRun } = await openRun(flags.run, flags);
   const line = new StatusLine(process.stderr);
-  const dicom = { ...notes.data.dicom, ...seriesOf(flags) };
+  const dicom = { ...ofRun.data.dicom, ...seriesOf(flags) };
   try {
+    const notes = atOwnSize(flags) ? notesAtOwnSize(ofRun) : ofRun;
+    noteTiles(session, model, flags);
     const all =
       flags.data === undefined
         ? await fileItems(images, notes, { dicom })
@@ -128,6 +132,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     const options = {
       signal: session.signal,
       ...givenOf(flags, { skip, fusion, batchSize }),
+      ...tilesOf(flags),
       ...(parts !== undefined && { labels: true }),
     };
     const { stale } = model.predictedDice;
@@ -181,7 +186,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
 async function thresholdsFor(
   run: Run,
   precision: Model["precision"],
-  { run: folder, sets, skip, fusion }: Flags,
+  { run: folder, sets, skip, fusion, tile, mirror }: Flags,
   session: Session,
 ): Promise<Record<number, SetThresholds> | undefined> {
   if (sets) return checkThresholds(thresholdsOf(sets), run.ensemble.classes);
@@ -189,7 +194,12 @@ async function thresholdsFor(
   const certificate = await readCertificate(folder).catch((error: Error) => error);
   // Of one that is damaged nobody knows whether it had any.
   if (!(certificate instanceof Error) && !(certificate as Partial<Certificate> | undefined)?.sets) return undefined;
-  const found = certifiedSets(inPrecision(await verifyCertificate(folder), precision), run, { skip, fusion });
+  const found = certifiedSets(inPrecision(await verifyCertificate(folder), precision), run, {
+    skip,
+    fusion,
+    tile,
+    mirror,
+  });
   if (!found.thresholds) session.note(`No inner and outer masks: ${found.message}`);
   return found.thresholds;
 }

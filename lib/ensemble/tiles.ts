@@ -58,6 +58,23 @@ export function tilingOf(
   };
 }
 
+/**
+ * How many passes of the network a prediction by tiles takes, mirrored ones too: what the plan of native/core/tiles has.
+ * @param size of the image, spatial
+ */
+export function passesOf(
+  { tile = "none", overlap = TILES.overlap.default, mirror = [] }: TileOptions,
+  size: readonly number[],
+  inputSize: readonly number[],
+): number {
+  const sides = tile === "none" ? size : tile === "auto" ? inputSize : tile;
+  return size.reduce((passes, side, axis) => {
+    const along = sides[axis] ?? side;
+    const rest = Math.max(0, side - along);
+    return passes * (1 + Math.min(rest, Math.ceil(rest / (along * (1 - overlap)))));
+  }, 2 ** mirror.length);
+}
+
 /** What is undefined for an image that the tiling makes one pass of as it is. */
 export function takenOf(
   { tile, output, onProgress, ...rest }: Tiling,

@@ -7,6 +7,7 @@ import type { FolderOptions } from "../data/dataset-options.js";
 import type { LabelOptions } from "../data/labels.js";
 import { bothNames } from "../data/names.js";
 import type { Orientation } from "../data/orientation.js";
+import { atOwnSize } from "../data/own-size.js";
 import type { Placement } from "../data/preprocess.js";
 import type { StoredOptions, VolumeHead } from "../data/stored.js";
 import { type Model, PREDICT, type PredictOptions } from "../ensemble/model.js";
@@ -50,6 +51,11 @@ export async function openRun(
     const model = await modelOf(folder, learned ? run : bare, placement(flags));
     return { model, run, notes, dispose: () => model.dispose() };
   });
+}
+
+/** A run's notes for images that are predicted at their own size, by tiles. @throws ERR_LE_OPTION as {@link atOwnSize} */
+export function notesAtOwnSize(notes: RunNotes): RunNotes {
+  return { ...notes, preprocessing: atOwnSize(notes.preprocessing) };
 }
 
 /** One image to predict. */
@@ -238,7 +244,9 @@ export async function* infer(
   options: PredictOptions & { signal: AbortSignal },
 ): AsyncGenerator<Result> {
   const { restore, restoreLabels } = await import("../data/preprocess.js");
-  const batch = options.batchSize ?? PREDICT.batchSize.default;
+  // What is predicted by tiles may be large.
+  const one = options.tile !== undefined && options.tile !== "none";
+  const batch = one ? 1 : (options.batchSize ?? PREDICT.batchSize.default);
   const read = async (start: number) => Promise.all(items.slice(start, start + batch).map((item) => item.load()));
   const predict = async (loading: Promise<Loaded[]>) => {
     const loaded = await loading;

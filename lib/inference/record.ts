@@ -73,6 +73,10 @@ export function predictionRecord(
       /** Pixels (voxels) that are surely of each foreground class, and that perhaps are. */
       sets: byName(sets),
     }),
+    ...(prediction.tiles && {
+      /** How it was made by tiles; predicted Dice and the distance from the training's images are of whole passes, and left out. */
+      tiles: prediction.tiles,
+    }),
     /** Names of the kept heads, in depth order. */
     heads: prediction.heads,
     /** Area under layer agreement; null where it is not defined. */

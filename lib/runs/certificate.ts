@@ -242,14 +242,19 @@ export interface ChosenSettings {
   skip?: number | undefined;
   /** How heads are fused. */
   fusion?: PredictionFusion | undefined;
+  /** Tiles, where an image is not one pass. */
+  tile?: "auto" | "none" | readonly number[] | undefined;
+  /** Axes along which images are mirrored too. */
+  mirror?: readonly string[] | undefined;
 }
 
 /** Which settings a run's certificate is not of, "skip and fusion" say; undefined where it is of all. */
-export function chosenOtherwise(run: Run, { skip, fusion }: ChosenSettings): string | undefined {
+export function chosenOtherwise(run: Run, { skip, fusion, tile, mirror }: ChosenSettings): string | undefined {
   const { prediction: { heads, fusion: own = "mean" } = {}, skip: ownSkip } = run;
   const others = [
     skip !== undefined && (heads !== undefined || skip !== ownSkip) && "skip",
     fusion !== undefined && fusion !== own && "fusion",
+    ((tile !== undefined && tile !== "none") || (mirror?.length ?? 0) > 0) && "passes of whole images",
   ];
   return others.filter(Boolean).join(" and ") || undefined;
 }

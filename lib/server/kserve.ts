@@ -3,10 +3,11 @@
 // https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 import type { NdArray, NumericArray } from "../arrays.js";
 import { halfToFloat } from "../data/npy.js";
+import { atOwnSize } from "../data/own-size.js";
 import type { Placement } from "../data/preprocess.js";
 import { type StoredImage, toStored } from "../data/stored.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { describe } from "../options.js";
+import { checkOptions, describe } from "../options.js";
 import { IMAGE_SCORE_NAMES, snake } from "../scores/scores.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import {
@@ -16,6 +17,7 @@ import {
   restorePrediction,
   type SpatialPrediction,
 } from "./image-work.js";
+import { byTiles, TILE_CHOICES, type TileChoices } from "./tiles.js";
 
 /** The one input tensor. */
 export const INPUT = "image";
@@ -161,6 +163,8 @@ export interface InferRequest {
   id?: string;
   outputs: RequestedOutput[];
   images: Prepared[];
+  /** Of tiles, by the request's parameters. */
+  choices: TileChoices;
 }
 
 /**
@@ -184,11 +188,20 @@ export function parseInfer(task: {
     refuse("ERR_LE_DATA", `a string of at most ${MAX_ID} characters`, "id", describe(id));
   if (!Array.isArray(inputs) || inputs.length !== 1 || inputs[0]?.name !== INPUT)
     refuse("ERR_LE_DATA", `one tensor "${INPUT}"`, "inputs", describe(inputs));
-  const binaryOutput = flag(parametersOf(parameters, "the request"), "binary_data_output") ?? false;
+  const given = parametersOf(parameters, "the request");
+  const binaryOutput = flag(given, "binary_data_output") ?? false;
+  const choices = tileChoices(given);
   const outputs = parseOutputs(request.outputs, binaryOutput);
   const tensor = parseTensor(inputs[0], headerLength, bytes.subarray(headerLength));
-  const images = split(tensor, kind, maxImages).map((image) => prepareArray(image, kind));
-  return { ...(id !== undefined && { id }), outputs, images };
+  const own = byTiles(choices) ? { ...kind, preprocessing: atOwnSize(kind.preprocessing) } : kind;
+  const images = split(tensor, own, maxImages).map((image) => prepareArray(image, own));
+  return { ...(id !== undefined && { id }), outputs, images, choices };
+}
+
+/** Parameters are texts, numbers and booleans: several axes have commas between them. */
+function tileChoices({ tile, overlap, mirror }: Record<string, unknown>): TileChoices {
+  const axes = typeof mirror === "string" ? mirror.split(",").filter(Boolean) : mirror;
+  return checkOptions<TileChoices>("the request", { tile, overlap, mirror: axes } as TileChoices, TILE_CHOICES);
 }
 
 function parseJson(bytes: Uint8Array): Record<string, unknown> {

@@ -74,6 +74,12 @@ interface Job {
   settle(result: Prediction | { error: unknown }): void;
 }
 
+/** Whether an image is predicted by tiles. */
+function tiled(job: Job | undefined): boolean {
+  const { tile = "none", mirror = [] } = job?.options ?? {};
+  return tile !== "none" || mirror.length > 0;
+}
+
 interface Batch {
   jobs: Job[];
   abort: AbortController;
@@ -259,7 +265,9 @@ export class PredictionQueue {
   }
 
   /** How many images like this one share a pass. */
-  #batchOf({ image: { shape } }: Job): number {
+  #batchOf(job: Job): number {
+    if (tiled(job)) return 1;
+    const { shape } = job.image;
     const pixels = shape.slice(1).reduce((product, side) => product * side, 1);
     const { maxBatch, maxBatchPixels } = this.#options;
     return Math.max(1, Math.min(maxBatch, Math.floor(maxBatchPixels / pixels)));
@@ -272,7 +280,8 @@ export class PredictionQueue {
     const predict = (some: readonly Job[]) =>
       this.#model.predict(
         some.map(({ image }) => image),
-        { ...some[0]?.options, batchSize: this.#options.maxBatch, signal: abort.signal },
+        // By tiles an image goes alone, a tile at a time.
+        { ...(!tiled(some[0]) && { batchSize: this.#options.maxBatch }), ...some[0]?.options, signal: abort.signal },
       );
     try {
       const results = await predict(jobs);

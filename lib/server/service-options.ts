@@ -42,6 +42,11 @@ export const SERVICE = {
   }),
   /** Images in one request, at most `maxQueue`. @default 16 */
   maxImages: option.integer({ min: 1, max: 1024, default: 16, text: "images in one request" }),
+  /** Passes of the network for one image that a request may have by tiles, mirrored ones too; 1 for no tiles. @default 256 */
+  maxPasses: option.integer({
+    ...{ min: 1, max: 2 ** 24, default: 256 },
+    text: "passes of the network for an image that is predicted by tiles, mirrored ones too; 1: no tiles",
+  }),
   /** Threads that decode and encode images; 0 does it on the event loop. @default half of the cores, 1 to 4 */
   workers: option.integer({
     ...{ min: 0, max: 256, otherwise: "half of the cores, 1 to 4" },

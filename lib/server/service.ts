@@ -1,5 +1,6 @@
 import os from "node:os";
 import path from "node:path";
+import { atOwnSize } from "../data/own-size.js";
 import { PREDICT } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -38,13 +39,14 @@ import type { Place } from "./queue.js";
 import { tryRun } from "./run-trial.js";
 import { loadModel, type ServedModel } from "./served-model.js";
 import { SERVICE, type ServiceOptions } from "./service-options.js";
+import { byTiles, checkPasses, TILE_CHOICES, type TileChoices, tilesOf } from "./tiles.js";
 import { ownBuffersGently } from "./transfer.js";
 
 /** The limits of a request. */
 export type Limits = Required<
   Pick<
     ServiceOptions,
-    "timeout" | "maxBody" | "maxPixels" | "maxSide" | "maxImages" | "maxMemory" | "maxQueue" | "workers"
+    "timeout" | "maxBody" | "maxPixels" | "maxSide" | "maxImages" | "maxPasses" | "maxMemory" | "maxQueue" | "workers"
   >
 >;
 
@@ -65,7 +67,7 @@ export interface ServiceSummary {
 }
 
 /** What a request may choose. */
-export interface RequestOptions {
+export interface RequestOptions extends TileChoices {
   /** First heads to leave out. @default the run's */
   skip?: number;
   /** @default as tuned, else mean */
@@ -115,6 +117,7 @@ export const CHOICES = {
     otherwise: "as certified",
     arg: "inner,outer",
   }),
+  ...TILE_CHOICES,
   outputs: distinctOutputs({ text: "Files of the answer, each once", default: ["mask", "entropy"] }),
 };
 
@@ -229,10 +232,10 @@ export class PredictionService {
     if (gate) checkGate(gate);
     const own = { maxMemory: defaultMemory(), workers: defaultWorkers() };
     const { maxBatch, maxDelay, ...rest } = { ...defaultsOf(SERVICE), ...own, ...given };
-    const { timeout, maxBody, maxPixels, maxSide, maxMemory, maxQueue, workers } = rest;
+    const { timeout, maxBody, maxPixels, maxSide, maxPasses, maxMemory, maxQueue, workers } = rest;
     // More than the queue holds would never be let in.
     const maxImages = Math.min(rest.maxImages, maxQueue);
-    const limits = { timeout, maxBody, maxPixels, maxSide, maxImages, maxMemory, maxQueue, workers };
+    const limits = { timeout, maxBody, maxPixels, maxSide, maxImages, maxPasses, maxMemory, maxQueue, workers };
     const runs = nameRuns(given.runs);
     const models = new Map<string, ServedModel>();
     const metrics = await createMetrics(() => models.values());
@@ -347,7 +350,7 @@ export class PredictionService {
     if (own) returns.push(own.release);
     if (limit) returns.push(limit.clear);
     try {
-      const kind = this.#kind(served);
+      const kind = this.#kind(served, options);
       checkSets(served, outputs, options);
       const size = quickMeasure(image, name) ?? (await this.#pool.run("measure", { bytes: image, name }, { signal }));
       const cost = this.#cost(size, image.length, kind, outputs, arrays);
@@ -357,7 +360,7 @@ export class PredictionService {
       returns.push(() => room.release());
       const display = outputs.includes("overlay");
       const { outcomes } = this;
-      const keep = outcomes !== undefined && !chosenOtherwise(served.run, options);
+      const keep = outcomes !== undefined && !chosenOtherwise(served.run, chosenOf(options));
       const task = { bytes: image, name, kind, display, content: keep };
       // A body that the routes read is nobody else's.
       const given = held ? new Set([image]) : undefined;
@@ -474,7 +477,7 @@ export class PredictionService {
       const parsing = PARSING.json * json + PARSING.binary * (body.length - json);
       this.#checkWork(parsing);
       returns.push(this.#pool.book(parsing, left()));
-      const { id, outputs, images } = await this.#timed("prepare", () =>
+      const { id, outputs, images, choices } = await this.#timed("prepare", () =>
         this.#pool.run("parseInfer", task, { bytes: parsing, signal, given }),
       );
       const [first] = images;
@@ -482,7 +485,8 @@ export class PredictionService {
       const answer = inferBytes(outputs, images.length, pixels, kind.classes);
       this.memory.answers.check(2 * answer, "an answer", "Ask for fewer outputs, or with binary_data.");
       const wanted = MAP_NAMES.filter((map) => outputs.some(({ name }) => name === map));
-      const restoring = images.length * imageCost({ size: [pixels], bytes: 0 }, 0, kind, wanted, false).finish;
+      const own = this.#kind(served, choices);
+      const restoring = images.length * imageCost({ size: [pixels], bytes: 0 }, 0, own, wanted, false).finish;
       this.#checkWork(restoring);
       const inputs = images.reduce((sum, { input }) => sum + input.data.byteLength, 0);
       const spatial = (inputs / kind.preprocessing.channels) * 2 * (kind.classes + Math.max(kind.maps, wanted.length));
@@ -493,8 +497,9 @@ export class PredictionService {
       const queued = { place, signal };
       const results = await Promise.all(
         images.map(async ({ input, placement }) => {
-          const prediction = await this.#predict(served, input, wanted, { ...queued, timeout: left() });
-          const { decision, certificate } = await this.#decide(served, prediction, {});
+          const asked = { ...choices, ...queued, timeout: left() };
+          const prediction = await this.#predict(served, input, wanted, asked);
+          const { decision, certificate } = await this.#decide(served, prediction, choices);
           this.metrics.quality(served.name, prediction, decision);
           return {
             prediction: spatialPart(prediction, wanted),
@@ -507,7 +512,7 @@ export class PredictionService {
         }),
       );
       held?.resize(2 * answer);
-      const { value: own, views } = await ownBuffersGently(results);
+      const { value: moved, views } = await ownBuffersGently(results);
       const written = await this.#timed("finish", () =>
         this.#pool.run(
           "writeInfer",
@@ -516,7 +521,7 @@ export class PredictionService {
             version: String(served.version),
             ...(id !== undefined && { id }),
             outputs,
-            results: own,
+            results: moved,
           },
           { bytes: restoring, ends: true, signal, given: views },
         ),
@@ -579,12 +584,14 @@ export class PredictionService {
     return this.#closed;
   }
 
-  #kind(served: ServedModel): ImageKind {
+  /** @throws ERR_LE_OPTION for tiles of a run whose images did not keep their scale */
+  #kind(served: ServedModel, choices: TileChoices = {}): ImageKind {
     const { notes, spatialAxes } = served;
     const { maxPixels, maxSide } = this.limits;
     // The mean entropy is a metric; the gate may look at another map.
     const maps = new Set(["entropy", ...gatedMaps(served)]).size;
-    const { preprocessing, classNames } = notes;
+    const { classNames } = notes;
+    const preprocessing = byTiles(choices) ? atOwnSize(notes.preprocessing) : notes.preprocessing;
     return { preprocessing, spatialAxes, classes: classNames.length, maps, maxPixels, maxSide };
   }
 
@@ -606,25 +613,23 @@ export class PredictionService {
     this.#work.check(bytes, "the work on a request", "Send a smaller image, or ask for fewer outputs.");
   }
 
-  #decide(
-    { certificate, gate }: ServedModel,
-    prediction: Prediction,
-    { skip, fusion }: ChosenSettings,
-  ): Promise<Decided> {
-    return certificate.decide(prediction, gate, { skip, fusion });
+  #decide({ certificate, gate }: ServedModel, prediction: Prediction, choices: RequestOptions): Promise<Decided> {
+    return certificate.decide(prediction, gate, chosenOf(choices));
   }
 
   #predict(
     served: ServedModel,
     input: Parameters<ServedModel["queue"]["predict"]>[0],
     wanted: readonly MapName[],
-    { skip, fusion, signal, timeout, place }: RequestOptions & { place: Place; timeout: number },
+    { skip, fusion, signal, timeout, place, ...choices }: RequestOptions & { place: Place; timeout: number },
   ): Promise<Prediction> {
+    checkPasses(choices, input.shape, served.run.ensemble.inputSize, this.limits.maxPasses);
     const gated = gatedMaps(served);
     const maps = MAP_NAMES.filter((map) => map === "entropy" || gated.includes(map) || wanted.includes(map));
     return served.queue.predict(input, {
       ...(skip !== undefined && { skip }),
       ...(fusion !== undefined && { fusion }),
+      ...tilesOf(choices),
       maps,
       ...(signal && { signal }),
       timeout,
@@ -642,6 +647,12 @@ export class PredictionService {
   }
 }
 
+/** What a certificate may not be of. */
+function chosenOf({ skip, fusion, ...choices }: RequestOptions): ChosenSettings {
+  const { tile, mirror } = tilesOf(choices);
+  return { skip, fusion, tile, mirror };
+}
+
 /** Bytes that reading an infer request takes, for each of its own. */
 const PARSING = { json: 24, binary: 12 };
 
@@ -657,10 +668,10 @@ function checkSets({ certificate }: ServedModel, outputs: readonly OutputName[],
 /** Thresholds of inner and outer masks by class: as asked for, else as certified; undefined where these are not in force. */
 function setsFor(
   { run, certificate }: ServedModel,
-  { sets, skip, fusion }: RequestOptions,
+  { sets, ...choices }: RequestOptions,
 ): Record<number, SetThresholds> | undefined {
   if (sets) return checkThresholds(thresholdsOf(sets), run.ensemble.classes);
-  return certificate.setsFor({ skip, fusion });
+  return certificate.setsFor(chosenOf(choices));
 }
 
 /** What an outcome tells of the prediction: as the run's own gate takes it, which `certify` is of, whatever the service's asks. */

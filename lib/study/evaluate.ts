@@ -11,7 +11,9 @@ import { type ImageScore, type Scoring, scoreImage } from "./records.js";
 export interface EvaluateOptions {
   scoring: Scoring;
   /** Options of the predictions. */
-  predict: Pick<PredictOptions, "skip" | "fusion" | "labels"> & { signal: AbortSignal };
+  predict: Pick<PredictOptions, "skip" | "fusion" | "labels" | "tile" | "overlap" | "tileWeights" | "mirror"> & {
+    signal: AbortSignal;
+  };
   /** Called with each image's result, in the order of the items. */
   onResult?: (result: Result) => void;
   /** Called after each image. */

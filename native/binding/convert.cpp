@@ -99,6 +99,10 @@ at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape,
   return tensor;
 }
 
+// Bytes from which on two copies at a time are worth avoiding; below, memory of a batch would be held for one image of
+// it.
+constexpr size_t kLarge = size_t{8} << 20;
+
 HostArray::HostArray(const at::Tensor& tensor) {
   if (!tensor.defined()) return;
   at::Tensor host = tensor.cpu();
@@ -120,7 +124,11 @@ HostArray::HostArray(const at::Tensor& tensor) {
   shape_ = host.sizes().vec();
   length_ = static_cast<size_t>(host.numel());
   const size_t bytes = length_ * host.element_size();
-  data_.reset(std::malloc(bytes ? bytes : 1));
+  if (bytes >= kLarge && host.storage().nbytes() == bytes) {
+    data_ = {host.mutable_data_ptr(), [host](void*) mutable { host.reset(); }};
+    return;
+  }
+  data_ = {std::malloc(bytes ? bytes : 1), std::free};
   if (!data_) throw std::bad_alloc();
   std::memcpy(data_.get(), host.const_data_ptr(), bytes);
 }
@@ -128,8 +136,11 @@ HostArray::HostArray(const at::Tensor& tensor) {
 Napi::Value HostArray::release(Napi::Env env) {
   if (!data_) return env.Undefined();
   const size_t width = type_ == napi_uint8_array ? 1 : type_ == napi_float64_array ? 8 : 4;
-  void* data = data_.release();
-  const auto buffer = Napi::ArrayBuffer::New(env, data, length_ * width, [](Napi::Env, void* p) { std::free(p); });
+  auto owner = std::make_unique<std::shared_ptr<void>>(std::move(data_));
+  data_.reset();
+  const auto give_back = [](Napi::Env, void*, std::shared_ptr<void>* owner) { delete owner; };
+  const auto buffer = Napi::ArrayBuffer::New(env, owner->get(), length_ * width, give_back, owner.get());
+  owner.release();
   napi_value array;
   if (napi_create_typedarray(env, type_, length_, buffer, 0, &array) != napi_ok)
     throw Napi::Error::New(env, "Could not make a typed array");

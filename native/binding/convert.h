@@ -23,7 +23,8 @@ std::string to_string(const Napi::Value& value, const char* what);
 at::Tensor to_tensor(const Napi::Value& data, const Napi::Value& shape, const char* what);
 at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape, const char* what);
 
-// Memory that is filled off the JavaScript thread and then handed over to it without a copy.
+// Memory that is filled off the JavaScript thread and then handed over to it without a copy. What is large, and shares
+// its memory with no other tensor, is the tensor's own; anything else is copied.
 class HostArray {
  public:
   HostArray() = default;
@@ -32,7 +33,7 @@ class HostArray {
   Napi::Value release(Napi::Env env);
 
  private:
-  std::unique_ptr<void, void (*)(void*)> data_{nullptr, std::free};
+  std::shared_ptr<void> data_;
   size_t length_ = 0;
   napi_typedarray_type type_ = napi_float32_array;
   std::vector<int64_t> shape_;

@@ -5,6 +5,7 @@ import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { readImage } from "../../lib/data/image.js";
 import { encodeNpy, readNpy } from "../../lib/data/npy-file.js";
+import { loadModel, preprocess } from "../../lib/index.js";
 import { parseDicom } from "../../lib/volumes/dicom/parser.js";
 import { type Grid, readSeries, readVolume, writeVolume } from "../../lib/volumes/index.js";
 import { cli } from "../support/cli.js";
@@ -95,6 +96,31 @@ it("trains, evaluates and predicts", async () => {
   const alone = await cli(["predict", "--run", run, "--out", inside("alone"), "--device", "cpu", one]);
   expect(alone.code).toBe(0);
   expect(await readNpy(inside("alone", "masks", "v6.npy"))).toEqual(mask);
+
+  // By tiles the network sees all of it, at its own size.
+  const tiles = ["--tile", "auto", "--overlap", "0.25", "--mirror", "width", "--device", "cpu"];
+  const tiled = await cli(["predict", "--run", run, "--out", inside("tiled"), "--json", ...tiles, one]);
+  expect(tiled.stderr).not.toMatch(/larger/);
+  expect(JSON.parse(tiled.stdout)).toMatchObject({
+    ...{ depth: 9, height: 16, width: 14, cropped: 0 },
+    tiles: { size: [8, 16, 16], overlap: 0.25, weights: "gaussian", mirror: ["width"] },
+  });
+  await using model = await loadModel(run, { device: "cpu" });
+  const { data: stored, shape } = await readNpy(one);
+  const { image } = preprocess(
+    { data: Float32Array.from(stored), shape: [1, ...shape] },
+    { ...notes.preprocessing, size: null },
+  );
+  const expected = await model.predict(image, { tile: [8, 16, 16], overlap: 0.25, mirror: ["width"] });
+  expect(await readNpy(inside("tiled", "masks", "v6.npy"))).toEqual(expected.mask);
+  const judged = await cli(["evaluate", "--run", run, "--json", "--out", inside("judged"), ...tiles]);
+  expect(judged.code).toBe(0);
+  const summary = JSON.parse(judged.stdout);
+  expect(summary.tiles).toEqual({ tile: "auto", overlap: 0.25, mirror: ["width"] });
+  expect(summary.scores[0].cropped).toBe(0);
+  const lone = await cli(["predict", "--run", run, "--out", inside("lone"), "--overlap", "0.25", one]);
+  expect(lone.stderr).toContain("Expected option 'tile' with 'overlap'");
+  expect(lone.code).toBe(1);
 });
 
 it("writes of a DICOM series segmentations and a map of its study, or another format", async () => {

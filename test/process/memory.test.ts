@@ -48,3 +48,42 @@ describe("1 000 predictions", () => {
     110_000,
   );
 });
+
+/** Largest resident size in MB of a process that predicts an image of so many rows by tiles; and its mask's bytes. */
+function peakByTiles(rows: number): { peak: number; mask: number } {
+  const program = `
+    const { Backbone, LayerEnsemble } = await import(${JSON.stringify(api)});
+    const { readFileSync } = await import("node:fs");
+    const backbone = await Backbone.create("plain-unet", { width: 4, depth: 2, seed: 1 });
+    const model = await LayerEnsemble.create(backbone, { device: "cpu", precision: "fp32", inputSize: [64, 64] });
+    const image = {
+      shape: [1, ${rows}, 512],
+      rows: (begin, end) => ({
+        data: Float32Array.from({ length: (end - begin) * 512 }, (_, i) => Math.sin(i + begin)),
+        shape: [1, end - begin, 512],
+      }),
+    };
+    const { mask } = await model.predict(image, { tile: [256, 512], overlap: 0.1, probabilities: false, maps: [] });
+    const [, peak] = /VmHWM:\\s*(\\d+) kB/.exec(readFileSync("/proc/self/status", "utf8"));
+    console.log(JSON.stringify({ peak: Number(peak) / 1024, mask: mask.data.length }));
+  `;
+  const child = spawnSync(process.execPath, ["--input-type=module", "-e", program], {
+    encoding: "utf8",
+    timeout: 200_000,
+  });
+  if (child.status !== 0) throw new Error(`the program ended with ${child.status ?? child.signal}: ${child.stderr}`);
+  return JSON.parse(child.stdout);
+}
+
+it.runIf(process.platform === "linux")(
+  "a prediction by tiles holds the rows of a tile, however many the image has",
+  () => {
+    const [short, long] = [peakByTiles(1024), peakByTiles(16_384)];
+    expect(long.mask).toBe(16_384 * 512);
+    // By docs/tiles.md nothing but the result grows, which is handed over once. Of all rows together the input alone would take
+    // 32 MB, and the sums of two classes 95.
+    const result = (2 * (long.mask - short.mask)) / 2 ** 20;
+    expect(long.peak - short.peak, `${short.peak} and ${long.peak} MB`).toBeLessThan(result + 25);
+  },
+  410_000,
+);
