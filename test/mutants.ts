@@ -281,6 +281,27 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/unit/surface.test.ts"],
   },
   {
+    name: "surface Dice of what is nearer than the tolerance alone",
+    file: "lib/quality/register.ts",
+    text: "(pooled[count] as number) <= within",
+    by: "(pooled[count] as number) < settings.tolerance",
+    tests: ["test/unit/lesions.test.ts"],
+  },
+  {
+    name: "a lesion is found where more than the share is covered",
+    file: "lib/quality/lesions.ts",
+    text: "covered >= overlap",
+    by: "covered > overlap",
+    tests: ["test/unit/lesions.test.ts"],
+  },
+  {
+    name: "volumes in cubic millimetres",
+    file: "lib/grid/units.ts",
+    text: "(spacing.length === 3 ? 1000 : 1)",
+    by: "1",
+    tests: ["test/unit/lesions.test.ts"],
+  },
+  {
     name: "ignored pixels count in Dice",
     file: "lib/quality/overlap.ts",
     text: "if (y === ignoreIndex) continue;",

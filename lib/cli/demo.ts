@@ -145,7 +145,7 @@ async function show(
   const { demoPage } = await import("../report/demo-page.js");
   const { describeImages, describeSummary } = await import("../study/tables.js");
   const { summarise } = await import("../study/summary.js");
-  const { scoredClasses, scoreImage } = await import("../study/records.js");
+  const { commonUnits, scoredClasses, scoreImage } = await import("../study/records.js");
   const { datasetItems, infer } = await import("../inference/inference.js");
   const scored = scoredClasses(undefined, test.classNames);
   const scores = [];
@@ -173,7 +173,7 @@ async function show(
   }
   line.clear();
   scores.sort((a, b) => (a.aula ?? 0) - (b.aula ?? 0));
-  const evaluated = { classNames: test.classNames, scored, heads };
+  const evaluated = { classNames: test.classNames, scored, heads, units: commonUnits(scores) };
   const summary = summarise(scores, evaluated);
   const spearman = summary.spearmanWithDice.aula?.rho ?? Number.NaN;
   const page = path.resolve(flags.out, "index.html");

@@ -5,10 +5,12 @@ import { writeAtomic } from "../data/files.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { type Model, PREDICT } from "../ensemble/model.js";
 import { type Defaults, defaultsOf, option, type Values } from "../options.js";
+import { MEASURED } from "../quality/quality.js";
 import { fixed } from "../results/format.js";
 import type { Certificate } from "../runs/certificate.js";
 import { RUN_FILES, type Run } from "../runs/run.js";
 import { watchedValues } from "../scores/gate.js";
+import type { ImageLesions } from "../study/lesions.js";
 import { givenOf, RUN, runOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { noteCropped } from "./cropped-note.js";
@@ -19,6 +21,8 @@ import { conditions, SCORING } from "./scoring-options.js";
 import { atOwnSize, noteTiles, TILE_PARSERS, TILING, tilesOf } from "./tile-options.js";
 
 const { skip, fusion } = PREDICT;
+const { spacing } = SCORING;
+const { tolerance, overlap } = MEASURED;
 
 const OPTIONS = {
   run: RUN,
@@ -32,6 +36,10 @@ const OPTIONS = {
   fusion,
   ...TILING,
   ...SCORING,
+  ...MEASURED,
+  lesions: option.boolean({
+    text: "also lesion by lesion: lesions.csv, with the scores of each predicted one, and what is found and false per class",
+  }),
   ...labelSpecs({ labels: "as the run's", ignore: "the run's" }),
   ...DEVICE,
 };
@@ -60,6 +68,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
   const { summarise } = await import("../study/summary.js");
   const { describeImages, describeSummary, evaluationTables } = await import("../study/tables.js");
   const { coverageOf, describeCoverage } = await import("../study/predicted-dice.js");
+  const { describeLesions, imageLesions, lesionsCsv, summariseLesions } = await import("../study/lesions.js");
   const { scoredClasses } = await import("../study/records.js");
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");
@@ -89,28 +98,30 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     const certificate = await certificateFor({ folder: run, model, run: described }, flags, session);
     const watched: [id: string, Record<string, number | null>][] = [];
     const tell = counter(line, "evaluating", items.length);
-    const { scores, heads } = await evaluateItems(model, items, {
-      scoring: {
-        classes: model.classes,
-        scored,
-        ignoreIndex,
-        ...(flags.spacing && { spacing: flags.spacing }),
-      },
+    const scoring = {
+      ...{ classes: model.classes, scored, ignoreIndex },
+      ...givenOf(flags, { spacing, tolerance, overlap }),
+    };
+    const parts: ImageLesions[] = [];
+    const { scores, heads, units } = await evaluateItems(model, items, {
+      scoring,
       predict: {
         labels: true,
         signal: session.signal,
         ...givenOf(flags, { skip, fusion }),
         ...tiles,
       },
-      onResult: ({ id, prediction }) => {
+      onResult: (result) => {
+        const { id, prediction } = result;
         if (certificate) watched.push([id, watchedValues(prediction, certificate, described.gate)]);
+        if (flags.lesions) parts.push(imageLesions(result, scoring, method === "le"));
       },
       onProgress: tell,
     });
     line.clear();
     scores.sort((a, b) => (a.aula ?? 0) - (b.aula ?? 0));
     const { tau, resamples, seed } = flags;
-    const evaluated = { classNames, scored, heads };
+    const evaluated = { classNames, scored, heads, units };
     const summary = summarise(scores, {
       ...{ ...evaluated, tau, resamples, seed },
       ...(flags.unit && { unit: flags.unit }),
@@ -129,6 +140,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       classNames,
       scored,
       spacing: flags.spacing ?? null,
+      overlap: flags.overlap,
       measuredAt: "stored size",
       ...(Object.keys(tiles).length > 0 && { tiles }),
       ...(seen.size > 0 && { seen: seen.size }),
@@ -137,21 +149,24 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     const { fit, stale } = model.predictedDice;
     if (stale) session.note(`warning: ${stale}`);
     const coverage = fit && coverageOf(scores, fit, evaluated);
+    const lesions = flags.lesions ? summariseLesions(parts, evaluated) : undefined;
     const alarm = certificate && (await alarmOver(watched, certificate));
     const summed = {
       ...{ ...facts, ...summary },
+      ...(lesions && { lesions }),
       ...(coverage && { predictedDice: coverage }),
       ...(alarm && { alarm: alarm.summary }),
     };
     const tables = evaluationTables(scores, summary, evaluated);
-    const written = Object.entries({ ...tables, ...alarm?.files, "summary.json": toJson(summed, 2) });
+    const more = lesions ? { "lesions.csv": lesionsCsv(parts, evaluated) } : {};
+    const written = Object.entries({ ...tables, ...more, ...alarm?.files, "summary.json": toJson(summed, 2) });
     await writeTogether(out, "summary.json", async (folder) => {
       for (const [name, content] of written) await writeAtomic(path.join(folder, name), content);
     });
     await session.print(
       session.json
         ? toJson({ ...summed, scores }, 2)
-        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${coverage ? `${describeCoverage(coverage)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
+        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${lesions ? `${describeLesions(lesions, flags.overlap)}\n` : ""}${coverage ? `${describeCoverage(coverage)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
     );
   } finally {
     line.clear();

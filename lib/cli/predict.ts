@@ -9,7 +9,7 @@ import type { VolumeHead } from "../data/stored.js";
 import { unlikeRange } from "../data/volume.js";
 import { type Model, PREDICT } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { orientationOf, spacingOf, voxelVolumeOf } from "../grid/index.js";
+import { type Grid, orientationOf, spacingOf, voxelVolumeOf } from "../grid/index.js";
 import type { Result } from "../inference/inference.js";
 import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
 import { option, type Values } from "../options.js";
@@ -221,7 +221,7 @@ function placeRecord({ placement, mask }: Result, { preprocessing, data, classNa
   if (!grid) return undefined;
   const spacing = spacingOf(grid);
   const { areas } = extentOf(mask, classNames.length, { cropped: 0 });
-  const millilitres = voxelVolumeOf(grid) / 1000;
+  const millilitres = millilitresOf(grid);
   const { axes } = preprocessing.grid ?? {};
   return {
     /** Where x, y and z grow, such as LPS. */
@@ -235,6 +235,11 @@ function placeRecord({ placement, mask }: Result, { preprocessing, data, classNa
     /** In what it is unlike the training's volumes, a sentence each: a person should look at it. */
     unlikeTraining: axes && data.grids ? unlikeRange(grid, data.grids, axes) : [],
   };
+}
+
+/** Of a voxel. */
+function millilitresOf(grid: Grid): number {
+  return voxelVolumeOf(grid) / 1000;
 }
 
 /** How one image's files are written. */
@@ -261,7 +266,7 @@ type StructureRecord = Omit<Structure, "class"> & { class: string };
 
 /** In the order of the file's pixels, classes by name. */
 async function structuresOf(
-  { mask, labels, probabilities, orientation }: Result,
+  { mask, labels, probabilities, orientation, placement }: Result,
   classNames: readonly string[],
   options: StructuresOptions,
 ): Promise<StructureRecord[]> {
@@ -270,7 +275,11 @@ async function structuresOf(
     labels: orientBack(labels as NdArray<Uint8Array>, orientation),
     probabilities: orientBack(probabilities, orientation),
   };
-  return structures(input, options).map((one) => ({ ...one, class: classNames[one.class] as string }));
+  const grid = isVolume(placement) ? placement.stored : null;
+  return structures(input, options).map((one) => ({
+    ...{ ...one, class: classNames[one.class] as string },
+    ...(grid && { volume: one.voxels * millilitresOf(grid) }),
+  }));
 }
 
 /**

@@ -16,6 +16,7 @@ import {
 } from "../data/labels.js";
 import { checkWhole } from "../data/output-list.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { type Units, unitsOf } from "../grid/index.js";
 import { type HeadsScore, QUALITY_NAMES, scoreHeads } from "../metrics/index.js";
 import { option, type Values } from "../options.js";
 import { SCORE } from "../quality/score.js";
@@ -30,11 +31,11 @@ import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { ignoredLabelOf, labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
-const { trust, skip, fusion, spacing } = SCORE;
+const { trust, skip, fusion, spacing, tolerance, overlap } = SCORE;
 
 const OPTIONS = {
   probabilities: option.boolean({ text: "the heads are probabilities, not logits" }),
-  ...{ trust, skip, fusion, spacing },
+  ...{ trust, skip, fusion, spacing, tolerance, overlap },
   csv: option.string({ text: "write the scores as a table to this file", arg: "file" }),
   ...labelSpecs({ labels: "auto", ignore: "255, where it is no class" }),
 };
@@ -94,17 +95,31 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
     line.clear();
   }
   const summary = summarise(scores);
-  const table = filesTable(scores);
-  if (flags.csv !== undefined) await writeAtomic(flags.csv, toCsv(table, { file: ({ file }) => file }));
+  const units = unitsIn(flags);
+  const table = filesTable(scores, units);
+  if (flags.csv !== undefined)
+    await writeAtomic(flags.csv, toCsv(table, { file: ({ file }) => file, lengths: () => units.length }));
   noteIgnored(session, ignored, scores.length, rule.ignore);
   noteUnclear(session, unclearMask(truths, rule));
   const { skip, fusion, spacing = null } = flags;
-  const settings = { skip, fusion, labels: rule, ignoreIndex: rule.ignore, spacing };
+  const settings = {
+    skip,
+    fusion,
+    labels: rule,
+    ignoreIndex: rule.ignore,
+    spacing,
+    units,
+    overlap: flags.overlap ?? overlap.default,
+  };
   await session.print(
     session.json
       ? toJson({ ...settings, ignored, files: scores, summary }, 2)
-      : `${toText(table)}\n${describeSummary(summary)}${flags.csv === undefined ? "" : `\nWritten to ${flags.csv}\n`}`,
+      : `${toText(table)}\n${describeSummary(summary, units)}${flags.csv === undefined ? "" : `\nWritten to ${flags.csv}\n`}`,
   );
+}
+
+function unitsIn(flags: Flags): Units {
+  return { ...unitsOf(flags.spacing, flags.spacing?.length ?? 0), tolerance: flags.tolerance ?? tolerance.default };
 }
 
 /** What the truths of all files mean. */
@@ -176,7 +191,7 @@ async function scoreFile(
   try {
     of = scoreHeads(heads as NdArray, {
       values: flags.probabilities ? "probabilities" : "logits",
-      ...givenOf(flags, { trust, skip, fusion, spacing }),
+      ...givenOf(flags, { trust, skip, fusion, spacing, tolerance, overlap }),
       // Of 256 classes each is one, and what is left out has no label that is free.
       ignoreIndex: rule.scale === "index" && rule.ignore === null ? null : ignoredLabel(rule),
       ...(truth && { truth }),
@@ -283,7 +298,7 @@ function summarise(scores: readonly FileScore[]): Summary {
 }
 
 /** All numbers of each file; on the terminal some. */
-function filesTable(scores: readonly FileScore[]): Table<FileScore> {
+function filesTable(scores: readonly FileScore[], units: Units): Table<FileScore> {
   const all = new Map(scores.map((of) => [of, numbers(of, true)]));
   const names = [...new Set([...all.values()].flatMap(Object.keys))];
   return {
@@ -295,7 +310,12 @@ function filesTable(scores: readonly FileScore[]): Table<FileScore> {
       { head: "empty", csv: "empty", page: "column", of: ({ empty }) => String(empty) },
       { head: "ignored", csv: "ignored", page: "column", of: ({ ignored }) => ignored },
       ...names.map((name) => ({
-        ...imageColumn<FileScore>(name, (of) => all.get(of)?.[name], TOLD.includes(name) || CONFIDENCES.includes(name)),
+        ...imageColumn<FileScore>(
+          name,
+          (of) => all.get(of)?.[name],
+          TOLD.includes(name) || CONFIDENCES.includes(name),
+          units,
+        ),
         csv: name,
       })),
     ],
@@ -306,8 +326,8 @@ function filesTable(scores: readonly FileScore[]): Table<FileScore> {
 /** Of a file without a truth, on the terminal too. */
 const CONFIDENCES = ["softDiceConfidence", "predictionDepth", "entropy.mean"];
 
-function describeSummary({ means, spearmanWithDice }: Summary): string {
-  const rows = Object.entries(means).map(([name, of]) => ({ ...lookOf(name), quantity: name, part: "", of }));
+function describeSummary({ means, spearmanWithDice }: Summary, units: Units): string {
+  const rows = Object.entries(means).map(([name, of]) => ({ ...lookOf(name, units), quantity: name, part: "", of }));
   const table = toText(meansTable(rows, "files"));
   return spearmanWithDice ? `${table}\n${toText(ranksTable(spearmanWithDice, "files"))}` : table;
 }

@@ -25,7 +25,10 @@ export const SCORING = {
     otherwise: "all",
     text: "foreground classes to score; others count as background in truth, mask and probabilities",
   }),
-  spacing: SURFACE_OPTIONS.spacing,
+  spacing: option.with(SURFACE_OPTIONS.spacing, {
+    otherwise: "each volume’s own; in pixels where it has none",
+    text: SURFACE_OPTIONS.spacing.text,
+  }),
   allowDuplicates: option.boolean({
     text: "score also images that a run was trained on or chosen by under other names",
   }),

@@ -5,5 +5,6 @@ export { orientationOf, reorient } from "./orientation.js";
 export type { Moved, Placed, Step, Triple } from "./placed.js";
 export { type ResampleOptions, resample, resampleLabels } from "./resample.js";
 export { followLabels, type RestoreOptions, restore } from "./restore.js";
+export { pixelSize, type Units, unitsOf } from "./units.js";
 export { shearOf, voxelVolumeOf } from "./voxel.js";
 export { type Box, centre, crop, type Fill, nonZeroBox, pad } from "./window.js";

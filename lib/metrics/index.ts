@@ -61,22 +61,28 @@ export {
   type Reliability,
   reliability,
 } from "../quality/calibration.js";
+export { type ClassLesions, type Lesion, type LesionOptions, lesions } from "../quality/lesions.js";
 export { brier, type LikelihoodOptions, nll } from "../quality/likelihood.js";
 export { dice, iou, type OverlapOptions } from "../quality/overlap.js";
 export {
+  assd,
+  hausdorff,
+  hd95,
+  type ModifiedHausdorffOptions,
+  modifiedHausdorff,
   precision,
-  QUALITY_NAMES,
   type Quality,
-  type QualityName,
   type QualityOptions,
   quality,
+  type SurfaceDiceOptions,
   sensitivity,
   specificity,
+  surfaceDice,
   volumeError,
 } from "../quality/quality.js";
 export type { SurfaceOptions } from "../quality/regions.js";
+export { QUALITY_NAMES, type QualityName } from "../quality/register.js";
 export { type HeadsScore, type ScoreOptions, scoreHeads } from "../quality/score.js";
-export { assd, hausdorff, hd95, type ModifiedHausdorffOptions, modifiedHausdorff } from "../quality/surface.js";
 export {
   type ClassDiceFit,
   type ClassFeatures,

@@ -13,7 +13,10 @@ export interface SurfaceOptions {
    * @default 255, where that is no class
    */
   ignoreIndex?: number | null;
-  /** Distance of neighbouring pixels along each axis, positive; its unit is that of the results. @default 1 each */
+  /**
+   * Distance of neighbouring pixels along each axis in mm, positive: lengths are then in mm, and sizes in ml (of two axes mm²).
+   * @default all is counted in pixels
+   */
   spacing?: readonly number[];
 }
 
@@ -22,7 +25,7 @@ export const SURFACE_OPTIONS = {
   ignoreIndex: IGNORE_INDEX,
   spacing: option.array(option.number({ above: 0 }), {
     min: 1,
-    ...{ otherwise: "1 each", text: "distance of neighbouring pixels along each axis, as 2.5,0.8,0.8" },
+    ...{ otherwise: "in pixels", text: "distance of neighbouring pixels along each axis in mm, as 2.5,0.8,0.8" },
   }),
 };
 
@@ -45,6 +48,8 @@ export interface Masks {
   truth: Uint8Array;
   shape: readonly number[];
   spacing: readonly number[];
+  /** The spacing, where one was given. */
+  given: readonly number[] | undefined;
   classes: number;
   ignoreIndex: number;
 }
@@ -64,7 +69,10 @@ export function checkInput(
   if (spacing && spacing.length !== shape.length) {
     fail("ERR_LE_OPTION", `option 'spacing' of ${name}`, `${shape.length} numbers, one per axis`, describe(spacing));
   }
-  return { prediction: data, truth: real.data, shape, spacing: spacing ?? shape.map(() => 1), classes, ignoreIndex };
+  return {
+    ...{ prediction: data, truth: real.data, shape, classes, ignoreIndex },
+    ...{ spacing: spacing ?? shape.map(() => 1), given: spacing },
+  };
 }
 
 /** Counts and extents of every class in one pass. */
@@ -121,4 +129,38 @@ export function regions({ prediction, truth, shape, classes, ignoreIndex }: Mask
     low: low.map((of) => of[c] as number),
     high: high.map((of) => of[c] as number),
   }));
+}
+
+/** The masks of a class, in the prediction and in the truth, in the box around both with a margin of one pixel: 1 where it is, else 0. */
+export function cut(
+  { prediction, truth, shape: full, ignoreIndex }: Masks,
+  c: number,
+  { low, high }: Region,
+): { shape: number[]; a: Uint8Array; b: Uint8Array } {
+  const shape = low.map((first, axis) => (high[axis] as number) - first + 3);
+  const size = shape.reduce((product, axis) => product * axis, 1);
+  const a = new Uint8Array(size);
+  const b = new Uint8Array(size);
+  const rank = shape.length;
+  const width = shape[rank - 1] as number;
+  const index = new Array<number>(rank - 1).fill(1);
+  const lines = shape.slice(0, -1).reduce((product, axis) => product * (axis - 2), 1);
+  for (let line = 0; line < lines; line++) {
+    let from = 0;
+    let to = 0;
+    for (let axis = 0; axis < rank - 1; axis++) {
+      from = from * (full[axis] as number) + (low[axis] as number) + (index[axis] as number) - 1;
+      to = to * (shape[axis] as number) + (index[axis] as number);
+    }
+    from = from * (full[rank - 1] as number) + (low[rank - 1] as number);
+    to = to * width + 1;
+    for (let x = 0; x < width - 2; x++) {
+      const y = truth[from + x] as number;
+      if (y === ignoreIndex) continue;
+      if (y === c) b[to + x] = 1;
+      if (prediction[from + x] === c) a[to + x] = 1;
+    }
+    for (let axis = rank - 2; axis >= 0 && ++index[axis]! === (shape[axis] as number) - 1; axis--) index[axis] = 1;
+  }
+  return { shape, a, b };
 }

@@ -27,7 +27,7 @@ import {
 import { type Calibration, calibrationOf } from "./calibration.js";
 import { checkSaid, IGNORE_INDEX, leftOut, NOTHING } from "./ignored.js";
 import { countPixels } from "./likelihood.js";
-import { type Quality, quality } from "./quality.js";
+import { MEASURED, type Quality, quality } from "./quality.js";
 import { SURFACE_OPTIONS } from "./regions.js";
 
 export const SCORE = {
@@ -56,8 +56,12 @@ export const SCORE = {
    * @default 255, where that is no class
    */
   ignoreIndex: IGNORE_INDEX,
-  /** Distance of neighbouring pixels along each axis, positive. @default 1 each */
+  /** Distance of neighbouring pixels along each axis in mm, positive. @default lengths and sizes are in pixels */
   spacing: SURFACE_OPTIONS.spacing,
+  /** Of surface Dice, in mm, or pixels without a spacing. @default 1 */
+  tolerance: MEASURED.tolerance,
+  /** Share of a lesion that has to be covered for it to be found. @default 0.1 */
+  overlap: MEASURED.overlap,
 };
 
 /** Options of {@link scoreHeads}. */
@@ -93,7 +97,7 @@ export interface HeadsScore extends Scored {
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore {
-  const { skip, values, fusion, weights, theta, spacing, ...more } = {
+  const { skip, values, fusion, weights, theta, spacing, tolerance, overlap, ...more } = {
     ...defaultsOf(SCORE),
     ...checkOptions("scoreHeads", options, SCORE),
   };
@@ -165,7 +169,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     staple,
     ...(truth && {
       quality: quality(spatialMask, truth, {
-        classes,
+        ...{ classes, tolerance, overlap },
         ignoreIndex: ignoreIndex === NOTHING ? null : ignoreIndex,
         ...(spacing && { spacing }),
       }),

@@ -2,6 +2,7 @@
 import type { RuleName } from "../certificate/index.js";
 import type { Cropped } from "../data/cropped.js";
 import type { Ignored } from "../data/labels.js";
+import type { Units } from "../grid/index.js";
 import type { MethodName } from "../runs/methods.js";
 import type { ConfidenceName, ScoreName, ScoreRecord } from "../scores/scores.js";
 import type { MapSummary } from "../uncertainty/index.js";
@@ -9,7 +10,7 @@ import type { ComparedMeasure, RankingName } from "./measures.js";
 
 /**
  * Quality, uncertainty and agreement of one image under one run. What is not defined is null. Quality is the mean over the
- * foreground classes; of distances, over those that are defined, in the unit of `spacing`.
+ * foreground classes; of distances, over those that are defined, in the unit of `units`.
  */
 export interface ImageRecord extends ScoreRecord, Record<ComparedMeasure | "ece", number | null> {
   id: string;
@@ -289,7 +290,10 @@ export interface Comparison {
   classNames: string[];
   /** Foreground classes that were scored, by index; the others count as background. */
   scored: number[];
-  spacing: number[];
+  /** Of neighbouring pixels, in the unit of lengths; null: each volume's own. */
+  spacing: number[] | null;
+  /** Of lengths and sizes; earlier versions do not say: pixels where the spacing is 1. */
+  units?: Units;
   /** An image has failed where its Dice is below this. */
   tau: number;
   /** Which summary of a map is its confidence. */

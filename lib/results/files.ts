@@ -8,7 +8,7 @@ import { IMAGE_SCORE_NAMES } from "../scores/scores.js";
 import { mean } from "../statistics/spread.js";
 import type { Comparison, MeanEstimate, MethodResult } from "./comparison.js";
 import { fixed } from "./format.js";
-import { COMPARED_MEASURES, type ComparedMeasure, POOLED } from "./measures.js";
+import { COMPARED_MEASURES, type ComparedMeasure, lookOf, POOLED } from "./measures.js";
 import { type CsvCell, csvOf, type Table, toCsv, toText } from "./table.js";
 import {
   acceptanceTable,
@@ -23,6 +23,7 @@ import {
   scoresTable,
   shiftTable,
   testsTable,
+  unitsIn,
 } from "./tables.js";
 
 /** Scores of each method on the terminal, of some thirty. */
@@ -81,10 +82,12 @@ function failures({ runs, tau }: Comparison, method: MethodResult): string {
 /** The CSV files by name. Numbers are not rounded; an empty cell is what is not defined. */
 export function csvTables(comparison: Comparison): Record<string, string> {
   const { methods, runs, bootstrap, shift, tau } = comparison;
+  const units = unitsIn(comparison);
+  const unitOf = (measure: string) => lookOf(COMPARED_MEASURES[measure as ComparedMeasure] ?? measure, units).unit;
   const quality = methods.flatMap(({ method, runs: { length }, ...of }) => {
     const row = (measure: string, name: string, { value, low, high, ...more }: Partial<MeanEstimate>): CsvCell[] => [
       ...[method, length, measure, name, value, low, high],
-      ...[more.sd, more.n, more.leftOut],
+      ...[more.sd, more.n, more.leftOut, unitOf(measure)],
     ];
     return [
       ...Object.entries(of.quality).map(([measure, estimate]) => row(measure, "", estimate)),
@@ -101,7 +104,7 @@ export function csvTables(comparison: Comparison): Record<string, string> {
   };
   return {
     "table1-quality.csv": csvOf(
-      ["method", "runs", "measure", "class", "value", "low", "high", "sd", "images", "left_out"],
+      ["method", "runs", "measure", "class", "value", "low", "high", "sd", "images", "left_out", "unit"],
       quality,
     ),
     "table2-correlation.csv": toCsv(correlationTable(comparison), ofConfidence),
@@ -139,6 +142,7 @@ export function csvTables(comparison: Comparison): Record<string, string> {
       measure: ({ measure }) => measure,
       other: ({ other }) => other,
       unit: () => bootstrap.unit,
+      lengths: () => units.length,
     }),
     ...(shift && {
       "shift.csv": toCsv(shiftTable(comparison), {
@@ -157,13 +161,14 @@ export function csvTables(comparison: Comparison): Record<string, string> {
   };
 }
 
-function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
+function imagesCsv(comparison: Comparison): string {
+  const { runs, shift, scored, classNames } = comparison;
   const measures = [...(Object.keys(COMPARED_MEASURES) as ComparedMeasure[]), "ece"] as const;
   const maps = Object.keys(runs[0]?.images[0]?.uncertainty ?? {});
   const header = distinctNames([
     ...["set", "method", "seed", "id", "group", ...measures],
     ...scored.flatMap((c) => [`dice_${classNames[c]}`, `mhd_${classNames[c]}`]),
-    ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored", "cropped"],
+    ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored", "cropped", "lengths"],
   ]);
   const rows = (set: string, records: Comparison["runs"], classes: readonly number[]) =>
     records.flatMap(({ method, seed, images }) =>
@@ -179,6 +184,7 @@ function imagesCsv({ runs, shift, scored, classNames }: Comparison): string {
         ...maps.map((name) => image.uncertainty[name]),
         image.ignored,
         image.cropped,
+        unitsIn(comparison).length,
       ]),
     );
   return csvOf(header, [...rows("in", runs, scored), ...(shift ? rows("out", shift.runs, shift.scored) : [])]);

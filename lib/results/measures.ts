@@ -1,5 +1,6 @@
 // The register of what is measured of a prediction against its truth, and of a confidence against failures.
-import type { QualityName } from "../metrics/index.js";
+import type { Units } from "../grid/index.js";
+import { QUALITY, type QualityName } from "../quality/register.js";
 import type { ScoreEntry } from "../scores/register.js";
 import { SCORES } from "../scores/scores.js";
 
@@ -8,56 +9,17 @@ interface Measure {
   title: string;
   /** What it is, in a line. */
   text: string;
-  better: "high" | "low";
+  /** Absent where it is no matter of better or worse. */
+  better?: "high" | "low";
+  /** See `QualityMeasure`. @default "none" */
+  unit?: "none" | "count" | "length" | "size" | "tolerance";
   /** Decimals. @default 3 */
   decimals?: number;
 }
 
 /** Measures of an image: its quality, and its calibration. */
 export const MEASURES = {
-  dice: {
-    title: "Dice",
-    text: "overlap of prediction and truth, 2·|A∩B| / (|A|+|B|); 1 is the same, 0 is nothing in common",
-    better: "high",
-  },
-  iou: { title: "IoU", text: "intersection over union, |A∩B| / |A∪B|", better: "high" },
-  hausdorff: {
-    title: "Hausdorff distance",
-    text: "largest of the nearest distances between the two boundaries",
-    better: "low",
-    decimals: 2,
-  },
-  hd95: {
-    title: "HD95",
-    text: "95th percentile of the nearest distances between the two boundaries",
-    better: "low",
-    decimals: 2,
-  },
-  modifiedHausdorff: {
-    title: "MHD",
-    text: "modified Hausdorff distance: the larger of the two mean nearest distances between the masks",
-    better: "low",
-    decimals: 2,
-  },
-  modifiedHausdorffBoundary: {
-    title: "MHD, boundaries",
-    text: "the same between the boundaries",
-    better: "low",
-    decimals: 2,
-  },
-  assd: { title: "ASSD", text: "mean of the nearest distances between the two boundaries", better: "low", decimals: 2 },
-  sensitivity: { title: "sensitivity", text: "share of the truth that is found", better: "high" },
-  precision: { title: "precision", text: "share of the prediction that is true", better: "high" },
-  specificity: {
-    title: "specificity",
-    text: "share of what is not in the truth that is not predicted",
-    better: "high",
-  },
-  volumeError: {
-    title: "volume error, relative",
-    text: "volume of the prediction beyond that of the truth, as a share of the truth’s",
-    better: "low",
-  },
+  ...QUALITY,
   nll: {
     title: "nll",
     text: "negative log-likelihood of the truth, in nats per pixel; low is good",
@@ -85,10 +47,32 @@ export const MEASURES = {
   },
 } as const satisfies Record<QualityName | (typeof LIKELIHOODS)[number], Measure>;
 
-/** How what is measured of an image, or a score of it, is called and shown. What no register knows is called by its name. */
-export function lookOf(name: string): Pick<ScoreEntry, "title" | "short" | "decimals"> {
+/** How a quantity is called and shown. */
+export interface Look extends Pick<ScoreEntry, "title" | "short" | "decimals"> {
+  /** Its unit, such as `mm`; empty for a number without. */
+  unit: string;
+}
+
+/**
+ * How what is measured of an image, or a score of it, is called and shown. What no register knows is called by its name.
+ * @param units of lengths and sizes, which titles then name
+ */
+export function lookOf(name: string, units?: Units): Look {
   const registers: Record<string, Pick<ScoreEntry, "title" | "short" | "decimals">> = { ...SCORES, ...MEASURES };
-  return Object.hasOwn(registers, name) ? (registers[name] as ScoreEntry) : { title: name };
+  const {
+    title,
+    short = title,
+    decimals,
+  } = Object.hasOwn(registers, name) ? (registers[name] as ScoreEntry) : { title: name };
+  const { unit: kind = "none" } = (MEASURES as Partial<Record<string, Measure>>)[name] ?? {};
+  const unit = (units && unitNamed(kind, units)) ?? "";
+  const said = unit && ` (${unit})`;
+  return { title: title + said, short: short + said, ...(decimals !== undefined && { decimals }), unit };
+}
+
+function unitNamed(kind: NonNullable<Measure["unit"]>, { length, size, tolerance }: Units): string | undefined {
+  if (kind === "tolerance") return tolerance === undefined ? undefined : `${tolerance} ${length}`;
+  return kind === "length" ? length : kind === "size" ? size : undefined;
 }
 
 /** Measures of an image's probabilities. */

@@ -1,4 +1,5 @@
 // The tables of a comparison, each declared once for the terminal, for files and for the page.
+import { type Units, unitsOf } from "../grid/index.js";
 import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
 import { CONFIDENCES, type ConfidenceName, confidenceTitle, SCORES, snake } from "../scores/scores.js";
 import { meanOfKnown } from "../statistics/spread.js";
@@ -20,6 +21,7 @@ import {
   COMPARED_MEASURES,
   type ComparedMeasure,
   FAILURE_NAMES,
+  lookOf,
   MEASURES,
   POOLED,
   RANKINGS,
@@ -27,7 +29,7 @@ import {
 } from "./measures.js";
 import type { Column, Table } from "./table.js";
 
-const decimals = (of: { better: string; decimals?: number }) => (value: number) => fixed(value, of.decimals);
+const decimals = (of: { title: string; decimals?: number }) => (value: number) => fixed(value, of.decimals);
 
 /** How well something ranks images by quality and finds failures. */
 export function rankingColumn<Row>(name: RankingName, of: Column<Row>["of"]): Column<Row> {
@@ -40,12 +42,19 @@ const title = ({ method, runs }: MethodResult) =>
   `${METHOD_TITLES[method].short}${runs.length > 1 ? ` (${runs.length} seeds)` : ""}`;
 const METHOD = { head: "method", of: title };
 
+/** Of lengths and sizes. Earlier versions did not say them, and had a spacing of 1 where none was given. */
+export function unitsIn({ units, spacing }: Pick<Comparison, "units" | "spacing">): Units {
+  return units ?? unitsOf(spacing?.some((step) => step !== 1) ? spacing : undefined, spacing?.length ?? 0);
+}
+
 /** Quality of each method. */
-export function qualityTable({ methods, spacing }: Comparison): Table<MethodResult> {
-  const unit = spacing.every((step) => step === 1) ? "pixels" : "unit of the spacing";
+export function qualityTable(comparison: Comparison): Table<MethodResult> {
+  const { methods } = comparison;
+  const told = unitsIn(comparison);
   const column = (name: ComparedMeasure, head?: string): Column<MethodResult> => {
     const measure = MEASURES[COMPARED_MEASURES[name]];
-    const { title, better } = measure;
+    const { title } = lookOf(COMPARED_MEASURES[name], told);
+    const { better } = measure;
     return { head: head ?? title, better, format: decimals(measure), of: ({ quality }) => quality[name] };
   };
   const classes = [...new Set(methods.flatMap(({ classDice }) => Object.keys(classDice)))];
@@ -54,7 +63,7 @@ export function qualityTable({ methods, spacing }: Comparison): Table<MethodResu
     name: METHOD,
     columns: [
       column("dice"),
-      column("mhd", `MHD (${unit})`),
+      column("mhd"),
       column("nll"),
       { ...column("hd95"), page: "column" },
       { ...column("assd"), page: "column" },
@@ -70,11 +79,13 @@ export function qualityTable({ methods, spacing }: Comparison): Table<MethodResu
 }
 
 /** LE against each other method. */
-export function testsTable({ tests, bootstrap }: Comparison): Table<PairedTest> {
+export function testsTable(comparison: Comparison): Table<PairedTest> {
+  const { tests, bootstrap } = comparison;
+  const units = unitsIn(comparison);
   return {
     caption: `Paired tests: LE minus the other method, ${bootstrap.unit} by ${bootstrap.unit}; two-sided p, not corrected for their number`,
     group: { head: "LE minus", of: ({ other }) => METHOD_TITLES[other].short },
-    name: { head: "measure", of: ({ measure }) => MEASURES[COMPARED_MEASURES[measure]].title },
+    name: { head: "measure", of: ({ measure }) => lookOf(COMPARED_MEASURES[measure], units).title },
     columns: [
       { head: "pairs", csv: "pairs", format: String, of: ({ n }) => n },
       {

@@ -2,9 +2,10 @@
 import { type AgreementCounts, aulaFromCounts, pairwiseAgreementFromCounts } from "../agreement/index.js";
 import type { NdArray } from "../arrays.js";
 import { checkFloats, checkLabels, checkSameShape, type FloatArray, fail } from "../checks.js";
+import { pixelSize } from "../grid/units.js";
 import { checkOptions, describe, option, type Values } from "../options.js";
 import { softDiceConfidenceFromSums } from "../uncertainty/index.js";
-import { connectedComponents, foreground, NEIGHBOURS, nearestComponent } from "./components.js";
+import { type Components, connectedComponents, foreground, NEIGHBOURS, nearestComponent } from "./components.js";
 
 /** What {@link structures} reads: of a prediction, or of the score of given heads. K heads, C classes. */
 export interface StructuresInput {
@@ -14,6 +15,8 @@ export interface StructuresInput {
   labels: NdArray<Uint8Array>;
   /** C×S: p̄, in [0, 1]. */
   probabilities: NdArray<FloatArray>;
+  /** S: labels of the truth, where it is known, to say how much of each part it has. Of pixels that do not count any other number. */
+  truth?: NdArray<Uint8Array>;
 }
 
 export const STRUCTURES = {
@@ -21,7 +24,7 @@ export const STRUCTURES = {
   minVoxels: option.integer({ min: 0, default: 0 }),
   /** Which pixels touch: over a face alone (4 in 2D, 6 in 3D), or at corners too (8, 26). @default "face" */
   neighbours: option.oneOf(NEIGHBOURS, { default: "face" }),
-  /** Distance of neighbouring pixels along each axis, positive; `volume` is in its unit. @default 1 each */
+  /** Distance of neighbouring pixels along each axis in mm, positive. @default `volume` is in pixels */
   spacing: option.array(option.number({ above: 0 }), { min: 1 }),
   /** Whether the heads have an order in depth, without which there is no AULA. @default true */
   ordered: option.boolean({ default: true }),
@@ -36,7 +39,7 @@ export interface Structure {
   class: number;
   /** Its pixels (voxels). */
   voxels: number;
-  /** `voxels` times the size of one; 1 each without a spacing. */
+  /** In ml of D×H×W with a spacing, in mm² of H×W with one, in pixels without. */
   volume: number;
   /** What it lies in. */
   box: {
@@ -47,6 +50,8 @@ export interface Structure {
   };
   /** Mean index of its pixels along each axis. */
   centre: number[];
+  /** Share of it that the truth has, in [0, 1]; where a truth is given. */
+  covered?: number;
   /** AULA in its zone, in [0, K-2]; null for fewer than three heads and for heads without an order. */
   aula: number | null;
   /** AULA / (K-2), in [0, 1]. */
@@ -73,14 +78,17 @@ export function structures(input: StructuresInput, options: StructuresOptions = 
   checkSameShape("mask", mask.shape, shape);
   const labels = checkLabels("labels", input.labels, { classes, rank: 2, axes: "K×S" });
   checkSameShape("labels", labels.shape.slice(1), shape);
-  const { spacing = shape.map(() => 1) } = given;
-  if (spacing.length !== shape.length)
+  const { truth } = input;
+  if (truth) checkSameShape("truth", truth.shape, shape);
+  const { spacing } = given;
+  if (spacing && spacing.length !== shape.length)
     fail("ERR_LE_OPTION", "option 'spacing' of structures", `${shape.length} numbers, one per axis`, describe(spacing));
 
   const components = connectedComponents(mask.data, shape, neighbours);
   const places = placesOf(components.of, components.labels.length, shape);
+  const covered = truth && coveredOf(components, truth.data);
   const kept = places.flatMap(({ voxels }, part) => (voxels > minVoxels ? [part] : []));
-  const size = spacing.reduce((product, step) => product * step, 1);
+  const size = pixelSize(spacing);
   const found: Structure[] = [];
   for (let c = 1; c < classes; c++) {
     const parts = kept.filter((part) => components.labels[part] === c);
@@ -95,6 +103,7 @@ export function structures(input: StructuresInput, options: StructuresOptions = 
         class: c,
         ...place,
         volume: place.voxels * size,
+        ...(covered && { covered: (covered[part] as number) / place.voxels }),
         aula: aula && (aula.perClass[1] as number),
         aulaNormalised: aula && (aula.perClass[1] as number) / (counts.heads - 2),
         pairwiseAgreement: counts.heads < 2 ? null : (pairwiseAgreementFromCounts(counts).perClass[1] as number),
@@ -105,10 +114,11 @@ export function structures(input: StructuresInput, options: StructuresOptions = 
   return found.sort((a, b) => b.voxels - a.voxels);
 }
 
-type Place = Pick<Structure, "voxels" | "box" | "centre">;
+/** Where a part is. */
+export type Place = Pick<Structure, "voxels" | "box" | "centre">;
 
 /** Size, box and centre of each part. */
-function placesOf(of: Int32Array, parts: number, shape: readonly number[]): Place[] {
+export function placesOf(of: Int32Array, parts: number, shape: readonly number[]): Place[] {
   const places = Array.from({ length: parts }, () => ({
     voxels: 0,
     box: { low: shape.map((length) => length), high: shape.map(() => -1) },
@@ -125,6 +135,16 @@ function placesOf(of: Int32Array, parts: number, shape: readonly number[]): Plac
     }
   });
   return places.map(({ centre, ...place }) => ({ ...place, centre: centre.map((sum) => sum / place.voxels) }));
+}
+
+/** How many pixels of each part the truth has. */
+function coveredOf({ of, labels }: Components, truth: Uint8Array): Float64Array {
+  const covered = new Float64Array(labels.length);
+  for (let i = 0; i < of.length; i++) {
+    const part = (of[i] as number) - 1;
+    if (part >= 0 && truth[i] === labels[part]) covered[part]!++;
+  }
+  return covered;
 }
 
 /** Of a zone, its class as class 1 of two: counts of the heads' labels; #(ŷ=c), Σ p̄_c, Σ p̄_c [ŷ=c]. */

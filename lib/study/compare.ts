@@ -5,6 +5,7 @@ import type { Cropped } from "../data/cropped.js";
 import type { LabelOptions } from "../data/labels.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { PredictionFusion } from "../fusion/index.js";
+import type { Units } from "../grid/index.js";
 import type { DeviceFlags } from "../inference/device.js";
 import { folderItems, type Item, infer, type OpenRun, type Result } from "../inference/inference.js";
 import type { Calibration } from "../metrics/index.js";
@@ -19,7 +20,7 @@ import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
 import { coverageOf } from "./predicted-dice.js";
-import { croppedIn, ignoredIn, recordOf, type Scoring, scoredClasses } from "./records.js";
+import { commonUnits, croppedIn, ignoredIn, recordOf, type Scoring, scoredClasses } from "./records.js";
 import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
@@ -38,7 +39,7 @@ export interface CompareOptions extends DeviceFlags, SummaryOptions {
   out: string;
   title?: string;
   summary: Comparison["summary"];
-  /** @default 1 for each axis */
+  /** In mm. @default each volume's own; in pixels where it has none */
   spacing?: readonly number[];
   /** First heads to leave out, of Layer Ensembles. @default each run's own */
   skip?: number;
@@ -96,8 +97,8 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
   await inside.items(facts[0] as RunFacts);
   await outside?.items(facts[0] as RunFacts);
 
-  const measured: MeasuredRun[] = [];
-  const shifted: MeasuredRun[] = [];
+  const measured: Measured[] = [];
+  const shifted: Measured[] = [];
   for (const [r, run] of facts.entries()) {
     const opened = await openKnown(run, options);
     try {
@@ -112,6 +113,9 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
     }
   }
   const records = measured.map(({ record }) => record);
+  const named = (runs: readonly Measured[], set: string) =>
+    runs.map(({ units }, r) => ({ id: `the ${set} of ${facts[r]?.folder}`, units }));
+  const units = commonUnits([...named(measured, "images"), ...named(shifted, "shifted images")]);
   const shown = await costAndPictures(facts, records, inside, options);
   const images = (records[0] as RunRecord).images;
   const { tau, resamples, seed } = { ...defaultsOf(SUMMARISE), ...options };
@@ -137,7 +141,8 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
       groups: new Set(images.map(({ group, id }) => (group === null ? `image ${id}` : `group ${group}`))).size,
     },
     ...settings,
-    spacing: [...(options.spacing ?? shown.axes)],
+    spacing: options.spacing ? [...options.spacing] : units.length === "mm" ? null : shown.axes,
+    units,
     ...aggregate(measured, settings),
     runs: records,
     shown: shown.images,
@@ -262,6 +267,11 @@ async function shiftOf(
   return { ...shift, split, scored: classes, selection: { where: shift.where, ...own } };
 }
 
+/** A run that was evaluated, and the units of its lengths and sizes. */
+interface Measured extends MeasuredRun {
+  units: Units;
+}
+
 async function measureRun(
   { model, notes }: OpenRun,
   run: RunFacts,
@@ -269,7 +279,7 @@ async function measureRun(
   scored: readonly number[],
   name: string,
   options: CompareOptions,
-): Promise<MeasuredRun> {
+): Promise<Measured> {
   const { method, seed, skipCurve } = run;
   const { fusion, spacing, signal, onProgress } = options;
   const skip = skipOf(method, options);
@@ -279,7 +289,7 @@ async function measureRun(
     ignoreIndex: notes.ignoreIndex,
     ...(spacing && { spacing }),
   };
-  const { scores, heads } = await evaluateItems(model, items, {
+  const { scores, heads, units } = await evaluateItems(model, items, {
     scoring,
     predict: { signal, ...(skip !== undefined && { skip }), ...(fusion && { fusion }) },
     onProgress: (done) => onProgress?.(name, done, items.length),
@@ -288,7 +298,7 @@ async function measureRun(
   const coverage = fit && coverageOf(scores, fit, { classNames: notes.classNames, scored });
   const calibration = scores.map((score): Calibration => score.calibration);
   return {
-    calibration,
+    ...{ calibration, units },
     record: {
       run: path.relative(options.out, run.folder) || ".",
       method,

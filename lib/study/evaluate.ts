@@ -2,10 +2,11 @@
 
 import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { PredictionFusion } from "../fusion/index.js";
+import type { Units } from "../grid/index.js";
 import { type Item, infer, type Result } from "../inference/inference.js";
 import type { Calibration } from "../metrics/index.js";
 import type { ReliabilityBin, RunRecord } from "../results/comparison.js";
-import { type ImageScore, type Scoring, scoreImage } from "./records.js";
+import { commonUnits, type ImageScore, type Scoring, scoreImage } from "./records.js";
 
 /** How a run is evaluated. */
 export interface EvaluateOptions {
@@ -26,9 +27,11 @@ export interface Evaluation {
   scores: ImageScore[];
   /** Names of the kept heads, in depth order. */
   heads: string[];
+  /** Of the lengths and sizes of all images. */
+  units: Units;
 }
 
-/** Predicts all images and compares each with its truth. */
+/** Predicts all images and compares each with its truth. @throws ERR_LE_DATA as {@link commonUnits} */
 export async function evaluateItems(
   model: Model,
   items: readonly Item[],
@@ -42,7 +45,7 @@ export async function evaluateItems(
     onResult?.(result);
     onProgress?.(scores.length);
   }
-  return { scores, heads };
+  return { scores, heads, units: commonUnits(scores) };
 }
 
 /** How many first heads were left out, and how the others were fused: as asked, else as tuned, else their mean. */

@@ -2,17 +2,12 @@
 import type { NdArray } from "../arrays.js";
 import { type Cropped, croppedOf } from "../data/cropped.js";
 import { addIgnored, type Ignored } from "../data/labels.js";
+import { isVolume } from "../data/preprocess.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { shearOf, spacingOf, type Units, unitsOf } from "../grid/index.js";
 import type { Result } from "../inference/inference.js";
-import {
-  type Calibration,
-  calibration,
-  dice,
-  QUALITY_NAMES,
-  type Quality,
-  type QualityName,
-  quality,
-} from "../metrics/index.js";
+import { type Calibration, calibration, dice, type Quality, type QualityName, quality } from "../metrics/index.js";
+import { MEASURED, overClasses } from "../quality/quality.js";
 import type { ImageRecord } from "../results/comparison.js";
 import type { PredictedDice } from "../scores/predicted-dice.js";
 import { recordScores } from "../scores/scores.js";
@@ -26,8 +21,12 @@ export interface Scoring {
   scored: readonly number[];
   /** Label of the truth that does not count. */
   ignoreIndex: number;
-  /** One number per axis of the stored image. @default 1 each */
+  /** One number per axis of the stored image, in mm. @default a volume's own, where it says where it lies; else all is in pixels */
   spacing?: readonly number[];
+  /** See `quality`. */
+  tolerance?: number;
+  /** See `quality`. */
+  overlap?: number;
 }
 
 /** All that is measured of one image. Quality is at the stored size, against the stored mask. */
@@ -38,6 +37,8 @@ export interface ImageScore extends ImageRecord {
   quality: Quality;
   /** Of this image's pixels; classes that are not scored are part of the background. */
   calibration: Calibration;
+  /** Of its lengths and sizes. */
+  units: Units;
   /** With bounds and classes, where the run has a fit. */
   predictedDiceOf?: PredictedDice;
 }
@@ -67,10 +68,16 @@ export function scoredClasses(chosen: readonly number[] | undefined, classNames:
 export function scoreImage(result: Result, scoring: Scoring): ImageScore {
   const { prediction, truth: stored } = result;
   if (!stored) throw new Error("unreachable: datasets for evaluation require masks");
-  const { classes, scored, ignoreIndex, spacing } = scoring;
+  const { classes, scored, ignoreIndex, tolerance = MEASURED.tolerance.default, overlap } = scoring;
+  const spacing = scoring.spacing ?? ownSpacing(result);
   const { mask, truth, probabilities, labels } = withBackground(result, stored, scoring);
-  const { perClass } = quality(mask, truth, { classes, ignoreIndex, ...(spacing && { spacing: [...spacing] }) });
-  const measured = overClasses(perClass, scored);
+  const all = quality(mask, truth, {
+    ...{ classes, ignoreIndex, tolerance },
+    ...(overlap !== undefined && { overlap }),
+    ...(spacing && { spacing: [...spacing] }),
+  });
+  const perClass = Object.fromEntries(scored.map((c) => [c, all.perClass[c] as Record<QualityName, number>]));
+  const measured = { perClass, ...overClasses(Object.values(perClass)) };
   const of = calibration(probabilities, truth, { ignoreIndex });
   const { image } = measured;
   return {
@@ -94,13 +101,14 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
     headDice: labels ? headDice(labels, truth, prediction.heads.length, scoring) : [],
     quality: measured,
     calibration: of,
+    units: { ...unitsOf(spacing, truth.shape.length), tolerance },
     ...(prediction.predictedDice && { predictedDiceOf: prediction.predictedDice }),
   };
 }
 
 /** The part of a score that results.json keeps. */
 export function recordOf(score: ImageScore): ImageRecord {
-  const { headDice, quality, calibration, predictedDiceOf, ...record } = score;
+  const { headDice, quality, calibration, units, predictedDiceOf, ...record } = score;
   return record;
 }
 
@@ -117,7 +125,7 @@ export function croppedIn(images: readonly { cropped?: number }[]): Cropped {
 }
 
 /** Turns the classes that are not scored into background: labels become 0, their probability the background's. */
-function withBackground(result: Result, truth: NdArray<Uint8Array>, { classes, scored, ignoreIndex }: Scoring) {
+export function withBackground(result: Result, truth: NdArray<Uint8Array>, { classes, scored, ignoreIndex }: Scoring) {
   const { mask, probabilities, labels } = result;
   if (scored.length === classes - 1) return { mask, truth, probabilities, labels };
   const left = foreground(classes).filter((c) => !scored.includes(c));
@@ -140,17 +148,38 @@ function withBackground(result: Result, truth: NdArray<Uint8Array>, { classes, s
   };
 }
 
-/** Means over some classes of what is defined; how many were not. */
-function overClasses(perClass: Quality["perClass"], scored: readonly number[]): Quality {
-  const kept = Object.fromEntries(scored.map((c) => [c, perClass[c] as Record<QualityName, number>]));
-  const image = {} as Quality["image"];
-  const leftOut = {} as Quality["leftOut"];
-  for (const name of QUALITY_NAMES) {
-    const defined = scored.map((c) => kept[c]?.[name] as number).filter((value) => !Number.isNaN(value));
-    image[name] = mean(defined);
-    leftOut[name] = scored.length - defined.length;
-  }
-  return { perClass: kept, image, leftOut };
+/** A sheared grid bends distances by so much of them at most, and is measured by its spacing; one that is more is not. */
+const MOST_BENT = 0.002;
+
+/**
+ * Distances of a volume's neighbours along its axes; undefined where nobody says them.
+ * @throws ERR_LE_DATA for a volume whose axes are not at right angles
+ */
+export function ownSpacing({ id, placement }: Pick<Result, "id" | "placement">): readonly number[] | undefined {
+  const grid = isVolume(placement) ? placement.stored : null;
+  if (!grid) return undefined;
+  const degrees = shearOf(grid);
+  if (Math.sin((degrees * Math.PI) / 180) <= MOST_BENT) return spacingOf(grid);
+  throw new LayerEnsemblesError(
+    "ERR_LE_DATA",
+    `Expected axes at right angles, by which distances in millimetres are measured, for ${id} but received axes up to ${degrees.toFixed(2)} degrees off; resample it, or say --spacing.`,
+  );
+}
+
+/**
+ * The units of all images' lengths and sizes; pixels where there are none.
+ * @throws ERR_LE_DATA where some are in millimetres and others in pixels
+ */
+export function commonUnits(scores: readonly Pick<ImageScore, "id" | "units">[]): Units {
+  const [first] = scores;
+  if (!first) return unitsOf(undefined, 2);
+  const other = scores.find(({ units }) => units.length !== first.units.length || units.size !== first.units.size);
+  if (!other) return first.units;
+  const [known, unknown] = first.units.length === "mm" ? [first, other] : [other, first];
+  throw new LayerEnsemblesError(
+    "ERR_LE_DATA",
+    `Expected images that all say how far their pixels are apart, or none, but received ${known.id} (lengths in ${known.units.length}, sizes in ${known.units.size}) and ${unknown.id} (${unknown.units.length}, ${unknown.units.size}); say --spacing.`,
+  );
 }
 
 function headDice(

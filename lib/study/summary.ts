@@ -1,6 +1,7 @@
 // What the images of one run come to: means, per class and group too, and whether confidence finds the failures.
 import type { Cropped } from "../data/cropped.js";
 import type { Ignored } from "../data/labels.js";
+import type { Units } from "../grid/index.js";
 import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
 import { defaultsOf } from "../options.js";
 import type { Comparison, Estimate, RunRecord } from "../results/comparison.js";
@@ -48,6 +49,8 @@ export interface Summary {
   /** Images with Dice below `tau`. */
   failed: number;
   tau: number;
+  /** Of lengths and sizes. */
+  units: Units;
   bootstrap: Comparison["bootstrap"];
   means: Record<MeasureName, Measure>;
   /** By name of the scored class. */
@@ -70,11 +73,20 @@ export interface SummariseOptions extends SummaryOptions {
   scored: readonly number[];
   /** Names of the kept heads. */
   heads: readonly string[];
+  /** Of lengths and sizes, the same for all images. */
+  units: Units;
 }
 
 /** Means, intervals, correlations and the finding of failures, over images. */
 export function summarise(scores: readonly ImageScore[], options: SummariseOptions): Summary {
-  const { classNames, scored, heads, unit = unitOf(scores), ...more } = { ...defaultsOf(SUMMARISE), ...options };
+  const {
+    classNames,
+    scored,
+    heads,
+    units: told,
+    unit = unitOf(scores),
+    ...more
+  } = { ...defaultsOf(SUMMARISE), ...options };
   const { resamples, seed } = more;
   // By id, so that the same images give the same intervals in whatever order they come.
   const images = [...scores].sort((a, b) => (a.id < b.id ? -1 : 1));
@@ -128,6 +140,7 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
     cropped: croppedIn(images),
     failed: dice.reduce((count, value) => count + Number(value < tau), 0),
     tau,
+    units: told,
     bootstrap: { resamples, seed, unit },
     means: record(MEASURE_NAMES, measure),
     classes: Object.fromEntries(

@@ -1,5 +1,6 @@
 // The tables of an evaluation, each declared once for the terminal and for files.
 import { distinctNames } from "../data/csv.js";
+import type { Units } from "../grid/index.js";
 import { QUALITY_NAMES } from "../metrics/index.js";
 import { bracketed, fixed, pValue } from "../results/format.js";
 import { FAILURE_NAMES, lookOf, POOLED } from "../results/measures.js";
@@ -20,18 +21,19 @@ import {
 } from "./summary.js";
 
 /** What was evaluated. */
-export type Evaluated = Pick<SummariseOptions, "classNames" | "scored" | "heads">;
+export type Evaluated = Pick<SummariseOptions, "classNames" | "scored" | "heads" | "units">;
 
 /** Of an image, on the terminal. */
 export const TOLD = ["dice", "hd95", "modifiedHausdorff", "nll", "ece", "aula", "aulaNormalised", "pairwiseAgreement"];
 
-/** A measure or score of an image. @param told on the terminal too */
+/** A measure or score of an image. @param told on the terminal too @param units of lengths and sizes, where there may be any */
 export function imageColumn<Row extends { empty?: boolean }>(
   name: string,
   of: (row: Row) => number | null | undefined,
   told = false,
+  units?: Units,
 ): Column<Row> {
-  const { title, short = title, decimals } = lookOf(name);
+  const { title, short = title, decimals } = lookOf(name, units);
   return {
     head: short,
     format: (value) => fixed(value, decimals),
@@ -43,13 +45,16 @@ export function imageColumn<Row extends { empty?: boolean }>(
 }
 
 /** Everything that is measured of each image. */
-function imagesTable(scores: readonly ImageScore[], { classNames, scored, heads }: Evaluated): Table<ImageScore> {
+function imagesTable(
+  scores: readonly ImageScore[],
+  { classNames, scored, heads, units }: Evaluated,
+): Table<ImageScore> {
   return {
     caption: "Images",
     name: { head: "image", of: ({ id }) => id },
     columns: [
       ...MEASURE_NAMES.map((name) =>
-        imageColumn<ImageScore>(name, (score) => measureOf(score, name), TOLD.includes(name)),
+        imageColumn<ImageScore>(name, (score) => measureOf(score, name), TOLD.includes(name), units),
       ),
       ...scored.flatMap((c) =>
         QUALITY_NAMES.map((name) => ({
@@ -57,8 +62,9 @@ function imagesTable(scores: readonly ImageScore[], { classNames, scored, heads 
             name,
             ({ quality }) => quality.perClass[c]?.[name],
             name === "dice" && scored.length > 1,
+            units,
           ),
-          head: `${lookOf(name).title} of ${classNames[c]}`,
+          head: `${lookOf(name, units).title} of ${classNames[c]}`,
           csv: `${snake(name)}_${classNames[c]}`,
         })),
       ),
@@ -82,13 +88,13 @@ const OF_GROUPS: readonly MeasureName[] = ["dice", "modifiedHausdorff", "nll", "
 type Group = Summary["groups"][string] & { group: string; empty?: boolean };
 
 /** Means over the images of each group. */
-function groupsTable({ groups }: Summary): Table<Group> {
+function groupsTable({ groups, units }: Summary): Table<Group> {
   return {
     caption: "Groups",
     name: { head: "group", of: ({ group }) => group },
     columns: [
       { head: "images", csv: "images", format: String, of: ({ images }) => images },
-      ...MEASURE_NAMES.map((name) => imageColumn<Group>(name, (of) => of[name], OF_GROUPS.includes(name))),
+      ...MEASURE_NAMES.map((name) => imageColumn<Group>(name, (of) => of[name], OF_GROUPS.includes(name), units)),
     ],
     rows: Object.entries(groups).map(([group, of]) => ({ group, ...of })),
   };
@@ -98,8 +104,9 @@ function groupsTable({ groups }: Summary): Table<Group> {
 export interface Averaged {
   /** What it is, for people. */
   title: string;
-  /** In files: the measure, and what of the image or the network it is of. */
+  /** In files: the measure, its unit, and what of the image or the network it is of. */
   quantity: string;
+  unit: string;
   part: string;
   of: { [Key in keyof Spread]: Spread[Key] | null } & Partial<Pick<Measure, "low" | "high">>;
   /** How many of its mean. @default 3 */
@@ -144,13 +151,13 @@ export function meansTable(rows: readonly Averaged[], over: string, unit?: strin
 const OF_CLASSES = ["dice", "modifiedHausdorff", "hd95"];
 
 /** The means of images, classes and heads, and what is over all pixels. */
-function averages({ means, classes, headDice, calibration }: Summary): Averaged[] {
+function averages({ means, classes, headDice, calibration, units }: Summary): Averaged[] {
   const heads = Object.entries(headDice);
   const titles = Object.keys(classes);
   const parts = distinctNames(["", ...heads.map(([name]) => `head ${name}`), ...titles]);
   const row = (name: string, of: Averaged["of"], at = 0, more = "", untold = false): Averaged => {
-    const { title, decimals } = lookOf(name);
-    return { title: title + more, quantity: snake(name), part: parts[at] as string, of, decimals, untold };
+    const { title, decimals, unit } = lookOf(name, units);
+    return { title: title + more, quantity: snake(name), unit, part: parts[at] as string, of, decimals, untold };
   };
   return [
     ...Object.entries(means).map(([name, of]) => row(name, of)),
@@ -205,19 +212,22 @@ export function evaluationTables(
   summary: Summary,
   evaluated: Evaluated,
 ): Record<string, string> {
-  const { groups, bootstrap, spearmanWithDice, failureDetection } = summary;
+  const { groups, bootstrap, spearmanWithDice, failureDetection, units } = summary;
+  const lengths = () => units.length;
   return {
     "images.csv": toCsv(imagesTable(scores, evaluated), {
       id: ({ id }) => id,
       group: ({ group }) => group,
       empty: ({ empty }) => String(empty),
+      lengths,
     }),
     ...(Object.keys(groups).length > 0 && {
-      "groups.csv": toCsv(groupsTable(summary), { group: ({ group }) => group }),
+      "groups.csv": toCsv(groupsTable(summary), { group: ({ group }) => group, lengths }),
     }),
     "summary.csv": toCsv(meansTable(averages(summary), "images", bootstrap.unit), {
       quantity: ({ quantity }) => quantity,
       of: ({ part }) => part,
+      unit: ({ unit }) => unit,
     }),
     "confidences.csv": toCsv(ranksTable(spearmanWithDice, "images", failureDetection), {
       ranked_by: ({ name }) => name,

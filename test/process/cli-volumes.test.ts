@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import { readImage } from "../../lib/data/image.js";
 import { encodeNpy, readNpy } from "../../lib/data/npy-file.js";
 import { loadModel, preprocess } from "../../lib/index.js";
+import { type NdArray, quality } from "../../lib/metrics/index.js";
 import { parseDicom } from "../../lib/volumes/dicom/parser.js";
 import { type Grid, readSeries, readVolume, writeVolume } from "../../lib/volumes/index.js";
 import { cli } from "../support/cli.js";
@@ -42,10 +43,13 @@ it("trains, evaluates and predicts", async () => {
   expect(trained.stderr.match(/warning: .* are larger/g)).toHaveLength(1);
   expect(trained.stderr).toMatch(warning(6));
 
-  const evaluated = await cli(["evaluate", "--run", run, "--json", "--device", "cpu"]);
+  const evaluated = await cli(["evaluate", "--run", run, "--json", "--device", "cpu", "--lesions"]);
   expect(evaluated.code).toBe(0);
   expect(evaluated.stderr).toMatch(warning(2));
-  const { images, scores, cropped: unseen } = JSON.parse(evaluated.stdout);
+  const { images, scores, lesions, units, cropped: unseen } = JSON.parse(evaluated.stdout);
+  expect(units).toEqual({ length: "px", size: "px", tolerance: 1 });
+  expect(Object.values(lesions)).toMatchObject([{ cases: 2, lesions: expect.any(Number) }]);
+  expect(readFileSync(path.join(run, "evaluation-test", "lesions.csv"), "utf8")).toMatch(/^id,class,is,sizes,voxels,/);
   expect(unseen).toEqual(cropped(2));
   expect(scores[0].cropped).toBeCloseTo(1 / 9, 6);
   expect(images).toBe(2);
@@ -222,4 +226,81 @@ it("says what is wrong with a size or a file", async () => {
   const images = await cli([...train, "--backbone", "plain-unet", "--size", "32x32"]);
   expect(images.code).toBe(1);
   expect(images.stderr).toMatch(/ERR_LE_DATA.*v\d\.npy.*9 bands: H×W or C×H×W of 9×/);
+});
+
+it("measures volumes that say where they lie in millimetres, one by one and in a comparison", async () => {
+  const [data, run, out] = [inside("placed"), inside("placed-run"), inside("placed-out")];
+  const shape = [9, 16, 14] as const;
+  // Each volume has a spacing of its own.
+  const affine = (i: number) =>
+    [
+      [0, -0.75, 0, 12],
+      [0.5 + i / 100, 0, 0, -20],
+      [0, 0, 2.5, 30],
+      [0, 0, 0, 1],
+    ] as const;
+  for (const [i, { image, mask }] of balls(7, [...shape]).entries()) {
+    const grid = { shape, affine: affine(i) };
+    await writeVolume(path.join(data, "images", `v${i}.nii.gz`), { data: image.data, shape, grid });
+    await writeVolume(path.join(data, "masks", `v${i}.nii.gz`), { data: mask.data, shape, grid }, { label: true });
+  }
+  const rows = [0, 1, 2, 3, 4, 5, 6].map((i) => `v${i},${i < 4 ? "train" : i < 5 ? "val" : "test"}`);
+  writeFileSync(path.join(data, "split.csv"), `id,split\n${rows.join("\n")}\n`);
+  const small = ["--backbone", "unet3d", "--width", "4", "--depth", "2", "--norm", "instance", "--size", "8x16x16"];
+  const trained = await cli(["train", "--data", data, "--run", run, ...small, "--epochs", "2", "--device", "cpu"]);
+  expect(trained).toMatchObject({ code: 0 });
+
+  const evaluated = await cli(["evaluate", "--run", run, "--json", "--device", "cpu", "--tolerance", "2"]);
+  expect(evaluated.code).toBe(0);
+  const { scores, units } = JSON.parse(evaluated.stdout);
+  expect(units).toEqual({ length: "mm", size: "ml", tolerance: 2 });
+  const predicted = await cli([
+    "predict",
+    "--run",
+    run,
+    "--out",
+    out,
+    "--data",
+    data,
+    "--split",
+    "test",
+    "--structures",
+  ]);
+  expect(predicted.code).toBe(0);
+  const lines = readFileSync(path.join(out, "predictions.jsonl"), "utf8").trim().split("\n");
+  for (const line of lines) {
+    const { id, files, structures } = JSON.parse(line);
+    const mask = await readVolume(path.join(out, files.mask), { kind: "label" });
+    const truth = await readVolume(path.join(data, "masks", `${id}.nii.gz`), { kind: "label" });
+    const [z, y, x] = [2.5, 0.75, Math.fround(0.5 + Number(id[1]) / 100)];
+    const arrays = [mask, truth].map(({ data: labels, shape: own }) => ({ data: labels as Uint8Array, shape: own }));
+    const expected = quality(arrays[0] as NdArray<Uint8Array>, arrays[1] as NdArray<Uint8Array>, {
+      ...{ classes: 2, spacing: [z, y, x], tolerance: 2 },
+    }).perClass[1];
+    const own = scores.find((score: { id: string }) => score.id === id).quality.perClass[1];
+    for (const name of ["hd95", "assd", "surfaceDice", "volume", "trueVolume"] as const) {
+      const wanted = expected?.[name] as number;
+      if (Number.isNaN(wanted)) expect(own[name], name).toBeNull();
+      else expect(Math.abs(own[name] - wanted), name).toBeLessThan(1e-6);
+    }
+    for (const { voxels, volume } of structures) expect(volume).toBeCloseTo((voxels * z * y * x) / 1000, 9);
+  }
+  const text = await cli(["evaluate", "--run", run, "--device", "cpu"]);
+  expect(text.stdout).toContain("HD95 (mm)");
+  const compare = [
+    "compare",
+    run,
+    "--out",
+    inside("placed-compared"),
+    "--no-report",
+    "--resamples",
+    "50",
+    "--device",
+    "cpu",
+  ];
+  const compared = await cli(compare);
+  expect(compared).toMatchObject({ code: 0 });
+  expect(compared.stdout).toContain("MHD (mm)");
+  const results = JSON.parse(readFileSync(inside("placed-compared", "results.json"), "utf8"));
+  expect(results).toMatchObject({ spacing: null, units: { length: "mm", size: "ml" } });
 });

@@ -258,7 +258,7 @@ describe("tables", () => {
     Object.assign(mh!.quality.mhd, { value: 0.001 });
     const [head, ...rows] = rowsOf(toHtml(qualityTable(comparison)));
     const marked = (column: number) => rows.filter((row) => row[column]!.includes("★")).map((row) => row[0]);
-    expect(head!.slice(0, 3)).toEqual(["method", "Dice", "MHD (pixels)"]);
+    expect(head!.slice(0, 3)).toEqual(["method", "Dice", "MHD (px)"]);
     expect(marked(1)).toEqual(["Plain (2 seeds)"]);
     expect(marked(2)).toEqual(["MH (2 seeds)"]);
   });

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import * as metrics from "../../lib/metrics/index.js";
+import { QUALITY } from "../../lib/quality/register.js";
 import { EXAMPLE_TABLE, exampleImage } from "./support/example.js";
 
 const text = readFileSync(new URL("../../docs/metrics.md", import.meta.url), "utf8");
@@ -94,6 +95,15 @@ describe("docs/metrics.md", () => {
     const row = text.split("\n").find((line) => line.startsWith(`| \`${name}\` |`));
     const shown = row?.split("|").at(-2)?.trim();
     expect(shown).toBe(String(Number((values[name] as number).toPrecision(5))));
+  });
+
+  it("has units and ranges of the measures of quality as registered", () => {
+    const units = { none: "", count: "", tolerance: "", length: "mm, px", size: "ml, mm², px" };
+    for (const [name, { unit, range }] of Object.entries(QUALITY)) {
+      const row = text.split("\n").find((line) => line.startsWith(`| \`${name}\` |`));
+      const cells = row?.split("|").map((cell) => cell.trim());
+      expect(cells?.slice(3, 5), name).toEqual([units[unit], range]);
+    }
   });
 
   it("names everything that is exported", () => {

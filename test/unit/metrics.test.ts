@@ -149,6 +149,7 @@ describe("the module", () => {
       "checks",
       "errors",
       "fusion",
+      "grid",
       "metrics",
       "options",
       "quality",

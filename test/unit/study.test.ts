@@ -6,6 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { conditions } from "../../lib/cli/scoring-options.js";
 import { parseCsv } from "../../lib/data/csv.js";
 import { defaultPreprocessing, place } from "../../lib/data/preprocess.js";
+import type { VolumePlacement } from "../../lib/data/volume.js";
+import type { Grid } from "../../lib/grid/index.js";
 import type { Item, Result } from "../../lib/inference/inference.js";
 import { bootstrap, calibration, type NdArray, quality, scoreHeads } from "../../lib/metrics/index.js";
 import { Random } from "../../lib/random.js";
@@ -14,7 +16,14 @@ import { csvTables, describeComparison } from "../../lib/results/files.js";
 import { fixed } from "../../lib/results/format.js";
 import { aggregate } from "../../lib/study/aggregate.js";
 import { pooledCalibration } from "../../lib/study/evaluate.js";
-import { type ImageScore, recordOf, type Scoring, scoredClasses, scoreImage } from "../../lib/study/records.js";
+import {
+  commonUnits,
+  type ImageScore,
+  recordOf,
+  type Scoring,
+  scoredClasses,
+  scoreImage,
+} from "../../lib/study/records.js";
 import { checkComparable, type RunFacts, runFacts } from "../../lib/study/runs.js";
 import { selectItems, tableOf } from "../../lib/study/selection.js";
 import { shiftRows } from "../../lib/study/shift.js";
@@ -85,6 +94,49 @@ describe("the score of an image", () => {
     expect(Object.keys(record)).not.toContain("quality");
   });
 
+  it("is in millimetres where the volume, or an option, says how far voxels are apart", () => {
+    const { truth, mask, probabilities, labels, ...flat } = madeResult(4, { size: 8 });
+    const deep = <T extends { shape: readonly number[] }>(array: T): T => {
+      const [height, width] = array.shape.slice(-2) as [number, number];
+      return { ...array, shape: [...array.shape.slice(0, -2), 2, height / 2, width] };
+    };
+    const volume = { ...flat, truth: deep(truth), mask: deep(mask), probabilities: deep(probabilities) };
+    const affine = (shear: number) =>
+      [
+        [-0.5, shear, 0, 3],
+        [0, 0.75, 0, 4],
+        [0, 0, 4, 5],
+        [0, 0, 0, 1],
+      ] as const;
+    const shape = [2, 4, 8] as const;
+    const at = (stored: Grid | null): { placement: VolumePlacement } => ({
+      placement: {
+        ...{ original: shape, size: shape, content: shape },
+        stored,
+        grid: { shape, affine: affine(0) },
+        steps: [],
+      },
+    });
+    const placed = scoreImage({ ...volume, ...at({ shape, affine: affine(0) }) }, scoring);
+    const expected = quality(volume.mask, volume.truth, { classes: 4, spacing: [4, 0.75, 0.5] });
+    expect(placed.quality).toEqual(expected);
+    expect(placed.units).toEqual({ length: "mm", size: "ml", tolerance: 1 });
+    const lost = scoreImage({ ...volume, ...at(null) }, { ...scoring, tolerance: 2 });
+    expect(lost.quality).toEqual(quality(volume.mask, volume.truth, { classes: 4, tolerance: 2 }));
+    expect(lost.units).toEqual({ length: "px", size: "px", tolerance: 2 });
+    const told = scoreImage({ ...volume, ...at({ shape, affine: affine(0) }) }, { ...scoring, spacing: [1, 2, 3] });
+    expect(told.quality).toEqual(quality(volume.mask, volume.truth, { classes: 4, spacing: [1, 2, 3] }));
+    const sheared = { ...volume, ...at({ shape, affine: affine(0.1) }) };
+    expect(() => scoreImage(sheared, scoring)).toThrow(
+      /at right angles.*for one but received axes up to 7\.59 degrees off/,
+    );
+    expect(scoreImage(sheared, { ...scoring, spacing: [4, 0.75, 0.5] }).quality).toEqual(expected);
+    expect(commonUnits([placed, told])).toEqual(placed.units);
+    expect(() => commonUnits([placed, { ...lost, id: "two" }])).toThrow(
+      /received one \(lengths in mm.*two \(px.*--spacing/,
+    );
+  });
+
   it("counts classes that are not scored as background, in truth, prediction and probabilities", () => {
     const result = madeResult(2);
     const { mask, truth, probabilities } = result;
@@ -139,6 +191,7 @@ describe("an evaluation", () => {
     classNames: ["background", "RV", "myo", "LV"],
     scored: [1, 2, 3],
     heads: ["a", "b", "c", "d"],
+    units: commonUnits(scores),
     resamples: 50,
   };
 
@@ -177,6 +230,11 @@ describe("an evaluation", () => {
     expect(summary.bootstrap.unit).toBe("group");
     expect(summary.spearmanWithDice["entropy.sum"]?.n).toBe(6);
     const said = describeSummary(summary);
+    expect(said).toMatch(/^MHD \(px\) /m);
+    expect(said).toMatch(/^surface Dice \(1 px\) /m);
+    const inMm = { ...summary, units: { length: "mm", size: "ml", tolerance: 2 } } as const;
+    for (const name of ["HD95 (mm) ", "volume (ml) ", "surface Dice (2 mm) ", "HD95 (mm) of myo "])
+      expect(describeSummary(inMm)).toContain(`\n${name}`);
     const { low, high, mean: dice, sd } = (summary.classes.myo as Summary["classes"][string]).dice;
     const cells = [fixed(dice), fixed(sd), `[${fixed(low)}, ${fixed(high)}]`, "6"];
     expect(/^Dice of myo (.*)$/m.exec(said)?.[1]?.trim().split(/ {2,}/)).toEqual(cells);
@@ -199,7 +257,7 @@ describe("an evaluation", () => {
     const measures = printed.filter(({ of }) => of === "").length;
     const ofClasses = printed.length - measures - heads.length;
     const columns = [
-      ...images.columns.slice(3, 3 + measures + ofClasses),
+      ...images.columns.slice(4, 4 + measures + ofClasses),
       ...images.columns.slice(images.columns.length - heads.length),
     ];
     expect(columns).toHaveLength(printed.length);

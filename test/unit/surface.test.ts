@@ -122,6 +122,7 @@ function bruteForce(a: NdArray<Uint8Array>, b: NdArray<Uint8Array>, c: number, s
     modifiedHausdorff: Math.max(mean(nearest(whole(a), whole(b))), mean(nearest(whole(b), whole(a)))),
     modifiedHausdorffBoundary: Math.max(mean(ab), mean(ba)),
     assd: mean(pooled),
+    surfaceDice: pooled.filter((one) => one <= 1 + 1e-9).length / pooled.length,
   };
 }
 

@@ -56,7 +56,7 @@ export function comparisonPage(comparison: Comparison, figures: readonly Figure[
       `${data.images}${data.groups > 0 ? ` (${data.groups} groups)` : ""}, split ${data.split} of ${data.folder}`,
     ],
     ["Classes scored", scored.join(", ")],
-    ["Spacing", `${comparison.spacing.join(" × ")} per pixel`],
+    ["Spacing", comparison.spacing ? `${comparison.spacing.join(" × ")} per pixel` : "each volume’s own, in mm"],
     ["Failed", `Dice below ${comparison.tau}`],
     ["Seeds", seeds(comparison)],
     ["Intervals", `95 % bootstrap over ${unit}, ${bootstrap.resamples} resamples, seed ${bootstrap.seed}`],
