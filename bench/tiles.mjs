@@ -20,14 +20,14 @@ const CASES = {
   volume: {
     shape: [1, 400, 512, 512],
     network: ["unet3d", { width: 4, depth: 5, classes: 5 }],
-    tile: [64, 128, 128],
+    tile: [32, 128, 128],
     maps: [],
     held: true,
   },
   slide: {
     shape: [1, 20_000, 20_000],
     network: ["plain-unet", { width: 4, depth: 5, classes: 2 }],
-    tile: [512, 512],
+    tile: [320, 320],
     maps: [],
   },
   restore: {

@@ -41,22 +41,21 @@ TileSums::TileSums(TilePlan plan, TileWeights weights)
 int64_t TileSums::row_of(const Shape& shape, int64_t start) const { return start * shape.samples[0] / plan_.tile[0]; }
 
 void TileSums::start(const std::vector<at::Tensor>& logits) {
-  std::vector<size_t> of_head;
   for (const at::Tensor& head : logits) {
     const std::vector<int64_t> in_tile = head.sizes().slice(2).vec();
-    size_t s = 0;
-    while (s < shapes_.size() && shapes_[s].in_tile != in_tile) ++s;
-    of_head.push_back(s);
-    if (s < shapes_.size()) continue;
     bool own = true;
     for (size_t axis = 0; axis < in_tile.size(); ++axis)
       for (const int64_t start : plan_.starts[axis]) own = own && start * in_tile[axis] % plan_.tile[axis] == 0;
+    const std::vector<int64_t>& samples = own ? in_tile : plan_.tile;
+    size_t s = 0;
+    while (s < shapes_.size() && shapes_[s].samples != samples) ++s;
+    heads_.push_back({s, in_tile, {}});
+    if (s < shapes_.size()) continue;
     Shape& shape = shapes_.emplace_back();
-    shape.in_tile = in_tile;
-    shape.samples = own ? in_tile : plan_.tile;
-    for (size_t axis = 0; axis < in_tile.size(); ++axis)
-      shape.whole.push_back(plan_.starts[axis].back() * shape.samples[axis] / plan_.tile[axis] + shape.samples[axis]);
-    shape.weights = tile_weights(weights_, shape.samples);
+    shape.samples = samples;
+    for (size_t axis = 0; axis < samples.size(); ++axis)
+      shape.whole.push_back(plan_.starts[axis].back() * samples[axis] / plan_.tile[axis] + samples[axis]);
+    shape.weights = tile_weights(weights_, samples);
   }
   // What a finer head waits for is half a row of the coarsest.
   int64_t coarsest = plan_.tile[0];
@@ -68,9 +67,9 @@ void TileSums::start(const std::vector<at::Tensor>& logits) {
   }
   for (size_t k = 0; k < logits.size(); ++k) {
     std::vector<int64_t> size = {1, logits[k].size(1)};
-    const at::IntArrayRef rows = shapes_[of_head[k]].total.sizes();
+    const at::IntArrayRef rows = shapes_[heads_[k].shape].total.sizes();
     size.insert(size.end(), rows.begin(), rows.end());
-    heads_.push_back({of_head[k], at::zeros(size, at::kFloat)});
+    heads_[k].sum = at::zeros(size, at::kFloat);
   }
 }
 
@@ -114,7 +113,7 @@ void TileSums::add(int64_t index, const std::vector<at::Tensor>& logits) {
     fail(code::kShape, "Expected ", heads_.size(), " heads for tile ", index, ", as for the first, but received ",
          logits.size(), ".");
   for (size_t k = 0; k < logits.size(); ++k)
-    if (logits[k].size(1) != heads_[k].sum.size(1) || logits[k].sizes().slice(2) != shapes_[heads_[k].shape].in_tile)
+    if (logits[k].size(1) != heads_[k].sum.size(1) || logits[k].sizes().slice(2) != heads_[k].in_tile)
       fail(code::kShape, "Expected for head ", k, " of tile ", index, " the shape of the first tile's but received ",
            logits[k].sizes(), ".");
 

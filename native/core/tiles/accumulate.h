@@ -38,16 +38,17 @@ class TileSums {
   int64_t bytes() const;
 
  private:
-  // What heads of one size in the tile share.
+  // What heads of one resolution in the sums share.
   struct Shape {
-    std::vector<int64_t> in_tile, samples;  // of a tile's logits; of a tile in the sums
-    std::vector<int64_t> whole;             // of `padded` in the sums
-    int64_t first = 0, settled = 0;         // rows: the first that is held; the first that is a sum yet, no mean
-    at::Tensor weights, total;              // `samples`; rows×…
+    std::vector<int64_t> samples;    // of a tile
+    std::vector<int64_t> whole;      // of `padded`
+    int64_t first = 0, settled = 0;  // rows: the first that is held; the first that is a sum yet, no mean
+    at::Tensor weights, total;       // `samples`; rows×…
   };
   struct Head {
     size_t shape;
-    at::Tensor sum;  // 1×C×rows×…
+    std::vector<int64_t> in_tile;  // of a tile's logits
+    at::Tensor sum;                // 1×C×rows×…
   };
   void start(const std::vector<at::Tensor>& logits);
   // Makes room for the rows of `shape` before `end`.

@@ -21,6 +21,9 @@ namespace le {
 
 namespace {
 
+// Numbers of an image that are read at a time.
+constexpr int64_t kReadNumbers = int64_t{1} << 21;
+
 // In the order of TileWeights.
 constexpr const char* kWeightNames[] = {"constant", "gaussian"};
 
@@ -62,13 +65,17 @@ class Band {
     // In rows of the image.
     const int64_t first = start - plan_.before[0], begin = std::max<int64_t>(0, first + kept),
                   end = std::min(plan_.image[0], first + height);
-    if (begin >= end) return;
-    const at::Tensor read = image_.read(begin, end);
-    check_finite(read, number_);
-    at::Tensor inner = rows_.narrow(1, begin - first, end - begin);
-    for (size_t axis = 1; axis < plan_.image.size(); ++axis)
-      inner = inner.narrow(static_cast<int64_t>(axis) + 1, plan_.before[axis], plan_.image[axis]);
-    inner.copy_(read);
+    // A few megabytes at a time: what reads them, and looks at them, takes as much again.
+    const int64_t together = std::max<int64_t>(1, kReadNumbers / (image_.shape[0] * row));
+    for (int64_t from = begin; from < end; from += together) {
+      const int64_t to = std::min(end, from + together);
+      const at::Tensor read = image_.read(from, to);
+      check_finite(read, number_);
+      at::Tensor inner = rows_.narrow(1, from - first, to - from);
+      for (size_t axis = 1; axis < plan_.image.size(); ++axis)
+        inner = inner.narrow(static_cast<int64_t>(axis) + 1, plan_.before[axis], plan_.image[axis]);
+      inner.copy_(read);
+    }
   }
 
   // A tile that begins in this row.

@@ -39,8 +39,8 @@ struct TilesPredicted : Predicted {
 // deviation from it.
 //
 // Memory, beside the network's own in a pass of a batch of tiles, and beside the result: C_in · 4 bytes for each pixel
-// of the rows of a tile, TileSums::bytes() with what it says of a tile, and what Restoration says of a slab. The second
-// pass of STAPLE and of a temperature needs what restore() says.
+// of the rows of a tile and some 50 MB to read them, TileSums::bytes() with what it says of a tile, and what
+// Restoration says of a slab. The second pass of STAPLE and of a temperature needs what restore() says.
 //
 // `control` is checked before each batch and each slab, and told {"stage": "tiles", "done", "of"} after a batch of
 // tiles, and what Restoration tells. Errors as predict(), and ERR_LE_OPTION of the tiles.
