@@ -6,16 +6,21 @@ import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
 import { isVolume } from "../data/preprocess.js";
 import type { VolumeHead } from "../data/stored.js";
-import { unlikeRange } from "../data/volume.js";
 import { type Model, PREDICT } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { type Grid, orientationOf, spacingOf, voxelVolumeOf } from "../grid/index.js";
 import type { Result } from "../inference/inference.js";
-import { extentOf, middleSlice, middleSlices, predictionRecord } from "../inference/record.js";
+import {
+  extentOf,
+  middleSlice,
+  middleSlices,
+  millilitresOf,
+  type PlaceRecord,
+  placeRecord,
+  predictionRecord,
+} from "../inference/record.js";
 import { option, type Values } from "../options.js";
 import { toText } from "../results/table.js";
 import type { Certificate } from "../runs/certificate.js";
-import type { RunNotes } from "../runs/notes.js";
 import type { Run } from "../runs/run.js";
 import { STRUCTURES, type Structure, type StructuresOptions, structures } from "../scores/structures.js";
 import { checkThresholds, type PixelSets, SETS, type SetThresholds, setsOf, thresholdsOf } from "../sets/index.js";
@@ -151,7 +156,8 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
           format: flags.format ?? OPTIONS.format.default,
         };
         const files = await (result.mask.shape.length === 3 ? writeVolumes : writePictures)(shown, how);
-        const place = placeRecord(result, notes);
+        const { areas } = extentOf(result.mask, notes.classNames.length, { cropped: 0 });
+        const place = placeRecord(result.placement, areas, notes);
         for (const unlike of place?.unlikeTraining ?? []) session.note(`warning: ${result.id}: ${unlike}`);
         noteWarnings(
           session,
@@ -211,36 +217,9 @@ interface Shown extends Result {
 
 /** What one line of predictions.jsonl says. */
 type PredictionRecord = ReturnType<typeof recordOf> & {
-  place?: ReturnType<typeof placeRecord>;
+  place?: PlaceRecord;
   structures?: StructureRecord[];
 };
-
-/** Where a volume lies, as its file says; undefined where it does not, and for images. */
-function placeRecord({ placement, mask }: Result, { preprocessing, data, classNames }: RunNotes) {
-  const grid = isVolume(placement) ? placement.stored : null;
-  if (!grid) return undefined;
-  const spacing = spacingOf(grid);
-  const { areas } = extentOf(mask, classNames.length, { cropped: 0 });
-  const millilitres = millilitresOf(grid);
-  const { axes } = preprocessing.grid ?? {};
-  return {
-    /** Where x, y and z grow, such as LPS. */
-    orientation: orientationOf(grid),
-    /** Lengths of a voxel's edges along z, y and x, in mm. */
-    spacing,
-    /** From voxels x, y and z to mm in RAS+. */
-    affine: grid.affine,
-    /** Volume of each class in ml. */
-    ml: Object.fromEntries(classNames.map((name, c) => [name, (areas[c] as number) * millilitres])),
-    /** In what it is unlike the training's volumes, a sentence each: a person should look at it. */
-    unlikeTraining: axes && data.grids ? unlikeRange(grid, data.grids, axes) : [],
-  };
-}
-
-/** Of a voxel. */
-function millilitresOf(grid: Grid): number {
-  return voxelVolumeOf(grid) / 1000;
-}
 
 /** How one image's files are written. */
 interface Writing {

@@ -87,17 +87,30 @@ function checkCount(files: string | readonly string[], { channels }: Wanted): vo
 
 async function readOne(path: string, wanted: Wanted, options: StoredOptions): Promise<StoredImage> {
   if (await isVolumeFile(path)) {
-    checkVolumes(path, wanted);
-    const { data, ...volume } = await readVolume(path, { channels: wanted.channels > 1, ...limits(options) });
-    const channels = volume.shape.length === 4 ? (volume.shape[0] as number) : 1;
-    if (channels !== wanted.channels) throw bandsError(path, wanted.channels, `a volume of ${channels}`);
-    if (volume.nonFinite > 0)
-      throw dataError(path, "volume", "finite values", `${volume.nonFinite} that are NaN or infinite`);
-    const shape = volume.shape.length === 4 ? volume.shape : [1, ...volume.shape];
-    return { data: held(data, path, "volume"), shape, grid: volume.grid, volume };
+    return storedVolume(path, wanted, (channels) => readVolume(path, { ...channels, ...limits(options) }));
   }
   if (!isNpy(path)) return readImage(path, { ...options, channels: wanted.channels });
   return toStored(await readNpy(path, options), path, wanted);
+}
+
+/**
+ * A volume as an image that a network takes.
+ * @param read reads it, with several values of a voxel where that is said
+ * @throws ERR_LE_DATA for a network of images, another number of channels, values that are not finite
+ */
+export async function storedVolume(
+  path: string,
+  wanted: Wanted,
+  read: (options: { channels: boolean }) => Promise<Volume>,
+): Promise<StoredImage> {
+  checkVolumes(path, wanted);
+  const { data, ...volume } = await read({ channels: wanted.channels > 1 });
+  const channels = volume.shape.length === 4 ? (volume.shape[0] as number) : 1;
+  if (channels !== wanted.channels) throw bandsError(path, wanted.channels, `a volume of ${channels}`);
+  if (volume.nonFinite > 0)
+    throw dataError(path, "volume", "finite values", `${volume.nonFinite} that are NaN or infinite`);
+  const shape = volume.shape.length === 4 ? volume.shape : [1, ...volume.shape];
+  return { data: held(data, path, "volume"), shape, grid: volume.grid, volume };
 }
 
 function limits({ maxPixels, dicom }: StoredOptions) {

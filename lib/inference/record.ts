@@ -1,9 +1,56 @@
 import type { NdArray } from "../arrays.js";
 import type { Orientation } from "../data/orientation.js";
+import { isVolume, type Placement } from "../data/preprocess.js";
+import { unlikeRange } from "../data/volume.js";
 import type { Prediction } from "../ensemble/prediction.js";
+import { type Affine, type Grid, orientationOf, spacingOf, voxelVolumeOf } from "../grid/index.js";
+import type { RunNotes } from "../runs/notes.js";
 import { describePredictedDice } from "../scores/predicted-dice.js";
 import { recordScores, type ScoreValues } from "../scores/scores.js";
 import { type PixelSets, type SetName, setSizes } from "../sets/index.js";
+
+/** Where a volume lies, and how large what was found in it is. Plain JSON. */
+export interface PlaceRecord {
+  /** Where x, y and z grow as stored, such as LPS. */
+  orientation: string;
+  /** Lengths of a voxel's edges along z, y and x, in mm. */
+  spacing: readonly [z: number, y: number, x: number];
+  /** From voxels x, y and z to mm in RAS+. */
+  affine: Affine;
+  /** Volume of each class in ml. */
+  ml: Record<string, number>;
+  /** In what it is unlike the training's volumes, a sentence each: a reason to have a person look. */
+  unlikeTraining: string[];
+}
+
+/** In what a volume's axes or voxels lie outside of what the training had, a sentence each; nothing where nobody knows. */
+export function unlikeTraining(placement: Placement, { preprocessing, data }: RunNotes): string[] {
+  const grid = isVolume(placement) ? placement.stored : null;
+  const { axes } = preprocessing.grid ?? {};
+  return grid && axes && data.grids ? unlikeRange(grid, data.grids, axes) : [];
+}
+
+/** Of a voxel. */
+export function millilitresOf(grid: Grid): number {
+  return voxelVolumeOf(grid) / 1000;
+}
+
+/**
+ * Where a volume lies, as its file says; undefined where it does not, and for images.
+ * @param areas voxels of each class
+ */
+export function placeRecord(placement: Placement, areas: readonly number[], notes: RunNotes): PlaceRecord | undefined {
+  const grid = isVolume(placement) ? placement.stored : null;
+  if (!grid) return undefined;
+  const millilitres = millilitresOf(grid);
+  return {
+    orientation: orientationOf(grid),
+    spacing: spacingOf(grid),
+    affine: grid.affine,
+    ml: Object.fromEntries(notes.classNames.map((name, c) => [name, (areas[c] ?? 0) * millilitres])),
+    unlikeTraining: unlikeTraining(placement, notes),
+  };
+}
 
 /** What a prediction says in numbers, as plain JSON. */
 export type PredictionRecord = ReturnType<typeof predictionRecord>;

@@ -134,7 +134,11 @@ export function parseGate(text: string): Gate {
  * @throws ERR_LE_VALUE for what is no result
  */
 export function decide(
-  result: Scored & { heads?: readonly string[] },
+  result: Scored & {
+    heads?: readonly string[];
+    /** In what else the image is unlike the training's, a sentence each, such as the size of a volume's voxels. */
+    unlikeTraining?: readonly string[];
+  },
   gate?: Gate,
   certificate?: CertificateInForce,
 ): GateDecision {
@@ -147,7 +151,8 @@ export function decide(
     );
   if (result.empty) reasons.push({ code: "empty", message: "No head finds any foreground." });
   const unlike = gate?.distance && unlikeTraining(result, gate.distance);
-  if (unlike) reasons.push({ code: "unlike-training", message: unlike });
+  for (const message of [...(unlike ? [unlike] : []), ...(result.unlikeTraining ?? [])])
+    reasons.push({ code: "unlike-training", message });
   const { state = "valid", message = "What was promised of the gate does not hold." } = certificate ?? {};
   if (state !== "valid") reasons.push({ code: `certificate-${state}`, message });
   const { score: certified, threshold: proved } = certificate ?? {};

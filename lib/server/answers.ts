@@ -127,8 +127,14 @@ function joined(parts: readonly Uint8Array[]): Uint8Array {
   return whole;
 }
 
+const ENDINGS: Record<OutputFile["type"], string> = {
+  "image/png": "png",
+  "application/x-npy": "npy",
+  "application/x-nifti": "nii.gz",
+};
+
 function endingOf(type: OutputFile["type"]): string {
-  return type === "image/png" ? "png" : "npy";
+  return ENDINGS[type];
 }
 
 function part(boundary: string, disposition: string, type: string, body: Buffer): Buffer[] {

@@ -11,7 +11,7 @@ import { encodeNpy } from "../data/npy-file.js";
 import { type Orientation, orientBack } from "../data/orientation.js";
 import { isPng, readPngHeader, withOrientation } from "../data/png.js";
 import { type Placement, type Preprocessing, preprocess, restore } from "../data/preprocess.js";
-import { type StoredImage, toStored } from "../data/stored.js";
+import { type StoredImage, storedVolume, toStored, type VolumeHead } from "../data/stored.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
@@ -20,6 +20,9 @@ import { heatMap, overlay } from "../pictures/render.js";
 import { SET_NAMES, type SetThresholds, setsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
+import { VOLUME_FORMATS } from "../volumes/formats.js";
+import { readVolume, readVolumeHead } from "../volumes/read.js";
+import { encodeVolume } from "../volumes/write.js";
 import { type KeptMask, packMask } from "./outcome-work.js";
 
 const DOUBLE = 8;
@@ -61,7 +64,7 @@ export interface ImageSize {
   bytes: number;
 }
 
-/** The part of {@link measure} that takes no time: for PNG and .npy files. */
+/** The part of {@link measure} that takes no time: for PNG and .npy files. Undefined for others. */
 export function quickMeasure(bytes: Uint8Array, name: string): ImageSize | undefined {
   const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const format = formatOf(file, name);
@@ -97,7 +100,10 @@ export async function measure({ bytes, name }: { bytes: Uint8Array; name: string
   const quick = quickMeasure(bytes, name);
   if (quick) return quick;
   const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return decodeExtent(file, name);
+  if (formatOf(file, name) !== "volume") return decodeExtent(file, name);
+  // Its values are not unpacked: they are checked against what is claimed as they are.
+  const { shape } = await readVolumeHead(file, { name, channels: true });
+  return { size: shape.slice(-3), bytes: DOUBLE * shape.reduce((product, side) => product * side, 1) };
 }
 
 /**
@@ -129,10 +135,12 @@ export interface Prepared {
   display?: NdArray<Uint8Array>;
   /** A hash of what it shows, where asked for; an image of one value has none. */
   content?: string;
+  /** What the file of a volume says beside its values, where it says where they lie. */
+  volume?: VolumeHead;
 }
 
 /**
- * Decodes a PNG, JPEG, TIFF or .npy file, told apart by content, and makes the model's input of it.
+ * Decodes a PNG, JPEG, TIFF or .npy file, or a volume (NIfTI, NRRD, MetaImage), told apart by content, and makes the model's input of it.
  * @throws ERR_LE_DATA, ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_TOO_LARGE
  */
 export async function prepare(task: {
@@ -144,10 +152,28 @@ export async function prepare(task: {
 }): Promise<Prepared> {
   const { name, kind } = task;
   const bytes = Buffer.from(task.bytes.buffer, task.bytes.byteOffset, task.bytes.byteLength);
-  const stored =
-    formatOf(bytes, name) === "npy" ? arrayOf(parseNpy(bytes, name), name, kind) : await decode(bytes, name, kind);
+  const stored = await DECODE[formatOf(bytes, name)](bytes, name, kind);
   const content = task.content ? contentOf(stored) : undefined;
-  return { ...prepareArray(stored, kind, task.display), ...(content !== undefined && { content }) };
+  const { volume } = stored;
+  return {
+    ...prepareArray(stored, kind, task.display),
+    ...(content !== undefined && { content }),
+    ...(volume?.grid && { volume }),
+  };
+}
+
+const DECODE = {
+  npy: async (bytes: Buffer, name: string, kind: ImageKind) => arrayOf(parseNpy(bytes, name), name, kind),
+  volume: decodeVolume,
+  image: decode,
+};
+
+async function decodeVolume(bytes: Buffer, name: string, kind: ImageKind): Promise<StoredImage> {
+  const { channels } = kind.preprocessing;
+  const wanted = { channels, spatialAxes: kind.spatialAxes };
+  return storedVolume(name, wanted, (options) =>
+    readVolume(bytes, { ...options, name, maxValues: kind.maxPixels * channels }),
+  );
 }
 
 /** The same for an array of stored values: C×H×W, or C×D×H×W for a volume. */
@@ -158,21 +184,29 @@ export function prepareArray(stored: StoredImage, kind: ImageKind, withDisplay =
 }
 
 /** Only what is meant to be read is given to a decoder. */
-function formatOf(bytes: Buffer, name: string): "npy" | "image" {
+function formatOf(bytes: Buffer, name: string): "npy" | "volume" | "image" {
   const head = bytes.toString("latin1", 0, 8);
   if (head.startsWith("\x93NUMPY")) return "npy";
+  if (head.startsWith(GZIP) || VOLUMES.some(({ begins }) => begins(bytes.subarray(0, 540)))) return "volume";
   if (["\x89PNG\r\n\x1a\n", "\xff\xd8\xff", "II*\0", "II+\0", "MM\0*", "MM\0+"].some((magic) => head.startsWith(magic)))
     return "image";
   const received = bytes.length === 0 ? "an empty body" : "bytes of another kind";
   throw new LayerEnsemblesError(
     "ERR_LE_DATA",
-    `Expected a PNG, JPEG, TIFF or .npy file for ${name} but received ${received}.`,
+    `Expected a PNG, JPEG, TIFF or .npy file, or a volume in one file (NIfTI, NRRD, MetaImage), for ${name} but received ${received}.`,
   );
 }
 
+/** A volume that is one file; DICOM's are folders. */
+const VOLUMES = VOLUME_FORMATS.filter(({ folders, name }) => !folders && name !== "npy");
+const GZIP = "\x1f\x8b";
+
 async function decode(bytes: Buffer, name: string, kind: ImageKind): Promise<StoredImage> {
   if (kind.spatialAxes === 3)
-    throw new LayerEnsemblesError("ERR_LE_SHAPE", `Expected a volume (.npy) for ${name} but received a flat image.`);
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected a volume (NIfTI, NRRD, MetaImage or .npy) for ${name} but received a flat image.`,
+    );
   checkSize((await decodeExtent(bytes, name)).size, kind);
   return decodeImage(bytes, name, { maxPixels: kind.maxPixels, channels: kind.preprocessing.channels });
 }
@@ -213,7 +247,7 @@ function asStored({ probabilities, mask, maps }: Restored, orientation: Orientat
 /** A file of an answer. */
 export interface OutputFile {
   /** Its content type. */
-  type: "image/png" | "application/x-npy";
+  type: "image/png" | "application/x-npy" | "application/x-nifti";
   /** Its content. */
   bytes: Uint8Array;
 }
@@ -230,11 +264,12 @@ export interface Finished {
  * Makes the files of an answer, of the stored size and order (the overlay alone is upright; pictures carry the EXIF orientation of the
  * image; the overlay of a small image is enlarged, for a thin outline). As pictures: a mask of class indices (0 and 255 for two classes), an
  * inner and an outer mask of 0 and 255 per foreground class, one probability per foreground class from 0 to 255, heat maps whose brightest colour is the largest possible value. As arrays
- * (which volumes always are): uint8 classes, float32 probabilities C×H×W and maps.
+ * (which volumes always are): uint8 classes, float32 probabilities C×H×W and maps; of a volume that says where it lies as NIfTI (.nii.gz) in
+ * its own grid, unless arrays are asked for.
  */
 export async function finish(task: {
   prediction: SpatialPrediction;
-  prepared: Pick<Prepared, "placement" | "display">;
+  prepared: Pick<Prepared, "placement" | "display" | "volume">;
   outputs: readonly OutputName[];
   /** Thresholds of inner and outer masks by class, where these are asked for. */
   sets: Record<number, SetThresholds> | undefined;
@@ -270,6 +305,15 @@ export async function finish(task: {
       type: "image/png",
       bytes: withOrientation(await encodePng(picture), name === "overlay" ? 1 : (orientation ?? 1)),
     });
+  const array = async (name: string, values: NdArray<Float32Array | Uint8Array>) => {
+    const like = prepared.volume;
+    if (task.arrays || !like) return add(name, { type: "application/x-npy", bytes: encodeNpy(values) });
+    const label = values.data instanceof Uint8Array;
+    return add(name, {
+      type: "application/x-nifti",
+      bytes: await encodeVolume(`${name}.nii.gz`, values, { like, label }),
+    });
+  };
   for (const output of outputs) {
     if (output === "overlay") {
       const [image, outline] = [prepared.display as NdArray<Uint8Array>, shown.mask].map((array) =>
@@ -283,12 +327,12 @@ export async function finish(task: {
         if (!found) continue;
         const name = classNames.length === 2 ? output : `${output}.${classNames[Number(c)]}`;
         const one = orientBack(found, orientation);
-        if (task.arrays || volume) add(name, { type: "application/x-npy", bytes: encodeNpy(one) });
+        if (task.arrays || volume) await array(name, one);
         else await png(name, { data: one.data.map((inside) => inside * 255), shape: one.shape });
       }
     } else if (task.arrays || volume) {
-      const array = output === "mask" || output === "probabilities" ? restored[output] : maps[output];
-      if (array) add(output, { type: "application/x-npy", bytes: encodeNpy(array) });
+      const values = output === "mask" || output === "probabilities" ? restored[output] : maps[output];
+      if (values) await array(output, values);
     } else if (output === "mask") {
       const binary = classNames.length === 2;
       await png(output, binary ? { data: mask.data.map((label) => label * 255), shape: mask.shape } : mask);

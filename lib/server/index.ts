@@ -1,7 +1,7 @@
 export type { Cropped } from "../data/cropped.js";
 export type { SeenImage } from "../data/leaks.js";
 export type { GridRange } from "../data/volume.js";
-export type { Extent, PredictionRecord } from "../inference/record.js";
+export type { Extent, PlaceRecord, PredictionRecord } from "../inference/record.js";
 export type { RunNotes } from "../runs/notes.js";
 export {
   checkGate,

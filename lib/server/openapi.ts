@@ -85,6 +85,7 @@ export function describePredict(service: PredictionService): Described {
         "image/jpeg": BINARY,
         "image/tiff": BINARY,
         "application/x-npy": BINARY,
+        "application/x-nifti": BINARY,
         "application/octet-stream": BINARY,
         "multipart/form-data": { schema: { type: "object", properties: { file: { type: "array", items: FILE } } } },
       },

@@ -27,7 +27,7 @@ import { uploadPage } from "./upload-page.js";
 
 /** Content types of a body that is one image. What it is, its bytes say; only what says that it is something else is refused. */
 const IMAGE_TYPES =
-  /^(image\/[^/]+|(application|binary)\/(octet-stream|x-npy|npy|x-numpy|numpy|x-binary|x-download|force-download|x-www-form-urlencoded|dicom\+image)|\*\/\*)$/;
+  /^(image\/[^/]+|(application|binary)\/(octet-stream|x-nifti|nifti|x-nrrd|gzip|x-gzip|x-npy|npy|x-numpy|numpy|x-binary|x-download|force-download|x-www-form-urlencoded|dicom\+image)|\*\/\*)$/;
 
 /** A request whose model is known. */
 interface Admitted {

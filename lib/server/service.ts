@@ -6,7 +6,13 @@ import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { PredictionFusion } from "../fusion/index.js";
 import { type DeviceFlags, placement } from "../inference/device.js";
-import { type PredictionRecord, predictionRecord } from "../inference/record.js";
+import {
+  type PlaceRecord,
+  type PredictionRecord,
+  placeRecord,
+  predictionRecord,
+  unlikeTraining,
+} from "../inference/record.js";
 import { type About, checkOptions, defaultsOf, nearest, type OptionSpecs, option } from "../options.js";
 import { type ChosenSettings, chosenOtherwise } from "../runs/certificate.js";
 import { acceptability, checkGate, type GateDecision, watchedOf } from "../scores/gate.js";
@@ -103,7 +109,10 @@ export interface ImageAnswer {
   /** What is promised of the decision; nothing is said of it without a certificate. */
   certificate?: CertificateBrief;
   /** Numbers; areas in pixels of the stored image. */
-  record: PredictionRecord;
+  record: PredictionRecord & {
+    /** Where a volume lies, where its file says it. */
+    place?: PlaceRecord;
+  };
   /** Files of the stored size, by output: `mask`, `entropy`, `probabilities.lesion`, … */
   files: Record<string, OutputFile>;
 }
@@ -370,17 +379,18 @@ export class PredictionService {
       const wanted = MAP_NAMES.filter((map) => outputs.includes(map));
       const queued = { ...options, signal, place: (place ?? own) as Place };
       const prediction = await this.#predict(served, prepared.input, wanted, { ...queued, timeout: left() });
-      const decided = await this.#decide(served, prediction, options);
+      const { placement, volume } = prepared;
+      const unlike = unlikeTraining(placement, served.notes);
+      const decided = await this.#decide(served, { ...prediction, unlikeTraining: unlike }, options);
       const { classNames, ignoreIndex } = served.notes;
       const { value: spatial, views } = await ownBuffersGently(spatialPart(prediction, wanted));
-      const { placement } = prepared;
       if (prepared.display) views.add(prepared.display.data);
       const { extent, files, kept } = await this.#timed("finish", () =>
         this.#pool.run(
           "finish",
           {
             prediction: spatial,
-            prepared: { placement, ...(prepared.display && { display: prepared.display }) },
+            prepared: { placement, ...(prepared.display && { display: prepared.display }), ...(volume && { volume }) },
             outputs,
             sets: wantsSets(outputs) ? setsFor(served, options) : undefined,
             arrays,
@@ -393,6 +403,7 @@ export class PredictionService {
         ),
       );
       signal.throwIfAborted();
+      const lies = placeRecord(placement, extent.areas, served.notes);
       held?.resize(held.bytes + sizeOfFiles(files));
       this.metrics.quality(served.name, prediction, decided.decision);
       const id = kept && outcomes?.keep(served, saidOf(served, prediction, prepared.content), kept);
@@ -400,7 +411,7 @@ export class PredictionService {
         name,
         ...(id !== undefined && { id }),
         ...decided,
-        record: predictionRecord(prediction, extent, classNames),
+        record: { ...predictionRecord(prediction, extent, classNames), ...(lies && { place: lies }) },
         files,
       };
     } finally {
@@ -613,7 +624,11 @@ export class PredictionService {
     this.#work.check(bytes, "the work on a request", "Send a smaller image, or ask for fewer outputs.");
   }
 
-  #decide({ certificate, gate }: ServedModel, prediction: Prediction, choices: RequestOptions): Promise<Decided> {
+  #decide(
+    { certificate, gate }: ServedModel,
+    prediction: Prediction & { unlikeTraining?: readonly string[] },
+    choices: RequestOptions,
+  ): Promise<Decided> {
     return certificate.decide(prediction, gate, chosenOf(choices));
   }
 

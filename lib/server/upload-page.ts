@@ -26,7 +26,7 @@ export function uploadPage(prefix: string): string {
 <nav><a href="${prefix}/docs">API</a><a href="${prefix}/v1/models">models</a><a href="${prefix}/metrics">metrics</a></nav></header>
 <p id="certificate" hidden></p>
 <label id="drop">Drop an image here, or choose one (PNG, JPEG, TIFF)
-<input type="file" id="file" accept=".png,.jpg,.jpeg,.tif,.tiff,.npy"></label>
+<input type="file" id="file" accept=".png,.jpg,.jpeg,.tif,.tiff,.npy,.nii,.gz,.nrrd,.mha"></label>
 <p id="verdict" role="status"></p>
 <ul id="reasons"></ul>
 <div id="pictures"></div>

@@ -48,6 +48,19 @@ export async function writeVolume(
   volume: WritableVolume,
   options: WriteVolumeOptions = {},
 ): Promise<void> {
+  await writeAtomic(path, await encodeVolume(path, volume, options));
+}
+
+/**
+ * The bytes of such a file.
+ * @param path its name, whose ending stands for the format
+ * @throws as {@link writeVolume}, but for ERR_LE_IO
+ */
+export async function encodeVolume(
+  path: string,
+  volume: WritableVolume,
+  options: WriteVolumeOptions = {},
+): Promise<Uint8Array> {
   const { like, label = false, type } = checkOptions<WriteVolumeOptions>("writeVolume", options, OPTIONS);
   const own = snapshot(volume);
   const name = `the volume for ${path}`;
@@ -72,7 +85,7 @@ export async function writeVolume(
   const refuse = (expected: string, received: string) => fail("ERR_LE_VALUE", name, expected, received);
   const values = label ? toLabels(own.data, 0, refuse).data : own.data;
   const data = type ? asType(values, type, refuse) : values;
-  await writeAtomic(path, await encode({ name, data, shape, grid, label, ...(header && { header }) }));
+  return encode({ name, data, shape, grid, label, ...(header && { header }) });
 }
 
 /** The writer of the format that a name's ending stands for. @throws ERR_LE_OPTION */

@@ -1,0 +1,142 @@
+// Volumes that say where they lie, through the command line and the server: files in, the same grid out.
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { encodeNpy } from "../../lib/data/npy-file.js";
+import type { Affine, Grid } from "../../lib/grid/index.js";
+import { readVolume, writeVolume } from "../../lib/volumes/index.js";
+import { cli } from "../support/cli.js";
+import { balls } from "../support/model.js";
+import { startServer } from "../support/serve.js";
+
+/** What of an answer is looked at. */
+interface Answer {
+  images: {
+    place: object;
+    decision: string;
+    reasons: { code: string; message: string }[];
+    files: Record<string, { type: string; data: string }>;
+  }[];
+  error: { message: string };
+}
+
+const predict = (base: string, body: Buffer, { query = "", ...headers }: Record<string, string>) =>
+  fetch(`${base}/v1/predict${query}`, { method: "POST", body: body as RequestInit["body"], headers });
+
+let folder: string;
+const inside = (...parts: string[]) => path.join(folder, ...parts);
+const SHAPE = [9, 16, 14] as const;
+/** Axes that run to the left, the back and upwards, as scanners write them. */
+const grid = (mm: number): Grid => {
+  const affine: Affine = [
+    [-1, 0, 0, 70.25],
+    [0, -1.25, 0, 33],
+    [0, 0, mm, -12.5],
+    [0, 0, 0, 1],
+  ];
+  return { shape: SHAPE, affine };
+};
+
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-placed-"));
+  for (const part of ["images", "masks"]) mkdirSync(inside("data", part), { recursive: true });
+  const rows: string[] = [];
+  for (const [i, { image, mask }] of balls(8, [...SHAPE]).entries()) {
+    const own = grid(i === 7 ? 6 : 2);
+    await writeVolume(inside("data", "images", `v${i}.nii.gz`), { data: image.data, shape: SHAPE, grid: own });
+    await writeVolume(inside("data", "masks", `v${i}.nii.gz`), { ...mask, grid: own }, { label: true });
+    rows.push(`v${i},${i < 5 ? "train" : i < 6 ? "val" : "test"}`);
+  }
+  writeFileSync(inside("data", "split.csv"), `id,split\n${rows.join("\n")}\n`);
+  const network = ["--backbone", "unet3d", "--width", "4", "--depth", "2", "--norm", "instance", "--size", "12x16x16"];
+  const more = ["--epochs", "1", "--device", "cpu", "--precision", "fp32"];
+  const trained = await cli(["train", "--data", inside("data"), "--run", inside("run"), ...network, ...more]);
+  if (trained.code !== 0) throw new Error(trained.stderr);
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+it("are predicted in their own grid and format, and what is unlike the training is said", async () => {
+  const { notes } = JSON.parse(readFileSync(inside("run", "run.json"), "utf8"));
+  expect(notes.preprocessing.grid).toEqual({ axes: "RAS", spacing: [2, 1.25, 1], crop: "none" });
+  expect(notes.data.grids).toEqual({
+    orientations: ["LPS"],
+    spacing: [
+      [2, 1.25, 1],
+      [2, 1.25, 1],
+    ],
+  });
+  const to = (out: string) => ["predict", "--run", inside("run"), "--out", inside(out), "--json", "--device", "cpu"];
+  const predicted = await cli([...to("out"), "--data", inside("data"), "--split", "test"]);
+  expect(predicted).toMatchObject({ code: 0 });
+  const records = predicted.stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  expect(records[0].place).toMatchObject({ orientation: "LPS", spacing: [2, 1.25, 1], unlikeTraining: [] });
+  const { area, place, files } = records[0];
+  expect(place.ml.background).toBeCloseTo((area.background * 2.5) / 1000, 9);
+  expect(records[1].place.unlikeTraining).toEqual([expect.stringMatching(/voxels are 6×1\.25×1 mm/)]);
+  expect(predicted.stderr).toMatch(/warning: v7: its voxels are 6×1\.25×1 mm/);
+  const mask = await readVolume(inside("out", files.mask), { kind: "label" });
+  expect(mask.grid).toEqual(grid(2));
+  const probabilities = await readVolume(inside("out", files.probabilities), { channels: true });
+  expect(probabilities).toMatchObject({ grid: grid(2), shape: [2, ...SHAPE] });
+  const voxels = mask.data.length;
+  for (let i = 0; i < voxels; i++)
+    expect(mask.data[i]).toBe(Number((probabilities.data[voxels + i] as number) > (probabilities.data[i] as number)));
+
+  // Other formats have the same place; without a place there is none to write.
+  const file = inside("data", "images", "v6.nii.gz");
+  for (const [format, ending] of [
+    ["nrrd", ".nrrd"],
+    ["metaimage", ".mha"],
+  ] as const) {
+    expect(await cli([...to(format), "--format", format, file])).toMatchObject({ code: 0 });
+    const other = await readVolume(inside(format, "masks", `v6${ending}`), { kind: "label" });
+    expect(Array.from(other.data)).toEqual(Array.from(mask.data));
+    expect(other.grid?.affine.flat().map((mm) => Math.round(mm * 1e6))).toEqual(
+      grid(2)
+        .affine.flat()
+        .map((mm) => Math.round(mm * 1e6)),
+    );
+  }
+  const bare = inside("bare.npy");
+  writeFileSync(bare, encodeNpy({ data: new Float32Array(2016).fill(1), shape: SHAPE }));
+  const refused = await cli([...to("none"), bare]);
+  expect(refused).toMatchObject({ code: 1 });
+  expect(refused.stderr).toMatch(/ERR_LE_DATA.*says where it lies.*bare\.npy/s);
+});
+
+it("are served: the answer lies in the grid of the file, and another voxel size is a reason for review", async () => {
+  const server = await startServer([inside("run"), "--precision", "fp32"]);
+  const headers = { "content-type": "application/gzip" };
+  const post = async (file: string) => {
+    const body = readFileSync(inside("data", "images", file));
+    const response = await predict(server.base, body, { query: "?outputs=mask,entropy,overlay", ...headers });
+    return { status: response.status, answer: (await response.json()) as Answer };
+  };
+  const { status, answer } = await post("v6.nii.gz");
+  expect(status).toBe(200);
+  const image = answer.images[0] as Answer["images"][0];
+  expect(image.place).toMatchObject({ orientation: "LPS", unlikeTraining: [] });
+  expect(image.reasons.map(({ code }) => code)).not.toContain("unlike-training");
+  expect(image.files.mask?.type).toBe("application/x-nifti");
+  expect(image.files.overlay?.type).toBe("image/png");
+  const mask = await readVolume(Buffer.from(image.files.mask?.data as string, "base64"), { kind: "label" });
+  expect(mask.grid).toEqual(grid(2));
+  expect(mask.shape).toEqual(SHAPE);
+  const other = await post("v7.nii.gz");
+  expect(other.answer.images[0]).toMatchObject({ decision: "review" });
+  expect(other.answer.images[0]?.reasons).toContainEqual({
+    code: "unlike-training",
+    message: expect.stringContaining("6×1.25×1 mm"),
+  });
+  const bare = await predict(server.base, encodeNpy({ data: new Float32Array(2016).fill(1), shape: SHAPE }), {
+    "content-type": "application/x-npy",
+  });
+  expect(bare.status).toBe(400);
+  expect(((await bare.json()) as Answer).error.message).toMatch(/says where it lies/);
+  const cut = readFileSync(inside("data", "images", "v6.nii.gz")).subarray(0, 200);
+  expect((await predict(server.base, cut, headers)).status).toBe(400);
+});
