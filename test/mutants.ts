@@ -290,8 +290,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a lesion is found where more than the share is covered",
     file: "lib/quality/lesions.ts",
-    text: "covered >= overlap",
-    by: "covered > overlap",
+    text: "covered >= lesionOverlap",
+    by: "covered > lesionOverlap",
     tests: ["test/unit/lesions.test.ts"],
   },
   {

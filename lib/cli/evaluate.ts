@@ -22,7 +22,7 @@ import { atOwnSize, noteTiles, TILE_PARSERS, TILING, tilesOf } from "./tile-opti
 
 const { skip, fusion } = PREDICT;
 const { spacing } = SCORING;
-const { tolerance, overlap } = MEASURED;
+const { tolerance, lesionOverlap } = MEASURED;
 
 const OPTIONS = {
   run: RUN,
@@ -100,7 +100,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     const tell = counter(line, "evaluating", items.length);
     const scoring = {
       ...{ classes: model.classes, scored, ignoreIndex },
-      ...givenOf(flags, { spacing, tolerance, overlap }),
+      ...givenOf(flags, { spacing, tolerance, lesionOverlap }),
     };
     const parts: ImageLesions[] = [];
     const { scores, heads, units } = await evaluateItems(model, items, {
@@ -140,7 +140,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       classNames,
       scored,
       spacing: flags.spacing ?? null,
-      overlap: flags.overlap,
+      lesionOverlap: flags.lesionOverlap,
       measuredAt: "stored size",
       ...(Object.keys(tiles).length > 0 && { tiles }),
       ...(seen.size > 0 && { seen: seen.size }),
@@ -166,7 +166,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     await session.print(
       session.json
         ? toJson({ ...summed, scores }, 2)
-        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${lesions ? `${describeLesions(lesions, flags.overlap)}\n` : ""}${coverage ? `${describeCoverage(coverage)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
+        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${lesions ? `${describeLesions(lesions, flags.lesionOverlap)}\n` : ""}${coverage ? `${describeCoverage(coverage)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
     );
   } finally {
     line.clear();

@@ -31,11 +31,11 @@ import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { ignoredLabelOf, labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
 
-const { trust, skip, fusion, spacing, tolerance, overlap } = SCORE;
+const { trust, skip, fusion, spacing, tolerance, lesionOverlap } = SCORE;
 
 const OPTIONS = {
   probabilities: option.boolean({ text: "the heads are probabilities, not logits" }),
-  ...{ trust, skip, fusion, spacing, tolerance, overlap },
+  ...{ trust, skip, fusion, spacing, tolerance, lesionOverlap },
   csv: option.string({ text: "write the scores as a table to this file", arg: "file" }),
   ...labelSpecs({ labels: "auto", ignore: "255, where it is no class" }),
 };
@@ -109,7 +109,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
     ignoreIndex: rule.ignore,
     spacing,
     units,
-    overlap: flags.overlap ?? overlap.default,
+    lesionOverlap: flags.lesionOverlap ?? lesionOverlap.default,
   };
   await session.print(
     session.json
@@ -191,7 +191,7 @@ async function scoreFile(
   try {
     of = scoreHeads(heads as NdArray, {
       values: flags.probabilities ? "probabilities" : "logits",
-      ...givenOf(flags, { trust, skip, fusion, spacing, tolerance, overlap }),
+      ...givenOf(flags, { trust, skip, fusion, spacing, tolerance, lesionOverlap }),
       // Of 256 classes each is one, and what is left out has no label that is free.
       ignoreIndex: rule.scale === "index" && rule.ignore === null ? null : ignoredLabel(rule),
       ...(truth && { truth }),

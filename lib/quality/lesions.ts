@@ -11,7 +11,7 @@ export const LESION_RULE = {
    * Share of a part that the other mask has to cover, and one pixel at least: a true part is then found, and a predicted one no false
    * positive. @default 0.1
    */
-  overlap: option.number({
+  lesionOverlap: option.number({
     ...{ min: 0, max: 1, default: 0.1, arg: "share" },
     text: "lesions: share of a part that the other mask must cover, and one pixel at least, for it to be found",
   }),
@@ -51,7 +51,7 @@ export interface ClassLesions {
 
 /**
  * Detection lesion by lesion: connected parts of the truth, and whether the prediction finds them; connected parts of the prediction,
- * and whether the truth has them. A part is matched where the other mask of its class covers the share `overlap` of it.
+ * and whether the truth has them. A part is matched where the other mask of its class covers the share `lesionOverlap` of it.
  * Over cases: sensitivity is the sum of what is found over the number of true parts, false positives per case the mean of theirs.
  * @param prediction S, labels 0..C-1.
  * @param truth S, labels 0..C-1 or `ignoreIndex`; ignored pixels leave both masks first.
@@ -63,7 +63,7 @@ export function lesions(
   truth: NdArray<Uint8Array>,
   options: LesionOptions,
 ): Record<number, ClassLesions> {
-  const { overlap, neighbours, ...rest } = {
+  const { lesionOverlap, neighbours, ...rest } = {
     ...defaultsOf(LESION_RULE),
     ...checkOptions("lesions", options, { ...SURFACE_OPTIONS, ...LESION_RULE }),
   };
@@ -72,7 +72,7 @@ export function lesions(
   const result: Record<number, ClassLesions> = {};
   for (const [c, region] of regions(masks).entries()) {
     if (c === 0) continue;
-    const { a, b, shape, parts } = match(masks, c, region, { overlap, neighbours });
+    const { a, b, shape, parts } = match(masks, c, region, { lesionOverlap, neighbours });
     const listed = (of: Components | undefined, matches: readonly Match[]): Lesion[] =>
       of
         ? placesOf(of.of, of.labels.length, shape).map(({ voxels, box, centre }, i) => ({
@@ -89,8 +89,8 @@ export function lesions(
 }
 
 /** Whether a part is found, or no false positive, of which the other mask has that share. */
-export function isMatched(covered: number, overlap: number): boolean {
-  return covered > 0 && covered >= overlap;
+export function isMatched(covered: number, lesionOverlap: number): boolean {
+  return covered > 0 && covered >= lesionOverlap;
 }
 
 interface Match {
@@ -126,7 +126,7 @@ function match(
   masks: Masks,
   c: number,
   region: Region,
-  { overlap, neighbours }: Required<LesionRule>,
+  { lesionOverlap, neighbours }: Required<LesionRule>,
 ): { a?: Components; b?: Components; shape: number[]; parts: Matches } {
   if (region.predicted + region.real === 0) return { shape: [], parts: { truth: [], prediction: [] } };
   const { shape, a: predicted, b: real } = cut(masks, c, region);
@@ -143,7 +143,7 @@ function match(
     }
     return Array.from(voxels, (count, part): Match => {
       const covered = (both[part] as number) / count;
-      return { covered, matched: isMatched(covered, overlap) };
+      return { covered, matched: isMatched(covered, lesionOverlap) };
     });
   };
   return { a, b, shape, parts: { truth: matches(b, a), prediction: matches(a, b) } };

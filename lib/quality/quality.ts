@@ -22,7 +22,7 @@ export const MEASURED = {
     ...{ min: 0, default: 1, arg: "length" },
     text: "surface Dice: how far a boundary may lie from the other one, in mm, or in pixels where no spacing is known",
   }),
-  overlap: LESION_RULE.overlap,
+  lesionOverlap: LESION_RULE.lesionOverlap,
 };
 
 const QUALITY_OPTIONS = {

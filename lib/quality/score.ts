@@ -61,7 +61,7 @@ export const SCORE = {
   /** Of surface Dice, in mm, or pixels without a spacing. @default 1 */
   tolerance: MEASURED.tolerance,
   /** Share of a lesion that has to be covered for it to be found. @default 0.1 */
-  overlap: MEASURED.overlap,
+  lesionOverlap: MEASURED.lesionOverlap,
 };
 
 /** Options of {@link scoreHeads}. */
@@ -97,7 +97,7 @@ export interface HeadsScore extends Scored {
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore {
-  const { skip, values, fusion, weights, theta, spacing, tolerance, overlap, ...more } = {
+  const { skip, values, fusion, weights, theta, spacing, tolerance, lesionOverlap, ...more } = {
     ...defaultsOf(SCORE),
     ...checkOptions("scoreHeads", options, SCORE),
   };
@@ -169,7 +169,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     staple,
     ...(truth && {
       quality: quality(spatialMask, truth, {
-        ...{ classes, tolerance, overlap },
+        ...{ classes, tolerance, lesionOverlap },
         ignoreIndex: ignoreIndex === NOTHING ? null : ignoreIndex,
         ...(spacing && { spacing }),
       }),

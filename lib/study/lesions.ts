@@ -57,7 +57,7 @@ export interface LesionSummary {
 
 /** The lesions of one image; `labels` must have been asked for. @param ordered whether the heads have an order in depth */
 export function imageLesions(result: Result, scoring: Scoring, ordered: boolean): ImageLesions {
-  const { classes, scored, ignoreIndex, overlap = MEASURED.overlap.default } = scoring;
+  const { classes, scored, ignoreIndex, lesionOverlap = MEASURED.lesionOverlap.default } = scoring;
   const { truth: stored } = result;
   if (!stored) throw new Error("unreachable: datasets for evaluation require masks");
   const { mask, truth, probabilities, labels } = withBackground(result, stored, scoring);
@@ -67,7 +67,7 @@ export function imageLesions(result: Result, scoring: Scoring, ordered: boolean)
   const placed = spacing && { spacing: [...spacing] };
   const counted = { data: mask.data.map((label, i) => (truth.data[i] === ignoreIndex ? 0 : label)), shape: mask.shape };
   const parts = structures({ mask: counted, labels, probabilities, truth }, { ordered, ...placed });
-  const of = lesions(mask, truth, { classes, ignoreIndex, overlap, ...placed });
+  const of = lesions(mask, truth, { classes, ignoreIndex, lesionOverlap, ...placed });
   const missed = scored.flatMap((c) =>
     (of[c]?.truth ?? []).filter(({ matched }) => !matched).map((one) => ({ ...one, class: c })),
   );
@@ -75,7 +75,7 @@ export function imageLesions(result: Result, scoring: Scoring, ordered: boolean)
     records: [
       ...parts.map(({ box, centre, covered = 0, ...part }) => ({
         ...{ ...part, covered, id: result.id },
-        is: isMatched(covered, overlap) ? ("true" as const) : ("false" as const),
+        is: isMatched(covered, lesionOverlap) ? ("true" as const) : ("false" as const),
       })),
       ...missed.map(({ class: c, voxels, volume, covered }) => ({
         ...{ id: result.id, class: c, is: "missed" as const, voxels, volume, covered },
@@ -154,7 +154,7 @@ export function lesionsCsv(images: readonly ImageLesions[], { classNames, units 
 }
 
 /** For people. */
-export function describeLesions(summary: Readonly<Record<string, LesionSummary>>, overlap: number): string {
+export function describeLesions(summary: Readonly<Record<string, LesionSummary>>, lesionOverlap: number): string {
   type Row = LesionSummary & { name: string };
   const column = (head: string, of: (row: Row) => number | null, decimals = 3): Column<Row> => ({
     ...{ head, of },
@@ -175,5 +175,5 @@ export function describeLesions(summary: Readonly<Record<string, LesionSummary>>
     ],
     rows: Object.entries(summary).map(([name, of]) => ({ name, ...of })),
   };
-  return `${toText(table)}A part is found, or no false one, where the other mask covers ${fixed(overlap, 2)} of it. AUROC: true parts against false ones.\n`;
+  return `${toText(table)}A part is found, or no false one, where the other mask covers ${fixed(lesionOverlap, 2)} of it. AUROC: true parts against false ones.\n`;
 }

@@ -26,7 +26,7 @@ export interface Scoring {
   /** See `quality`. */
   tolerance?: number;
   /** See `quality`. */
-  overlap?: number;
+  lesionOverlap?: number;
 }
 
 /** All that is measured of one image. Quality is at the stored size, against the stored mask. */
@@ -68,12 +68,12 @@ export function scoredClasses(chosen: readonly number[] | undefined, classNames:
 export function scoreImage(result: Result, scoring: Scoring): ImageScore {
   const { prediction, truth: stored } = result;
   if (!stored) throw new Error("unreachable: datasets for evaluation require masks");
-  const { classes, scored, ignoreIndex, tolerance = MEASURED.tolerance.default, overlap } = scoring;
+  const { classes, scored, ignoreIndex, tolerance = MEASURED.tolerance.default, lesionOverlap } = scoring;
   const spacing = scoring.spacing ?? ownSpacing(result);
   const { mask, truth, probabilities, labels } = withBackground(result, stored, scoring);
   const all = quality(mask, truth, {
     ...{ classes, ignoreIndex, tolerance },
-    ...(overlap !== undefined && { overlap }),
+    ...(lesionOverlap !== undefined && { lesionOverlap }),
     ...(spacing && { spacing: [...spacing] }),
   });
   const perClass = Object.fromEntries(scored.map((c) => [c, all.perClass[c] as Record<QualityName, number>]));

@@ -191,7 +191,7 @@ describe("score", () => {
 
     const table = await cli([...args, "--csv", inside("scores.csv")]);
     expect(table).toMatchObject({ code: 0, stderr: expect.not.stringContaining("error") });
-    expect(table.stdout).toMatch(/^file +heads +AULA .* Dice +HD95 +MHD +nll +ECE\n/);
+    expect(table.stdout).toMatch(/^file +heads +AULA .* Dice +HD95 \(mm\) +MHD \(mm\) +nll +ECE\n/);
     const { columns, rows } = parseCsv(readFileSync(inside("scores.csv"), "utf8"), "scores.csv");
     expect(columns.slice(0, 4)).toEqual(["file", "heads", "classes", "empty"]);
     expect(rows.map((row) => Number(row["hd95.2"]))).toEqual(

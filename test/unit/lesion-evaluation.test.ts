@@ -82,7 +82,7 @@ describe("the lesions of an image", () => {
   });
 
   it("are by the share that is asked for", () => {
-    const strict = imageLesions(resultOf("one", truth, [all, all, all]), { ...scoring, overlap: 0.9 }, true);
+    const strict = imageLesions(resultOf("one", truth, [all, all, all]), { ...scoring, lesionOverlap: 0.9 }, true);
     expect(strict.records.map(({ is }) => is)).toEqual(["false", "false", "missed"]);
     expect(strict.truth.get(1)).toEqual({ lesions: 2, found: 1 });
   });

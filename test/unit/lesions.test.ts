@@ -33,9 +33,9 @@ describe("measures with a spacing", () => {
     "are those of SciPy, to 1e-9: case %i, %s pixels of %s mm",
     (_, __, ___, of) => {
       const [prediction, truth] = masksOf(of);
-      const { spacing, tolerance, overlap, neighbours } = of;
+      const { spacing, tolerance, overlap: lesionOverlap, neighbours } = of;
       const found = quality(prediction, truth, {
-        ...{ classes: 2, ignoreIndex: 255, spacing, tolerance, overlap, neighbours },
+        ...{ classes: 2, ignoreIndex: 255, spacing, tolerance, lesionOverlap, neighbours },
       });
       for (const [name, value] of Object.entries(of.expected)) {
         const actual = found.perClass[1]?.[name as "assd"] as number;
@@ -43,7 +43,7 @@ describe("measures with a spacing", () => {
         else expect(Math.abs(actual - value), `${name}: ${actual}, SciPy ${value}`).toBeLessThanOrEqual(1e-9);
         expect(found.leftOut[name as "assd"], name).toBe(value === "NaN" ? 1 : 0);
       }
-      const parts = lesions(prediction, truth, { classes: 2, ignoreIndex: 255, overlap, neighbours })[1];
+      const parts = lesions(prediction, truth, { classes: 2, ignoreIndex: 255, lesionOverlap, neighbours })[1];
       for (const mask of ["truth", "prediction"] as const)
         expect(parts?.[mask].map(({ covered }) => covered)).toEqual(of.covered[mask]);
     },
@@ -116,17 +116,17 @@ describe("lesions", () => {
     const [first, alone] = found?.truth ?? [];
     expect(first).toMatchObject({ box: { low: [0, 0], high: [2, 2] }, volume: 5, centre: [0.8, 1] });
     expect(alone).toMatchObject({ box: { low: [2, 4], high: [2, 4] }, centre: [2, 4] });
-    expect(lesions(prediction, truth, { classes: 2, overlap: 0.5 })[1]).toMatchObject({
+    expect(lesions(prediction, truth, { classes: 2, lesionOverlap: 0.5 })[1]).toMatchObject({
       sensitivity: 0,
       falsePositives: 1,
     });
-    expect(lesions(prediction, truth, { classes: 2, overlap: 0.4 })[1]).toMatchObject({ sensitivity: 0.5 });
+    expect(lesions(prediction, truth, { classes: 2, lesionOverlap: 0.4 })[1]).toMatchObject({ sensitivity: 0.5 });
     // At corners 0 and 6 are one part.
     expect(lesions(prediction, truth, { classes: 2, neighbours: "all" })[1]?.prediction).toHaveLength(2);
   });
 
   it("need one pixel at least, whatever the share", () => {
-    const apart = lesions(bytes([1, 0], [1, 2]), bytes([0, 1], [1, 2]), { classes: 2, overlap: 0 });
+    const apart = lesions(bytes([1, 0], [1, 2]), bytes([0, 1], [1, 2]), { classes: 2, lesionOverlap: 0 });
     expect(apart[1]).toMatchObject({ sensitivity: 0, falsePositives: 1, precision: 0 });
   });
 
@@ -160,7 +160,7 @@ describe("lesions", () => {
 
   it("refuse what cannot be meant", () => {
     const masks = [bytes([0, 1], [1, 2]), bytes([0, 1], [1, 2])] as const;
-    expectError(() => lesions(...masks, { classes: 2, overlap: 1.5 }), "ERR_LE_OPTION", "'overlap'", "1.5");
+    expectError(() => lesions(...masks, { classes: 2, lesionOverlap: 1.5 }), "ERR_LE_OPTION", "'lesionOverlap'", "1.5");
     expectError(() => lesions(...masks, { classes: 2, neighbours: "edge" as never }), "ERR_LE_OPTION", "'neighbours'");
     expectError(() => surfaceDice(...masks, { classes: 2, tolerance: -1 }), "ERR_LE_OPTION", "'tolerance'", "-1");
     expectError(() => hd95(...masks, { classes: 2, tolerance: 1 } as never), "ERR_LE_OPTION", "'tolerance'");
