@@ -193,7 +193,7 @@ describe("score", () => {
     expect(table).toMatchObject({ code: 0, stderr: expect.not.stringContaining("error") });
     expect(table.stdout).toMatch(/^file +heads +AULA .* Dice +HD95 \(mm\) +MHD \(mm\) +nll +ECE\n/);
     const { columns, rows } = parseCsv(readFileSync(inside("scores.csv"), "utf8"), "scores.csv");
-    expect(columns.slice(0, 4)).toEqual(["file", "heads", "classes", "empty"]);
+    expect(columns.slice(0, 5)).toEqual(["file", "lengths", "heads", "classes", "empty"]);
     expect(rows.map((row) => Number(row["hd95.2"]))).toEqual(
       scores.map((of: { quality: { perClass: Record<string, { hd95: number }> } }) => of.quality.perClass[2]?.hd95),
     );
