@@ -20,7 +20,7 @@ const CASES = {
   volume: {
     shape: [1, 400, 512, 512],
     network: ["unet3d", { width: 4, depth: 5, classes: 5 }],
-    tile: [32, 128, 128],
+    tile: [16, 128, 128],
     maps: [],
     held: true,
   },
