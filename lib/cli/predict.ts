@@ -9,15 +9,7 @@ import type { VolumeHead } from "../data/stored.js";
 import { type Model, PREDICT } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Result } from "../inference/inference.js";
-import {
-  extentOf,
-  middleSlice,
-  middleSlices,
-  millilitresOf,
-  type PlaceRecord,
-  placeRecord,
-  predictionRecord,
-} from "../inference/record.js";
+import { extentOf, millilitresOf, type PlaceRecord, placeRecord, predictionRecord } from "../inference/record.js";
 import { option, type Values } from "../options.js";
 import { toText } from "../results/table.js";
 import type { Certificate } from "../runs/certificate.js";
@@ -102,7 +94,7 @@ export function predictCommand(): Command {
     "layer-ensembles predict --run runs/busi --data data/busi --split test --out predictions\n" +
       "layer-ensembles predict --run runs/busi --out predictions image1.png image2.png",
     "For each image: mask, probability, heat-map and overlay PNGs at its stored size, and a line in predictions.jsonl. " +
-      "For each volume: the same in its own grid and format, with an overlay of its middle slice.",
+      "For each volume: the same in its own grid and format, with an overlay in three planes (without a grid: of its middle slice).",
   ).argument("[images...]", "image files, or folders of DICOM files, instead of --data");
   return withOptions(command, OPTIONS, TILE_PARSERS).action((images: string[], flags: Flags) =>
     runSession(flags.json ?? false, (session) => predict(images, flags, session)),
@@ -310,13 +302,13 @@ async function writePictures(
   return files;
 }
 
-/** Writes one volume's arrays in its grid, and an overlay of its middle slice, and gives their paths below the folder. */
+/** Writes one volume's arrays in its grid, and an overlay in three planes, and gives their paths below the folder. */
 async function writeVolumes(
-  { id, image, truth, mask, probabilities, maps, sets = {}, volume }: Shown,
+  { id, image, truth, mask, probabilities, maps, sets = {}, volume, placement }: Shown,
   { folder, classNames, wanted, ignoreIndex, format }: Writing,
 ): Promise<Record<string, string>> {
   const { writePng } = await import("../data/encode-png.js");
-  const { overlay } = await import("../pictures/render.js");
+  const { volumeOverlay } = await import("../pictures/volume.js");
   const files: Record<string, string> = {};
   const write = await volumeWriter(format, volume, id);
   const put = async (what: string, file: string, array: NdArray<Float32Array | Uint8Array>, content: Content) => {
@@ -334,10 +326,10 @@ async function writeVolumes(
     const { title, most, unit }: PixelMap = MAPS[name];
     await put(name, `${name}/${id}`, map, { title, unit, most: most.of(classNames.length) });
   }
-  const picture = overlay(middleSlice(image), {
-    prediction: middleSlice(mask),
-    ...(truth && { truth: middleSlice(truth) }),
-    sets: Object.values(sets).map(middleSlices),
+  const picture = volumeOverlay(image, isVolume(placement) ? placement.stored : null, {
+    prediction: mask,
+    ...(truth && { truth }),
+    sets: Object.values(sets),
     ignoreIndex,
   });
   await writePng(path.join(folder, `overlays/${id}.png`), picture);

@@ -221,15 +221,3 @@ export function predictionRecord(
 function finite(value: number): number | null {
   return Number.isFinite(value) ? value : null;
 }
-
-/** The middle slice of a volume, H×W. */
-export function middleSlice({ data, shape }: NdArray<Uint8Array>): NdArray<Uint8Array> {
-  const [depth, height, width] = shape as [number, number, number];
-  const start = (depth >> 1) * height * width;
-  return { data: data.subarray(start, start + height * width), shape: [height, width] };
-}
-
-/** The same of inner and outer masks. */
-export function middleSlices(sets: PixelSets): PixelSets {
-  return Object.fromEntries(Object.entries(sets).map(([name, mask]) => [name, middleSlice(mask)]));
-}

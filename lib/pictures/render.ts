@@ -25,6 +25,8 @@ export interface OverlayOptions {
   sets?: readonly PixelSets[];
   /** Enlargement, a whole number; outlines are about 2 pixels wide after it. @default until the longer side is about 640 */
   scale?: number;
+  /** Rows and columns of the picture, in place of `scale`: of pixels that are not square. */
+  size?: readonly [height: number, width: number];
   /** Half the width of the prediction's outline, in pixels of the enlarged picture. @default 1/450 of the shorter side, at least 1 */
   lineWidth?: number;
   /** Strength of a tint over the predicted area, 0 to 1. @default 0 */
@@ -68,18 +70,20 @@ export function overlay(image: NdArray<Uint8Array>, options: OverlayOptions = {}
   const [height, width] = sizeOf(image, "overlay");
   const { prediction, truth, sets = [], tint = 0, ignoreIndex = 255 } = options;
   const scale = options.scale ?? Math.max(1, Math.round(640 / Math.max(height, width)));
-  const grey = resizeBilinear(Float32Array.from(image.data), 1, [height, width], [height * scale, width * scale]);
-  const picture: Picture = { data: new Uint8Array(grey.length * 3), width: width * scale, height: height * scale };
+  const [rows, columns] = options.size ?? [height * scale, width * scale];
+  const grey = resizeBilinear(Float32Array.from(image.data), 1, [height, width], [rows, columns]);
+  const picture: Picture = { data: new Uint8Array(grey.length * 3), width: columns, height: rows };
+  const from: Size = [height, width];
   for (let i = 0; i < grey.length; i++) {
     const value = Math.round(grey[i]!);
     picture.data[i * 3] = picture.data[i * 3 + 1] = picture.data[i * 3 + 2] = value;
   }
   // The truth's outline is wider, so that it shows on both sides where the two coincide.
   const thin = options.lineWidth ?? Math.max(1, Math.min(picture.width, picture.height) / 450);
-  for (const one of sets) veil(picture, one, scale, Math.max(0.5, 0.6 * thin));
+  for (const one of sets) veil(picture, one, from, Math.max(0.5, 0.6 * thin));
   if (truth)
-    outline(picture, truth, scale, truthColour, prediction ? Math.max(2.1 * thin, thin + 1.2) : thin, ignoreIndex);
-  if (prediction) outline(picture, prediction, scale, predictionColour, thin, ignoreIndex, tint);
+    outline(picture, truth, from, truthColour, prediction ? Math.max(2.1 * thin, thin + 1.2) : thin, ignoreIndex);
+  if (prediction) outline(picture, prediction, from, predictionColour, thin, ignoreIndex, tint);
   return picture;
 }
 
@@ -102,31 +106,34 @@ export function enlarge(picture: Picture, scale: number): Picture {
   return out;
 }
 
+/** Rows and columns of an image. */
+type Size = readonly [rows: number, columns: number];
+
 /** Draws the outlines of each class: for each pixel, its distance to the class's border gives the line's strength. */
 function outline(
   picture: Picture,
   labels: NdArray<Uint8Array>,
-  scale: number,
+  size: Size,
   colour: Colour,
   width: number,
   ignoreIndex: number,
   tint = 0,
 ): void {
-  checkFits(picture, labels, scale);
+  checkFits(labels, size);
   const present = new Set(labels.data);
   present.delete(0);
   present.delete(ignoreIndex);
   for (const label of present) {
-    const soft = softened(picture, labels, scale, label);
+    const soft = softened(picture, labels, size, label);
     if (tint > 0) blend(picture, soft, colour, (value) => tint * Math.min(1, Math.max(0, 4 * value - 1.5)));
     stroke(picture, soft, colour, width);
   }
 }
 
 /** Tints what lies between an inner and an outer mask, and draws the edges of both. */
-function veil(picture: Picture, { inner, outer }: PixelSets, scale: number, width: number): void {
-  for (const mask of [inner, outer]) if (mask) checkFits(picture, mask, scale);
-  const [least, most] = [inner, outer].map((mask) => mask && softened(picture, mask, scale));
+function veil(picture: Picture, { inner, outer }: PixelSets, size: Size, width: number): void {
+  for (const mask of [inner, outer]) if (mask) checkFits(mask, size);
+  const [least, most] = [inner, outer].map((mask) => mask && softened(picture, mask, size));
   if (most)
     blend(
       picture,
@@ -148,8 +155,7 @@ function filled(value: number): number {
 }
 
 /** @throws ERR_LE_SHAPE for labels of another size than the image's */
-function checkFits({ width, height }: Picture, labels: NdArray<Uint8Array>, scale: number): void {
-  const [rows, columns] = [height / scale, width / scale];
+function checkFits(labels: NdArray<Uint8Array>, [rows, columns]: Size): void {
   if (labels.shape[0] !== rows || labels.shape[1] !== columns) {
     throw new LayerEnsemblesError(
       "ERR_LE_SHAPE",
@@ -159,8 +165,8 @@ function checkFits({ width, height }: Picture, labels: NdArray<Uint8Array>, scal
 }
 
 /** Where a label is, from 0 to 1, at the picture's size. */
-function softened({ width, height }: Picture, labels: NdArray<Uint8Array>, scale: number, label = 1): Float32Array {
-  const [rows, columns] = [height / scale, width / scale];
+function softened({ width, height }: Picture, labels: NdArray<Uint8Array>, size: Size, label = 1): Float32Array {
+  const [rows, columns] = size;
   const inside = new Float32Array(labels.data.length);
   for (let i = 0; i < inside.length; i++) inside[i] = labels.data[i] === label ? 1 : 0;
   return resizeBilinear(smooth(inside, rows, columns), 1, [rows, columns], [height, width]);

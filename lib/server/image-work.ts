@@ -10,13 +10,14 @@ import { parseNpy } from "../data/npy.js";
 import { encodeNpy } from "../data/npy-file.js";
 import { type Orientation, orientBack } from "../data/orientation.js";
 import { isPng, readPngHeader, withOrientation } from "../data/png.js";
-import { type Placement, type Preprocessing, preprocess, restore } from "../data/preprocess.js";
+import { isVolume, type Placement, type Preprocessing, preprocess, restore } from "../data/preprocess.js";
 import { type StoredImage, storedVolume, toStored, type VolumeHead } from "../data/stored.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
-import { type Extent, extentOf, middleSlice, middleSlices } from "../inference/record.js";
+import { type Extent, extentOf } from "../inference/record.js";
 import { heatMap, overlay } from "../pictures/render.js";
+import { volumeOverlay } from "../pictures/volume.js";
 import { SET_NAMES, type SetThresholds, setsOf } from "../sets/index.js";
 import type { MapName } from "../uncertainty/index.js";
 import { MAP_NAMES, MAPS } from "../uncertainty/index.js";
@@ -316,11 +317,10 @@ export async function finish(task: {
   };
   for (const output of outputs) {
     if (output === "overlay") {
-      const [image, outline] = [prepared.display as NdArray<Uint8Array>, shown.mask].map((array) =>
-        volume ? middleSlice(array) : array,
-      ) as [NdArray<Uint8Array>, NdArray<Uint8Array>];
-      const veils = Object.values(sets ?? {}).map((one) => (volume ? middleSlices(one) : one));
-      await png(output, overlay(image, { prediction: outline, sets: veils, ignoreIndex }));
+      const image = prepared.display as NdArray<Uint8Array>;
+      const drawn = { prediction: shown.mask, sets: Object.values(sets ?? {}), ignoreIndex };
+      const { placement } = prepared;
+      await png(output, isVolume(placement) ? volumeOverlay(image, placement.stored, drawn) : overlay(image, drawn));
     } else if (output === "inner" || output === "outer") {
       for (const [c, masks] of Object.entries(sets ?? {})) {
         const found = masks[output];
