@@ -6,6 +6,10 @@
 // one child process for each seed, which must end by itself, in time and with the exit code that it announced.
 //   npm run fuzz -- --api [--minutes 30] [--seed 1]
 // A process that failed is repeated by its seed: node --expose-gc native/fuzz/api_fuzz.mjs . SEED 60
+//
+// With --volumes damaged NIfTI, NRRD, MetaImage, NumPy and DICOM files go through readVolume, a thousand in each child process:
+//   npm run fuzz -- --volumes [--minutes 30] [--seed 1]
+// A process that failed is repeated by its seed: node --import tsx scripts/fuzz-volumes.ts SEED 1000
 import { spawn, spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import os from "node:os";
@@ -36,9 +40,12 @@ await main(async () => {
       kind: { type: "string" },
       sanitize: { type: "boolean", default: false },
       api: { type: "boolean", default: false },
+      volumes: { type: "boolean", default: false },
     },
   });
-  if (values.api) return fuzzApi(Number(values.minutes), Number(values.seed));
+  const [minutes, first] = [Number(values.minutes), Number(values.seed)];
+  if (values.volumes) return inChildren(minutes, first, (seed) => fuzzOnce(volumesOf(seed), process.env));
+  if (values.api) return fuzzApi(minutes, first);
   const kinds = Object.keys(KINDS).filter((kind) => (values.kind ?? kind) === kind) as Kind[];
   const seconds = (Number(values.minutes) * 60) / kinds.length;
   if (!(seconds > 0 && seconds < Number.POSITIVE_INFINITY) || !/^\d+$/.test(values.seed))
@@ -88,12 +95,9 @@ function collect(kind: Kind, folder: string): number {
   return files.length;
 }
 
-/** Runs child processes, each with the next seed, until the time is over; gives the exit code. */
+/** The JavaScript API in child processes; gives the exit code. */
 async function fuzzApi(minutes: number, first: number): Promise<number> {
-  if (!(minutes > 0 && minutes < Number.POSITIVE_INFINITY) || !Number.isSafeInteger(first))
-    throw new BuildError("Expected --minutes above 0 and --seed a whole number.");
   const libtorch = await build();
-  const end = performance.now() + minutes * 60_000;
   const folder = mkdtempSync(path.join(os.tmpdir(), "layer-ensembles-fuzz-"));
   const env = {
     ...process.env,
@@ -102,26 +106,44 @@ async function fuzzApi(minutes: number, first: number): Promise<number> {
     OMP_NUM_THREADS: "2",
     TMPDIR: folder,
   };
+  const script = path.join(PACKAGE_ROOT, "native/fuzz/api_fuzz.mjs");
+  const own = (seed: number) => ["--expose-gc", "--max-old-space-size=1024", script, PACKAGE_ROOT, String(seed), "60"];
+  try {
+    return await inChildren(minutes, first, (seed) => fuzzOnce(own(seed), env));
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** What Node is to run for damaged volumes. */
+function volumesOf(seed: number): string[] {
+  const script = path.join(PACKAGE_ROOT, "scripts/fuzz-volumes.ts");
+  return ["--import", "tsx", "--max-old-space-size=1024", script, String(seed), "1000"];
+}
+
+/** Runs child processes, each with the next seed, until the time is over; gives the exit code. */
+async function inChildren(minutes: number, first: number, once: (seed: number) => Promise<string>): Promise<number> {
+  if (!(minutes > 0 && minutes < Number.POSITIVE_INFINITY) || !Number.isSafeInteger(first))
+    throw new BuildError("Expected --minutes above 0 and --seed a whole number.");
+  const end = performance.now() + minutes * 60_000;
   let seed = first;
   let failed = 0;
   for (; performance.now() < end; seed++) {
-    const problem = await fuzzOnce(seed, env);
+    const problem = await once(seed);
     if (problem) {
       failed++;
       process.stdout.write(`seed ${seed}: ${problem}\n`);
     }
     if ((seed - first) % 50 === 49) process.stderr.write(`${seed - first + 1} processes, ${failed} failed\n`);
   }
-  rmSync(folder, { recursive: true, force: true });
   process.stdout.write(`${seed - first} processes (seeds ${first} to ${seed - 1}), ${failed} failed\n`);
   return failed > 0 ? 1 : 0;
 }
 
 /** What was wrong with one child process; empty where nothing was. */
-function fuzzOnce(seed: number, env: NodeJS.ProcessEnv): Promise<string> {
-  const script = path.join(PACKAGE_ROOT, "native/fuzz/api_fuzz.mjs");
+function fuzzOnce(args: readonly string[], env: NodeJS.ProcessEnv): Promise<string> {
   const limit = 'ulimit -d "$0"; ulimit -c 0; exec "$@"';
-  const node = [process.execPath, "--expose-gc", "--max-old-space-size=1024", script, PACKAGE_ROOT, String(seed), "60"];
+  const node = [process.execPath, ...args];
   return new Promise((resolve, reject) => {
     const child = spawn("/bin/sh", ["-c", limit, String(MEMORY / 1024), ...node], {
       env,
