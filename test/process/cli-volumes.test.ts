@@ -229,7 +229,7 @@ it("says what is wrong with a size or a file", async () => {
 });
 
 it("measures volumes that say where they lie in millimetres, one by one and in a comparison", async () => {
-  const [data, run, out] = [inside("placed"), inside("placed-run"), inside("placed-out")];
+  const [data, run, out] = [inside("measured"), inside("measured-run"), inside("measured-out")];
   const shape = [9, 16, 14] as const;
   // Each volume has a spacing of its own.
   const affine = (i: number) =>
@@ -291,7 +291,7 @@ it("measures volumes that say where they lie in millimetres, one by one and in a
     "compare",
     run,
     "--out",
-    inside("placed-compared"),
+    inside("measured-compared"),
     "--no-report",
     "--resamples",
     "50",
@@ -301,6 +301,6 @@ it("measures volumes that say where they lie in millimetres, one by one and in a
   const compared = await cli(compare);
   expect(compared).toMatchObject({ code: 0 });
   expect(compared.stdout).toContain("MHD (mm)");
-  const results = JSON.parse(readFileSync(inside("placed-compared", "results.json"), "utf8"));
+  const results = JSON.parse(readFileSync(inside("measured-compared", "results.json"), "utf8"));
   expect(results).toMatchObject({ spacing: null, units: { length: "mm", size: "ml" } });
 });
