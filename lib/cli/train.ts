@@ -120,7 +120,6 @@ async function trainOne(
   const chosen = splits.map((name) => chooseSplit(dataset, name, data));
   const [training, validation = null] = (await readSplits(chosen, splits, line, session)) as [Sample[], Sample[]?];
   const contents = { training: contentsOf(training), validation: contentsOf(validation ?? []) };
-  const grids = gridRange((chosen[0] as Dataset).grids, dataset.preprocessing.grid?.axes ?? DATASET.axes.default);
   if (!options.allowDuplicates) {
     const seen = new SeenImages([[data.trainSplit, contents.training]]);
     for (const [id, content] of contents.validation) seen.check(id, content, data.valSplit ?? "", options.data);
@@ -136,7 +135,7 @@ async function trainOne(
   setThreads(options);
   const { backbone, model } = await build(options, dataset, run, session);
   try {
-    const notes = notesOf(options, dataset, { ...data, contents, cropped, ...(grids && { grids }) });
+    const notes = notesOf(options, dataset, { ...data, contents, cropped });
     const { length: images } = training;
     const heads = model.heads.length === 1 ? "1 head" : `${model.heads.length} heads`;
     session.note(
@@ -305,7 +304,11 @@ function dataNotes(
   const drawn = isDrawn(options) ? idsBySplit(dataset) : null;
   const dicom = seriesOf(options);
   const valSplit = chosenVal(options, dataset, named);
-  return { folder, trainSplit: options.trainSplit, valSplit, drawn, ...(Object.keys(dicom).length > 0 && { dicom }) };
+  const { trainSplit } = options;
+  const data = { folder, trainSplit, valSplit, drawn, ...(Object.keys(dicom).length > 0 && { dicom }) };
+  const { axes = DATASET.axes.default } = dataset.preprocessing.grid ?? {};
+  const grids = gridRange(chooseSplit(dataset, trainSplit, data).grids, axes);
+  return { ...data, ...(grids && { grids }) };
 }
 
 function notesOf(options: TrainOptions, dataset: Dataset, data: RunNotes["data"]): RunNotes {

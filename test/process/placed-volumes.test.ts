@@ -101,6 +101,17 @@ it("are predicted in their own grid and format, and what is unlike the training 
         .map((mm) => Math.round(mm * 1e6)),
     );
   }
+  // A deep ensemble knows the grids of its training, too.
+  const members = ["--method", "de", "--members", "2", "--epochs", "1", "--device", "cpu", "--precision", "fp32"];
+  const small = ["--backbone", "unet3d", "--width", "4", "--depth", "2", "--norm", "instance", "--size", "8x16x16"];
+  const ensemble = inside("ensemble");
+  expect(await cli(["train", "--data", inside("data"), "--run", ensemble, ...small, ...members])).toMatchObject({
+    code: 0,
+  });
+  const other = ["predict", "--run", ensemble, "--out", inside("de"), "--device", "cpu"];
+  const far = await cli([...other, inside("data", "images", "v7.nii.gz")]);
+  expect(far.stderr).toMatch(/warning: v7: its voxels are 6×1\.25×1 mm/);
+
   const bare = inside("bare.npy");
   writeFileSync(bare, encodeNpy({ data: new Float32Array(2016).fill(1), shape: SHAPE }));
   const refused = await cli([...to("none"), bare]);
