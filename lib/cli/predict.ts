@@ -4,12 +4,19 @@ import type { NdArray } from "../arrays.js";
 import { croppedOf } from "../data/cropped.js";
 import { writeAtomic } from "../data/files.js";
 import { orientBack } from "../data/orientation.js";
-import { isVolume } from "../data/preprocess.js";
+import { storedGrid } from "../data/preprocess.js";
 import type { VolumeHead } from "../data/stored.js";
 import { type Model, PREDICT } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Result } from "../inference/inference.js";
-import { extentOf, millilitresOf, type PlaceRecord, placeRecord, predictionRecord } from "../inference/record.js";
+import {
+  type Extent,
+  extentOf,
+  millilitresOf,
+  type PlaceRecord,
+  placeRecord,
+  predictionRecord,
+} from "../inference/record.js";
 import { option, type Values } from "../options.js";
 import { toText } from "../results/table.js";
 import type { Certificate } from "../runs/certificate.js";
@@ -148,15 +155,15 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
           format: flags.format ?? OPTIONS.format.default,
         };
         const files = await (result.mask.shape.length === 3 ? writeVolumes : writePictures)(shown, how);
-        const { areas } = extentOf(result.mask, notes.classNames.length, { cropped: 0 });
-        const place = placeRecord(result.placement, areas, notes);
+        const extent = extentOfShown(shown, notes.classNames.length);
+        const place = placeRecord(result.placement, extent.areas, notes);
         for (const unlike of place?.unlikeTraining ?? []) session.note(`warning: ${result.id}: ${unlike}`);
         noteWarnings(
           session,
           (result.volume?.warnings ?? []).map((warning) => `${result.id}: ${warning}`),
         );
         records.push({
-          ...recordOf(shown, notes.classNames, files),
+          ...recordOf(shown, extent, notes.classNames, files),
           ...(place && { place }),
           ...(parts !== undefined && {
             structures: await structuresOf(result, notes.classNames, {
@@ -224,12 +231,17 @@ interface Writing {
   format: Format;
 }
 
+/** In the order of the file's pixels. */
+function extentOfShown({ mask, orientation, cropped, sets }: Shown, classes: number): Extent {
+  return extentOf(orientBack(mask, orientation), classes, { cropped, orientation }, sets);
+}
+
 function recordOf(
-  { id, prediction, mask, orientation, cropped, sets }: Shown,
+  { id, prediction }: Shown,
+  extent: Extent,
   classNames: readonly string[],
   files: Record<string, string>,
 ) {
-  const extent = extentOf(orientBack(mask, orientation), classNames.length, { cropped, orientation }, sets);
   return { id, ...predictionRecord(prediction, extent, classNames), files };
 }
 
@@ -246,7 +258,7 @@ async function structuresOf(
     labels: orientBack(labels as NdArray<Uint8Array>, orientation),
     probabilities: orientBack(probabilities, orientation),
   };
-  const grid = isVolume(placement) ? placement.stored : null;
+  const grid = storedGrid(placement);
   return structures(input, options).map((one) => ({
     ...{ ...one, class: classNames[one.class] as string },
     ...(grid && { volume: one.voxels * millilitresOf(grid) }),
@@ -326,7 +338,7 @@ async function writeVolumes(
     const { title, most, unit }: PixelMap = MAPS[name];
     await put(name, `${name}/${id}`, map, { title, unit, most: most.of(classNames.length) });
   }
-  const picture = volumeOverlay(image, isVolume(placement) ? placement.stored : null, {
+  const picture = volumeOverlay(image, storedGrid(placement), {
     prediction: mask,
     ...(truth && { truth }),
     sets: Object.values(sets),

@@ -198,6 +198,11 @@ export function isVolume(placement: Placement): placement is VolumePlacement {
   return placement.original.length === 3;
 }
 
+/** Where a volume lies as its file says; null where it does not, and for images. */
+export function storedGrid(placement: Placement): Grid | null {
+  return isVolume(placement) ? placement.stored : null;
+}
+
 /**
  * Moves a mask as its image was moved: labels by area vote, padding 0.
  * @param mask H×W, or D×H×W for a volume; of the stored size

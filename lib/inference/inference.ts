@@ -180,9 +180,8 @@ export async function fileItems(
   options: Pick<StoredOptions, "dicom"> = {},
 ): Promise<Item[]> {
   const { imageId } = await import("../data/layout.js");
-  const { naming } = await import("../data/dataset.js");
   const { readStored, wantedOf } = await import("../data/stored.js");
-  const { display } = await import("../data/dataset.js");
+  const { display, naming } = await import("../data/dataset.js");
   const { preprocess } = await import("../data/preprocess.js");
   const seen = new Map<string, string>();
   return files.map((file) => {

@@ -1,6 +1,6 @@
 import type { NdArray } from "../arrays.js";
 import type { Orientation } from "../data/orientation.js";
-import { isVolume, type Placement } from "../data/preprocess.js";
+import { type Placement, storedGrid } from "../data/preprocess.js";
 import { unlikeRange } from "../data/volume.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { type Affine, type Grid, orientationOf, spacingOf, voxelVolumeOf } from "../grid/index.js";
@@ -25,7 +25,7 @@ export interface PlaceRecord {
 
 /** In what a volume's axes or voxels lie outside of what the training had, a sentence each; nothing where nobody knows. */
 export function unlikeTraining(placement: Placement, { preprocessing, data }: RunNotes): string[] {
-  const grid = isVolume(placement) ? placement.stored : null;
+  const grid = storedGrid(placement);
   const { axes } = preprocessing.grid ?? {};
   return grid && axes && data.grids ? unlikeRange(grid, data.grids, axes) : [];
 }
@@ -40,7 +40,7 @@ export function millilitresOf(grid: Grid): number {
  * @param areas voxels of each class
  */
 export function placeRecord(placement: Placement, areas: readonly number[], notes: RunNotes): PlaceRecord | undefined {
-  const grid = isVolume(placement) ? placement.stored : null;
+  const grid = storedGrid(placement);
   if (!grid) return undefined;
   const millilitres = millilitresOf(grid);
   return {

@@ -1,7 +1,7 @@
 // Volumes as pictures: in three planes where their file says where they lie, else their middle slice.
 import type { NdArray } from "../arrays.js";
 import type { Picture } from "../data/encode-png.js";
-import { type Grid, orientationOf, reorient, spacingOf, type Triple } from "../grid/index.js";
+import { type Grid, reorient, spacingOf, type Triple } from "../grid/index.js";
 import type { PixelSets } from "../sets/index.js";
 import { type OverlayOptions, overlay } from "./render.js";
 
@@ -27,32 +27,44 @@ const GAP = 8;
  * @param grid where it lies; null where nobody knows
  */
 export function volumeOverlay(image: Labels, grid: Grid | null, options: VolumeOverlayOptions = {}): Picture {
-  const { ignoreIndex } = options;
-  const at = (volume: Labels, axis: number, index: number) => planeOf(volume, axis, index);
-  const drawn = (turn: (volume: Labels) => Labels, axis: number, index: number, size?: readonly [number, number]) => {
-    const cut = (volume: Labels) => at(turn(volume), axis, index);
-    const { prediction, truth, sets = [] } = options;
-    return overlay(cut(image), {
-      ...(prediction && { prediction: cut(prediction) }),
-      ...(truth && { truth: cut(truth) }),
-      sets: sets.map((one) => mapSets(one, cut)),
-      ...(ignoreIndex !== undefined && { ignoreIndex }),
-      ...(size && { size }),
-    });
+  const { prediction, truth, sets = [], ignoreIndex } = options;
+  if (!grid) return planeOverlay(image, options, 0, (image.shape[0] as number) >> 1);
+  const turn = (volume: Labels): Labels => reorient({ ...volume, grid }, SHOWN);
+  const { grid: shown, ...turned } = reorient({ ...image, grid }, SHOWN);
+  const labels: VolumeOverlayOptions = {
+    ...options,
+    ...(prediction && { prediction: turn(prediction) }),
+    ...(truth && { truth: turn(truth) }),
+    sets: sets.map((one) => mapSets(one, turn)),
   };
-  if (!grid) return drawn((volume) => volume, 0, (image.shape[0] as number) >> 1);
-  const turn = (volume: Labels) => (orientationOf(grid) === SHOWN ? volume : reorient({ ...volume, grid }, SHOWN));
-  const shown = reorient({ ...image, grid }, SHOWN).grid;
   const spacing = spacingOf(shown);
   const extent = shown.shape.map((side, axis) => side * spacing[axis]!) as unknown as Triple;
   const perMillimetre = SIDE / Math.max(...extent);
-  const places = fullest(options.prediction && turn(options.prediction), shown.shape, ignoreIndex ?? 255);
+  const places = fullest(labels.prediction, shown.shape, ignoreIndex ?? 255);
   const planes = [0, 1, 2].map((axis) => {
     const sides = [0, 1, 2].filter((other) => other !== axis);
     const size = sides.map((side) => Math.max(1, Math.round(extent[side]! * perMillimetre)));
-    return drawn(turn, axis, places[axis] as number, size as unknown as [number, number]);
+    return planeOverlay(turned, labels, axis, places[axis] as number, size as unknown as [number, number]);
   });
   return beside(planes);
+}
+
+/** Draws a slice across an axis. */
+function planeOverlay(
+  image: Labels,
+  { prediction, truth, sets = [], ignoreIndex }: VolumeOverlayOptions,
+  axis: number,
+  index: number,
+  size?: readonly [number, number],
+): Picture {
+  const cut = (volume: Labels) => planeOf(volume, axis, index);
+  return overlay(cut(image), {
+    ...(prediction && { prediction: cut(prediction) }),
+    ...(truth && { truth: cut(truth) }),
+    sets: sets.map((one) => mapSets(one, cut)),
+    ...(ignoreIndex !== undefined && { ignoreIndex }),
+    ...(size && { size }),
+  });
 }
 
 /** Of each axis the slice in which most is labelled; the middle one where nothing is. */

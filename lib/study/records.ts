@@ -2,7 +2,7 @@
 import type { NdArray } from "../arrays.js";
 import { type Cropped, croppedOf } from "../data/cropped.js";
 import { addIgnored, type Ignored } from "../data/labels.js";
-import { isVolume } from "../data/preprocess.js";
+import { storedGrid } from "../data/preprocess.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { shearOf, spacingOf, type Units, unitsOf } from "../grid/index.js";
 import type { Result } from "../inference/inference.js";
@@ -156,7 +156,7 @@ const MOST_BENT = 0.002;
  * @throws ERR_LE_DATA for a volume whose axes are not at right angles
  */
 export function ownSpacing({ id, placement }: Pick<Result, "id" | "placement">): readonly number[] | undefined {
-  const grid = isVolume(placement) ? placement.stored : null;
+  const grid = storedGrid(placement);
   if (!grid) return undefined;
   const degrees = shearOf(grid);
   if (Math.sin((degrees * Math.PI) / 180) <= MOST_BENT) return spacingOf(grid);
