@@ -27,6 +27,8 @@ export type { Ignored, LabelOptions, LabelRule } from "./data/labels.js";
 export type { Orientation } from "./data/orientation.js";
 export {
   type ImagePlacement,
+  type Intensity,
+  type NetworkInput,
   type Normalise,
   type Placement,
   type Preprocessing,

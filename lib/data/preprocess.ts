@@ -94,6 +94,20 @@ export interface ImagePlacement {
   };
 }
 
+/** Mean and standard deviation of stored values, which normalisation takes away. */
+export interface Intensity {
+  /** In the file's units. */
+  mean: number;
+  /** At least 0; divisor: the number of values. */
+  deviation: number;
+}
+
+/** A network's input, and what it does not show any more. */
+export interface NetworkInput extends NdArray {
+  /** Of all channels together, or of each where they are scaled alone. A prediction takes it from here: see `tapDistance`. */
+  readonly stored?: readonly Intensity[];
+}
+
 /** Own size, z-score, one channel. */
 export const defaultPreprocessing: Readonly<Preprocessing> = {
   size: null,
@@ -120,7 +134,7 @@ export function preprocess(
   preprocessing: Preprocessing,
 ): {
   /** C×H×W or C×D×H×W, of the network's input size. */
-  image: NdArray;
+  image: NetworkInput;
   /** For {@link restore} and {@link restoreLabels}. */
   placement: Placement;
 } {
@@ -138,7 +152,7 @@ export function preprocess(
   }
   const grey = channels === 1;
   const source = grey ? toGrey({ data: image.data, shape }) : Float32Array.from(image.data);
-  scale(source, grey ? 1 : planes, preprocessing);
+  const intensities = scale(source, grey ? 1 : planes, preprocessing);
   const placement = {
     ...place([height, width], preprocessing),
     ...(image.orientation && { orientation: image.orientation }),
@@ -147,10 +161,10 @@ export function preprocess(
   const stored = source.length / (height * width);
   const resized = resizeBilinear(source, stored, [height, width], [content.height, content.width]);
   const padded = embed(resized, stored, placement);
-  if (stored === channels) return { image: { data: padded, shape: [stored, ...size] }, placement };
+  if (stored === channels) return { image: { data: padded, shape: [stored, ...size], stored: intensities }, placement };
   const repeated = new Float32Array(padded.length * 3);
   for (let channel = 0; channel < 3; channel++) repeated.set(padded, channel * padded.length);
-  return { image: { data: repeated, shape: [3, ...size] }, placement };
+  return { image: { data: repeated, shape: [3, ...size], stored: intensities }, placement };
 }
 
 function expectedShapes(channels: number): string {
@@ -161,7 +175,7 @@ function expectedShapes(channels: number): string {
 function preprocessVolume(
   image: NdArray<Float32Array | Uint8Array | Uint16Array> & { readonly grid?: Grid | null },
   preprocessing: Preprocessing,
-): { image: NdArray; placement: VolumePlacement } {
+): { image: NetworkInput; placement: VolumePlacement } {
   const [channels] = image.shape as [number, number, number, number];
   const count = image.shape.reduce((product, n) => product * n, 1);
   if (channels !== preprocessing.channels || count < 1 || image.data.length !== count)
@@ -184,13 +198,22 @@ function preprocessVolume(
         : "Expected a volume without a place in the world, as those of the training were, but received one that has one: what size its voxels would have to be is not known. Train on files that say where they lie.",
     );
   const source = { data: Float32Array.from(image.data), shape: image.shape, grid };
-  return placeVolume(source, how, size, (values) => scale(values, channels, preprocessing));
+  let stored: readonly Intensity[] = [];
+  const placed = placeVolume(source, how, size, (values) => {
+    stored = scale(values, channels, preprocessing);
+  });
+  return { ...placed, image: { ...placed.image, stored } };
 }
 
-/** Scales intensities in place: of all channels together, or of each alone. */
-function scale(values: Float32Array, channels: number, { normalise: how, perChannel = false }: Preprocessing): void {
+/** Scales intensities in place: of all channels together, or of each alone. @returns what they were */
+function scale(
+  values: Float32Array,
+  channels: number,
+  { normalise: how, perChannel = false }: Preprocessing,
+): Intensity[] {
   const part = perChannel ? values.length / channels : values.length;
-  for (let start = 0; start < values.length; start += part) normalise(values.subarray(start, start + part), how);
+  const parts = Array.from({ length: values.length / part }, (_, i) => values.subarray(i * part, (i + 1) * part));
+  return parts.map((one) => normalise(one, how));
 }
 
 /** Whether this is the place of a volume. */
@@ -284,8 +307,8 @@ export function place(original: [height: number, width: number], preprocessing: 
   };
 }
 
-/** Scales intensities in place. */
-function normalise(values: Float32Array, how: Normalise): void {
+/** Scales intensities in place. @returns what they were */
+function normalise(values: Float32Array, how: Normalise): Intensity {
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += values[i]!;
   if (!Number.isFinite(sum)) {
@@ -295,17 +318,19 @@ function normalise(values: Float32Array, how: Normalise): void {
       `Expected finite values for the image but received ${values[bad]} at index ${bad}`,
     );
   }
-  if (how.kind === "none") return;
+  const mean = sum / values.length;
+  let squares = 0;
+  let constant = true;
+  for (let i = 0; i < values.length; i++) {
+    squares += (values[i]! - mean) ** 2;
+    constant &&= values[i] === values[0];
+  }
+  const stored = { mean, deviation: Math.sqrt(squares / values.length) };
+  if (how.kind === "none") return stored;
   let shift: number;
   let scale: number;
   if (how.kind === "zscore") {
-    shift = sum / values.length;
-    let squares = 0;
-    let constant = true;
-    for (let i = 0; i < values.length; i++) {
-      squares += (values[i]! - shift) ** 2;
-      constant &&= values[i] === values[0];
-    }
+    shift = mean;
     scale = constant ? 0 : Math.sqrt(values.length / squares);
   } else {
     const { kind, low: least, high: most } = how;
@@ -317,6 +342,7 @@ function normalise(values: Float32Array, how: Normalise): void {
   if (how.kind !== "zscore") for (let i = 0; i < values.length; i++) values[i] = Math.min(1, Math.max(0, values[i]!));
   // -0 from a constant image's scale of 0 would print as such.
   if (scale === 0) values.fill(0);
+  return stored;
 }
 
 function embed<T extends Float32Array | Uint8Array>(data: T, planes: number, { size, content }: ImagePlacement): T {

@@ -1,4 +1,5 @@
 import { arrayType, type NdArray, snapshot } from "../arrays.js";
+import type { NetworkInput } from "../data/preprocess.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { PREDICTION_FUSIONS } from "../fusion/index.js";
 import { describe, type OptionSpec, option, type Values } from "../options.js";
@@ -133,9 +134,9 @@ export interface Model {
    * Segments one image of C×H×W (a volume of C×D×H×W), finite numbers, preprocessed as in training. @throws
    * ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
    */
-  predict(image: NdArray | ImageRows, options?: PredictOptions): Promise<Prediction>;
+  predict(image: NetworkInput | ImageRows, options?: PredictOptions): Promise<Prediction>;
   /** Segments several, which may differ in size; the results are in their order. */
-  predict(images: readonly (NdArray | ImageRows)[], options?: PredictOptions): Promise<Prediction[]>;
+  predict(images: readonly (NetworkInput | ImageRows)[], options?: PredictOptions): Promise<Prediction[]>;
   /** Writes a run folder that `loadModel` reads; `notes` go into its run.json. @throws ERR_LE_IO, ERR_LE_DISPOSED */
   save(folder: string, notes?: Record<string, unknown>): Promise<void>;
   /** Waits for jobs in flight, then frees the memory. Use afterwards throws ERR_LE_DISPOSED; again is harmless. */

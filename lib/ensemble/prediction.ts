@@ -37,7 +37,8 @@ export interface Prediction extends Scored {
   /**
    * Where asked for: by layer, in the order of depth, 2C numbers of its C feature maps as the pass had them: their means over
    * space, then their standard deviations (divisor: the number of places). Of all tapped layers of a Layer Ensemble, those of
-   * skipped heads too; of other methods, of the layers that it would tap. Of a deep ensemble those of the first member; of
+   * skipped heads too; of other methods, of the layers that it would tap. `(input)` is how the input's values are distributed,
+   * `(stored)` what they were as stored, where the image says so: see docs/shift.md. Of a deep ensemble those of the first member; of
    * Monte Carlo dropout their means over the passes.
    */
   tapStatistics?: Record<string, Float32Array>;

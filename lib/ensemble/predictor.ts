@@ -1,8 +1,9 @@
 // One prediction of any method: which heads, fused how, and what the addon's pass says of them.
 import type { NdArray } from "../arrays.js";
+import type { Intensity, NetworkInput } from "../data/preprocess.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Addon, Handle, RawPrediction } from "../native/addon.js";
-import { checkOptions, nearest } from "../options.js";
+import { checkOptions, describe, nearest } from "../options.js";
 import type { Learned } from "../runs/learned.js";
 import type { MethodName } from "../runs/methods.js";
 import type { Run } from "../runs/run.js";
@@ -13,7 +14,7 @@ import {
   predictDice,
   readsFeatures,
 } from "../scores/predicted-dice.js";
-import { tapDistance } from "../shift/index.js";
+import { INPUT, STORED, tapDistance } from "../shift/index.js";
 import { MAP_NAMES, type MapName } from "../uncertainty/index.js";
 import { callNative } from "./call.js";
 import { checkImage, FORWARD, type ForwardOptions, PREDICT, type PredictOptions } from "./model.js";
@@ -67,24 +68,25 @@ export abstract class Predictor {
   /**
    * Segments an image, fuses the heads and measures uncertainty and agreement, all in one pass off the JavaScript thread; or
    * by tiles, in memory that does not grow with the image (docs/tiles.md).
-   * @param image C×H×W, or a volume of C×D×H×W; finite numbers. By tiles it is read while it is predicted, and must stay as it
+   * @param image C×H×W, or a volume of C×D×H×W; finite numbers; best as `preprocess` made it, which says what its stored values
+   *   were ({@link NetworkInput}): of another `tapDistance` takes these for such as the training's. By tiles it is read while it is predicted, and must stay as it
    *   is until then; it may be one that is read piece by piece
    * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
    */
-  predict(image: NdArray | ImageRows, options?: PredictOptions): Promise<Prediction>;
+  predict(image: NetworkInput | ImageRows, options?: PredictOptions): Promise<Prediction>;
   /**
    * The same for several images; the results are in their order.
    * @param images each C×H×W (C×D×H×W); they may differ in size
    * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, ERR_LE_DISPOSED, or `signal.reason`
    */
-  predict(images: readonly (NdArray | ImageRows)[], options?: PredictOptions): Promise<Prediction[]>;
+  predict(images: readonly (NetworkInput | ImageRows)[], options?: PredictOptions): Promise<Prediction[]>;
   async predict(
-    images: NdArray | ImageRows | readonly (NdArray | ImageRows)[],
+    images: NetworkInput | ImageRows | readonly (NetworkInput | ImageRows)[],
     options: PredictOptions = {},
   ): Promise<Prediction | Prediction[]> {
     const source = this.source();
     if (Array.isArray(images)) return predictHeads(source, images, options);
-    const [prediction] = await predictHeads(source, [images as NdArray | ImageRows], options);
+    const [prediction] = await predictHeads(source, [images as NetworkInput | ImageRows], options);
     return prediction as Prediction;
   }
 }
@@ -92,7 +94,7 @@ export abstract class Predictor {
 /** Runs {@link PredictOptions} on a list of images. */
 async function predictHeads(
   source: HeadSource,
-  given: readonly (NdArray | ImageRows)[],
+  given: readonly (NetworkInput | ImageRows)[],
   options: PredictOptions,
 ): Promise<Prediction[]> {
   const {
@@ -117,27 +119,35 @@ async function predictHeads(
   // Of other heads or another fusion the fit knows nothing.
   const own = [rest.weights, rest.temperatures, rest.temperature].every((choice) => choice === undefined);
   const fit = asTuned && own ? predictedDice.fit : null;
-  const asked = Array.isArray(tapStatistics) ? tapStatistics : tapStatistics ? await source.watched() : [];
+  const watched = async () => [STORED, INPUT, ...(await source.watched())];
+  const asked = Array.isArray(tapStatistics) ? tapStatistics : tapStatistics ? await watched() : [];
   const keptNames = kept.map((index) => names[index] as string);
 
   /** What the addon is asked of an image, and what is made of its answer: `tiles` of one that is not one pass. */
   const plan = (tiles?: TilesTaken) => {
     const fitted = tiles ? null : fit;
     const distances = tiles ? null : shift.fit;
-    const taps = [...new Set([...asked, ...(distances?.taps.map(({ tap }) => tap) ?? [])])];
+    const parts = distances?.taps.flatMap(({ parts }) => parts.map((part) => part.of)) ?? [];
+    const taps = [...new Set([...asked, ...parts])].filter((tap) => tap !== STORED);
     const maps = mapsFor(fitted, rest.maps);
     return {
       options: {
         ...{ ...fusing, ...rest, ...(maps && { maps }) },
         ...{ heads: kept, passes: count, seed: seed ?? 0, tapStatistics: taps },
       },
-      finish: (raw: RawPrediction): Prediction => {
-        const measured = Object.fromEntries(taps.map((tap, t) => [tap, raw.tapStatistics[t]?.data as Float32Array]));
+      finish: (raw: RawPrediction, i: number): Prediction => {
+        const stored = storedOf(given[i], `image ${i}`);
+        const measured: Record<string, Float32Array> = {
+          ...(stored && { [STORED]: stored }),
+          ...Object.fromEntries(taps.map((tap, t) => [tap, raw.tapStatistics[t]?.data as Float32Array])),
+        };
         const facts = { skip: kept[0] as number, inDepth: source.method === "le" };
         const prediction: Prediction = {
           ...toPrediction(raw, [...keptNames], facts),
           ...(asked.length > 0 && {
-            tapStatistics: Object.fromEntries(asked.map((tap) => [tap, measured[tap] as Float32Array])),
+            tapStatistics: Object.fromEntries(
+              asked.filter((tap) => tap in measured).map((tap) => [tap, measured[tap] as Float32Array]),
+            ),
           }),
           tapDistance: distances && tapDistance(distances, measured),
           ...(tiles && { tiles }),
@@ -153,7 +163,7 @@ async function predictHeads(
     for (const [i, reader] of readers.entries()) {
       const { options, finish } = plan(takenOf(tiling, reader.shape));
       const one = { batchSize: 1, ...options };
-      predictions.push(finish(await predictByTiles(source, reader, i, tiling, one, signal)));
+      predictions.push(finish(await predictByTiles(source, reader, i, tiling, one, signal), i));
     }
     return predictions;
   }
@@ -175,6 +185,22 @@ async function predictHeads(
     ),
   );
   return raw.map(finish);
+}
+
+/** Statistics of what an image's stored values were, where it says so. */
+function storedOf(image: unknown, what: string): Float32Array | undefined {
+  const { stored } = image as NetworkInput;
+  if (stored === undefined) return undefined;
+  const isOne = (one: unknown) => {
+    const { mean, deviation } = (one ?? {}) as Partial<Intensity>;
+    return Number.isFinite(mean) && Number.isFinite(deviation) && (deviation as number) >= 0;
+  };
+  if (!Array.isArray(stored) || stored.length === 0 || !stored.every(isOne))
+    throw new LayerEnsemblesError(
+      "ERR_LE_VALUE",
+      `Expected a finite mean and deviation of the stored values of ${what} but received ${describe(stored)}: leave out 'stored' where they are not known.`,
+    );
+  return Float32Array.from([...stored.map(({ mean }) => mean), ...stored.map(({ deviation }) => deviation)]);
 }
 
 /** Maps that a prediction brings out: those asked for, and those that the fit reads. */

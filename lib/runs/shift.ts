@@ -10,12 +10,12 @@ import type { SeenImage } from "../data/leaks.js";
 import { decodeSafetensors, encodeSafetensors, type Tensors } from "../data/safetensors.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, option } from "../options.js";
-import { MEASURES, type ShiftFit, type TapSpace } from "../shift/index.js";
+import { INPUT, MEASURES, type ShiftFit, STORED, type TapSpace } from "../shift/index.js";
 import { weightsHash } from "./identity.js";
 import { RUN_FILES, type Run, type RunContent } from "./run.js";
 
-/** Version of the file's layout. */
-const FORMAT = "1";
+/** Version of the file's layout; the first had layers alone, each without its input. */
+const FORMAT = "2";
 /** No fit is as large; what is larger would take memory before it could be refused. */
 const MAX_BYTES = 2 ** 28;
 
@@ -144,6 +144,7 @@ function tensorsOf(fit: ShiftFit, hashes: { images: string; weights: string }): 
     measure,
     taps: JSON.stringify(taps.map(({ tap }) => tap)),
     chosen: JSON.stringify(chosen),
+    parts: JSON.stringify(taps.map(({ parts }) => parts.map((part) => [part.of, part.channels]))),
   };
   return { arrays, metadata: { ...about, trainingImages: String(images.training), ...hashes } };
 }
@@ -151,7 +152,7 @@ function tensorsOf(fit: ShiftFit, hashes: { images: string; weights: string }): 
 const hash = option.required(option.sha256());
 const names = option.required(option.array(option.string(), { min: 1 }));
 const METADATA = {
-  format: option.required(option.oneOf([FORMAT])),
+  format: option.required(option.oneOf(["1", FORMAT])),
   measure: option.required(option.oneOf(MEASURES)),
   taps: names,
   chosen: names,
@@ -162,7 +163,7 @@ const METADATA = {
 
 /** @throws Error that says what is wrong */
 function shiftOf({ arrays, metadata }: Tensors): FittedShift & { weights: string } {
-  const { taps: tapText = "", chosen: chosenText = "", trainingImages, ...texts } = metadata;
+  const { taps: tapText = "", chosen: chosenText = "", parts: partText, trainingImages, ...texts } = metadata;
   const about = checkOptions(
     "the metadata",
     { ...texts, taps: parseJson(tapText), chosen: parseJson(chosenText), trainingImages: Number(trainingImages) },
@@ -179,7 +180,8 @@ function shiftOf({ arrays, metadata }: Tensors): FittedShift & { weights: string
   if (new Set(tapNames).size !== tapNames.length) throw new Error("two layers of one name");
   const unknown = chosen.find((tap) => !tapNames.includes(tap));
   if (unknown !== undefined) throw new Error(`a chosen layer ${unknown} that it does not hold`);
-  const taps = tapNames.map((tap, t) => spaceOf(tap, (array) => arrays[nameOf(t, array)], measure));
+  const allParts = partText === undefined ? undefined : partsOf(parseJson(partText), tapNames);
+  const taps = tapNames.map((tap, t) => spaceOf(tap, (array) => arrays[nameOf(t, array)], measure, allParts?.[t]));
   const validation = taps[0]?.distances.length ?? 0;
   if (taps.some(({ distances }) => distances.length !== validation))
     throw new Error("layers of different validation images");
@@ -187,10 +189,27 @@ function shiftOf({ arrays, metadata }: Tensors): FittedShift & { weights: string
   return { fit, images, weights };
 }
 
+/** What each layer's statistics are of. @throws Error */
+function partsOf(given: unknown, taps: readonly string[]): TapSpace["parts"][] {
+  const isPart = (part: unknown): part is [string, number] =>
+    Array.isArray(part) && typeof part[0] === "string" && Number.isInteger(part[1]) && part[1] > 0;
+  const of = (parts: unknown, tap: string) => {
+    const names = [STORED, INPUT, tap];
+    if (!Array.isArray(parts) || !parts.every(isPart) || !parts.every(([name]) => names.includes(name)))
+      return undefined;
+    const isOnce = new Set(parts.map(([name]) => name)).size === parts.length;
+    return isOnce && parts.at(-1)?.[0] === tap ? parts.map(([name, channels]) => ({ of: name, channels })) : undefined;
+  };
+  const all = taps.map((tap, t) => (Array.isArray(given) ? of(given[t], tap) : undefined));
+  if (!all.every((parts) => parts !== undefined)) throw new Error("parts of layers that could not be");
+  return all;
+}
+
 function spaceOf(
   tap: string,
   of: (array: string) => NdArray<Float32Array | Float64Array> | undefined,
   measure: ShiftFit["measure"],
+  given?: TapSpace["parts"],
 ): TapSpace {
   const take = <T extends Float32Array | Float64Array>(array: string, Type: new (length: 0) => T, axes: number) => {
     const { data, shape } = of(array) ?? {};
@@ -210,8 +229,12 @@ function spaceOf(
     throw new Error(`arrays of the layer ${tap} that do not fit each other`);
   if (!distances.every((distance, i) => distance >= (i === 0 ? 0 : (distances[i - 1] as number))))
     throw new Error(`distances of the layer ${tap} that do not ascend`);
+  const parts = given ?? [{ of: tap, channels }];
+  if (parts.reduce((sum, part) => sum + part.channels, 0) !== channels)
+    throw new Error(`parts of the layer ${tap} that are not all of it`);
   return {
     tap,
+    parts,
     floor,
     mean: mean.data,
     whitening: whitening.data,

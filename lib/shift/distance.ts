@@ -1,7 +1,8 @@
 // How far an image is from those of the training.
 import { fail } from "../checks.js";
-import type { ShiftFit, TapStatistics } from "./fit.js";
-import { coordinatesOf, type Space } from "./space.js";
+import type { ShiftFit } from "./fit.js";
+import { coordinatesOf, meansOf, type Space } from "./space.js";
+import { joined, STORED, type TapStatistics } from "./statistics.js";
 
 /** The distance to this one of the training images by nearness is that of the measure `neighbours`. */
 const NEIGHBOUR = 5;
@@ -10,6 +11,13 @@ const NEIGHBOUR = 5;
 export interface TapSpace extends Space {
   /** The layer's name. */
   tap: string;
+  /** What the statistics are of, side by side, and how many channels of each: the layer, and before the first one its input. */
+  parts: readonly {
+    /** A layer, `(input)` or `(stored)`. */
+    of: string;
+    /** How many numbers of each kind it has. */
+    channels: number;
+  }[];
   /** Of the measure `neighbours`: n×q, the training images' coordinates. */
   training?: Float32Array;
   /** The validation images' distances, ascending. */
@@ -60,6 +68,32 @@ function neighbourDistance(training: Float32Array, own: Float64Array): number {
   return Math.sqrt(squares[Math.min(NEIGHBOUR, squares.length) - 1] as number);
 }
 
+/** An image's statistics as a space has them. Where nothing says what its stored values were, they are taken for the training's mean. */
+function vectorIn(space: TapSpace, image: TapStatistics): Float32Array {
+  const channels = space.floor.length;
+  let from = 0;
+  return joined(
+    space.parts.map((part) => {
+      const start = from;
+      from += part.channels;
+      const vector = image[part.of];
+      if (vector === undefined && part.of === STORED) {
+        const means = meansOf(space);
+        const half = (at: number) => means.subarray(at + start, at + from);
+        return Float32Array.of(...half(0), ...half(channels));
+      }
+      if (vector?.length !== 2 * part.channels)
+        fail(
+          "ERR_LE_SHAPE",
+          `the statistics of ${part.of}`,
+          `the ${2 * part.channels} numbers that the shift fit has`,
+          vector ? `${vector.length}` : "none",
+        );
+      return vector as Float32Array;
+    }),
+  );
+}
+
 /**
  * How far an image is from those that a fit was made of.
  * @throws ERR_LE_SHAPE for an image without one of the fit's layers, or with another number of its features
@@ -68,15 +102,7 @@ export function tapDistance(fit: ShiftFit, image: TapStatistics): TapDistance {
   const { taps, chosen } = fit;
   const layers = Object.fromEntries(
     taps.map((space) => {
-      const vector = image[space.tap];
-      if (vector?.length !== space.mean.length)
-        fail(
-          "ERR_LE_SHAPE",
-          `the statistics of layer ${space.tap}`,
-          `the ${space.mean.length} numbers that the shift fit has`,
-          vector ? `${vector.length}` : "none",
-        );
-      const distance = distanceIn(space, vector as Float32Array);
+      const distance = distanceIn(space, vectorIn(space, image));
       return [space.tap, { distance, rank: below(space.distances, distance) / space.distances.length }] as const;
     }),
   );

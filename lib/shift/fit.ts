@@ -3,9 +3,7 @@ import { checkFinite, fail } from "../checks.js";
 import { checkOptions, option, type Values } from "../options.js";
 import { distanceIn, type TapSpace } from "./distance.js";
 import { coordinatesOf, DIMENSIONS, fitSpace } from "./space.js";
-
-/** An image's statistics by layer, as {@link Prediction.tapStatistics} has them. */
-export type TapStatistics = Readonly<Record<string, Float32Array>>;
+import { INPUT, joined, STORED, type TapStatistics } from "./statistics.js";
 
 /** How far an image is from the training's: the Mahalanobis distance, or the distance to the fifth nearest of them. */
 export const MEASURES = ["mahalanobis", "neighbours"] as const satisfies readonly Measure[];
@@ -56,7 +54,7 @@ export interface ShiftFit {
  * Learns what the features of training images look like. Of each layer: the statistics are standardised, projected on their
  * first min(64, 2C, n/4) principal components, and whitened by their Ledoit-Wolf covariance; distances are ranked among those
  * of the validation images, which the network has not been trained on. A layer whose features are the same for all images
- * is left out.
+ * is left out. The first layer's statistics are joined by those of the input and of its stored values, where the images have them.
  * @param training by image; at least 8
  * @param validation by image; at least 5
  * @throws ERR_LE_SHAPE for too few images, or images of other layers than the first; ERR_LE_VALUE for numbers that are not
@@ -76,16 +74,22 @@ export function fitShift(
         `${FEWEST[name as keyof typeof FEWEST]} images or more`,
         `${images.length}`,
       );
-  const names = Object.keys(training[0] as TapStatistics);
-  const taps = names.flatMap((tap): TapSpace[] => {
-    const of = (images: readonly TapStatistics[], what: string) =>
-      vectorsOf(images, tap, what, training[0]?.[tap]?.length ?? 0);
+  const first = training[0] as TapStatistics;
+  const beside = [STORED, INPUT].filter((name) => [...training, ...validation].every((image) => name in image));
+  const names = Object.keys(first).filter((name) => name !== STORED && name !== INPUT);
+  const taps = names.flatMap((tap, t): TapSpace[] => {
+    const sources = t === 0 ? [...beside, tap] : [tap];
+    const of = (images: readonly TapStatistics[], what: string) => {
+      const all = sources.map((name) => vectorsOf(images, name, what, first[name]?.length ?? 0));
+      return images.map((_, i) => joined(all.map((vectors) => vectors[i] as Float32Array)));
+    };
     const known = of(training, "training");
     const space = fitSpace(known, dimensions ?? DIMENSIONS);
     const size = space.whitening.length / space.mean.length;
     if (size === 0) return [];
     const whole: TapSpace = {
       tap,
+      parts: sources.map((name) => ({ of: name, channels: (first[name] as Float32Array).length / 2 })),
       ...space,
       ...(measure === "neighbours" && {
         training: Float32Array.from(known.flatMap((v) => [...coordinatesOf(space, v)])),

@@ -7,6 +7,6 @@ export {
   type ShiftFit,
   type ShiftOptions,
   TAP_CHOICES,
-  type TapStatistics,
 } from "./fit.js";
 export type { Space } from "./space.js";
+export { INPUT, STORED, type TapStatistics } from "./statistics.js";

@@ -83,6 +83,18 @@ export function coordinatesOf({ floor, mean, whitening }: Space, vector: Float32
   return coordinates;
 }
 
+/** Statistics [μ, σ] whose forms are the training's mean. */
+export function meansOf({ floor, mean }: Space): Float32Array {
+  const channels = floor.length;
+  const statistics = new Float32Array(2 * channels);
+  for (let c = 0; c < channels; c++) {
+    const deviation = Math.exp(mean[channels + c] as number);
+    statistics[c] = (mean[c] as number) * deviation;
+    statistics[channels + c] = deviation - (floor[c] as number);
+  }
+  return statistics;
+}
+
 function floorOf(vectors: readonly Float32Array[], channels: number): Float32Array {
   const floor = new Float32Array(channels);
   for (let c = 0; c < channels; c++) {

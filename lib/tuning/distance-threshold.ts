@@ -16,14 +16,14 @@ export interface DistanceThreshold {
 
 /** Most of what is like the training's that may be above the threshold, and how sure that is to be. */
 const SHARE = 0.05;
-const CONFIDENCE = 0.9;
+const CONFIDENCE = 0.95;
 /** Quantiles of the normal distribution: of 1 - SHARE, and of CONFIDENCE. */
-const [Z_SHARE, Z_CONFIDENCE] = [1.6448536269514722, 1.2815515655446004];
+const [Z_SHARE, Z_CONFIDENCE] = [1.6448536269514722, 1.6448536269514722];
 
 /**
- * The lowest threshold above which there is, with a confidence of 90 %, at most 5 % of what comes from where the images come
- * from: a tolerance limit. Of 45 images or more it is one of their own values (Wilks 1941): as many may be above it as have a
- * binomial chance of at most 10 % where 5 % are. Of fewer not even the largest will do: they are taken for normal, and the limit
+ * The lowest threshold above which there is, with a confidence of 95 %, at most 5 % of what comes from where the images come
+ * from: a tolerance limit. Of 59 images or more it is one of their own values (Wilks 1941): as many may be above it as have a
+ * binomial chance of at most 5 % where 5 % are. Of fewer not even the largest will do: they are taken for normal, and the limit
  * is mean + k standard deviations (the approximation of k that NIST's handbook gives, 7.2.6.3), or the largest where that is more.
  * @param excess n ≥ 2 finite numbers.
  * @param groups One per image, such as its patient. Ranks are then of groups, each by the largest of its images; and k is that of as
@@ -46,7 +46,7 @@ export function distanceThreshold(excess: ArrayLike<number>, groups?: readonly (
   const flagged = Array.from(excess).filter((value) => value > threshold).length / excess.length;
   return {
     threshold,
-    rule: `at most 0.05 of ${unit} like those of validation above it, with confidence 0.9 (${how})`,
+    rule: `at most 0.05 of ${unit} like those of validation above it, with confidence 0.95 (${how})`,
     flagged,
   };
 }

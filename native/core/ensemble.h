@@ -40,10 +40,14 @@ struct HeadInfo {
 
 inline constexpr const char* kFinalHead = "final";
 
-// Layers whose features a pass measures beside its logits: any that can be tapped, with a head or without.
+// Among the layers that a pass measures, its own input; no layer can have that name.
+inline constexpr const char* kInput = "(input)";
+
+// Layers whose features a pass measures beside its logits: any that can be tapped, with a head or without; and its
+// input.
 struct TapStatistics {
   std::vector<std::string> taps;
-  std::vector<at::Tensor> values;  // of each, once a pass is done: N×2C, see taps/statistics.h
+  std::vector<at::Tensor> values;  // of each, once a pass is done: see taps/statistics.h
 };
 
 class Ensemble {

@@ -75,6 +75,44 @@ void check_watched(Ensemble& ensemble, const std::vector<std::string>& taps, con
 
 }  // namespace
 
+TEST("statistics: of an input how its standardised values are distributed, whatever their scale, size and order") {
+  at::Generator generator = at::detail::createCPUGenerator(4);
+  for (const int64_t channels : {1, 3})
+    for (const std::vector<int64_t>& size : {std::vector<int64_t>{1, 1}, {7, 5}, {61, 133}, {9, 40, 31}})
+      for (const at::MemoryFormat format : formats(size.size())) {
+        std::vector<int64_t> shape = {2, channels};
+        shape.insert(shape.end(), size.begin(), size.end());
+        const at::Tensor x = at::randn(shape, generator).contiguous(format);
+        const at::Tensor found = input_statistics(x);
+        CHECK(found.size(0) == 2 && found.size(1) == 18 * channels);
+        CHECK_NEAR(farthest(found, input_statistics_reference(x)), 0, 1e-5);
+        CHECK_NEAR(farthest(found, input_statistics(x * 300 + 1000)), 0, 2e-4);
+      }
+  // Of two values -1 and 1 the maps max(0, t - u) are known.
+  const at::Tensor two = at::cat({at::full({1, 1, 4, 5}, 3), at::full({1, 1, 4, 5}, 7)}, 3);
+  const at::Tensor of_two = input_statistics(two)[0];
+  const std::vector<double> thresholds = {-1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3};
+  for (size_t t = 0; t < thresholds.size(); ++t) {
+    const double low = std::max(0.0, thresholds[t] + 1), high = std::max(0.0, thresholds[t] - 1);
+    CHECK_NEAR(of_two[static_cast<int64_t>(t)].item<double>(), (low + high) / 2, 1e-6);
+    CHECK_NEAR(of_two[static_cast<int64_t>(t) + 9].item<double>(), (low - high) / 2, 1e-6);
+  }
+  // A still image has values of 0.
+  CHECK(at::equal(input_statistics(at::full({1, 1, 3, 3}, 40)), input_statistics(at::full({1, 1, 3, 3}, -2))));
+}
+
+TEST("statistics: a pass brings out those of its input, too") {
+  Ensemble ensemble(network(1), options_of({"encoder.0"}));
+  at::Generator generator = at::detail::createCPUGenerator(5);
+  const at::Tensor image = at::randn({1, 16, 16}, generator);
+  const std::string tap = "encoder.0";
+  const auto result = predict(ensemble, {image}, watching({kInput, tap}), Control())[0];
+  CHECK(result.tap_statistics.size() == 2);
+  CHECK_NEAR(farthest(result.tap_statistics[0], input_statistics(image.unsqueeze(0))), 0, 1e-6);
+  CHECK(
+      at::equal(result.tap_statistics[1], predict(ensemble, {image}, watching({tap}), Control())[0].tap_statistics[0]));
+}
+
 TEST("statistics: the kernel gives mean and standard deviation, whatever the size, order and type") {
   at::Generator generator = at::detail::createCPUGenerator(1);
   for (const char* isa : {"generic", "avx2", "avx512"}) {

@@ -4,6 +4,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { defaultPreprocessing, preprocess } from "../../lib/data/preprocess.js";
 import { decodeSafetensors, encodeSafetensors } from "../../lib/data/safetensors.js";
 import { Backbone, DeepEnsemble, LayerEnsemble, loadModel, type Model, readRun } from "../../lib/index.js";
 import { readShift, shiftFile, writeShift } from "../../lib/runs/shift.js";
@@ -69,6 +70,39 @@ describe("a run that knows its training images", () => {
     expect(Object.keys(tiled.tapStatistics ?? {})).toEqual(Object.keys(one?.tapStatistics ?? {}));
     expect(decide(tiled, gate).reasons.map(({ code: reason }) => reason)).toContain("unlike-training");
     expect((await model.predict(far, { tile: "auto" })).tapDistance).toEqual(plain.tapDistance);
+  });
+
+  it("knows what was stored, where an image says so, and refuses what could not be", async () => {
+    const preprocessing = { ...defaultPreprocessing };
+    const many = discs(100, 32, 5).map(({ image }) => image);
+    const stored = many.map((one, i) => ({
+      ...one,
+      data: one.data.map((v) => 100 + 3 * (i % 7) + (30 + (i % 5)) * v),
+    }));
+    const inputs = stored.map((one) => preprocess(one, preprocessing).image);
+    const [last, input] = [stored[90], inputs[90]] as [(typeof stored)[0], (typeof inputs)[0]];
+    const brighter = preprocess({ ...last, data: last.data.map((v) => 3 * v) }, preprocessing).image;
+    const folder = inside("stored");
+    await using model = await loadModel(inside("run"), placement);
+    await model.save(folder);
+    const all = (await model.predict(inputs, { tapStatistics: true })).map(({ tapStatistics }) => tapStatistics ?? {});
+    expect(Object.keys(all[0] ?? {})).toEqual(["(stored)", "(input)", "encoder.0", "encoder.1", "decoder.1"]);
+    const fit = fitShift(all.slice(0, 80), all.slice(80));
+    const run = await readRun(folder);
+    const shift = await writeShift(folder, run, { fit, images: "0".repeat(64) });
+    await writeFile(path.join(folder, "run.json"), JSON.stringify({ ...run, shift }));
+    await using tuned = await loadModel(folder, placement);
+    const [same, gained, plain] = await tuned.predict([
+      ...[input, brighter, { data: brighter.data, shape: brighter.shape }],
+    ]);
+    // The network gets the same numbers.
+    for (const [i, v] of brighter.data.entries()) expect(v).toBeCloseTo(input.data[i] as number, 4);
+    expect(gained?.tapDistance?.excess).toBeGreaterThan((same?.tapDistance?.excess as number) + 1);
+    expect(plain?.tapDistance?.excess).toBeLessThan(gained?.tapDistance?.excess as number);
+    for (const odd of [[], [{ mean: Number.NaN, deviation: 1 }], [{ mean: 1, deviation: -1 }], [null], "x"])
+      await expect(tuned.predict({ ...brighter, stored: odd as never })).rejects.toThrow(code("ERR_LE_VALUE"));
+    const two = [...(brighter.stored ?? []), ...(brighter.stored ?? [])];
+    await expect(tuned.predict({ ...brighter, stored: two })).rejects.toThrow(code("ERR_LE_SHAPE"));
   });
 
   it("has none where nothing was learned", async () => {
@@ -187,12 +221,14 @@ describe("shift.safetensors", () => {
         "validation",
         edit(({ arrays }) => Object.assign(arrays, { "0.distances": { data: Float64Array.of(1), shape: [1] } })),
       ],
-      ["format", edit(({ metadata }) => Object.assign(metadata, { format: "2" }))],
+      ["format", edit(({ metadata }) => Object.assign(metadata, { format: "3" }))],
       ["measure", edit(({ metadata }) => Object.assign(metadata, { measure: "neighbours" }))],
       ["unknown measure", edit(({ metadata }) => Object.assign(metadata, { measure: "euclid" }))],
       ["chosen", edit(({ metadata }) => Object.assign(metadata, { chosen: '["decoder.9"]' }))],
       ["none chosen", edit(({ metadata }) => Object.assign(metadata, { chosen: "[]" }))],
       ["twice", edit(({ metadata }) => Object.assign(metadata, { taps: '["encoder.0","encoder.0","decoder.1"]' }))],
+      ["parts", edit(({ metadata }) => Object.assign(metadata, { parts: '[[["encoder.0",3]]]' }))],
+      ["other parts", edit(({ metadata }) => Object.assign(metadata, { parts: "[]" }))],
       ["no list", edit(({ metadata }) => Object.assign(metadata, { taps: "{" }))],
       ["no images", edit(({ metadata }) => Object.assign(metadata, { trainingImages: "many" }))],
       ["no metadata", edit((tensors) => Object.assign(tensors, { metadata: {} }))],

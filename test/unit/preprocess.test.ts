@@ -210,6 +210,25 @@ describe("restore", () => {
   const side = fc.integer({ min: 1, max: 20 });
   const resize = fc.constantFrom("stretch", "pad", "none-with-pad") as fc.Arbitrary<Preprocessing["resize"]>;
 
+  test("says what the stored values were, whatever is made of them", () => {
+    const image = { data: Float32Array.of(10, 20, 30, 40), shape: [1, 2, 2] };
+    const expected = [{ mean: 25, deviation: Math.sqrt(125) }];
+    for (const kind of ["none", "zscore"] as const)
+      expect(preprocess(image, { ...plain, normalise: { kind } }).image.stored).toEqual(expected);
+    const window = { ...plain, normalise: { kind: "window", low: 0, high: 20 } } as const;
+    expect(preprocess(image, { ...window, size: [4, 4] }).image.stored).toEqual(expected);
+    // Each channel that is scaled alone.
+    const two = { data: Float32Array.of(1, 1, 1, 1, 0, 0, 4, 4), shape: [2, 2, 2] };
+    const each = preprocess(two, { ...plain, channels: 2, perChannel: true }).image.stored;
+    expect(each).toEqual([
+      { mean: 1, deviation: 0 },
+      { mean: 2, deviation: 2 },
+    ]);
+    expect(preprocess(two, { ...plain, channels: 2 }).image.stored).toHaveLength(1);
+    const volume = { data: Float32Array.from({ length: 8 }, (_, i) => i), shape: [1, 2, 2, 2] };
+    expect(preprocess(volume, plain).image.stored).toEqual([{ mean: 3.5, deviation: Math.sqrt(5.25) }]);
+  });
+
   test("gives the stored size back, and probabilities still sum to 1", () => {
     fc.assert(
       fc.property(side, side, side, side, resize, (h, w, newH, newW, how) => {

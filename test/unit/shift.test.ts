@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { Random } from "../../lib/random.js";
-import { fitShift, type TapStatistics, tapDistance } from "../../lib/shift/index.js";
+import { fitShift, INPUT, STORED, type TapStatistics, tapDistance } from "../../lib/shift/index.js";
 import { symmetricEigen } from "../../lib/shift/symmetric-eigen.js";
 
 interface Case {
@@ -142,6 +142,36 @@ describe("fitShift", () => {
     const expected = distances(one, plain(others));
     for (const [i, distance] of distances(other, turned(others)).entries())
       expect(distance).toBeCloseTo(expected[i] as number, 3);
+  });
+
+  it("describes the first layer together with its input and with what was stored, where images say so", () => {
+    const random = new Random(8);
+    const whole = (all: TapStatistics[], gain = 1) =>
+      all.map((one) => ({
+        ...one,
+        [INPUT]: Float32Array.of(random.normal() + 9, Math.exp(0.1 * random.normal())),
+        [STORED]: Float32Array.of(gain * (80 + 8 * random.normal()), gain * 20 * Math.exp(0.1 * random.normal())),
+      }));
+    const [training, validation, own, brighter] = [
+      ...[whole(images(60, 1)), whole(images(20, 2)), whole(images(40, 3)), whole(images(40, 4), 3)],
+    ] as const;
+    const fit = fitShift(training, validation);
+    expect(fit.taps.map(({ tap, parts }) => [tap, ...parts.map((part) => `${part.of}:${part.channels}`)])).toEqual([
+      ["early", "(stored):1", "(input):1", "early:2"],
+      ["middle", "middle:3"],
+      ["late", "late:4"],
+    ]);
+    const excess = (one: TapStatistics) => tapDistance(fit, one).excess;
+    const most = Math.max(...own.map(excess));
+    for (const one of brighter) expect(excess(one)).toBeGreaterThan(most);
+    // Where nothing is known of what was stored, it counts for nothing: no image is farther by it.
+    const without = ({ [STORED]: _, ...rest }: TapStatistics) => rest;
+    const distance = (one: TapStatistics) => tapDistance(fit, one).taps.early?.distance as number;
+    for (const one of brighter) expect(distance(without(one))).toBeLessThan(distance(one));
+    const both = fitShift(training.map(without), validation.map(without));
+    expect(both.taps[0]?.parts.map((part) => part.of)).toEqual([INPUT, "early"]);
+    const { [INPUT]: _, ...blind } = own[0] as Record<string, Float32Array>;
+    expect(() => tapDistance(fit, blind)).toThrow(code("ERR_LE_SHAPE"));
   });
 
   it("leaves out layers that are the same for all images, and calls what is not finite infinitely far", () => {

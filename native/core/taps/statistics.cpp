@@ -1,11 +1,16 @@
 #include "taps/statistics.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/var_mean.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -33,6 +38,54 @@ kernel::ChannelSums chosen_kernel() {
 at::Tensor by_operations(const at::Tensor& features, at::ScalarType type) {
   const auto [variance, mean] = at::var_mean(features.to(type).flatten(2), at::IntArrayRef{2}, /*correction=*/0);
   return at::cat({mean, variance.sqrt()}, 1).to(at::kFloat);
+}
+
+// Of standardised values: closest where most of them are, and far into the bright end, at which scanners clip.
+constexpr std::array<float, 9> kThresholds = {-1.5F, -1, -0.5F, 0, 0.5F, 1, 1.5F, 2, 3};
+
+at::Tensor input_by_operations(const at::Tensor& images, at::ScalarType type) {
+  const at::Tensor x = images.to(type).flatten(2);
+  const auto [variance, mean] = at::var_mean(x, at::IntArrayRef{2}, /*correction=*/0, /*keepdim=*/true);
+  const at::Tensor u = (x - mean) * at::where(variance > 0, variance.rsqrt(), at::zeros_like(variance));
+  std::vector<at::Tensor> maps;
+  for (const float t : kThresholds) maps.push_back((t - u).clamp_min(0));
+  return by_operations(at::stack(maps, 2).flatten(1, 2), type);
+}
+
+// Of one channel of so many places: means to `means`, deviations to `deviations`.
+void input_of_plane(const float* x, int64_t places, float* means, float* deviations) {
+  constexpr int64_t kLanes = 16, kBlock = 128;  // lanes that the compiler may put into vectors; places summed in float
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < places; ++i) sum += x[i];
+  const double mean = sum / static_cast<double>(places);
+  for (int64_t i = 0; i < places; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const double variance = squares / static_cast<double>(places);
+  const auto shift = static_cast<float>(mean), scale = variance > 0 ? static_cast<float>(1 / std::sqrt(variance)) : 0;
+  std::array<double, kThresholds.size()> of_first{}, of_second{};
+  for (int64_t from = 0; from < places; from += kLanes * kBlock) {
+    const int64_t count = std::min(places - from, kLanes * kBlock);
+    for (size_t t = 0; t < kThresholds.size(); ++t) {
+      float first[kLanes] = {}, second[kLanes] = {};
+      const auto add = [&](int64_t i, int64_t lane) {
+        const float below = std::max(0.0F, kThresholds[t] - (x[from + i] - shift) * scale);
+        first[lane] += below;
+        second[lane] += below * below;
+      };
+      int64_t i = 0;
+      for (; i + kLanes <= count; i += kLanes)
+        for (int64_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+      for (; i < count; ++i) add(i, 0);
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        of_first[t] += first[lane];
+        of_second[t] += second[lane];
+      }
+    }
+  }
+  for (size_t t = 0; t < kThresholds.size(); ++t) {
+    const double m = of_first[t] / static_cast<double>(places), v = of_second[t] / static_cast<double>(places) - m * m;
+    means[t] = static_cast<float>(m);
+    deviations[t] = static_cast<float>(v > 0 ? std::sqrt(v) : 0);
+  }
 }
 
 float first_of(const char* at, bool bfloat16) {
@@ -124,6 +177,25 @@ at::Tensor tap_statistics(const at::Tensor& features) {
       // Not std::max, which would make 0 of NaN.
       out[(2 * n + 1) * channels + c] = static_cast<float>(variance < 0 ? 0 : std::sqrt(variance));
     }
+  return result;
+}
+
+at::Tensor input_statistics_reference(const at::Tensor& images) { return input_by_operations(images, at::kDouble); }
+
+at::Tensor input_statistics(const at::Tensor& images) {
+  if (!images.is_cpu()) return input_by_operations(images, at::kFloat);
+  const at::Tensor x = images.to(at::kFloat).contiguous();
+  constexpr int64_t kMaps = kThresholds.size();
+  const int64_t count = x.size(0), channels = x.size(1), places = x.numel() / (count * channels);
+  at::Tensor result = at::empty({count, 2 * channels * kMaps}, at::kFloat);
+  auto* const out = result.mutable_data_ptr<float>();
+  const auto* const data = x.const_data_ptr<float>();
+  at::parallel_for(0, count * channels, std::max<int64_t>(1, kPiece / places), [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      float* const means = out + (2 * (plane / channels) * channels + plane % channels) * kMaps;
+      input_of_plane(data + plane * places, places, means, means + channels * kMaps);
+    }
+  });
   return result;
 }
 

@@ -12,4 +12,10 @@ at::Tensor tap_statistics(const at::Tensor& features);
 // The same by library operations, in double: what the kernel is tested against.
 at::Tensor tap_statistics_reference(const at::Tensor& features);
 
+// How the values of images N×C×s are distributed, whatever their scale: tap_statistics() of 9C maps, max(0, t - u) for
+// each channel's standardised values u (all 0 where they are one) and each threshold t in turn. N×18C float on their
+// device.
+at::Tensor input_statistics(const at::Tensor& images);
+at::Tensor input_statistics_reference(const at::Tensor& images);
+
 }  // namespace le
