@@ -31,11 +31,13 @@ export {
   type NetworkInput,
   type Normalise,
   type Placement,
+  type PreparedImage,
   type Preprocessing,
   preprocess,
   type Resize,
   restore,
   restoreLabels,
+  type Unprepared,
 } from "./data/preprocess.js";
 export type { VolumeHead } from "./data/stored.js";
 export type { GridPreprocessing, VolumePlacement, VolumeSize } from "./data/volume.js";

@@ -15,6 +15,20 @@ export interface Mutant {
 
 export const MUTANTS: readonly Mutant[] = [
   {
+    name: "splines without their filter, natively",
+    file: "native/core/grid/resample.cpp",
+    text: "stretch.between == Between::kCubic};",
+    by: "false};",
+    tests: ["resample: cubic"],
+  },
+  {
+    name: "a tie of labels' shares that the greater label wins",
+    file: "native/core/grid/resample.cpp",
+    text: "if (shares[0] <= best) continue;",
+    by: "if (shares[0] < best) continue;",
+    tests: ["resample: labels"],
+  },
+  {
     name: "voxels that meet at integers",
     file: "lib/grid/interpolate.ts",
     text: "return (i + 0.5) * (from / to) - 0.5;",

@@ -33,7 +33,13 @@ import { type DataLayout, maskExtensions, readLayout } from "./layout.js";
 import { checkGroups, contentOf } from "./leaks.js";
 import { bothNames, nameOf } from "./names.js";
 import { checkWhole } from "./output-list.js";
-import { defaultPreprocessing, type Placement, type Preprocessing, preprocess, preprocessMask } from "./preprocess.js";
+import {
+  defaultPreprocessing,
+  type Placement,
+  type Preprocessing,
+  preprocessAside,
+  preprocessMaskAside,
+} from "./preprocess.js";
 import { fractionSplit } from "./splits.js";
 import {
   isVolumeFile,
@@ -392,13 +398,15 @@ export class Dataset implements AsyncIterable<Sample> {
   async load(index: number): Promise<Sample> {
     const entry = this.#entry(index);
     const stored = await entry.readImage();
-    const { image, placement } = naming(entry.source, () => preprocess(stored, this.#shared.preprocessing));
+    const { image, placement } = await namingLater(entry.source, () =>
+      preprocessAside(stored, this.#shared.preprocessing),
+    );
     const mask = await this.#readMask(entry, placement.original);
     return {
       id: entry.id,
       group: entry.group,
       image,
-      mask: mask && preprocessMask(mask, placement),
+      mask: mask && (await preprocessMaskAside(mask, placement)),
       placement,
       content: contentOf(stored),
     };
@@ -439,7 +447,9 @@ export class Dataset implements AsyncIterable<Sample> {
     const entry = this.#entry(index);
     const stored = await entry.readImage();
     const shape = stored.shape.length === 2 ? [1, ...stored.shape] : stored.shape;
-    const { image: input, placement } = naming(entry.source, () => preprocess(stored, this.#shared.preprocessing));
+    const { image: input, placement } = await namingLater(entry.source, () =>
+      preprocessAside(stored, this.#shared.preprocessing),
+    );
     const mask = await this.#readMask(entry, placement.original);
     const image = naming(entry.source, () => display({ data: stored.data, shape }));
     const content = contentOf(stored);
@@ -723,13 +733,26 @@ function sharedOptions(name: string, options: DatasetOptions): Shared {
 }
 
 /** Runs `read`, turning its errors into ERR_LE_DATA that name the file. */
-export function naming<T>(source: string, read: () => T): T {
+function naming<T>(source: string, read: () => T): T {
   try {
     return read();
   } catch (error) {
-    if (!(error instanceof LayerEnsemblesError)) throw error;
-    throw new LayerEnsemblesError("ERR_LE_DATA", `${error.message} (in ${source})`, { cause: error });
+    throw named(source, error);
   }
+}
+
+/** The same of what is read later. */
+export async function namingLater<T>(source: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    throw named(source, error);
+  }
+}
+
+function named(source: string, error: unknown): unknown {
+  if (!(error instanceof LayerEnsemblesError)) return error;
+  return new LayerEnsemblesError("ERR_LE_DATA", `${error.message} (in ${source})`, { cause: error });
 }
 
 function listed(names: readonly string[]): string {

@@ -1,10 +1,10 @@
 import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import type { Grid } from "../grid/index.js";
+import { aside, byDefinition, type Grid, type Moving } from "../grid/index.js";
 import { percentiles, toGrey } from "./image.js";
 import type { Orientation } from "./orientation.js";
 import { resizeBilinear, resizeLabels, resizeNearest } from "./resample.js";
-import { type GridPreprocessing, placeMask, placeVolume, unplace, type VolumePlacement } from "./volume.js";
+import { type GridPreprocessing, placing, placingMask, unplacing, type VolumePlacement } from "./volume.js";
 
 /** How the size is reached: see {@link Preprocessing.resize}. */
 export type Resize = "stretch" | "pad" | "none-with-pad";
@@ -124,21 +124,33 @@ export const defaultPreprocessing: Readonly<Preprocessing> = {
  * @throws ERR_LE_SHAPE for another shape or, with `none-with-pad`, a larger image; ERR_LE_VALUE for NaN or infinity; ERR_LE_DATA for a
  * volume without a place where the others had one, or the other way round
  */
-export function preprocess(
-  image: NdArray<Float32Array | Uint8Array | Uint16Array> & {
-    /** As it was read: see {@link ImagePlacement.orientation}. */
-    readonly orientation?: Orientation;
-    /** Where a volume lies. @default null: unknown */
-    readonly grid?: Grid | null;
-  },
-  preprocessing: Preprocessing,
-): {
+export function preprocess(image: Unprepared, preprocessing: Preprocessing): PreparedImage {
+  return byDefinition(preparing(image, preprocessing));
+}
+
+/** {@link preprocess} off this thread, by the native kernels, where the addon is loaded. The result is the same. */
+export async function preprocessAside(image: Unprepared, preprocessing: Preprocessing): Promise<PreparedImage> {
+  return aside(preparing(image, preprocessing));
+}
+
+/** A stored image or volume. */
+export interface Unprepared extends NdArray<Float32Array | Uint8Array | Uint16Array> {
+  /** As it was read: see {@link ImagePlacement.orientation}. */
+  readonly orientation?: Orientation;
+  /** Where a volume lies. @default null: unknown */
+  readonly grid?: Grid | null;
+}
+
+/** A network's input, and where the image lies in it. */
+export interface PreparedImage {
   /** C×H×W or C×D×H×W, of the network's input size. */
   image: NetworkInput;
   /** For {@link restore} and {@link restoreLabels}. */
   placement: Placement;
-} {
-  if (image.shape.length === 4) return preprocessVolume(image, preprocessing);
+}
+
+function* preparing(image: Unprepared, preprocessing: Preprocessing): Moving<PreparedImage> {
+  if (image.shape.length === 4) return yield* preparingVolume(image, preprocessing);
   const shape = image.shape.length === 2 ? [1, ...image.shape] : image.shape;
   const [planes, height, width] = shape as [number, number, number];
   const { channels } = preprocessing;
@@ -172,10 +184,7 @@ function expectedShapes(channels: number): string {
   return `${channels}×H×W`;
 }
 
-function preprocessVolume(
-  image: NdArray<Float32Array | Uint8Array | Uint16Array> & { readonly grid?: Grid | null },
-  preprocessing: Preprocessing,
-): { image: NetworkInput; placement: VolumePlacement } {
+function* preparingVolume(image: Unprepared, preprocessing: Preprocessing): Moving<PreparedImage> {
   const [channels] = image.shape as [number, number, number, number];
   const count = image.shape.reduce((product, n) => product * n, 1);
   if (channels !== preprocessing.channels || count < 1 || image.data.length !== count)
@@ -199,7 +208,7 @@ function preprocessVolume(
     );
   const source = { data: Float32Array.from(image.data), shape: image.shape, grid };
   let stored: readonly Intensity[] = [];
-  const placed = placeVolume(source, how, size, (values) => {
+  const placed = yield* placing(source, how, size, (values) => {
     stored = scale(values, channels, preprocessing);
   });
   return { ...placed, image: { ...placed.image, stored } };
@@ -232,7 +241,7 @@ export function storedGrid(placement: Placement): Grid | null {
  * @returns H×W or D×H×W, of the network's input size
  */
 export function preprocessMask(mask: NdArray<Uint8Array>, placement: Placement): NdArray<Uint8Array> {
-  if (isVolume(placement)) return placeMask(mask, placement);
+  if (isVolume(placement)) return byDefinition(placingMask(mask, placement));
   const { original, content, size } = placement;
   if (mask.shape.length !== 2 || mask.shape[0] !== original[0] || mask.shape[1] !== original[1]) {
     throw new LayerEnsemblesError(
@@ -244,6 +253,14 @@ export function preprocessMask(mask: NdArray<Uint8Array>, placement: Placement):
   return { data: embed(resized, 1, placement), shape: [...size] };
 }
 
+/** {@link preprocessMask} off this thread, as {@link preprocessAside}. */
+export async function preprocessMaskAside(
+  mask: NdArray<Uint8Array>,
+  placement: Placement,
+): Promise<NdArray<Uint8Array>> {
+  return isVolume(placement) ? aside(placingMask(mask, placement)) : preprocessMask(mask, placement);
+}
+
 /**
  * Brings probabilities or an uncertainty map back to the image's stored size: padding is cut off, the rest resampled
  * bilinearly (trilinearly). Probabilities still sum to 1; the mask at the stored size is their argmax. Of a volume, what had been
@@ -252,12 +269,17 @@ export function preprocessMask(mask: NdArray<Uint8Array>, placement: Placement):
  * @returns the same, of the stored size
  */
 export function restore(array: NdArray, placement: Placement): NdArray {
-  if (isVolume(placement)) return unplace(array, placement);
+  if (isVolume(placement)) return byDefinition(unplacing(array, placement));
   const { planes, leading } = splitShape(array, placement);
   const { content, original } = placement;
   const cut = crop(array.data, planes, placement);
   const data = resizeBilinear(cut, planes, [content.height, content.width], original);
   return { data, shape: [...leading, ...original] };
+}
+
+/** {@link restore} off this thread, as {@link preprocessAside}. */
+export async function restoreAside(array: NdArray, placement: Placement): Promise<NdArray> {
+  return isVolume(placement) ? aside(unplacing(array, placement)) : restore(array, placement);
 }
 
 /**
@@ -266,12 +288,20 @@ export function restore(array: NdArray, placement: Placement): NdArray {
  * @returns the same, of the stored size
  */
 export function restoreLabels(labels: NdArray<Uint8Array>, placement: Placement): NdArray<Uint8Array> {
-  if (isVolume(placement)) return unplace(labels, placement);
+  if (isVolume(placement)) return byDefinition(unplacing(labels, placement));
   const { planes, leading } = splitShape(labels, placement);
   const { content, original } = placement;
   const cut = crop(labels.data, planes, placement);
   const data = resizeNearest(cut, planes, [content.height, content.width], original);
   return { data, shape: [...leading, ...original] };
+}
+
+/** {@link restoreLabels} off this thread, as {@link preprocessAside}. */
+export async function restoreLabelsAside(
+  labels: NdArray<Uint8Array>,
+  placement: Placement,
+): Promise<NdArray<Uint8Array>> {
+  return isVolume(placement) ? aside(unplacing(labels, placement)) : restoreLabels(labels, placement);
 }
 
 /** Where an image of this size lies in the network's input. */

@@ -4,15 +4,16 @@ import { LayerEnsemblesError } from "../errors.js";
 import {
   centre,
   crop,
-  followLabels,
+  following,
   type Grid,
   type Moved,
+  type Moving,
   nonZeroBox,
   orientationOf,
   type Placed,
   reorient,
-  resample,
-  restore,
+  resampling,
+  restoring,
   type Step,
   spacingOf,
   type Triple,
@@ -84,12 +85,12 @@ function nowhere(shape: VolumeSize): Grid {
  * @param size null keeps what comes of it
  * @param scale scales intensities in place, once what does not count is cropped
  */
-export function placeVolume(
+export function* placing(
   { data, shape, grid }: NdArray & { readonly grid: Grid | null },
   how: GridPreprocessing | null,
   size: VolumeSize | null,
   scale: (values: Float32Array) => void,
-): { image: NdArray; placement: VolumePlacement } {
+): Moving<{ image: NdArray; placement: VolumePlacement }> {
   const original = shape.slice(-3) as unknown as VolumeSize;
   let at: Placed<Float32Array> & { steps?: readonly Step[] } = { data, shape, grid: grid ?? nowhere(original) };
   if (how) {
@@ -101,7 +102,7 @@ export function placeVolume(
   if (at.data === data) at = { ...at, data: data.slice() };
   scale(at.data);
   if (how?.spacing) {
-    const moved = resample(at, { spacing: how.spacing }) as Moved<Float32Array>;
+    const moved = (yield* resampling(at, { spacing: how.spacing })) as Moved<Float32Array>;
     if (!isSame(moved.grid.shape, at.grid.shape)) at = moved;
   }
   const content = at.grid.shape;
@@ -126,10 +127,13 @@ function isWhole({ start, end }: { start: Triple; end: Triple }, size: Triple): 
 }
 
 /** Labels moved as their volume was, 0 where nothing was. @throws ERR_LE_SHAPE for another size than the stored one */
-export function placeMask({ data, shape }: NdArray<Uint8Array>, placement: VolumePlacement): NdArray<Uint8Array> {
+export function* placingMask(
+  { data, shape }: NdArray<Uint8Array>,
+  placement: VolumePlacement,
+): Moving<NdArray<Uint8Array>> {
   const { original, grid, steps } = placement;
   checkEnd("for the mask", { data, shape }, original, 0);
-  const moved = followLabels({ data, shape, grid: steps[0]?.from ?? grid }, { grid, steps });
+  const moved = yield* following({ data, shape, grid: steps[0]?.from ?? grid }, { grid, steps });
   return { data: moved.data, shape: moved.shape };
 }
 
@@ -139,17 +143,17 @@ export function placeMask({ data, shape }: NdArray<Uint8Array>, placement: Volum
  * @param array D×H×W or C×D×H×W
  * @throws ERR_LE_SHAPE
  */
-export function unplace<T extends Float32Array | Uint8Array>(
+export function* unplacing<T extends Float32Array | Uint8Array>(
   array: NdArray<T>,
   { size, grid, steps, original }: VolumePlacement,
-): NdArray<T> {
+): Moving<NdArray<T>> {
   checkEnd("to restore", array, size, 1);
   const { data, shape } = array;
   const channels = shape.length === 4 ? (shape[0] as number) : 1;
   const background = data instanceof Float32Array && shape.length === 4;
   const fill = background ? Array.from({ length: channels }, (_, c) => (c === 0 ? 1 : 0)) : 0;
   const from = steps[0]?.from ?? grid;
-  const restored = restore({ data, shape, grid, steps }, from, { fill }) as Placed<T>;
+  const restored = (yield* restoring({ data, shape, grid, steps }, from, { fill })) as Placed<T>;
   return { data: restored.data, shape: [...shape.slice(0, -3), ...original] };
 }
 

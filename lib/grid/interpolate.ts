@@ -25,7 +25,10 @@ interface Kernel {
 /** The pole of the filter that turns values into coefficients of cubic B-splines (Unser 1999, table 1). */
 const POLE = Math.sqrt(3) - 2;
 
-/** Beyond its ends a line is as its ends are. All agree with `scipy.ndimage.zoom(grid_mode=True, mode="nearest")`. */
+/**
+ * Beyond its ends a line is as its ends are. native/core/grid/resample.cpp does the same operations in the same order: what
+ * comes out is equal to the bit. All agree with `scipy.ndimage.zoom(grid_mode=True, mode="nearest")`.
+ */
 const KERNELS: Record<Interpolation, Kernel> = {
   nearest: { margin: 0, tap: (x) => [Math.floor(x + 0.5), 1] },
   linear: {
@@ -41,14 +44,20 @@ const KERNELS: Record<Interpolation, Kernel> = {
       const first = Math.floor(x);
       const t = x - first;
       const s = 1 - t;
-      return [first - 1, s ** 3 / 6, 2 / 3 - (t * t * (2 - t)) / 2, 2 / 3 - (s * s * (2 - s)) / 2, t ** 3 / 6];
+      return [
+        first - 1,
+        (s * s * s) / 6,
+        2 / 3 - (t * t * (2 - t)) / 2,
+        2 / 3 - (s * s * (2 - s)) / 2,
+        (t * t * t) / 6,
+      ];
     },
     prefilter: (lines, length, batch) => {
       const end = length * batch;
       // As though the ends went on for ever: the sums of the geometric series.
       for (let b = 0; b < batch; b++) lines[b]! /= 1 - POLE;
       for (let i = batch; i < end; i++) lines[i]! += POLE * lines[i - batch]!;
-      const gain = (1 - POLE) ** 2; // 6 = -gain / POLE, the filter's gain
+      const gain = (1 - POLE) * (1 - POLE); // 6 = -gain / POLE, the filter's gain
       for (let i = end - batch; i < end; i++) lines[i]! *= gain / (1 - POLE);
       for (let i = end - batch - 1; i >= 0; i--) lines[i] = gain * lines[i]! + POLE * lines[i + batch]!;
     },

@@ -2,7 +2,7 @@ import { arrayType, type NumericArray } from "../arrays.js";
 import { checkFinite, type FloatArray, fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
 import { spacingOf } from "./grid.js";
-import { type Interpolation, interpolate } from "./interpolate.js";
+import type { Interpolation } from "./interpolate.js";
 import {
   affineOf,
   type Checked,
@@ -14,6 +14,7 @@ import {
   type Triple,
   type Vector,
 } from "./placed.js";
+import { byDefinition, type Moving } from "./stretching.js";
 
 const INTERPOLATIONS = ["nearest", "linear", "cubic"] as const satisfies readonly Interpolation[];
 
@@ -60,6 +61,11 @@ export function resample<T extends NumericArray>(
 ): Moved<T>;
 export function resample(volume: Placed, options: ResampleOptions): Moved;
 export function resample(volume: Placed, options: ResampleOptions): Moved {
+  return byDefinition(resampling(volume, options));
+}
+
+/** {@link resample}. */
+export function* resampling(volume: Placed, options: ResampleOptions, labels = false): Moving<Moved> {
   const own = checkPlaced("the volume", volume);
   const { spacing, shape, order = "cubic" } = checkOptions("resample", options, OPTIONS);
   if ((spacing === undefined) === (shape === undefined)) {
@@ -68,7 +74,7 @@ export function resample(volume: Placed, options: ResampleOptions): Moved {
   const old = spacingOf(own.grid);
   // Never to nothing: an extent below half a voxel is one voxel.
   const to = spacing?.map((mm, axis) => Math.max(1, Math.round((own.size[axis]! * old[axis]!) / mm))) ?? shape;
-  return stretch(own, to as unknown as Triple, order as ResampleOptions["order"] & {});
+  return yield* stretch(own, to as unknown as Triple, order as ResampleOptions["order"] & {}, labels);
 }
 
 /**
@@ -82,29 +88,27 @@ export function resampleLabels<T extends NumericArray>(
   volume: Placed<T>,
   options: Pick<ResampleOptions, "spacing" | "shape">,
 ): Moved<T> {
-  const moved = resample(volume, { ...options, order: "nearest" });
-  const { data, grid } = moved;
-  if (grid.shape.every((side, axis) => side === volume.grid.shape[axis])) return moved;
-  const own = checkPlaced("the volume", volume);
-  const best = new Float32Array(data.length).fill(-1);
-  for (const label of [...new Set(own.data)].sort((a, b) => a - b)) {
-    const share = Float32Array.from(own.data, (value) => (value === label ? 1 : 0));
-    const { data: shares } = stretch({ ...own, data: share }, grid.shape, "linear");
-    for (let i = 0; i < best.length; i++) {
-      if ((shares[i] as number) <= best[i]!) continue;
-      best[i] = shares[i] as number;
-      data[i] = label;
-    }
-  }
-  return moved;
+  return byDefinition(resamplingLabels(volume, options));
 }
 
-/** @param order As in {@link ResampleOptions} */
-export function stretch(
+/** {@link resampleLabels}. */
+export function resamplingLabels<T extends NumericArray>(
+  volume: Placed<T>,
+  options: Pick<ResampleOptions, "spacing" | "shape">,
+): Moving<Moved<T>> {
+  return resampling(volume, { ...options, order: "linear" }, true) as Moving<Moved<T>>;
+}
+
+/**
+ * @param order As in {@link ResampleOptions}
+ * @param labels Whether values are labels: see {@link resampleLabels}
+ */
+export function* stretch(
   volume: Checked<NumericArray>,
   shape: Triple,
   order: Interpolation | readonly Interpolation[],
-): Moved {
+  labels = false,
+): Moving<Moved> {
   const { grid, channels, size, steps } = volume;
   const ratios = size.map((n, axis) => n / shape[axis]!) as unknown as Triple;
   const columns = columnsOf(grid.affine).map((column, axis) => column.map((value) => value * ratios[axis]!) as Vector);
@@ -112,17 +116,19 @@ export function stretch(
   const orders = typeof order === "string" ? across(order, spacingOf(grid), ratios) : order;
   // Axes that shrink come first: less is left for the others.
   const axes = [0, 1, 2].filter((axis) => size[axis] !== shape[axis]).sort((a, b) => ratios[b]! - ratios[a]!);
-  let data = orders.every((name) => name === "nearest") ? volume.data : floatsOf(volume.data);
+  const stretches = axes.map((axis) => ({
+    axis: axis + 1,
+    size: shape[axis] as number,
+    between: orders[axis] as Interpolation,
+  }));
   const at = [channels, ...size];
-  for (const axis of axes) {
-    const outer = at.slice(0, axis + 1).reduce((product, n) => product * n, 1);
-    const inner = at.slice(axis + 2).reduce((product, n) => product * n, 1);
-    checkSize(outer * shape[axis]! * inner);
-    data = interpolate(data, [outer, at[axis + 1]!, inner], shape[axis]!, orders[axis] as Interpolation);
-    at[axis + 1] = shape[axis]!;
+  for (const one of stretches) {
+    at[one.axis] = one.size;
+    checkSize(at.reduce((product, n) => product * n, 1));
   }
+  const data = labels || orders.every((name) => name === "nearest") ? volume.data : floatsOf(volume.data);
   return {
-    data: axes.length ? data : data.slice(),
+    data: axes.length ? yield { data, shape: [channels, ...size], stretches, labels } : data.slice(),
     shape: shapeOver(volume, shape),
     grid: { shape, affine },
     steps: [...steps, { op: "resample", from: grid }],
@@ -142,7 +148,8 @@ function across(order: Interpolation, spacing: Triple, ratios: Triple): Interpol
 
 function floatsOf(data: NumericArray): FloatArray {
   checkFinite("the volume's values", data);
-  return arrayType(data) === "Float64Array" ? (data as Float64Array) : Float32Array.from(data);
+  const float = ["Float32Array", "Float64Array"].includes(arrayType(data) as string);
+  return float ? (data as FloatArray) : Float32Array.from(data);
 }
 
 /** The most values that arrays here may have. */

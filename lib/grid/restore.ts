@@ -4,7 +4,8 @@ import { checkOptions, describe, option } from "../options.js";
 import type { Grid } from "./grid.js";
 import { turn, turnBack } from "./orientation.js";
 import { type Checked, checkGrid, checkPlaced, type Moved, type Placed, type Step, type Triple } from "./placed.js";
-import { resampleLabels, stretch } from "./resample.js";
+import { resamplingLabels, stretch } from "./resample.js";
+import { byDefinition, type Moving } from "./stretching.js";
 import { type Fill, view } from "./window.js";
 
 /** For {@link restore}. */
@@ -23,7 +24,7 @@ const OPTIONS = {
   fill: option.anyOf(option.number(), option.array(option.number())),
 };
 
-type Undo<S> = (volume: Checked<NumericArray>, step: S, options: Required<RestoreOptions>) => Moved;
+type Undo<S> = (volume: Checked<NumericArray>, step: S, options: Required<RestoreOptions>) => Moved | Moving<Moved>;
 
 const UNDO: { [Op in Step["op"]]: Undo<Step & { op: Op }> } = {
   reorient: (volume, { axes, flips }) => turnBack(volume, axes, flips),
@@ -38,6 +39,11 @@ const UNDO: { [Op in Step["op"]]: Undo<Step & { op: Op }> } = {
  * @throws LayerEnsemblesError `ERR_LE_VALUE` where the steps begin from another grid; `ERR_LE_OPTION`, `ERR_LE_SHAPE`
  */
 export function restore(volume: Placed, original: Grid, options: RestoreOptions = {}): Placed {
+  return byDefinition(restoring(volume, original, options));
+}
+
+/** {@link restore}. */
+export function* restoring(volume: Placed, original: Grid, options: RestoreOptions = {}): Moving<Placed> {
   const own = checkPlaced("the volume", volume);
   const { order, fill = 0 } = checkOptions("restore", options, OPTIONS);
   checkGrid("the original grid", original);
@@ -57,10 +63,15 @@ export function restore(volume: Placed, original: Grid, options: RestoreOptions 
     checkGrid("the grid of a step", step.from);
     const undo = UNDO[step.op] as Undo<Step> | undefined;
     if (!undo) return fail("ERR_LE_VALUE", "a step", `one of ${Object.keys(UNDO).join(", ")}`, describe(step.op));
-    const { data, shape } = undo(at, step, how);
+    const { data, shape } = yield* done(undo(at, step, how));
     at = checkPlaced("a step's result", { data, shape, grid: step.from });
   }
   return { data: at.data, shape: at.shape, grid: original };
+}
+
+/** What comes of a step that asks for nothing, or for interpolation. */
+function* done(moved: Moved | Moving<Moved>): Moving<Moved> {
+  return "next" in moved ? yield* moved : moved;
 }
 
 /**
@@ -74,17 +85,31 @@ export function followLabels<T extends NumericArray>(
   labels: Placed<T>,
   image: { readonly grid: Grid; readonly steps: readonly Step[] },
 ): Moved<T> {
+  return byDefinition(following(labels, image));
+}
+
+/** Where an image came to lie, and by which steps. */
+interface Route {
+  readonly grid: Grid;
+  readonly steps: readonly Step[];
+}
+
+/** {@link followLabels}. */
+export function* following<T extends NumericArray>(labels: Placed<T>, image: Route): Moving<Moved<T>> {
   const { steps } = image;
   let at: Checked<T> = checkPlaced("the labels", labels);
   for (const [i, step] of steps.entries()) {
     const { shape } = (steps[i + 1]?.from ?? image.grid) as Grid;
-    at = checkPlaced("the labels", DO[step.op](at as Checked<NumericArray>, step as never, shape)) as Checked<T>;
+    const moved = yield* done(DO[step.op](at as Checked<NumericArray>, step as never, shape));
+    at = checkPlaced("the labels", moved) as Checked<T>;
   }
   return at;
 }
 
-const DO: { [Op in Step["op"]]: (labels: Checked<NumericArray>, step: Step & { op: Op }, to: Triple) => Moved } = {
+type Do<S> = (labels: Checked<NumericArray>, step: S, to: Triple) => Moved | Moving<Moved>;
+
+const DO: { [Op in Step["op"]]: Do<Step & { op: Op }> } = {
   reorient: (labels, { axes, flips }) => turn(labels, axes, flips),
   window: (labels, { start }, to) => view(labels, start, to, 0),
-  resample: (labels, _, to) => resampleLabels(labels, { shape: to }),
+  resample: (labels, _, to) => resamplingLabels(labels, { shape: to }),
 };

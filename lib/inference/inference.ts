@@ -181,8 +181,8 @@ export async function fileItems(
 ): Promise<Item[]> {
   const { imageId } = await import("../data/layout.js");
   const { readStored, wantedOf } = await import("../data/stored.js");
-  const { display, naming } = await import("../data/dataset.js");
-  const { preprocess } = await import("../data/preprocess.js");
+  const { display, namingLater } = await import("../data/dataset.js");
+  const { preprocessAside } = await import("../data/preprocess.js");
   const seen = new Map<string, string>();
   return files.map((file) => {
     const id = imageId(file);
@@ -199,7 +199,7 @@ export async function fileItems(
       id,
       load: async () => {
         const stored = await readStored(file, wantedOf(notes.preprocessing), options);
-        const { image, placement } = naming(file, () => preprocess(stored, notes.preprocessing));
+        const { image, placement } = await namingLater(file, () => preprocessAside(stored, notes.preprocessing));
         const { volume } = stored;
         return { input: image, placement, image: display(stored), ...(volume && { volume }) };
       },
@@ -242,7 +242,7 @@ export async function* infer(
   items: readonly Item[],
   options: PredictOptions & { signal: AbortSignal },
 ): AsyncGenerator<Result> {
-  const { restore, restoreLabels } = await import("../data/preprocess.js");
+  const { restore, restoreAside, restoreLabelsAside } = await import("../data/preprocess.js");
   // What is predicted by tiles may be large.
   const one = options.tile !== undefined && options.tile !== "none";
   const batch = one ? 1 : (options.batchSize ?? PREDICT.batchSize.default);
@@ -262,7 +262,8 @@ export async function* infer(
     for (const [i, prediction] of predictions.entries()) {
       const { id, group } = items[start + i] as Item;
       const { placement, image, truth, volume } = loaded[i] as Loaded;
-      const probabilities = restore(prediction.probabilities as NdArray, placement);
+      const probabilities = await restoreAside(prediction.probabilities as NdArray, placement);
+      const labels = prediction.labels && (await restoreLabelsAside(prediction.labels, placement));
       let maps: Prediction["maps"] | undefined;
       yield {
         id,
@@ -283,7 +284,7 @@ export async function* infer(
           );
           return maps;
         },
-        ...(prediction.labels && { labels: restoreLabels(prediction.labels, placement) }),
+        ...(labels && { labels }),
       };
     }
   }

@@ -145,6 +145,13 @@ export interface Addon {
     onEvent: (json: string) => void,
     control?: Handle,
   ): Promise<RawTilesPrediction>;
+  /** See native/core/grid/resample.h. What comes out is of the data's type. */
+  resample(
+    data: Float32Array | Uint8Array,
+    shape: readonly number[],
+    stretches: readonly { axis: number; size: number; between: "nearest" | "linear" | "cubic" }[],
+    labels: boolean,
+  ): Promise<NdArray<Float32Array | Uint8Array>>;
   createDataset(): Handle;
   addSample(dataset: Handle, image: Float32Array, shape: readonly number[], mask: Uint8Array): void;
   fit(

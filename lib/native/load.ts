@@ -1,8 +1,10 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
+import type { NumericArray } from "../arrays.js";
 import { readTextSync } from "../data/files.js";
 import { LayerEnsemblesError } from "../errors.js";
+import { isNative, type Stretching, useStretchKernel } from "../grid/index.js";
 import { PACKAGE_ROOT } from "../package.js";
 import type { Addon } from "./addon.js";
 import { configuration, onConfigure } from "./configure.js";
@@ -87,6 +89,7 @@ export function load(): Loaded {
   }
   const addon = requireNative<Addon>(files.addon);
   loaded = { addon, files, libtorch, cudaProblem };
+  useStretchKernel((task) => (isNative(task) ? resample(addon, task) : undefined));
   const apply = () => {
     const { threads, allocator } = configuration();
     addon.configure({ ...(threads !== undefined && { threads }), ...(allocator !== undefined && { allocator }) });
@@ -126,6 +129,10 @@ export function findAddon(root: string = PACKAGE_ROOT): AddonFiles {
     );
   }
   return { addon, preload, builtFor: readBuildInfo(path.join(folder, "build-info.json")) };
+}
+
+async function resample(addon: Addon, { data, shape, stretches, labels }: Stretching): Promise<NumericArray> {
+  return (await addon.resample(data as Float32Array | Uint8Array, shape, stretches, labels)).data;
 }
 
 function readBuildInfo(file: string): string {

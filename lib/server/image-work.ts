@@ -10,7 +10,14 @@ import { parseNpy } from "../data/npy.js";
 import { encodeNpy } from "../data/npy-file.js";
 import { type Orientation, orientBack } from "../data/orientation.js";
 import { isPng, readPngHeader, withOrientation } from "../data/png.js";
-import { isVolume, type Placement, type Preprocessing, preprocess, restore } from "../data/preprocess.js";
+import {
+  isVolume,
+  type Placement,
+  type Preprocessing,
+  preprocess,
+  preprocessAside,
+  restore,
+} from "../data/preprocess.js";
 import { type StoredImage, storedVolume, toStored, type VolumeHead } from "../data/stored.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -156,8 +163,10 @@ export async function prepare(task: {
   const stored = await DECODE[formatOf(bytes, name)](bytes, name, kind);
   const content = task.content ? contentOf(stored) : undefined;
   const { volume } = stored;
+  checkSize(stored.shape.slice(1), kind);
+  const { image, placement } = await preprocessAside(stored, kind.preprocessing);
   return {
-    ...prepareArray(stored, kind, task.display),
+    ...{ input: image, placement, ...(task.display && { display: display(stored) }) },
     ...(content !== undefined && { content }),
     ...(volume?.grid && { volume }),
   };
@@ -177,11 +186,11 @@ async function decodeVolume(bytes: Buffer, name: string, kind: ImageKind): Promi
   );
 }
 
-/** The same for an array of stored values: C×H×W, or C×D×H×W for a volume. */
-export function prepareArray(stored: StoredImage, kind: ImageKind, withDisplay = false): Prepared {
+/** The same for an array of stored values: C×H×W, or C×D×H×W for a volume, of which it is not known where it lies. */
+export function prepareArray(stored: StoredImage, kind: ImageKind): Prepared {
   checkSize(stored.shape.slice(1), kind);
   const { image, placement } = preprocess(stored, kind.preprocessing);
-  return { input: image, placement, ...(withDisplay && { display: display(stored) }) };
+  return { input: image, placement };
 }
 
 /** Only what is meant to be read is given to a decoder. */

@@ -14,6 +14,7 @@
 #include "platform/device.h"
 #include "platform/threads.h"
 #include "version.h"
+#include "volumes.h"
 
 namespace {
 
@@ -49,6 +50,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_function<info>(exports, "info");
   export_models(exports);
   export_kernels(exports);
+  export_volumes(exports);
   return exports;
 }
 

@@ -70,14 +70,17 @@ std::string to_string(const Napi::Value& value, const char* what) {
   return value.As<Napi::String>().Utf8Value();
 }
 
-at::Tensor to_tensor(const Napi::Value& data, const Napi::Value& shape, const char* what) {
+namespace {
+
+std::vector<int64_t> sizes_of(const Napi::Value& shape, const char* what) {
   std::vector<int64_t> sizes;
   const Json given = to_json(shape);
   for (const Json& axis : given.array(what)) sizes.push_back(axis.integer(what));
-  return to_tensor(data, sizes, what);
+  return sizes;
 }
 
-at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape, const char* what) {
+at::Tensor copied(const Napi::Value& data, const std::vector<int64_t>& shape, napi_typedarray_type type,
+                  const char* what) {
   constexpr int64_t kMostNumbers = int64_t{1} << 40;
   int64_t count = 1;
   for (const int64_t size : shape) {
@@ -86,17 +89,35 @@ at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape,
            " but received a size of ", size, ".");
     count = std::max<int64_t>(1, count) * size;
   }
-  if (!data.IsTypedArray() || data.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
-    throw Napi::TypeError::New(data.Env(), std::string("Expected a Float32Array for ") + what + ".");
+  const bool bytes = type == napi_uint8_array;
+  if (!data.IsTypedArray() || data.As<Napi::TypedArray>().TypedArrayType() != type)
+    throw Napi::TypeError::New(
+        data.Env(), std::string("Expected a ") + (bytes ? "Uint8Array" : "Float32Array") + " for " + what + ".");
   // From here to the copy no JavaScript runs. Other threads may still write to memory that is shared: what is checked
   // is the copy.
-  const auto array = data.As<Napi::Float32Array>();
-  if (count != static_cast<int64_t>(array.ElementLength()))
+  const size_t length = data.As<Napi::TypedArray>().ElementLength();
+  if (count != static_cast<int64_t>(length))
     fail(code::kShape, "Expected ", count, " numbers for ", what, " of shape ", at::IntArrayRef(shape),
-         " but received ", array.ElementLength(), ".");
-  at::Tensor tensor = at::empty(shape, at::kFloat);
-  if (count) std::memcpy(tensor.mutable_data_ptr<float>(), array.Data(), static_cast<size_t>(count) * sizeof(float));
+         " but received ", length, ".");
+  at::Tensor tensor = at::empty(shape, bytes ? at::kByte : at::kFloat);
+  const void* const from = bytes ? static_cast<const void*>(data.As<Napi::Uint8Array>().Data())
+                                 : static_cast<const void*>(data.As<Napi::Float32Array>().Data());
+  if (count) std::memcpy(tensor.mutable_data_ptr(), from, tensor.nbytes());
   return tensor;
+}
+
+}  // namespace
+
+at::Tensor to_tensor(const Napi::Value& data, const Napi::Value& shape, const char* what) {
+  return to_tensor(data, sizes_of(shape, what), what);
+}
+
+at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape, const char* what) {
+  return copied(data, shape, napi_float32_array, what);
+}
+
+at::Tensor to_bytes(const Napi::Value& data, const Napi::Value& shape, const char* what) {
+  return copied(data, sizes_of(shape, what), napi_uint8_array, what);
 }
 
 // Bytes from which on two copies at a time are worth avoiding; below, memory of a batch would be held for one image of

@@ -22,6 +22,8 @@ std::string to_string(const Napi::Value& value, const char* what);
 // A float tensor with a copy of the Float32Array's numbers. ERR_LE_SHAPE where data and shape do not fit.
 at::Tensor to_tensor(const Napi::Value& data, const Napi::Value& shape, const char* what);
 at::Tensor to_tensor(const Napi::Value& data, const std::vector<int64_t>& shape, const char* what);
+// The same of a Uint8Array.
+at::Tensor to_bytes(const Napi::Value& data, const Napi::Value& shape, const char* what);
 
 // Memory that is filled off the JavaScript thread and then handed over to it without a copy. What is large, and shares
 // its memory with no other tensor, is the tensor's own; anything else is copied.

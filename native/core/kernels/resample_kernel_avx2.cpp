@@ -1,0 +1,4 @@
+#if defined(__x86_64__)
+#define LE_NAME(name) name##_avx2
+#include "kernels/resample_kernel_impl.h"
+#endif
