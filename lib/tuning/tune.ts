@@ -13,6 +13,7 @@ import { Random } from "../random.js";
 import { diceFeatures } from "../scores/predicted-dice.js";
 import type { Scored } from "../scores/register.js";
 import { confidenceOf, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
+import { mean, spread } from "../statistics/spread.js";
 import { MAP_NAMES, MAPS, type MapParts, softDiceConfidence, summarise } from "../uncertainty/index.js";
 import type { ChosenScore } from "./choose-score.js";
 import type { DiceCase } from "./predicted-dice.js";
@@ -30,7 +31,7 @@ export type { TuneImage } from "./validation.js";
 export const FITS = ["temperatures", "rising", "weights", "temperature"] as const;
 
 /**
- * One of {@link FITS}: a temperature of each head; weights that rise, each head's twice the one before; weights of each head that have the
+ * One of {@link FITS}: a temperature of each head; weights that rise, each head's 2, 4, 8 or 16 times the one before; weights of each head that have the
  * lowest nll; one temperature of the fused probabilities.
  */
 export type Fit = (typeof FITS)[number];
@@ -149,8 +150,8 @@ export interface Tuning {
 }
 
 /**
- * Chooses heads, fits and a gate on a validation set. Reads the images two times, and once more for each head that subsets
- * remove; of an image it keeps a few numbers and its part of the pixels for the fits.
+ * Chooses heads, fits and a gate on a validation set. Reads the images two times, once more for rising weights and for each head
+ * that subsets remove; of an image it keeps a few numbers and its part of the pixels for the fits.
  * @param images Gives all images anew, always in the same order, at least one.
  * @param count How many there are.
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
@@ -198,7 +199,7 @@ export async function tune(
     kept = choose(removals, rule, margin).kept;
   }
 
-  const fitted = fitTo(sampler.samples(kept), { fit, fusion, ignoreIndex, kept: kept.length });
+  const fitted = await fitTo(sampler.samples(kept), { fit, fusion, ignoreIndex, rise });
 
   // The last reading: what all of it comes to.
   const forms = formsOf(fitted, fusion, fit.includes("rising") ? "rising" : "weights");
@@ -240,6 +241,27 @@ export async function tune(
     ...(gate && { gate: gateOf(score.name, gate, confidence, quality) }),
     cases,
   };
+
+  /** Weights that rise as steeply as the validation images' Dice asks for. */
+  async function rise(temperatures?: readonly number[]): Promise<number[]> {
+    const all = RATIOS.map((ratio) => risingWeights(kept.length, ratio));
+    if (kept.length < 2) return all[0] as number[];
+    const found: number[][] = RATIOS.map(() => []);
+    for await (const { heads: logits, truth } of images()) {
+      const chosen = kept.map((k) => logits[k] as NdArray<FloatArray>);
+      for (const [r, weights] of all.entries()) {
+        const options = {
+          fusion,
+          ...MODELS,
+          weights,
+          ...(temperatures && { temperatures }),
+          precision: "double",
+        } as const;
+        found[r]?.push(qualityOfOne(fuse(chosen, options), truth, ignoreIndex).dice);
+      }
+    }
+    return risingWeights(kept.length, chooseRatio(found));
+  }
 
   /** The best removal from the heads that are left. */
   async function remove(from: readonly number[]): Promise<Removal> {
@@ -325,26 +347,61 @@ class PixelSampler {
 
 type Fitted = Pick<Tuning, "temperatures" | "weights" | "temperature">;
 
-/** Of K heads, in depth order: each twice the one before, summing to 1. */
-function risingWeights(heads: number): number[] {
-  return Array.from({ length: heads }, (_, k) => 2 ** k / (2 ** heads - 1));
+/** How many times the weight of the one before each head may have; 2 is the least that leaves the last head more than all others. */
+const RATIOS = [2, 4, 8, 16] as const;
+
+/** Of K heads, in depth order: each so many times the one before, summing to 1. */
+function risingWeights(heads: number, ratio: number): number[] {
+  const weights = Array.from({ length: heads }, (_, k) => ratio ** k);
+  const sum = weights.reduce((all, weight) => all + weight, 0);
+  return weights.map((weight) => weight / sum);
+}
+
+/**
+ * The least ratio of which the Dice is not below the best one's by more than a standard error of their difference: what is flatter
+ * hears more heads.
+ * @param dice by ratio, of the same images; NaN where an image has none
+ */
+function chooseRatio(dice: readonly (readonly number[])[]): number {
+  const known = dice.map((values) => values.filter((value) => !Number.isNaN(value)));
+  const means = known.map((values) => (values.length > 0 ? mean(values) : 0));
+  const best = known[means.indexOf(Math.max(...means))] as number[];
+  const enough = known.findIndex((values) => {
+    if (values.length < 2) return true;
+    const { mean: behind, sd } = spread(best.map((value, i) => value - (values[i] as number)));
+    return behind <= sd / Math.sqrt(values.length);
+  });
+  return RATIOS[enough] as number;
+}
+
+function temperaturesOf(samples: readonly TuneImage[], ignoreIndex: number): number[] {
+  const truths = samples.map(({ truth }) => truth);
+  return (samples[0]?.heads ?? []).map((_, k) => {
+    const logits = samples.map((sample) => sample.heads[k] as NdArray<FloatArray>);
+    return fitTemperature(logits, truths, { ...MODELS, ignoreIndex: optional(ignoreIndex) }).temperature;
+  });
 }
 
 /** Each fit is of what the ones before it leave. */
-function fitTo(
+async function fitTo(
   samples: readonly TuneImage[],
-  { fit, fusion, ignoreIndex, kept }: { fit: readonly Fit[]; fusion: Fusion; ignoreIndex: number; kept: number },
-): Fitted {
+  {
+    fit,
+    fusion,
+    ignoreIndex,
+    rise,
+  }: {
+    fit: readonly Fit[];
+    fusion: Fusion;
+    ignoreIndex: number;
+    /** Chooses rising weights. */
+    rise: (temperatures?: readonly number[]) => Promise<number[]>;
+  },
+): Promise<Fitted> {
   const fitted: Fitted = {};
   const truths = samples.map(({ truth }) => truth);
-  const heads = samples[0]?.heads ?? [];
-  if (fit.includes("temperatures")) {
-    fitted.temperatures = heads.map((_, k) => {
-      const logits = samples.map((sample) => sample.heads[k] as NdArray<FloatArray>);
-      return fitTemperature(logits, truths, { ...MODELS, ignoreIndex: optional(ignoreIndex) }).temperature;
-    });
-  }
-  if (fit.includes("rising")) fitted.weights = risingWeights(kept);
+  if (fit.includes("temperatures")) fitted.temperatures = temperaturesOf(samples, ignoreIndex);
+  if (fit.includes("rising")) fitted.weights = await rise(fitted.temperatures);
   if (fit.includes("weights") && samples.length > 0) {
     const shares = samples.map((sample) => probabilitiesOf(sample.heads, fitted.temperatures));
     fitted.weights = fitHeadWeights(shares, truths, { ignoreIndex: optional(ignoreIndex) }).weights;

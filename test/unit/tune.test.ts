@@ -253,12 +253,25 @@ describe("tuning", () => {
     await expect(choose(none)).rejects.toMatchObject({ code: "ERR_LE_VALUE" });
   });
 
-  it("gives each kept head twice the weight of the one before where that is asked for", async () => {
+  it("lets weights rise as steeply as the Dice of the images asks for", async () => {
+    const rise = async (noise: number[]) => {
+      const { weights = [] } = await choose(squares(24, noise), { fit: ["rising"], choose: false });
+      return (weights[1] as number) / (weights[0] as number);
+    };
+    // Of heads as good as the last one more is better.
+    expect(await rise([0.4, 0.4, 0.4, 0.4])).toBeCloseTo(2, 9);
+    // Early heads that are sure of anything outvote a last one that is right, but not as sure, unless it weighs far more.
+    expect(await rise([6, 6, 6, 0.1])).toBeGreaterThan(3.9);
+  });
+
+  it("gives each kept head so many times the weight of the one before where that is asked for", async () => {
     const images = squares(10, [3, 0.6, 0.7, 0.8, 0.9], { scale: 3 });
     const { kept, weights = [], steps } = await choose(images, { fit: ["rising"] });
     expect(weights).toHaveLength(kept.length);
     expect(weights.reduce((sum, weight) => sum + weight, 0)).toBeCloseTo(1, 12);
-    for (let k = 1; k < weights.length; k++) expect(weights[k]).toBeCloseTo(2 * (weights[k - 1] as number), 12);
+    const ratio = Math.round((weights[1] as number) / (weights[0] as number));
+    expect([2, 4, 8, 16]).toContain(ratio);
+    for (let k = 1; k < weights.length; k++) expect(weights[k]).toBeCloseTo(ratio * (weights[k - 1] as number), 12);
     // The quality that is told is of these weights.
     const fused = images.map(({ heads }) => fuse(skipHeads(heads, heads.length - kept.length), { weights }));
     const overlap = fused.map((p, i) => dice(argmax(p), images[i]!.truth, { classes: 2 })[1] as number);
