@@ -10,6 +10,10 @@
 
 namespace le {
 
+inline int64_t pixels(const std::vector<int64_t>& size) {
+  return std::accumulate(size.begin(), size.end(), int64_t{1}, std::multiplies<>());
+}
+
 // An image or a volume. image: C×s float, mask: s uint8, both row-major.
 struct Sample {
   int64_t channels = 0;
@@ -17,7 +21,7 @@ struct Sample {
   std::vector<float> image;
   std::vector<uint8_t> mask;
 
-  int64_t pixels() const { return std::accumulate(size.begin(), size.end(), int64_t{1}, std::multiplies<>()); }
+  int64_t pixels() const { return le::pixels(size); }
 };
 
 // Ranges are sampled uniformly; a value of 0 (or an empty range) switches that part off.

@@ -20,43 +20,62 @@ std::string joined(const std::vector<int64_t>& size) {
 
 }  // namespace
 
+SampleView view_of(const Sample& sample) {
+  return {sample.channels, sample.size, sample.image.data(), sample.mask.data(), nullptr};
+}
+
+Sample copy_of(const SampleView& view) {
+  return {view.channels, view.size, {view.image, view.image + view.values()}, {view.mask, view.mask + view.pixels()}};
+}
+
+SampleView Dataset::view(size_t index) const { return view_of(samples[index]); }
+
 void Dataset::validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes,
                        int64_t ignore_index) const {
-  if (samples.empty()) fail(code::kShape, "Expected at least one sample for ", what, " but received none.");
-  for (size_t i = 0; i < samples.size(); ++i) {
-    const Sample& sample = samples[i];
+  if (size() == 0) fail(code::kShape, "Expected at least one sample for ", what, " but received none.");
+  std::vector<int64_t> first;
+  for (size_t i = 0; i < size(); ++i) {
+    const SampleView sample = view(i);
     const auto name = [&] { return what + "[" + std::to_string(i) + "]"; };
     if (sample.channels != channels)
       fail(code::kShape, "Expected ", channels, " channels for ", name(), " but received ", sample.channels, ".");
     if (static_cast<int64_t>(sample.size.size()) != axes)
       fail(code::kShape, "Expected ", axes, " spatial axes for ", name(), " but received ", sample.size.size(), ".");
-    if (sample.size != samples[0].size)
-      fail(code::kShape, "Expected ", joined(samples[0].size), " for ", name(), " but received ", joined(sample.size),
+    if (i == 0) first = sample.size;
+    if (sample.size != first)
+      fail(code::kShape, "Expected ", joined(first), " for ", name(), " but received ", joined(sample.size),
            ": give the dataset one size.");
-    for (const float value : sample.image)
-      if (!std::isfinite(value))
-        fail(code::kValue, "Expected finite numbers for ", name(), " but received ", value, ".");
-    for (const uint8_t label : sample.mask)
-      if (label >= classes && label != ignore_index)
+    for (const float *value = sample.image, *end = value + sample.values(); value != end; ++value)
+      if (!std::isfinite(*value))
+        fail(code::kValue, "Expected finite numbers for ", name(), " but received ", *value, ".");
+    for (const uint8_t *label = sample.mask, *end = label + sample.pixels(); label != end; ++label)
+      if (*label >= classes && *label != ignore_index)
         fail(code::kValue, "Expected labels from 0 to ", classes - 1, " for ", name(), " but received ",
-             static_cast<int>(label), ".");
+             static_cast<int>(*label), ".");
   }
 }
 
-Batch collate(const std::vector<const Sample*>& samples, bool pinned) {
-  const Sample& first = *samples.front();
-  const int64_t n = static_cast<int64_t>(samples.size());
+Batch empty_batch(size_t count, int64_t channels, const std::vector<int64_t>& size, bool pinned) {
   const auto host = at::TensorOptions().pinned_memory(pinned);
-  std::vector<int64_t> images{n, first.channels}, targets{n};
-  images.insert(images.end(), first.size.begin(), first.size.end());
-  targets.insert(targets.end(), first.size.begin(), first.size.end());
-  Batch batch{at::empty(images, host.dtype(at::kFloat)), at::empty(targets, host.dtype(at::kLong))};
-  float* image = batch.images.mutable_data_ptr<float>();
-  int64_t* target = batch.targets.mutable_data_ptr<int64_t>();
-  for (const Sample* sample : samples) {
-    std::memcpy(image, sample->image.data(), sample->image.size() * sizeof(float));
-    image += sample->image.size();
-    for (const uint8_t label : sample->mask) *target++ = label;
+  const auto n = static_cast<int64_t>(count);
+  std::vector<int64_t> images{n, channels}, targets{n};
+  images.insert(images.end(), size.begin(), size.end());
+  targets.insert(targets.end(), size.begin(), size.end());
+  return {at::empty(images, host.dtype(at::kFloat)), at::empty(targets, host.dtype(at::kLong))};
+}
+
+void put(const SampleView& sample, size_t place, Batch& batch) {
+  const auto values = static_cast<size_t>(sample.values()), pixels = static_cast<size_t>(sample.pixels());
+  std::memcpy(batch.images.mutable_data_ptr<float>() + place * values, sample.image, values * sizeof(float));
+  std::copy(sample.mask, sample.mask + pixels, batch.targets.mutable_data_ptr<int64_t>() + place * pixels);
+}
+
+Batch collate(const Dataset& data, const std::vector<size_t>& indices, bool pinned) {
+  Batch batch;
+  for (size_t place = 0; place < indices.size(); ++place) {
+    const SampleView sample = data.view(indices[place]);
+    if (place == 0) batch = empty_batch(indices.size(), sample.channels, sample.size, pinned);
+    put(sample, place, batch);
   }
   return batch;
 }
@@ -93,24 +112,23 @@ Loader::~Loader() {
   thread_.join();
 }
 
+Batch Loader::made(const std::vector<size_t>& indices) const {
+  if (!augmentation_.any()) return collate(data_, indices, pinned_);
+  Batch batch;
+  for (size_t place = 0; place < indices.size(); ++place) {
+    Random random(seed_, kAugment, static_cast<uint64_t>(epoch_), indices[place]);
+    Sample sample = copy_of(data_.view(indices[place]));
+    augment(sample, augmentation_, random);
+    if (place == 0) batch = empty_batch(indices.size(), sample.channels, sample.size, pinned_);
+    put(view_of(sample), place, batch);
+  }
+  return batch;
+}
+
 void Loader::run() {
   try {
-    const bool augmented = augmentation_.any();
     for (const auto& indices : batches_) {
-      std::vector<Sample> copies;
-      std::vector<const Sample*> samples;
-      copies.reserve(indices.size());
-      for (const size_t index : indices) {
-        if (!augmented) {
-          samples.push_back(&data_.samples[index]);
-          continue;
-        }
-        Random random(seed_, kAugment, static_cast<uint64_t>(epoch_), index);
-        copies.push_back(data_.samples[index]);
-        augment(copies.back(), augmentation_, random);
-        samples.push_back(&copies.back());
-      }
-      Batch batch = collate(samples, pinned_);
+      Batch batch = made(indices);
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return stop_ || ready_.size() < ahead_; });
       if (stop_) return;

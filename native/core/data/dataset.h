@@ -1,10 +1,11 @@
 #pragma once
-// Samples in memory, and batches of them made ahead of the training step on a thread of their own.
+// Samples, wherever they are kept, and batches of them made ahead of the training step on a thread of their own.
 #include <ATen/core/Tensor.h>
 
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -14,8 +15,24 @@
 
 namespace le {
 
+// A sample as its readers see it: C×s float and s labels, which stay where they are for as long as the view lives.
+struct SampleView {
+  int64_t channels = 0;
+  std::vector<int64_t> size;
+  const float* image = nullptr;
+  const uint8_t* mask = nullptr;
+  std::shared_ptr<const void> kept;  // what owns them, where nobody else does
+
+  int64_t pixels() const { return le::pixels(size); }
+  int64_t values() const { return channels * pixels(); }
+};
+
+// Where samples are kept; readers ask for one after another, and for each anew.
 struct Dataset {
   std::vector<Sample> samples;
+
+  size_t size() const { return samples.size(); }
+  SampleView view(size_t index) const;
 
   // Every image finite, of `channels` channels and `axes` spatial axes, every mask of its image's size with labels
   // below `classes` or equal to `ignore_index`, all of one size: else ERR_LE_SHAPE or ERR_LE_VALUE naming the sample by
@@ -23,14 +40,26 @@ struct Dataset {
   void validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes, int64_t ignore_index) const;
 };
 
+// A view of a sample in memory, which must outlive it.
+SampleView view_of(const Sample& sample);
+
+// A copy that may be changed.
+Sample copy_of(const SampleView& view);
+
 struct Batch {
   at::Tensor images;   // N×C×s float
   at::Tensor targets;  // N×s int64
   int64_t size() const { return images.size(0); }
 };
 
-// Copies samples into one batch on the CPU, in pinned memory where asked.
-Batch collate(const std::vector<const Sample*>& samples, bool pinned);
+// A batch for samples of this shape, not yet filled; on the CPU, in pinned memory where asked.
+Batch empty_batch(size_t count, int64_t channels, const std::vector<int64_t>& size, bool pinned);
+
+// Copies a sample, of the batch's shape, to its place there.
+void put(const SampleView& sample, size_t place, Batch& batch);
+
+// Copies samples of one shape into one batch, asking for one at a time.
+Batch collate(const Dataset& data, const std::vector<size_t>& indices, bool pinned);
 
 // The order of one epoch: the samples shuffled by (seed, epoch), cut into batches whose sizes differ by at most one, so
 // that no tiny last batch disturbs batch norm.
@@ -51,6 +80,7 @@ class Loader {
 
  private:
   void run();
+  Batch made(const std::vector<size_t>& indices) const;
   const Dataset& data_;
   const std::vector<std::vector<size_t>> batches_;
   const AugmentOptions augmentation_;

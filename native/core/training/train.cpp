@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <numeric>
 #include <set>
 
 #include "convolutions/guard.h"
@@ -118,7 +119,7 @@ class Trainer {
           const std::optional<Loss>& custom_loss, const Control& control)
       : ensemble_(ensemble),
         training_(training),
-        validation_(validation && !validation->samples.empty() ? validation : nullptr),
+        validation_(validation && validation->size() > 0 ? validation : nullptr),
         options_(options),
         control_(control),
         loss_(custom_loss ? *custom_loss : make_loss(options.loss, options.ignore_index)),
@@ -147,7 +148,7 @@ class Trainer {
                                      {"heads", std::move(heads)},
                                      {"samples", static_cast<int64_t>(training.samples.size())}})
                        .dump();
-    const size_t batches = epoch_batches(training_.samples.size(), options_.batch_size, 0, 0).size();
+    const size_t batches = epoch_batches(training_.size(), options_.batch_size, 0, 0).size();
     if (const int64_t needed = ensemble.options().freeze_backbone ? 0 : ensemble.backbone().training_batch();
         needed > 0)
       for (const int64_t size : batch_sizes())
@@ -190,7 +191,7 @@ class Trainer {
     }
     if (validation_) {
       std::set<int64_t> sizes;
-      const auto all = static_cast<int64_t>(validation_->samples.size());
+      const auto all = static_cast<int64_t>(validation_->size());
       for (int64_t begin = 0; begin < all; begin += options_.batch_size)
         sizes.insert(std::min(options_.batch_size, all - begin));
       for (const int64_t size : sizes) rehearsal.evaluation(first_samples(*validation_, size));
@@ -257,15 +258,15 @@ class Trainer {
   // Of an epoch's batches.
   std::set<int64_t> batch_sizes() const {
     std::set<int64_t> sizes;
-    for (const auto& batch : epoch_batches(training_.samples.size(), options_.batch_size, 0, 0))
+    for (const auto& batch : epoch_batches(training_.size(), options_.batch_size, 0, 0))
       sizes.insert(static_cast<int64_t>(batch.size()));
     return sizes;
   }
 
   static Batch first_samples(const Dataset& data, int64_t count) {
-    std::vector<const Sample*> samples;
-    for (int64_t i = 0; i < count; ++i) samples.push_back(&data.samples[static_cast<size_t>(i)]);
-    return collate(samples, false);
+    std::vector<size_t> indices(static_cast<size_t>(count));
+    std::iota(indices.begin(), indices.end(), size_t{0});
+    return collate(data, indices, false);
   }
 
   bool exhausted() const {
@@ -293,7 +294,7 @@ class Trainer {
     ++epoch_;
     const double seconds = seconds_since(epoch_start);
     event["seconds"] = seconds;
-    event["imagesPerSecond"] = static_cast<double>(training_.samples.size()) / training_seconds;
+    event["imagesPerSecond"] = static_cast<double>(training_.size()) / training_seconds;
     event["secondsLeft"] = seconds_since(start_) / static_cast<double>(epoch_ - first_epoch_) *
                            static_cast<double>(options_.epochs - epoch_);
     event["best"] = Json::Object{{"epoch", best_epoch_}, {"loss", best_loss_}};
@@ -311,7 +312,7 @@ class Trainer {
     ensemble_.backbone().end_inference();
     ensemble_.train(true);
     const bool cuda = ensemble_.device().is_cuda();
-    Loader loader(training_, epoch_batches(training_.samples.size(), options_.batch_size, options_.seed, epoch_),
+    Loader loader(training_, epoch_batches(training_.size(), options_.batch_size, options_.seed, epoch_),
                   options_.augmentation, options_.seed, epoch_, cuda);
     const auto batches = static_cast<int64_t>(loader.batches());
     const auto start = std::chrono::steady_clock::now();
@@ -450,14 +451,13 @@ class Trainer {
     std::vector<double> losses(count, 0.0);
     std::vector<Score> scores(count);
     Score fused;
-    const auto n = validation_->samples.size();
+    const auto n = validation_->size();
     double counted = 0;  // images of which a pixel counts
     for (size_t begin = 0; begin < n; begin += options_.batch_size) {
       control_.check();
-      std::vector<const Sample*> samples;
-      for (size_t i = begin; i < std::min(n, begin + options_.batch_size); ++i)
-        samples.push_back(&validation_->samples[i]);
-      const Batch batch = collate(samples, ensemble_.device().is_cuda());
+      std::vector<size_t> indices(std::min<size_t>(n - begin, options_.batch_size));
+      std::iota(indices.begin(), indices.end(), begin);
+      const Batch batch = collate(*validation_, indices, ensemble_.device().is_cuda());
       const auto images = static_cast<double>(batch.size());
       const at::Tensor target = batch.targets.to(ensemble_.device(), true);
       const auto size = batch.images.sizes().slice(2);
