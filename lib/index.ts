@@ -37,6 +37,7 @@ export {
   type Resize,
   restore,
   restoreLabels,
+  type TrainingIntensity,
   type Unprepared,
 } from "./data/preprocess.js";
 export type { VolumeHead } from "./data/stored.js";

@@ -50,7 +50,11 @@ const DATA = {
     },
   ),
   resize: DATASET.resize,
-  normalise: DATASET.normalise,
+  normalise: option.with(option.anyOf(option.oneOf(["training"]), DATASET.normalise), {
+    default: "zscore" as const,
+    text: "how intensities are scaled; window:-160,240 makes 0 and 1 of two stored values; training: by what is labelled in the training, as for CT",
+    arg: "how",
+  }),
   axes: DATASET.axes,
   spacing: DATASET.spacing,
   crop: DATASET.crop,
@@ -182,7 +186,7 @@ const CHANGEABLE = new Set([
 /** A name, or `window:LOW,HIGH`. */
 const normalise: Parser<Values<typeof DATA>["normalise"]> = (value) => {
   const [, bounds] = /^window:(.*)$/.exec(value) ?? [];
-  if (bounds === undefined) return parserOf(DATASET.normalise)(value);
+  if (bounds === undefined) return parserOf(DATA.normalise)(value);
   const [low, high, ...more] = list(number())(bounds);
   if (low === undefined || high === undefined || more.length > 0 || !(low < high))
     throw new InvalidArgumentError("Expected window:LOW,HIGH with two stored values, such as window:-160,240.");

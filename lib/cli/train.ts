@@ -112,7 +112,7 @@ async function trainOne(
   line: StatusLine,
   session: Session,
 ): Promise<Trained> {
-  const dataset = await openData(asked, resumed);
+  const dataset = await openData(asked, resumed, session);
   const options = settled(asked, dataset);
   const data = dataNotes(options, dataset, named, resumed);
   const started = performance.now();
@@ -221,7 +221,7 @@ async function beginDeepEnsemble(
   run: string,
   session: Session,
 ): Promise<void> {
-  const dataset = await openData(asked, null);
+  const dataset = await openData(asked, null, session);
   const options = settled(asked, dataset);
   const notes = notesOf(options, dataset, dataNotes(options, dataset, named, null));
   const { backbone, model } = await build({ ...options, method: "plain" }, dataset, run, session);
@@ -324,14 +324,16 @@ function isDrawn(options: TrainOptions): boolean {
   );
 }
 
-async function openData(options: TrainOptions, resumed: RunNotes | null): Promise<Dataset> {
+async function openData(options: TrainOptions, resumed: RunNotes | null, { signal }: Session): Promise<Dataset> {
   const { Dataset } = await import("../data/dataset.js");
   const { dicom } = resumed?.data ?? {};
   if (resumed) return Dataset.fromFolder(options.data, { ...datasetOptions(resumed), ...(dicom && { dicom }) });
   const classes = options.classNames ?? options.classes;
   const noTable = !existsSync(path.join(options.data, "split.csv"));
-  return Dataset.fromFolder(options.data, {
+  const { normalise } = options;
+  const dataset = await Dataset.fromFolder(options.data, {
     ...givenOf(options, PREPARED),
+    ...(normalise !== "training" && { normalise }),
     ...(classes !== undefined && { classes }),
     labels: labelsOf(options),
     dicom: seriesOf(options),
@@ -341,11 +343,13 @@ async function openData(options: TrainOptions, resumed: RunNotes | null): Promis
       seed: options.seed,
     }),
   });
+  if (normalise !== "training") return dataset;
+  return dataset.normalised(await dataset.split(options.trainSplit).intensities({ signal }));
 }
 
 /** Options of a training that its dataset takes as they are. */
-const { size, resize, normalise, axes, spacing, crop, channels, bands } = DATASET;
-const PREPARED = { size, resize, normalise, axes, spacing, crop, channels, bands };
+const { size, resize, axes, spacing, crop, channels, bands } = DATASET;
+const PREPARED = { size, resize, axes, spacing, crop, channels, bands };
 
 /** With what the data folder decided. */
 type Settled = TrainOptions & { channels: number };

@@ -3,7 +3,7 @@ import type { SeriesOptions } from "../volumes/dicom/index.js";
 import { SERIES_OPTIONS } from "../volumes/dicom/index.js";
 import type { SampleInfo } from "./dataset.js";
 import { LABEL_OPTIONS, type LabelOptions } from "./labels.js";
-import { defaultPreprocessing, NORMALISATIONS, type Normalise, RESIZES } from "./preprocess.js";
+import { areIntensities, defaultPreprocessing, NORMALISATIONS, type Normalise, RESIZES } from "./preprocess.js";
 import { CROPS, GRID_PREPROCESSING, type GridPreprocessing, isAxes } from "./volume.js";
 
 /** How masks store labels: see {@link LabelOptions.scale}. */
@@ -15,14 +15,15 @@ const sides = option.anyOf(option.array(side, { length: 2 }), option.array(side,
 >;
 
 /** Kinds that are said by their name alone. */
-type Named = Exclude<Normalise["kind"], "window">;
-const kinds = option.oneOf(NORMALISATIONS.filter((kind): kind is Named => kind !== "window"));
+type Named = Exclude<Normalise["kind"], "window" | "training">;
+const kinds = option.oneOf(NORMALISATIONS.filter((kind): kind is Named => kind !== "window" && kind !== "training"));
 const percentile = option.number({ min: 0, max: 100 });
 const finite = option.number();
 const bounded = option.custom<Normalise>(
-  '{ kind: "percentile", low, high } or { kind: "window", low, high } with low < high',
+  '{ kind: "percentile", low, high } or { kind: "window", low, high } with low < high, or what Dataset.intensities() gives',
   (value) => {
     const { kind, low, high } = (value ?? {}) as { kind?: unknown; low?: number; high?: number };
+    if (kind === "training") return areIntensities((value as { channels?: unknown }).channels);
     if (kind === "window") return finite.accepts(low) && finite.accepts(high) && (low as number) < (high as number);
     const [least, most] = [low ?? PERCENTILES.low, high ?? PERCENTILES.high];
     return kinds.accepts(kind) && percentile.accepts(least) && percentile.accepts(most) && least < most;
@@ -36,6 +37,11 @@ const PERCENTILES = { low: 0.5, high: 99.5 };
 export function normaliseOf(given: DatasetOptions["normalise"] = normalise): Normalise {
   const how = typeof given === "string" ? ({ kind: given } as Normalise) : given;
   if (how.kind === "percentile") return { ...PERCENTILES, ...how };
+  if (how.kind === "training")
+    return {
+      kind: how.kind,
+      channels: how.channels.map(({ low, high, mean, deviation }) => ({ low, high, mean, deviation })),
+    };
   return how.kind === "window" ? { kind: how.kind, low: how.low, high: how.high } : { kind: how.kind };
 }
 

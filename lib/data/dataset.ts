@@ -15,7 +15,8 @@ import {
   normaliseOf,
 } from "./dataset-options.js";
 import { isMissing, readText, readTextIfAny } from "./files.js";
-import { dataError, type ImageArray, toDisplay } from "./image.js";
+import { dataError, type ImageArray, toDisplay, toGrey } from "./image.js";
+import { Intensities } from "./intensities.js";
 import {
   addIgnored,
   applyLabels,
@@ -35,6 +36,7 @@ import { bothNames, nameOf } from "./names.js";
 import { checkWhole } from "./output-list.js";
 import {
   defaultPreprocessing,
+  type Normalise,
   type Placement,
   type Preprocessing,
   preprocessAside,
@@ -345,6 +347,47 @@ export class Dataset implements AsyncIterable<Sample> {
   /** How images become inputs; plain JSON. */
   get preprocessing(): Preprocessing {
     return structuredClone(this.#shared.preprocessing);
+  }
+
+  /**
+   * What the stored values of what is labelled are in these images, the training's: for option `normalise`, or {@link normalised}.
+   * 10 000 pixels of each image and channel at most, at even distances; all channels together unless they are scaled alone.
+   * @throws ERR_LE_DATA naming the file; where no two values are labelled; `signal.reason` when aborted
+   */
+  async intensities({ signal }: Pick<LoadOptions, "signal"> = {}): Promise<Normalise> {
+    const found = new Intensities();
+    const { channels, perChannel = false } = this.#shared.preprocessing;
+    for (const entry of this.#entries) {
+      signal?.throwIfAborted();
+      const stored = await entry.readImage();
+      const shape = stored.shape.length === 2 ? [1, ...stored.shape] : stored.shape;
+      const mask = await this.#readMask(entry, shape.slice(1));
+      if (!mask) continue;
+      const grey = channels === 1 && shape.length === 3;
+      const data = grey ? toGrey({ data: stored.data, shape }) : Float32Array.from(stored.data);
+      const parts = perChannel ? (shape[0] as number) : 1;
+      const size = mask.data.length;
+      // Channels that are scaled together count as images of their own.
+      const planes = Array.from({ length: data.length / size }, (_, c) => data.subarray(c * size, (c + 1) * size));
+      if (parts > 1) found.add({ data, shape }, mask, this.ignoreIndex);
+      else for (const plane of planes) found.add({ data: plane, shape: [1, size] }, mask, this.ignoreIndex);
+    }
+    const all = found.result();
+    if (!all)
+      throw dataError(
+        this.#shared.name,
+        "masks of",
+        "labelled pixels of more than one intensity",
+        "none, or of one value",
+      );
+    return { kind: "training", channels: all };
+  }
+
+  /** The same images, scaled otherwise. @throws ERR_LE_OPTION */
+  normalised(normalise: NonNullable<DatasetOptions["normalise"]>): Dataset {
+    const checked = checkOptions("Dataset.normalised", { normalise }, { normalise: DATASET.normalise });
+    const preprocessing = { ...this.#shared.preprocessing, normalise: normaliseOf(checked.normalise) };
+    return new Dataset(this.#entries, { ...this.#shared, preprocessing });
   }
 
   /** Names of the splits that there are, with their numbers of images. */

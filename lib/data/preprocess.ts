@@ -13,7 +13,13 @@ export type Resize = "stretch" | "pad" | "none-with-pad";
 export const RESIZES = ["stretch", "pad", "none-with-pad"] as const satisfies Resize[];
 
 /** Kinds of {@link Normalise}. */
-export const NORMALISATIONS = ["zscore", "percentile", "window", "none"] as const satisfies Normalise["kind"][];
+export const NORMALISATIONS = [
+  "zscore",
+  "percentile",
+  "window",
+  "training",
+  "none",
+] as const satisfies Normalise["kind"][];
 
 /** How intensities are scaled, per image: see {@link Preprocessing.normalise}. */
 export type Normalise =
@@ -38,9 +44,36 @@ export type Normalise =
       high: number;
     }
   | {
+      /** By what the training's labelled pixels are: see {@link Dataset.intensities}. */
+      kind: "training";
+      /** One, or one for each channel that is scaled alone. */
+      channels: readonly TrainingIntensity[];
+    }
+  | {
       /** Stored values. */
       kind: "none";
     };
+
+/** Stored values of a training's labelled pixels: see {@link Dataset.intensities}. */
+export interface TrainingIntensity {
+  /** 0.5th percentile: what is below becomes it. */
+  low: number;
+  /** 99.5th percentile: what is above becomes it. */
+  high: number;
+  /** What becomes 0. */
+  mean: number;
+  /** What becomes 1 beside 0; above 0. */
+  deviation: number;
+}
+
+/** Whether images can be scaled by these. */
+export function areIntensities(channels: unknown): channels is readonly TrainingIntensity[] {
+  const isOne = (one: unknown) => {
+    const { low, high, mean, deviation } = (one ?? {}) as TrainingIntensity;
+    return [low, high, mean, deviation].every(Number.isFinite) && low < high && deviation > 0;
+  };
+  return Array.isArray(channels) && channels.length > 0 && channels.every(isOne);
+}
 
 /** From a stored image to a network's input. Plain JSON; a run keeps it, so that prediction repeats it. */
 export interface Preprocessing {
@@ -55,9 +88,10 @@ export interface Preprocessing {
   resize: Resize;
   /**
    * `zscore`: subtract the image's mean, divide by its standard deviation. `percentile`: the `low`th percentile
-   * becomes 0, the `high`th 1, values outside are clipped. `window`: the same of stored values. `none`: stored values. All
+   * becomes 0, the `high`th 1, values outside are clipped. `window`: the same of stored values. `training`: clipped to
+   * two percentiles of the training's labelled pixels, then minus their mean, divided by their standard deviation. `none`: stored values. All
    * channels of an image are scaled together unless {@link perChannel}, before resizing and after cropping. A constant
-   * image becomes all zeros (not with `window` and `none`).
+   * image becomes all zeros (not with `window`, `training` and `none`).
    */
   normalise: Normalise;
   /** 1: grey (RGB becomes luma); 3: RGB (grey is repeated); up to 32: as many bands as the images have. */
@@ -222,7 +256,12 @@ function scale(
 ): Intensity[] {
   const part = perChannel ? values.length / channels : values.length;
   const parts = Array.from({ length: values.length / part }, (_, i) => values.subarray(i * part, (i + 1) * part));
-  return parts.map((one) => normalise(one, how));
+  if (how.kind === "training" && how.channels.length !== parts.length)
+    throw new LayerEnsemblesError(
+      "ERR_LE_SHAPE",
+      `Expected ${how.channels.length} channels that are scaled by the training's intensities but received ${parts.length}`,
+    );
+  return parts.map((one, i) => normalise(one, how, i));
 }
 
 /** Whether this is the place of a volume. */
@@ -338,7 +377,7 @@ export function place(original: [height: number, width: number], preprocessing: 
 }
 
 /** Scales intensities in place. @returns what they were */
-function normalise(values: Float32Array, how: Normalise): Intensity {
+function normalise(values: Float32Array, how: Normalise, channel: number): Intensity {
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += values[i]!;
   if (!Number.isFinite(sum)) {
@@ -357,6 +396,12 @@ function normalise(values: Float32Array, how: Normalise): Intensity {
   }
   const stored = { mean, deviation: Math.sqrt(squares / values.length) };
   if (how.kind === "none") return stored;
+  if (how.kind === "training") {
+    const known = how.channels[channel] as TrainingIntensity;
+    for (let i = 0; i < values.length; i++)
+      values[i] = (Math.min(known.high, Math.max(known.low, values[i]!)) - known.mean) / known.deviation;
+    return stored;
+  }
   let shift: number;
   let scale: number;
   if (how.kind === "zscore") {

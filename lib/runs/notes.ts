@@ -5,7 +5,7 @@ import type { DatasetOptions } from "../data/dataset-options.js";
 import { LABEL_OPTIONS, type LabelOptions, type LabelRule } from "../data/labels.js";
 import { checkGroups, SEEN_IMAGES, type SeenImage, SeenImages } from "../data/leaks.js";
 import { nameOf } from "../data/names.js";
-import { NORMALISATIONS, type Preprocessing, RESIZES } from "../data/preprocess.js";
+import { areIntensities, NORMALISATIONS, type Preprocessing, RESIZES } from "../data/preprocess.js";
 import { GRID_PREPROCESSING, type GridRange } from "../data/volume.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkFields, type OptionSpecs, option } from "../options.js";
@@ -102,6 +102,7 @@ const NORMALISE: OptionSpecs = {
   kind: option.required(option.oneOf(NORMALISATIONS)),
   low: option.number(),
   high: option.number(),
+  channels: option.custom("the training's intensities", areIntensities),
 };
 const LABELS: OptionSpecs = {
   ignore: option.required(LABEL_OPTIONS.ignore),
@@ -132,6 +133,8 @@ function checkNotes(given: RunNotes, classes: number | undefined): RunNotes {
     const both = { low: option.required(percentile), high: option.required(option.number({ above: low, max: 100 })) };
     checkFields("'normalise'", normalise, both);
   }
+  if (normalise.kind === "training")
+    checkFields("'normalise'", normalise, { channels: option.required(NORMALISE.channels as OptionSpecs[string]) });
   if (normalise.kind === "window") {
     const { low } = checkFields("'normalise'", normalise, { low: option.required(option.number()) });
     checkFields("'normalise'", normalise, { high: option.required(option.number({ above: low })) });

@@ -101,6 +101,17 @@ it("are predicted in their own grid and format, and what is unlike the training 
         .map((mm) => Math.round(mm * 1e6)),
     );
   }
+  // Intensities of the training's labelled voxels are recorded, and predictions go by them.
+  const scaled = inside("scaled");
+  const network = ["--backbone", "unet3d", "--width", "4", "--depth", "2", "--norm", "instance", "--size", "12x16x16"];
+  const once = ["--epochs", "1", "--device", "cpu", "--precision", "fp32", "--normalise", "training"];
+  expect(await cli(["train", "--data", inside("data"), "--run", scaled, ...network, ...once])).toMatchObject({
+    code: 0,
+  });
+  const { normalise } = JSON.parse(readFileSync(path.join(scaled, "run.json"), "utf8")).notes.preprocessing;
+  expect(normalise).toMatchObject({ kind: "training", channels: [{ low: expect.any(Number) }] });
+  const again = ["predict", "--run", scaled, "--out", inside("scaled out"), "--device", "cpu", file];
+  expect(await cli(again)).toMatchObject({ code: 0 });
   // A deep ensemble knows the grids of its training, too.
   const members = ["--method", "de", "--members", "2", "--epochs", "1", "--device", "cpu", "--precision", "fp32"];
   const small = ["--backbone", "unet3d", "--width", "4", "--depth", "2", "--norm", "instance", "--size", "8x16x16"];

@@ -471,6 +471,63 @@ describe("Dataset", () => {
     expect([...samples[8]!.mask.data]).toEqual([0, 1, 0, 0]);
   });
 
+  test("is scaled by what is labelled in the training, whichever images follow", async () => {
+    const training = Dataset.fromSamples(samples, { normalise: "none" }).split("train");
+    const learned = await training.intensities();
+    // By numpy: of pixel 1 of all seven, and of pixel 2 of those with an odd number.
+    const values = [1, 2, 3, 4, 5, 6, 7, 3, 5, 7];
+    const mean = values.reduce((sum, v) => sum + v, 0) / 10;
+    const deviation = Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / 9);
+    expect(learned).toEqual({
+      kind: "training",
+      channels: [
+        {
+          low: expect.closeTo(1.045, 9),
+          high: 7,
+          mean: expect.closeTo(mean, 9),
+          deviation: expect.closeTo(deviation, 9),
+        },
+      ],
+    });
+    const whole = Dataset.fromSamples(samples).normalised(learned);
+    expect(whole.preprocessing.normalise).toEqual(learned);
+    const { image } = await whole.split("test").load(0);
+    const expected = [7, 7, 7, 7].map((v) => (v - mean) / deviation);
+    for (const [i, v] of [...image.data].entries()) expect(v).toBeCloseTo(expected[i] as number, 5);
+    expect((await whole.load(0)).image.data[0]).toBeCloseTo((1.045 - mean) / deviation, 5);
+    expect(Dataset.fromSamples(samples, { normalise: learned }).preprocessing.normalise).toEqual(learned);
+    // Each channel that is scaled alone has its own; others count together.
+    const two = samples.map(({ image: { data: values }, ...rest }) => ({
+      ...rest,
+      image: { data: Float32Array.from([...values, ...values.map((v) => 10 * v)]), shape: [2, 2, 2] },
+    }));
+    const each = await Dataset.fromSamples(two, { channels: 2, perChannel: true }).intensities();
+    const { channels } = each as Extract<typeof each, { kind: "training" }>;
+    expect(channels[1]?.mean).toBeCloseTo(10 * (channels[0]?.mean as number), 6);
+    expect(await Dataset.fromSamples(two, { channels: 2 }).intensities()).toMatchObject({ channels: { length: 1 } });
+    await expect(Dataset.fromSamples(samples, { normalise: each }).load(0)).rejects.toMatchObject({
+      code: "ERR_LE_DATA",
+    });
+  });
+
+  test("refuses intensities that nothing can be scaled by", async () => {
+    const empty = samples.map((sample) => ({ ...sample, mask: grey([0, 0, 0, 0], [2, 2]) }));
+    await expect(Dataset.fromSamples(empty, { classes: 2 }).intensities()).rejects.toMatchObject(data);
+    const flat = samples.map((sample) => ({ ...sample, image: grey([3, 3, 3, 3], [2, 2]) }));
+    await expect(Dataset.fromSamples(flat).intensities()).rejects.toMatchObject(data);
+    const good = { low: 0, high: 1, mean: 0.5, deviation: 1 };
+    for (const channels of [
+      [],
+      [{ ...good, high: 0 }],
+      [{ ...good, deviation: 0 }],
+      [{ ...good, mean: Number.NaN }],
+      {},
+    ])
+      expect(() => Dataset.fromSamples(samples, { normalise: { kind: "training", channels } as never })).toThrow(
+        expect.objectContaining({ code: "ERR_LE_OPTION" }),
+      );
+  });
+
   test("loads all in order, whatever the concurrency, with progress", async () => {
     const set = Dataset.fromSamples(samples);
     const seen: number[] = [];
