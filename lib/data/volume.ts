@@ -9,6 +9,7 @@ import {
   type Moved,
   type Moving,
   nonZeroBox,
+  ordersOf,
   orientationOf,
   type Placed,
   reorient,
@@ -155,6 +156,31 @@ export function* unplacing<T extends Float32Array | Uint8Array>(
   const from = steps[0]?.from ?? grid;
   const restored = (yield* restoring({ data, shape, grid, steps }, from, { fill })) as Placed<T>;
   return { data: restored.data, shape: [...shape.slice(0, -3), ...original] };
+}
+
+/** What a prediction by tiles is asked for, so that it brings out the voxels that a volume was resampled from. */
+export interface StraightOutput {
+  /** Of {@link TileOptions}. */
+  outputSize: readonly number[];
+  outputOrder: readonly ("linear" | "nearest")[];
+  /** Of what is brought out so: what is left to undo moves voxels, and changes none. */
+  placement: VolumePlacement;
+}
+
+/**
+ * Logits are interpolated once, from the heads' own resolution straight to the voxels that a volume was resampled from, in the
+ * manner of {@link unplacing}.
+ * @returns undefined where resampling was not the last of what was done
+ */
+export function straightOutput(placement: VolumePlacement): StraightOutput | undefined {
+  const last = placement.steps.at(-1);
+  if (last?.op !== "resample") return undefined;
+  const { shape } = last.from;
+  return {
+    outputSize: shape,
+    outputOrder: ordersOf(placement.grid, shape, "linear") as StraightOutput["outputOrder"],
+    placement: { ...placement, size: shape, content: shape, grid: last.from, steps: placement.steps.slice(0, -1) },
+  };
 }
 
 /** @throws ERR_LE_SHAPE for an array that does not end in `size`, or has more axes of planes than `most` */

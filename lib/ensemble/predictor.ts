@@ -106,8 +106,8 @@ async function predictHeads(
     tapStatistics = false,
     ...all
   } = checkOptions("predict", options, PREDICT);
-  const { tile, overlap, tileWeights, mirror, outputSize, onProgress, ...rest } = all;
-  const tiling = tilingOf(source, { tile, overlap, tileWeights, mirror, outputSize, onProgress });
+  const { tile, overlap, tileWeights, mirror, outputSize, outputOrder, onProgress, ...rest } = all;
+  const tiling = tilingOf(source, { tile, overlap, tileWeights, mirror, outputSize, outputOrder, onProgress });
   const axes = source.spatialAxes + 1;
   const asTuned = [heads, skip, passes, rest.fusion].every((choice) => choice === undefined);
   const tuned = asTuned ? (source.tuned ?? {}) : {};

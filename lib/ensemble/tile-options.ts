@@ -41,6 +41,12 @@ export const TILES = {
    * @default the image's own
    */
   outputSize: size,
+  /**
+   * Per spatial axis whether a pixel of the output takes what is between the image's pixels (`"linear"`), or what is at the nearest
+   * of them, as of slices that lie far apart.
+   * @default "linear" for all
+   */
+  outputOrder: option.array(option.oneOf(["linear", "nearest"]), { min: 2 }),
   /** Called after each batch of tiles, and after each slab of the result. */
   onProgress: option.callback<(event: TileEvent) => void>(),
 };

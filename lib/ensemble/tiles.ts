@@ -20,20 +20,22 @@ export interface Tiling {
   weights: "gaussian" | "constant";
   mirror: readonly (typeof AXES)[number][];
   output: readonly number[] | undefined;
+  /** Spatial axes along which the output takes the nearest pixel. */
+  nearest: readonly number[];
   onProgress: ((event: TileEvent) => void) | undefined;
 }
 
 /** @throws ERR_LE_OPTION */
 export function tilingOf(
   { spatialAxes, inputSize }: HeadSource,
-  { tile = "none", overlap, tileWeights, mirror = [], outputSize, onProgress }: TileOptions,
+  { tile = "none", overlap, tileWeights, mirror = [], outputSize, outputOrder, onProgress }: TileOptions,
 ): Tiling | undefined {
   const names = AXES.slice(-spatialAxes);
-  for (const [option, sides] of Object.entries({ tile, outputSize }))
+  for (const [option, sides] of Object.entries({ tile, outputSize, outputOrder }))
     if (Array.isArray(sides) && sides.length !== spatialAxes)
       throw new LayerEnsemblesError(
         "ERR_LE_OPTION",
-        `Expected ${spatialAxes} numbers (${names.join(", ")}) for option '${option}' but received ${describe(sides)}.`,
+        `Expected ${spatialAxes} values (${names.join(", ")}) for option '${option}' but received ${describe(sides)}.`,
       );
   const strange = mirror.find((axis, i) => !names.includes(axis) || mirror.indexOf(axis) !== i);
   if (strange !== undefined)
@@ -54,6 +56,7 @@ export function tilingOf(
     weights: tileWeights ?? TILES.tileWeights.default,
     mirror,
     output: outputSize,
+    nearest: (outputOrder ?? []).flatMap((order, axis) => (order === "nearest" ? [axis] : [])),
     onProgress,
   };
 }
@@ -77,7 +80,7 @@ export function passesOf(
 
 /** What is undefined for an image that the tiling makes one pass of as it is. */
 export function takenOf(
-  { tile, output, onProgress, ...rest }: Tiling,
+  { tile, output, nearest, onProgress, ...rest }: Tiling,
   shape: readonly number[],
 ): TilesTaken | undefined {
   const whole = shape.slice(1);
@@ -99,7 +102,7 @@ export async function predictByTiles(
   options: object,
   signal: AbortSignal | undefined,
 ): Promise<RawTilesPrediction> {
-  const { overlap, weights, mirror, output, onProgress } = tiling;
+  const { overlap, weights, mirror, output, nearest, onProgress } = tiling;
   const names = AXES.slice(-spatialAxes);
   let failure: { error: unknown } | undefined;
   const read = (begin: number, end: number, answer: (data: Float32Array | string) => void) => {
@@ -116,10 +119,10 @@ export async function predictByTiles(
     }
   };
   const size = tiling.tile === "none" ? shape.slice(1) : tiling.tile;
-  const given = { size, overlap, weights, mirror: mirror.map((axis) => names.indexOf(axis)), output, image: index };
+  const given = { size, overlap, weights, mirror: mirror.map((axis) => names.indexOf(axis)) };
   try {
     const raw = await callNative(addon, signal, (control) =>
-      addon.predictTiles(handles, shape, read, given, options, tell, control),
+      addon.predictTiles(handles, shape, read, { ...given, output, nearest, image: index }, options, tell, control),
     );
     if (failure) throw failure.error;
     return raw;

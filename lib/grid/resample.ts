@@ -1,7 +1,7 @@
 import { arrayType, type NumericArray } from "../arrays.js";
 import { checkFinite, type FloatArray, fail } from "../checks.js";
 import { checkOptions, describe, option } from "../options.js";
-import { spacingOf } from "./grid.js";
+import { type Grid, spacingOf } from "./grid.js";
 import type { Interpolation } from "./interpolate.js";
 import {
   affineOf,
@@ -113,7 +113,7 @@ export function* stretch(
   const ratios = size.map((n, axis) => n / shape[axis]!) as unknown as Triple;
   const columns = columnsOf(grid.affine).map((column, axis) => column.map((value) => value * ratios[axis]!) as Vector);
   const affine = affineOf(grid.affine, columns, ratios.map((ratio) => (ratio - 1) / 2) as unknown as Triple);
-  const orders = typeof order === "string" ? across(order, spacingOf(grid), ratios) : order;
+  const orders = typeof order === "string" ? ordersOf(grid, shape, order) : order;
   // Axes that shrink come first: less is left for the others.
   const axes = [0, 1, 2].filter((axis) => size[axis] !== shape[axis]).sort((a, b) => ratios[b]! - ratios[a]!);
   const stretches = axes.map((axis) => ({
@@ -135,7 +135,11 @@ export function* stretch(
   };
 }
 
-/** One interpolation for all axes but the one across which slices lie apart. */
+/** One interpolation for all axes of a grid that gets another shape, but the one across which slices lie apart. */
+export function ordersOf(grid: Grid, shape: Triple, order: Interpolation): Interpolation[] {
+  return across(order, spacingOf(grid), grid.shape.map((n, axis) => n / shape[axis]!) as unknown as Triple);
+}
+
 function across(order: Interpolation, spacing: Triple, ratios: Triple): Interpolation[] {
   const after = spacing.map((mm, axis) => mm * ratios[axis]!);
   for (const lengths of [spacing, after]) {

@@ -211,7 +211,7 @@ export async function fileItems(
 export interface Result {
   id: string;
   group?: string;
-  /** At the network's input size. */
+  /** At the network's input size; by tiles of a volume that was resampled in the voxels that it was resampled from. */
   prediction: Prediction;
   image: NdArray<Uint8Array>;
   truth?: NdArray<Uint8Array>;
@@ -242,7 +242,8 @@ export async function* infer(
   items: readonly Item[],
   options: PredictOptions & { signal: AbortSignal },
 ): AsyncGenerator<Result> {
-  const { restore, restoreAside, restoreLabelsAside } = await import("../data/preprocess.js");
+  const { isVolume, restore, restoreAside, restoreLabels, restoreLabelsAside } = await import("../data/preprocess.js");
+  const { straightOutput } = await import("../data/volume.js");
   // What is predicted by tiles may be large.
   const one = options.tile !== undefined && options.tile !== "none";
   const batch = one ? 1 : (options.batchSize ?? PREDICT.batchSize.default);
@@ -251,19 +252,24 @@ export async function* infer(
     const loaded = await loading;
     options.signal.throwIfAborted();
     const inputs = loaded.map(({ input }) => input);
-    return { loaded, predictions: inputs.length > 0 ? await model.predict(inputs, options) : [] };
+    const [first] = loaded;
+    const straight = one && first && isVolume(first.placement) ? straightOutput(first.placement) : undefined;
+    const { placement: from, ...output } = straight ?? {};
+    const predictions = inputs.length > 0 ? await model.predict(inputs, { ...options, ...output }) : [];
+    return { loaded, predictions, from };
   };
   let reading = quiet(read(0));
   let predicting = quiet(predict(reading));
   for (let start = 0; start < items.length; start += batch) {
     reading = quiet(read(start + batch));
-    const { loaded, predictions } = await predicting;
+    const { loaded, predictions, from } = await predicting;
     predicting = quiet(predict(reading));
     for (const [i, prediction] of predictions.entries()) {
       const { id, group } = items[start + i] as Item;
       const { placement, image, truth, volume } = loaded[i] as Loaded;
-      const probabilities = await restoreAside(prediction.probabilities as NdArray, placement);
-      const labels = prediction.labels && (await restoreLabelsAside(prediction.labels, placement));
+      const back = from ?? placement;
+      const probabilities = await restoreAside(prediction.probabilities as NdArray, back);
+      const labels = prediction.labels && (await restoreLabelsAside(prediction.labels, back));
       let maps: Prediction["maps"] | undefined;
       yield {
         id,
@@ -276,12 +282,11 @@ export async function* infer(
         ...("orientation" in placement && { orientation: placement.orientation }),
         cropped: croppedShare(placement),
         probabilities,
-        mask: argmax(probabilities),
+        // What moves voxels, and changes none, moves the mask as well.
+        mask: from ? restoreLabels(prediction.mask, from) : argmax(probabilities),
         get maps() {
           // Only where they are wanted: resizing six maps takes longer than all metrics.
-          maps ??= Object.fromEntries(
-            Object.entries(prediction.maps).map(([name, map]) => [name, restore(map, placement)]),
-          );
+          maps ??= Object.fromEntries(Object.entries(prediction.maps).map(([name, map]) => [name, restore(map, back)]));
           return maps;
         },
         ...(labels && { labels }),

@@ -1,7 +1,9 @@
 import os from "node:os";
 import path from "node:path";
 import { atOwnSize } from "../data/own-size.js";
-import { PREDICT } from "../ensemble/model.js";
+import { isVolume } from "../data/preprocess.js";
+import { straightOutput } from "../data/volume.js";
+import { PREDICT, type PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { PredictionFusion } from "../fusion/index.js";
@@ -378,8 +380,11 @@ export class PredictionService {
       );
       const wanted = MAP_NAMES.filter((map) => outputs.includes(map));
       const queued = { ...options, signal, place: (place ?? own) as Place };
-      const prediction = await this.#predict(served, prepared.input, wanted, { ...queued, timeout: left() });
       const { placement, volume } = prepared;
+      const straight = byTiles(options) && isVolume(placement) ? straightOutput(placement) : undefined;
+      const { placement: back = placement, ...output } = straight ?? {};
+      const asked = { ...queued, timeout: left() };
+      const prediction = await this.#predict(served, prepared.input, wanted, asked, output);
       const unlike = unlikeTraining(placement, served.notes);
       const decided = await this.#decide(served, { ...prediction, unlikeTraining: unlike }, options);
       const { classNames, ignoreIndex } = served.notes;
@@ -390,7 +395,11 @@ export class PredictionService {
           "finish",
           {
             prediction: spatial,
-            prepared: { placement, ...(prepared.display && { display: prepared.display }), ...(volume && { volume }) },
+            prepared: {
+              placement: back,
+              ...(prepared.display && { display: prepared.display }),
+              ...(volume && { volume }),
+            },
             outputs,
             sets: wantsSets(outputs) ? setsFor(served, options) : undefined,
             arrays,
@@ -637,6 +646,7 @@ export class PredictionService {
     input: Parameters<ServedModel["queue"]["predict"]>[0],
     wanted: readonly MapName[],
     { skip, fusion, signal, timeout, place, ...choices }: RequestOptions & { place: Place; timeout: number },
+    output: Partial<Pick<PredictOptions, "outputSize" | "outputOrder">> = {},
   ): Promise<Prediction> {
     checkPasses(choices, input.shape, served.run.ensemble.inputSize, this.limits.maxPasses);
     const gated = gatedMaps(served);
@@ -645,6 +655,7 @@ export class PredictionService {
       ...(skip !== undefined && { skip }),
       ...(fusion !== undefined && { fusion }),
       ...tilesOf(choices),
+      ...output,
       maps,
       ...(signal && { signal }),
       timeout,

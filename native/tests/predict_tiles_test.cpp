@@ -47,7 +47,7 @@ struct Network {
 };
 
 TileOptions tiles_of(std::vector<int64_t> size, double overlap = 0.5) {
-  return {std::move(size), overlap, TileWeights::kGaussian, {}, {}, 0};
+  return {std::move(size), overlap, TileWeights::kGaussian, {}, {}, {}, 0};
 }
 
 // An image whose rows are read as they are asked for, each once and in order.
@@ -155,7 +155,7 @@ TEST("predict tiles: several tiles are what the definition says, step by step") 
     shape.insert(shape.end(), one.image.begin(), one.image.end());
     const at::Tensor image = random(shape, 3);
     const auto weights = &one - cases == 0 || &one - cases == 5 ? TileWeights::kConstant : TileWeights::kGaussian;
-    const TileOptions tiles{one.tile, one.overlap, weights, one.mirror, one.output, 0};
+    const TileOptions tiles{one.tile, one.overlap, weights, one.mirror, one.output, {}, 0};
     PredictOptions options;
     options.reduce.labels = true;
     const TilesPredicted tiled = predict_tiles({&network.ensemble}, source_of(image), tiles, options, kFree);
@@ -195,7 +195,7 @@ TEST("predict tiles: one tile that is the image is a prediction of it") {
   CHECK(tiled.probabilities.equal(plain.probabilities) && tiled.mask.equal(plain.mask));
   CHECK(tiled.tap_statistics[0].equal(plain.tap_statistics[0]));
   // Where it is summed, for it is brought out at another size, rounding alone is between them.
-  const TileOptions twice{{32, 24}, 0.5, TileWeights::kGaussian, {}, {64, 48}, 0};
+  const TileOptions twice{{32, 24}, 0.5, TileWeights::kGaussian, {}, {64, 48}, {}, 0};
   const TilesPredicted larger = predict_tiles({&network.ensemble}, source_of(image), twice, options, kFree);
   CHECK_NEAR(distance(larger.tap_statistics[0], plain.tap_statistics[0]), 0, 1e-6);
   check_same(larger, reduce(means_by_definition(network.ensemble, image, twice), {64, 48}, {}), 2e-5);
@@ -204,7 +204,7 @@ TEST("predict tiles: one tile that is the image is a prediction of it") {
 TEST("predict tiles: statistics of features are those of all passes together") {
   Network network(2);
   const at::Tensor image = random({1, 40, 24}, 2);
-  const TileOptions tiles{{16, 16}, 0.4, TileWeights::kGaussian, {1}, {}, 0};
+  const TileOptions tiles{{16, 16}, 0.4, TileWeights::kGaussian, {1}, {}, {}, 0};
   PredictOptions options;
   options.tap_statistics = {"encoder.1", "encoder.2"};
   options.batch_size = 2;
@@ -230,7 +230,7 @@ TEST("predict tiles: statistics of features are those of all passes together") {
 TEST("predict tiles: members, passes of dropout and a second pass over the pixels go through tiles as well") {
   Network first(2), second(2, 0.5);
   const at::Tensor image = random({1, 32, 20}, 4);
-  const TileOptions tiles{{16, 16}, 0.5, TileWeights::kConstant, {}, {}, 0};
+  const TileOptions tiles{{16, 16}, 0.5, TileWeights::kConstant, {}, {}, {}, 0};
   PredictOptions options;
   const auto both = predict_tiles({&first.ensemble, &second.ensemble}, source_of(image), tiles, options, kFree);
   CHECK(both.counts.size(1) == 8);
@@ -256,7 +256,7 @@ TEST("predict tiles: members, passes of dropout and a second pass over the pixel
   const auto means = of_same.labels.to(at::kFloat);
   CHECK(means.narrow(3, 2, 12).equal(means.narrow(3, 18, 12)));
 
-  const TileOptions odd{{16, 16}, 0.5, TileWeights::kGaussian, {}, {}, 0};
+  const TileOptions odd{{16, 16}, 0.5, TileWeights::kGaussian, {}, {}, {}, 0};
   for (const char* fusion : {"staple", "vote", "logit-mean"}) {
     PredictOptions fused = PredictOptions::from(Json(Json::Object{{"fusion", fusion}, {"temperature", 1.5}}));
     const auto tiled = predict_tiles({&first.ensemble}, source_of(image), odd, fused, kFree);
@@ -271,7 +271,7 @@ TEST("predict tiles: members, passes of dropout and a second pass over the pixel
 TEST("predict tiles: a stop is heard, progress is told, and what is wrong is refused") {
   Network network(2);
   const at::Tensor image = random({1, 40, 24}, 6);
-  const TileOptions tiles{{16, 16}, 0.5, TileWeights::kGaussian, {}, {}, 0};
+  const TileOptions tiles{{16, 16}, 0.5, TileWeights::kGaussian, {}, {}, {}, 0};
   Control control;
   std::vector<int64_t> done, rows;
   control.report = [&](const Json& event) {
@@ -296,9 +296,10 @@ TEST("predict tiles: a stop is heard, progress is told, and what is wrong is ref
   CHECK_THROWS(attempt(random({2, 40, 24}, 1), tiles), code::kShape);
   CHECK_THROWS(attempt(image, tiles_of({16})), code::kOption);
   CHECK_THROWS(attempt(image, tiles_of({16, 16}, 1)), code::kOption);
-  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {2}, {}, 0}), code::kOption);
-  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {1, 1}, {}, 0}), code::kOption);
-  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {}, {40}, 0}), code::kOption);
-  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {}, {0, 24}, 0}), code::kShape);
+  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {2}, {}, {}, 0}), code::kOption);
+  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {1, 1}, {}, {}, 0}), code::kOption);
+  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {}, {40}, {}, 0}), code::kOption);
+  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {}, {0, 24}, {}, 0}), code::kShape);
+  CHECK_THROWS(attempt(image, {{16, 16}, 0.5, TileWeights::kGaussian, {}, {}, {2}, 0}), code::kOption);
   CHECK_THROWS(TileOptions::from(Json(Json::Object{{"weights", "triangle"}})), code::kOption);
 }

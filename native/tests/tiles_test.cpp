@@ -129,6 +129,26 @@ class Counted final : public c10::Allocator {
   std::atomic<int64_t> live_{0}, peak_{0};
 };
 
+TEST("tiles: outputs that take the nearest voxel of an image are those of the image, at the nearest voxels") {
+  // Heads at several resolutions, of an image of 6×9×10 in 8×12×10.
+  const std::vector<at::Tensor> logits = {at::randn({1, 3, 8, 12, 10}), at::randn({1, 3, 4, 6, 5})};
+  const std::vector<Part> parts = {{1, 6, 8}, {2, 9, 12}, {0, 10, 10}};
+  const Reduced own = restore(logits, parts, {6, 9, 10}, everything(), kFree);
+  for (const int64_t planes : {3, 6, 7, 17}) {
+    std::vector<Part> nearest = parts;
+    nearest[0].nearest = true;
+    std::vector<int64_t> at;
+    for (int64_t i = 0; i < planes; ++i)
+      at.push_back(static_cast<int64_t>(std::floor((static_cast<double>(i) + 0.5) * 6 / static_cast<double>(planes))));
+    const at::Tensor picked = at::tensor(at, at::kLong);
+    for (const int64_t rows : {0, 1, 2}) {
+      const Reduced made = restore(logits, nearest, {planes, 9, 10}, everything(), kFree, rows);
+      CHECK(made.mask.equal(own.mask.index_select(1, picked)));
+      CHECK((made.probabilities - own.probabilities.index_select(2, picked)).abs().max().item<double>() < 1e-6);
+    }
+  }
+}
+
 }  // namespace
 
 TEST("tiles: the first and the last are flush with the borders, and none is further from the next than asked") {

@@ -2,6 +2,7 @@
 // too large to be held is read row by row.
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { define } from "../../lib/grid/stretching.js";
 import {
   Backbone,
   DeepEnsemble,
@@ -221,6 +222,40 @@ describe("one tile that is the image", () => {
   });
 });
 
+describe("an output of another size", () => {
+  it("is what the logits say between the image's voxels, or at the nearest of them", async () => {
+    const { model } = volumes;
+    const volume = noise([1, 9, 20, 18], 6);
+    const tile = [8, 16, 16] as const;
+    const heads = await headsByDefinition(model, volume, tile, 0.5);
+    const outputSize = [21, 33, 12] as const;
+    for (const outputOrder of [
+      ["linear", "linear", "linear"],
+      ["nearest", "linear", "linear"],
+      ["nearest", "linear", "nearest"],
+    ] as const) {
+      const made = await model.predict(volume, {
+        tile: [...tile],
+        outputSize: [...outputSize],
+        outputOrder,
+        labels: true,
+      });
+      const stretches = outputSize.map((size, axis) => ({
+        ...{ axis: axis + 1, size },
+        between: outputOrder[axis] as "linear" | "nearest",
+      }));
+      const there = heads.map(({ data, shape }) => ({
+        data: define({ data, shape, stretches, labels: false }) as Float32Array,
+        shape: [shape[0] as number, ...outputSize],
+      }));
+      expectByDefinition(made, there);
+    }
+    await expect(model.predict(volume, { tile: "auto", outputOrder: ["nearest", "linear"] })).rejects.toEqual(
+      code("ERR_LE_OPTION", /option 'outputOrder'/),
+    );
+  });
+});
+
 describe("several tiles", () => {
   it("are what the definition says of images", async () => {
     const { model } = images;
@@ -423,7 +458,7 @@ describe("a prediction by tiles", () => {
     const attempt = (options: object) => model.predict(image, options as PredictOptions);
     const wrong: [object, RegExp][] = [
       [{ tile: [16] }, /option 'tile'/],
-      [{ tile: [8, 16, 16] }, /Expected 2 numbers \(height, width\) for option 'tile'/],
+      [{ tile: [8, 16, 16] }, /Expected 2 values \(height, width\) for option 'tile'/],
       [{ tile: [0, 16] }, /option 'tile'/],
       [{ tile: "all" }, /option 'tile'/],
       [{ tile: [16, 16], overlap: 1 }, /option 'overlap'/],

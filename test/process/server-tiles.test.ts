@@ -80,7 +80,7 @@ it("refuses what the operator does not let it take, and what does not fit", asyn
     ["model=own&tile=2x2", 413, "ERR_LE_TOO_LARGE", /at most 50 passes .* choose larger tiles/],
     ["model=own&tile=16x16&overlap=0.99", 413, "ERR_LE_TOO_LARGE", /at most 50 passes/],
     ["model=own&tile=16", 400, "ERR_LE_OPTION", /a size such as 256x256/],
-    ["model=own&tile=16x16x16", 400, "ERR_LE_OPTION", /2 numbers/],
+    ["model=own&tile=16x16x16", 400, "ERR_LE_OPTION", /2 values/],
     ["model=tiny&overlap=0.5", 400, "ERR_LE_OPTION", /Expected option 'tile' with 'overlap'/],
     ["model=own&tile=auto&overlap=1", 400, "ERR_LE_OPTION", /'overlap'/],
     ["model=own&tile=auto&mirror=depth", 400, "ERR_LE_OPTION", /'mirror'/],

@@ -19,15 +19,25 @@ at::Tensor resized(const at::Tensor& x, at::IntArrayRef size, Upsampling how) {
 }
 
 AxisPlan::AxisPlan(Samples samples, int64_t size, int64_t padding, Part part)
-    : source(samples.count), size(size), same(samples.count == size && samples.whole == size && part.all()) {
+    : source(samples.count),
+      size(size),
+      same(samples.count == size && samples.whole == size && part.all() && !part.nearest) {
   const int64_t padded = (size + padding - 1) / padding * padding, whole = samples.whole;
   const auto scaled = [&](int64_t of_whole) {
     return static_cast<double>(whole * of_whole) / static_cast<double>(part.whole);
   };
-  const float scale = static_cast<float>(scaled(part.length)) / static_cast<float>(size);
+  const int64_t places = part.nearest ? part.length : size;
+  const auto place = [&](int64_t i) {
+    if (!part.nearest) return i;
+    const double step = static_cast<double>(places) / static_cast<double>(size);
+    // As lib/grid/interpolate.ts has it, to the bit.
+    const auto at = static_cast<int64_t>(std::floor((static_cast<double>(i) + 0.5) * step - 0.5 + 0.5));
+    return std::min(at, places - 1);
+  };
+  const float scale = static_cast<float>(scaled(part.length)) / static_cast<float>(places);
   const auto origin = static_cast<float>(scaled(part.before) - 0.5);
   for (int64_t i = 0; i < padded; ++i) {
-    const float at = std::fma(scale, static_cast<float>(std::min(i, size - 1)) + 0.5f, origin);
+    const float at = std::fma(scale, static_cast<float>(place(std::min(i, size - 1))) + 0.5f, origin);
     const float position = std::max(at, 0.0f);
     const int64_t below = std::min(static_cast<int64_t>(position), whole - 1);
     index.push_back(static_cast<int32_t>(below - samples.first));

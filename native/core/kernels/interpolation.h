@@ -19,8 +19,10 @@ inline at::Tensor interpolate(const at::Tensor& logits, at::IntArrayRef size) {
 }
 
 // Where an output lies in what a head's samples cover: from `before` on, for `length`, of a `whole`, in any one unit.
+// `nearest`: that unit is an image's voxels, and each output takes what is at the centre of the nearest of them.
 struct Part {
   int64_t before = 0, length = 1, whole = 1;
+  bool nearest = false;
   bool all() const { return length == whole; }
 };
 

@@ -27,13 +27,16 @@ constexpr int64_t kReadNumbers = int64_t{1} << 21;
 // In the order of TileWeights.
 constexpr const char* kWeightNames[] = {"constant", "gaussian"};
 
-// The sets of some axes, as those of a tensor N×C×s; the empty set first.
-std::vector<std::vector<int64_t>> sets_of(const std::vector<int64_t>& axes, int64_t spatial_axes) {
+void check_axes(const char* option, const std::vector<int64_t>& axes, int64_t spatial_axes) {
   for (size_t i = 0; i < axes.size(); ++i)
     if (axes[i] < 0 || axes[i] >= spatial_axes ||
         std::find(axes.begin(), axes.begin() + i, axes[i]) != axes.begin() + i)
-      fail(code::kOption, "Expected spatial axes from 0 to ", spatial_axes - 1,
-           ", each once, for option 'mirror' but received ", at::IntArrayRef(axes), ".");
+      fail(code::kOption, "Expected spatial axes from 0 to ", spatial_axes - 1, ", each once, for option '", option,
+           "' but received ", at::IntArrayRef(axes), ".");
+}
+
+// The sets of some axes, as those of a tensor N×C×s; the empty set first.
+std::vector<std::vector<int64_t>> sets_of(const std::vector<int64_t>& axes) {
   std::vector<std::vector<int64_t>> sets(1);
   for (const int64_t axis : axes)
     for (size_t i = 0, count = sets.size(); i < count; ++i) {
@@ -144,6 +147,7 @@ TileOptions TileOptions::from(const Json& options) {
   result.weights = static_cast<TileWeights>(one_of("weights", options.string_or("weights", "gaussian"), kWeightNames));
   result.mirror = options.integers_or("mirror", {});
   result.output = options.integers_or("output", {});
+  result.nearest = options.integers_or("nearest", {});
   result.image = options.integer_or("image", 0);
   return result;
 }
@@ -159,7 +163,11 @@ TilesPredicted predict_tiles(const Members& members, const ImageSource& image, c
     fail(code::kOption, "Expected ", size.size(), " numbers, one per spatial axis, for the output's size but received ",
          at::IntArrayRef(output), ".");
   const TilePlan plan = plan_tiles(size, tiles.size, tiles.overlap);
-  const auto mirrored = sets_of(tiles.mirror, static_cast<int64_t>(size.size()));
+  check_axes("mirror", tiles.mirror, static_cast<int64_t>(size.size()));
+  check_axes("nearest", tiles.nearest, static_cast<int64_t>(size.size()));
+  const auto mirrored = sets_of(tiles.mirror);
+  std::vector<Part> parts = plan.parts();
+  for (const int64_t axis : tiles.nearest) parts[axis].nearest = true;
 
   TilesPredicted result;
   result.passes = plan.count() * static_cast<int64_t>(mirrored.size());
@@ -174,7 +182,7 @@ TilesPredicted predict_tiles(const Members& members, const ImageSource& image, c
   static_cast<Reduced&>(result) = in_passes(options.reduce, [&](const ReduceOptions& of_first) {
     Band band(image, plan, number);
     TileSums sums(plan, tiles.weights);
-    Restoration restoration(plan.parts(), output, of_first);
+    Restoration restoration(parts, output, of_first);
     const int64_t in_band = plan.count() / static_cast<int64_t>(plan.starts[0].size());
     for (int64_t first = 0; first < plan.count(); first += in_band) {
       band.move_to(plan.offset(first)[0]);

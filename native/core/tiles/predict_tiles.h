@@ -15,9 +15,11 @@ struct TileOptions {
   // Spatial axes, each once: a tile is also predicted mirrored along every set of them, and the logits are averaged.
   std::vector<int64_t> mirror;
   std::vector<int64_t> output;  // spatial size of the results, over the same extent; empty: the image's own
-  int64_t image = 0;            // its number in messages
+  // Spatial axes along which a result's pixel takes what is at the nearest of the image's, not between them.
+  std::vector<int64_t> nearest;
+  int64_t image = 0;  // its number in messages
 
-  // {"size", "overlap", "weights": "constant" | "gaussian", "mirror", "output", "image"}
+  // {"size", "overlap", "weights": "constant" | "gaussian", "mirror", "output", "nearest", "image"}
   static TileOptions from(const Json& options);
 };
 
