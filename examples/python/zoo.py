@@ -374,11 +374,102 @@ class UNet3d(PlainUnet):
         self.upsampling = upsampling
 
 
+class ConvBlock(nn.Module):
+    def __init__(self, axes, in_channels, out_channels, kernel, stride, dropout):
+        super().__init__()
+        conv, norm, drop = ((nn.Conv2d, nn.InstanceNorm2d, nn.Dropout2d), (nn.Conv3d, nn.InstanceNorm3d, nn.Dropout2d))[axes - 2]
+        self.conv = conv(in_channels, out_channels, kernel, stride, [(side - 1) // 2 for side in kernel])
+        if dropout > 0:
+            self.dropout = drop(dropout)
+        self.norm = norm(out_channels, affine=True)
+        self.nonlin = nn.LeakyReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.nonlin(self.norm(self.dropout(x) if hasattr(self, "dropout") else x))
+
+
+class StackedBlocks(nn.Module):
+    def __init__(self, axes, in_channels, out_channels, kernel, stride, count, dropout):
+        super().__init__()
+        blocks = [
+            ConvBlock(axes, out_channels if i else in_channels, out_channels, kernel, [1] * axes if i else stride, dropout)
+            for i in range(count)
+        ]
+        self.convs = nn.Sequential(*blocks)
+
+    def forward(self, x):
+        return self.convs(x)
+
+
+class DynEncoder(nn.Module):
+    def __init__(self, stages):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x):
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class DynDecoder(nn.Module):
+    """Of its outputs, one a stage, the last one alone runs: the others are for deep supervision."""
+
+    def __init__(self, stages, transpconvs, seg_layers):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.transpconvs = nn.ModuleList(transpconvs)
+        self.seg_layers = nn.ModuleList(seg_layers)
+
+    def forward(self, maps):
+        x = maps.pop()
+        for transposed, stage in zip(self.transpconvs, self.stages):
+            skip = maps.pop()
+            x = transposed(x)[(..., *(slice(side) for side in skip.shape[2:]))]
+            x = stage(torch.cat([x, skip], 1))
+        return self.seg_layers[-1](x)
+
+
+class DynUnet(nn.Module):
+    """nnU-Net's PlainConvUNet, with one name for each weight: all_modules and decoder.encoder are left out."""
+
+    axes = 3
+
+    def __init__(self, in_channels=1, classes=2, width=32, widest=320, depth=None, convolutions=2, strides=None, kernels=None, dropout=0):
+        super().__init__()
+        axes = self.axes
+        depth = depth or len(strides or kernels or range(5))
+        strides = strides or [[1] * axes] + [[2] * axes] * (depth - 1)
+        kernels = kernels or [[3] * axes] * depth
+        widths = [min(width << stage, widest) for stage in range(depth)]
+        conv, transposed = ((nn.Conv2d, nn.ConvTranspose2d), (nn.Conv3d, nn.ConvTranspose3d))[axes - 2]
+        up = list(reversed(range(depth - 1)))
+        self.encoder = DynEncoder(
+            nn.Sequential(StackedBlocks(axes, i, o, kernel, stride, convolutions, dropout))
+            for i, o, kernel, stride in zip([in_channels, *widths], widths, kernels, strides)
+        )
+        self.decoder = DynDecoder(
+            [StackedBlocks(axes, 2 * widths[s], widths[s], kernels[s], [1] * axes, convolutions, dropout) for s in up],
+            [transposed(widths[s + 1], widths[s], strides[s + 1], strides[s + 1]) for s in up],
+            [conv(widths[s], classes, 1) for s in up],
+        )
+
+    def forward(self, x):
+        return self.decoder(self.encoder(x))
+
+
+class DynUnet2d(DynUnet):
+    axes = 2
+
+
 def make(config):
     """The network that make_backbone() makes from the same configuration, with other initial weights."""
     options = {k: v for k, v in config.items() if k not in ("kind", "seed")}
     options = {re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", k): v for k, v in options.items()}
-    kinds = {"unet": Unet, "deeplabv3plus": DeepLabV3Plus, "fpn": FPN, "plain-unet": PlainUnet, "unet3d": UNet3d}
+    kinds = {"unet": Unet, "deeplabv3plus": DeepLabV3Plus, "fpn": FPN, "plain-unet": PlainUnet, "unet3d": UNet3d, "dynunet": DynUnet, "dynunet2d": DynUnet2d}
     if config["kind"] in kinds:
         return kinds[config["kind"]](**options)
     return ResNet(config["kind"], **options)

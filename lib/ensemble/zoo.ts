@@ -8,9 +8,18 @@ export const ENCODERS = ["resnet18", "resnet34", "resnet50", "resnet101"] as con
 export type EncoderName = (typeof ENCODERS)[number];
 
 /** Networks that this package builds itself. */
-export type BackboneKind = "unet" | "deeplabv3plus" | "fpn" | "plain-unet" | "unet3d" | EncoderName;
+export type BackboneKind =
+  | "unet"
+  | "deeplabv3plus"
+  | "fpn"
+  | "plain-unet"
+  | "unet3d"
+  | "dynunet"
+  | "dynunet2d"
+  | EncoderName;
 
 const positive = option.integer({ min: 1 });
+const stages = option.array(option.array(positive, { min: 2 }), { min: 2 });
 const five = option.array(positive, { length: 5 });
 
 /** The options of all kinds. What has no default here has its own in the network. */
@@ -76,7 +85,8 @@ export const BACKBONE_OPTIONS = {
   /**
    * deeplabv3plus: dropout after the pyramid. fpn: of whole channels, before the head. unet: of whole channels, after the
    * encoder's last map and each decoder block but the last. plain-unet, unet3d: of whole channels, after each level but the
-   * full-size ones. What Monte Carlo dropout draws. @default 0.5, 0.2, 0, 0
+   * full-size ones. dynunet, dynunet2d: of whole channels, after each convolution. What Monte Carlo dropout draws.
+   * @default 0.5, 0.2, 0, 0, 0
    */
   dropout: option.number({
     min: 0,
@@ -85,10 +95,21 @@ export const BACKBONE_OPTIONS = {
     text: "dropout inside of the network",
     arg: "p",
   }),
-  /** plain-unet, unet3d: channels of the first level; each level below has twice as many. @default 16 */
-  width: option.integer({ min: 1, otherwise: "16", text: "channels of the first level" }),
-  /** plain-unet, unet3d: number of levels, the full-size one counted. @default 4 */
-  depth: option.integer({ min: 1, max: 8, otherwise: "4", text: "levels, the first counted" }),
+  /** plain-unet, unet3d, dynunet, dynunet2d: channels of the first level; each level below has twice as many. @default 16; dynunet: 32 */
+  width: option.integer({ min: 1, otherwise: "16; dynunet: 32", text: "channels of the first level" }),
+  /** plain-unet, unet3d, dynunet, dynunet2d: number of levels, the full-size one counted. @default 4; dynunet: 5 */
+  depth: option.integer({ min: 1, max: 8, otherwise: "4; dynunet: 5", text: "levels, the first counted" }),
+  /** dynunet, dynunet2d: channels that no level exceeds. @default 320 */
+  widest: option.integer({ min: 1, otherwise: "320", text: "channels that no level exceeds" }),
+  /** dynunet, dynunet2d: convolutions of a level. @default 2 */
+  convolutions: option.integer({ min: 1, max: 16, otherwise: "2", text: "convolutions of a level" }),
+  /**
+   * dynunet, dynunet2d: strides by which each level begins, one number per axis; 1 leaves an axis as long as it is. Those of
+   * the first level are 1. @default 2 along each axis
+   */
+  strides: stages,
+  /** dynunet, dynunet2d: kernels of each level, one odd number per axis. @default 3 along each axis */
+  kernels: stages,
   /** unet3d: `"instance"` has weights and biases, but no running statistics. @default "batch" */
   norm: option.oneOf(["batch", "instance"], { otherwise: "batch", text: "normalisation", arg: "kind" }),
   /** unet3d: how the decoder enlarges. @default "nearest" */
@@ -111,6 +132,8 @@ const segmenter = { inChannels: all.inChannels, classes: all.classes, seed: all.
 const { encoder, encoderWeights, encoderPrefix, dropout } = all;
 const encoded = { ...segmenter, encoder, encoderWeights, encoderPrefix };
 const levels = { ...segmenter, width: all.width, depth: all.depth, dropout };
+const { widest, convolutions, strides, kernels } = all;
+const dynamic = { ...levels, widest, convolutions, strides, kernels };
 const resnet: Zooed = {
   axes: 2,
   options: { inChannels: option.integer({ min: 1, default: 3 }), seed: all.seed, classes: option.integer({ min: 0 }) },
@@ -143,6 +166,8 @@ export const BACKBONES: Readonly<Record<BackboneKind, Zooed>> = {
   },
   "plain-unet": { axes: 2, options: levels },
   unet3d: { axes: 3, options: { ...levels, norm: all.norm, upsampling: all.upsampling } },
+  dynunet: { axes: 3, options: dynamic },
+  dynunet2d: { axes: 2, options: dynamic },
   resnet18: resnet,
   resnet34: resnet,
   resnet50: resnet,

@@ -211,7 +211,9 @@ const CURVE_POINT: OptionSpecs = {
 
 /** A value of a network's configuration: its own maker knows which. */
 const setting = option.anyOf(option.string({ empty: true }), option.number(), option.boolean(), option.oneOf([null]));
-const NETWORK = option.record(option.anyOf(setting, option.array(setting), option.record(setting)));
+const NETWORK = option.record(
+  option.anyOf(setting, option.array(option.anyOf(setting, option.array(setting))), option.record(setting)),
+);
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);

@@ -71,6 +71,21 @@ CASES = {
         {"kind": "unet3d", "inChannels": 2, "classes": 3, "width": 4, "depth": 4, "norm": "instance", "upsampling": "trilinear"},
         (2, 2, 13, 21, 18),
     ),
+    "dynunet": ({"kind": "dynunet", "inChannels": 1, "classes": 3, "width": 4, "widest": 12, "depth": 4}, (2, 1, 16, 24, 16)),
+    "dynunet-odd": (
+        {
+            "kind": "dynunet",
+            "inChannels": 2,
+            "classes": 2,
+            "width": 4,
+            "depth": 3,
+            "convolutions": 1,
+            "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+            "kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        },
+        (2, 2, 7, 21, 18),
+    ),
+    "dynunet2d": ({"kind": "dynunet2d", "inChannels": 1, "classes": 2, "width": 4, "depth": 4}, (2, 1, 48, 40)),
     "plain-unet": ({"kind": "plain-unet", "inChannels": 1, "classes": 2, "width": 8, "depth": 4}, (2, 1, 64, 64)),
     "plain-unet-odd": ({"kind": "plain-unet", "inChannels": 2, "classes": 3, "width": 8, "depth": 3}, (2, 2, 51, 38)),
 }

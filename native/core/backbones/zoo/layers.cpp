@@ -6,11 +6,14 @@
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/conv3d.h>
+#include <ATen/ops/conv_transpose2d.h>
+#include <ATen/ops/conv_transpose3d.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/feature_dropout.h>
 #include <ATen/ops/group_norm.h>
 #include <ATen/ops/instance_norm.h>
+#include <ATen/ops/leaky_relu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/max_pool3d.h>
@@ -39,9 +42,9 @@ Fans fans(const at::Tensor& weight) {
   return {static_cast<double>(weight.size(1)) * field, static_cast<double>(weight.size(0)) * field};
 }
 
-std::vector<int64_t> conv_shape(int64_t axes, int64_t in, int64_t out, int64_t kernel) {
-  std::vector<int64_t> shape{out, in};
-  shape.insert(shape.end(), axes, kernel);
+std::vector<int64_t> conv_shape(int64_t first, int64_t second, at::IntArrayRef kernel) {
+  std::vector<int64_t> shape{first, second};
+  shape.insert(shape.end(), kernel.begin(), kernel.end());
   return shape;
 }
 
@@ -68,10 +71,14 @@ const at::Tensor& WeightedModule::current_weight() const { return casts() ? cast
 const at::Tensor& WeightedModule::current_bias() const { return casts() ? cast_bias_ : bias; }
 
 Conv::Conv(int64_t axes, int64_t in, int64_t out, int64_t kernel, const ConvOptions& options)
-    : WeightedModule(at::zeros(conv_shape(axes, in / options.groups, out, kernel)),
-                     options.bias ? at::zeros({out}) : at::Tensor()),
-      geometry_{std::vector<int64_t>(axes, options.stride), std::vector<int64_t>(axes, options.padding),
-                std::vector<int64_t>(axes, options.dilation), options.groups} {}
+    : Conv(in, out, std::vector<int64_t>(axes, kernel),
+           {std::vector<int64_t>(axes, options.stride), std::vector<int64_t>(axes, options.padding),
+            std::vector<int64_t>(axes, options.dilation), options.groups},
+           options.bias) {}
+
+Conv::Conv(int64_t in, int64_t out, at::IntArrayRef kernel, ConvGeometry geometry, bool bias)
+    : WeightedModule(at::zeros(conv_shape(out, in / geometry.groups, kernel)), bias ? at::zeros({out}) : at::Tensor()),
+      geometry_(std::move(geometry)) {}
 
 at::Tensor Conv::forward(const at::Tensor& x) {
   // Not at::convolution, which autocast does not know on the CPU.
@@ -94,6 +101,14 @@ void Conv::end_inference() {
   folded_ = FoldedConv();
 }
 
+TransposedConv::TransposedConv(int64_t in, int64_t out, std::vector<int64_t> stride)
+    : WeightedModule(at::zeros(conv_shape(in, out, stride)), at::zeros({out})), stride_(std::move(stride)) {}
+
+at::Tensor TransposedConv::forward(const at::Tensor& x) {
+  return stride_.size() == 3 ? at::conv_transpose3d(x, current_weight(), current_bias(), stride_)
+                             : at::conv_transpose2d(x, current_weight(), current_bias(), stride_);
+}
+
 BatchNorm::BatchNorm(int64_t axes, int64_t channels)
     : weight(parameter("weight", at::ones({channels}))),
       bias(parameter("bias", at::zeros({channels}))),
@@ -111,9 +126,11 @@ at::Tensor BatchNorm::forward(const at::Tensor& x) {
   return at::batch_norm(x, weight, bias, running_mean, running_var, training(), kMomentum, kEps, true);
 }
 
-InstanceNorm3d::InstanceNorm3d(int64_t channels) : WeightedModule(at::ones({channels}), at::zeros({channels})) {}
+InstanceNorm::InstanceNorm(int64_t axes, int64_t channels)
+    : WeightedModule(at::ones({channels}), at::zeros({channels})), axes_(axes) {}
 
-at::Tensor InstanceNorm3d::forward(const at::Tensor& x) {
+at::Tensor InstanceNorm::forward(const at::Tensor& x) {
+  if (training()) check_norm_input(NormKind::kInstance, x.sizes());
   return at::instance_norm(x, weight, bias, {}, {}, true, BatchNorm::kMomentum, BatchNorm::kEps, true);
 }
 
@@ -132,6 +149,11 @@ at::Tensor Dropout::forward(const at::Tensor& x) {
 at::Tensor ReLU::forward(const at::Tensor& x) {
   at::Tensor out = x;
   return out.relu_();
+}
+
+at::Tensor LeakyReLU::forward(const at::Tensor& x) {
+  at::Tensor out = x;
+  return at::leaky_relu_(out, kSlope);
 }
 
 at::Tensor Sigmoid::forward(const at::Tensor& x) { return at::sigmoid(x); }
@@ -191,6 +213,12 @@ at::Tensor Sequential::forward(const at::Tensor& x) {
 void init_kaiming_normal_fan_out(const at::Tensor& weight, at::Generator& generator) {
   const at::NoGradGuard no_grad;
   weight.normal_(0, std::sqrt(2 / fans(weight).out), generator);
+}
+
+void init_kaiming_normal_fan_in(const at::Tensor& weight, at::Generator& generator) {
+  const at::NoGradGuard no_grad;
+  constexpr double kSlope = LeakyReLU::kSlope;
+  weight.normal_(0, std::sqrt(2 / ((1 + kSlope * kSlope) * fans(weight).in)), generator);
 }
 
 void init_kaiming_uniform_fan_in(const at::Tensor& weight, at::Generator& generator) {

@@ -45,6 +45,8 @@ struct ConvOptions {
 class Conv : public WeightedModule {
  public:
   Conv(int64_t axes, int64_t in, int64_t out, int64_t kernel, const ConvOptions& options = {});
+  // kernel: one number per spatial axis.
+  Conv(int64_t in, int64_t out, at::IntArrayRef kernel, ConvGeometry geometry, bool bias);
   const char* type() const override { return axes() == 3 ? "Conv3d" : "Conv2d"; }
   int64_t axes() const { return weight.dim() - 2; }
 
@@ -71,6 +73,19 @@ class Conv2d final : public Conv {
       : Conv(2, in, out, kernel, {stride, padding, 1, 1, bias}) {}
 };
 
+// N×in×s → N×out×(s · stride): a transposed convolution whose kernel is its stride, with bias. Left uninitialised.
+class TransposedConv final : public WeightedModule {
+ public:
+  TransposedConv(int64_t in, int64_t out, std::vector<int64_t> stride);
+  const char* type() const override { return stride_.size() == 3 ? "ConvTranspose3d" : "ConvTranspose2d"; }
+
+ protected:
+  at::Tensor forward(const at::Tensor& x) override;
+
+ private:
+  const std::vector<int64_t> stride_;
+};
+
 // eps 1e-5, momentum 0.1, affine, with running statistics.
 class BatchNorm : public UnaryModule {
  public:
@@ -93,15 +108,19 @@ class BatchNorm2d final : public BatchNorm {
   explicit BatchNorm2d(int64_t channels) : BatchNorm(2, channels) {}
 };
 
-// eps 1e-5, affine, without running statistics.
-class InstanceNorm3d final : public WeightedModule {
+// eps 1e-5, affine, without running statistics. Training refuses maps of one place, as PyTorch does.
+class InstanceNorm final : public WeightedModule {
  public:
-  explicit InstanceNorm3d(int64_t channels);
-  const char* type() const override { return "InstanceNorm3d"; }
+  // axes: spatial axes, which decide the name alone.
+  InstanceNorm(int64_t axes, int64_t channels);
+  const char* type() const override { return axes_ == 3 ? "InstanceNorm3d" : "InstanceNorm2d"; }
   void begin_inference(at::ScalarType) override {}  // takes inputs of less precision as it is
 
  protected:
   at::Tensor forward(const at::Tensor& x) override;
+
+ private:
+  const int64_t axes_;
 };
 
 // eps 1e-5, affine.
@@ -139,6 +158,16 @@ class Dropout final : public UnaryModule {
 class ReLU final : public UnaryModule {
  public:
   const char* type() const override { return "ReLU"; }
+
+ protected:
+  at::Tensor forward(const at::Tensor& x) override;
+};
+
+// In place; of slope 0.01 below 0.
+class LeakyReLU final : public UnaryModule {
+ public:
+  static constexpr double kSlope = 0.01;
+  const char* type() const override { return "LeakyReLU"; }
 
  protected:
   at::Tensor forward(const at::Tensor& x) override;
@@ -248,6 +277,7 @@ class ModuleList final : public Module {
 // Initial weights, in place. fan_in and fan_out are a weight's second and first axis times its kernel's volume; the
 // gain is that of ReLU, √2.
 void init_kaiming_normal_fan_out(const at::Tensor& weight, at::Generator& generator);  // torchvision's ResNet
+void init_kaiming_normal_fan_in(const at::Tensor& weight, at::Generator& generator);   // nnU-Net, of LeakyReLU's gain
 void init_kaiming_uniform_fan_in(const at::Tensor& weight, at::Generator& generator);  // smp's decoders
 void init_xavier_uniform(const at::Tensor& weight, at::Generator& generator);          // smp's heads
 void init_linear(const Linear& linear, at::Generator& generator);                      // PyTorch's Linear

@@ -12,7 +12,7 @@ Sequential* add_double_conv(ModuleList& list, const PlainUnetOptions& options, i
     // Instance norm takes away what a bias adds, as batch norm does.
     level.add<Conv>(options.axes, channels, out, 3, ConvOptions{.padding = 1});
     if (options.instance_norm)
-      level.add<InstanceNorm3d>(out);
+      level.add<InstanceNorm>(options.axes, out);
     else
       level.add<BatchNorm>(options.axes, out);
     level.add<ReLU>();

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "backbones/zoo/deeplabv3plus.h"
+#include "backbones/zoo/dynunet.h"
 #include "backbones/zoo/fpn.h"
 #include "backbones/zoo/native_backbone.h"
 #include "backbones/zoo/plain_unet.h"
@@ -170,10 +171,80 @@ std::unique_ptr<Backbone> make_plain_unet(const std::string& kind, const Json& c
                                           options.in_channels, options.axes);
 }
 
+// A number for each axis of each stage: what `config` has under `name`, of so many stages, or `fallback`.
+std::vector<std::vector<int64_t>> stages_of(const Json& config, const char* name, int64_t axes, int64_t depth,
+                                            std::vector<std::vector<int64_t>> fallback, const Range<int64_t>& range) {
+  if (!config.has(name)) return fallback;
+  const auto& given = config.at(name).array(name);
+  if (static_cast<int64_t>(given.size()) != depth)
+    fail(code::kOption, "Expected ", depth, " stages for option '", name, "' but received ", given.size(), ".");
+  std::vector<std::vector<int64_t>> stages;
+  for (const Json& stage : given) {
+    std::vector<int64_t> sides;
+    for (const Json& side : stage.array(name)) sides.push_back(in_range(name, side.integer(name), range));
+    if (static_cast<int64_t>(sides.size()) != axes)
+      fail(code::kOption, "Expected ", axes, " numbers for each stage of option '", name, "' but received ",
+           sides.size(), ".");
+    stages.push_back(std::move(sides));
+  }
+  return stages;
+}
+
+Json::Array json_of(const std::vector<std::vector<int64_t>>& stages) {
+  Json::Array all;
+  for (const auto& sides : stages) all.emplace_back(Json::Array(sides.begin(), sides.end()));
+  return all;
+}
+
+// "dynunet" and "dynunet2d".
+std::unique_ptr<Backbone> make_dynunet(const std::string& kind, const Json& config, int64_t seed,
+                                       at::Generator& generator) {
+  check_known(config, kind,
+              {"inChannels", "classes", "width", "widest", "depth", "convolutions", "strides", "kernels", "dropout"});
+  DynUnetOptions options;
+  options.axes = kind == "dynunet" ? 3 : 2;
+  options.in_channels = in_range(config, "inChannels", options.in_channels, {1, kMaxChannels});
+  options.classes = in_range(config, "classes", options.classes, {1, kMaxChannels});
+  options.width = in_range(config, "width", options.width, {1, kMaxChannels});
+  options.widest = in_range(config, "widest", std::max(options.width, options.widest), {options.width, kMaxChannels});
+  options.convolutions = in_range(config, "convolutions", options.convolutions, {1, 16});
+  const int64_t stages = config.has("strides")   ? std::ssize(config.at("strides").array("strides"))
+                         : config.has("kernels") ? std::ssize(config.at("kernels").array("kernels"))
+                                                 : 5;
+  const int64_t depth = in_range("depth", config.integer_or("depth", stages), {2, 10});
+  const auto axes = static_cast<size_t>(options.axes);
+  std::vector<std::vector<int64_t>> halves(depth, std::vector<int64_t>(axes, 2));
+  halves[0].assign(axes, 1);
+  options.strides = stages_of(config, "strides", options.axes, depth, std::move(halves), {1, 8});
+  if (options.strides[0] != std::vector<int64_t>(axes, 1))
+    fail(code::kOption, "Expected a stride of 1 along each axis of the first stage for option 'strides' but received ",
+         Json(json_of(options.strides)).dump(), ": the output has the image's size.");
+  options.kernels =
+      stages_of(config, "kernels", options.axes, depth, std::vector(depth, std::vector<int64_t>(axes, 3)), {1, 15});
+  for (const auto& sides : options.kernels)
+    for (const int64_t side : sides)
+      if (side % 2 == 0) fail(code::kOption, "Expected odd numbers for option 'kernels' but received ", side, ".");
+  options.dropout = in_range(config, "dropout", options.dropout, {0, 1, kBelow});
+  Json::Object made{{"kind", kind},
+                    {"inChannels", options.in_channels},
+                    {"classes", options.classes},
+                    {"width", options.width},
+                    {"widest", options.widest},
+                    {"depth", depth},
+                    {"convolutions", options.convolutions},
+                    {"strides", json_of(options.strides)},
+                    {"kernels", json_of(options.kernels)},
+                    {"seed", seed}};
+  if (options.dropout > 0) made["dropout"] = options.dropout;
+  return std::make_unique<NativeBackbone>(std::make_unique<DynUnet>(options, generator), std::move(made),
+                                          options.in_channels, options.axes);
+}
+
 }  // namespace
 
 std::vector<std::string> backbone_kinds() {
-  return {"unet", "deeplabv3plus", "fpn", "plain-unet", "unet3d", "resnet18", "resnet34", "resnet50", "resnet101"};
+  return {"unet",      "deeplabv3plus", "fpn",      "plain-unet", "unet3d",   "dynunet",
+          "dynunet2d", "resnet18",      "resnet34", "resnet50",   "resnet101"};
 }
 
 std::unique_ptr<Backbone> make_of_zoo(const Json& config) {
@@ -184,6 +255,7 @@ std::unique_ptr<Backbone> make_of_zoo(const Json& config) {
   if (kind == "deeplabv3plus") return make_deeplabv3plus(config, seed, generator);
   if (kind == "fpn") return make_fpn(config, seed, generator);
   if (kind == "plain-unet" || kind == "unet3d") return make_plain_unet(kind, config, seed, generator);
+  if (kind == "dynunet" || kind == "dynunet2d") return make_dynunet(kind, config, seed, generator);
   const auto kinds = backbone_kinds();
   if (std::find(kinds.begin(), kinds.end(), kind) != kinds.end()) return make_resnet(kind, config, seed, generator);
   fail(code::kOption, "Expected one of ", listed(kinds), " for option 'kind' but received '", kind, "': did you mean '",

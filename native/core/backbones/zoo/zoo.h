@@ -9,6 +9,8 @@
 //   "fpn"            {"pyramidChannels": 256, "segmentationChannels": 128, "dropout": 0.2}
 //   "plain-unet"     {"inChannels": 1, "classes": 2, "width": 16, "depth": 4, "dropout": 0}
 //   "unet3d"         {as "plain-unet", "norm": "batch" | "instance", "upsampling": "nearest" | "trilinear"}
+//   "dynunet" | "dynunet2d"  {"inChannels": 1, "classes": 2, "width": 32, "widest": 320, "depth": 5, "convolutions": 2,
+//                     "strides": [[1, 1, 1], [2, 2, 2], ...], "kernels": [[3, 3, 3], ...], "dropout": 0}
 // clang-format on
 //
 // "unet", "deeplabv3plus" and "fpn" have {"encoder": "resnet18" | ... | "resnet101", "inChannels": 3, "classes": 1}
