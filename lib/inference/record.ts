@@ -30,6 +30,15 @@ export function unlikeTraining(placement: Placement, { preprocessing, data }: Ru
   return grid && axes && data.grids ? unlikeRange(grid, data.grids, axes) : [];
 }
 
+/** What a gate is asked about a result: of a volume it also looks at where it lies. Services and certificates ask in the same way. */
+export function gated<T extends object>(
+  prediction: T,
+  placement: Placement,
+  notes: RunNotes,
+): T & { unlikeTraining: string[] } {
+  return { ...prediction, unlikeTraining: unlikeTraining(placement, notes) };
+}
+
 /** Of a voxel. */
 export function millilitresOf(grid: Grid): number {
   return voxelVolumeOf(grid) / 1000;

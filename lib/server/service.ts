@@ -8,13 +8,7 @@ import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { PredictionFusion } from "../fusion/index.js";
 import { type DeviceFlags, placement } from "../inference/device.js";
-import {
-  type PlaceRecord,
-  type PredictionRecord,
-  placeRecord,
-  predictionRecord,
-  unlikeTraining,
-} from "../inference/record.js";
+import { gated, type PlaceRecord, type PredictionRecord, placeRecord, predictionRecord } from "../inference/record.js";
 import { type About, checkOptions, defaultsOf, nearest, type OptionSpecs, option } from "../options.js";
 import { type ChosenSettings, chosenOtherwise } from "../runs/certificate.js";
 import { acceptability, checkGate, type GateDecision, watchedOf } from "../scores/gate.js";
@@ -385,8 +379,7 @@ export class PredictionService {
       const { placement: back = placement, ...output } = straight ?? {};
       const asked = { ...queued, timeout: left() };
       const prediction = await this.#predict(served, prepared.input, wanted, asked, output);
-      const unlike = unlikeTraining(placement, served.notes);
-      const decided = await this.#decide(served, { ...prediction, unlikeTraining: unlike }, options);
+      const decided = await this.#decide(served, gated(prediction, placement, served.notes), options);
       const { classNames, ignoreIndex } = served.notes;
       const { value: spatial, views } = await ownBuffersGently(spatialPart(prediction, wanted));
       if (prepared.display) views.add(prepared.display.data);

@@ -8,6 +8,7 @@ import { nameOf } from "../data/names.js";
 import type { Model } from "../ensemble/model.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { datasetItems, type Item, infer, type OpenRun, openFolder, type Result } from "../inference/inference.js";
+import { gated } from "../inference/record.js";
 import { dice, meanOfClasses } from "../quality/overlap.js";
 import type { CertificateContent } from "../runs/certificate.js";
 import { fitHash, hashOf, hashOfBytes, type RunHashes, runHashes } from "../runs/identity.js";
@@ -208,17 +209,19 @@ async function casesOfFolder(
     const perClass = classDice(result, model.classes, notes.ignoreIndex);
     const value = meanOfClasses(perClass);
     if (Number.isNaN(value)) leftOut++;
-    else
+    else {
+      const asked = gated(result.prediction, result.placement, notes);
       cases.push({
         id: result.id,
-        confidence: acceptability(result.prediction, judge.score, judge.gate),
-        watched: watchedOf(result.prediction, judge.score, judge.gate),
+        confidence: acceptability(asked, judge.score, judge.gate),
+        watched: watchedOf(asked, judge.score, judge.gate),
         dice: value,
         ...(result.group !== undefined && { group: result.group }),
         content: bytesOf(result, contents.get(result.id)),
         ...(sets !== undefined && { risk: riskOf(result, notes.ignoreIndex) }),
         ...(fit && { ofFit: { features: featuresFor(fit, result.prediction), dice: perClass } }),
       });
+    }
     onProgress?.("calibration", cases.length + leftOut, items.length);
   }
   if (leftOut > 0) onNote?.(`${leftOut} of ${items.length} images are left out: no pixel of their truth counts.`);
@@ -302,8 +305,8 @@ async function validationThresholds(
   if (stored) return fromStart(stored, start);
   const items = await validationItems(notes);
   const confidence: number[] = [];
-  for await (const { prediction } of infer(model, items, { signal })) {
-    confidence.push(acceptability(prediction, judge.score, judge.gate));
+  for await (const { prediction, placement } of infer(model, items, { signal })) {
+    confidence.push(acceptability(gated(prediction, placement, notes), judge.score, judge.gate));
     onProgress?.("thresholds", confidence.length, items.length);
   }
   return fromStart(scoreThresholds(confidence), start);
