@@ -30,12 +30,11 @@ export function unlikeTraining(placement: Placement, { preprocessing, data }: Ru
   return grid && axes && data.grids ? unlikeRange(grid, data.grids, axes) : [];
 }
 
+/** What a gate is asked about: a result, and in what its volume lies outside of what the training had. */
+export type Gated<T> = T & { unlikeTraining: readonly string[] };
+
 /** What a gate is asked about a result: of a volume it also looks at where it lies. Services and certificates ask in the same way. */
-export function gated<T extends object>(
-  prediction: T,
-  placement: Placement,
-  notes: RunNotes,
-): T & { unlikeTraining: string[] } {
+export function gated<T extends object>(prediction: T, placement: Placement, notes: RunNotes): Gated<T> {
   return { ...prediction, unlikeTraining: unlikeTraining(placement, notes) };
 }
 

@@ -1,5 +1,6 @@
 // A run's certificate in service: whether what it promises still holds, and what that makes of decisions.
 import type { Prediction } from "../ensemble/prediction.js";
+import type { Gated } from "../inference/record.js";
 import {
   type Certificate,
   type CertificateFault,
@@ -124,7 +125,7 @@ export class ServedCertificate {
    * @param chosen what its request chose; nothing is promised of settings that were not certified, and the alarm does not see them
    * @internal
    */
-  async decide(prediction: Judged, gate: Gate | undefined, chosen: ChosenSettings): Promise<Decided> {
+  async decide(prediction: Gated<Prediction>, gate: Gate | undefined, chosen: ChosenSettings): Promise<Decided> {
     if (!this.#verdict.valid) {
       const { reason, message } = this.#verdict;
       return reason === "none" ? decide(prediction, gate) : decided(prediction, gate, { state: "stale", message });
@@ -154,16 +155,13 @@ export class ServedCertificate {
   }
 }
 
-/** A prediction, and in what else its image is unlike the training's. */
-type Judged = Prediction & { unlikeTraining?: readonly string[] };
-
 const VOID =
   "The certificate is void: the alarm over the served cases has gone off, as they no longer look like those of the calibration. " +
   "Until a person renews it, every result is for a person.";
 const CHOSEN = "The certificate is of the run's own settings; this request chose others (skip, fusion, tile, mirror).";
 
 function decided(
-  prediction: Judged,
+  prediction: Gated<Prediction>,
   gate: Gate | undefined,
   certificate: CertificateInForce & Partial<Certificate> & { state: CertificateState },
 ): Decided {

@@ -8,7 +8,14 @@ import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import type { PredictionFusion } from "../fusion/index.js";
 import { type DeviceFlags, placement } from "../inference/device.js";
-import { gated, type PlaceRecord, type PredictionRecord, placeRecord, predictionRecord } from "../inference/record.js";
+import {
+  type Gated,
+  gated,
+  type PlaceRecord,
+  type PredictionRecord,
+  placeRecord,
+  predictionRecord,
+} from "../inference/record.js";
 import { type About, checkOptions, defaultsOf, nearest, type OptionSpecs, option } from "../options.js";
 import { type ChosenSettings, chosenOtherwise } from "../runs/certificate.js";
 import { acceptability, checkGate, type GateDecision, watchedOf } from "../scores/gate.js";
@@ -378,8 +385,9 @@ export class PredictionService {
       const straight = byTiles(options) && isVolume(placement) ? straightOutput(placement) : undefined;
       const { placement: back = placement, ...output } = straight ?? {};
       const asked = { ...queued, timeout: left() };
-      const prediction = await this.#predict(served, prepared.input, wanted, asked, output);
-      const decided = await this.#decide(served, gated(prediction, placement, served.notes), options);
+      const predicted = await this.#predict(served, prepared.input, wanted, asked, output);
+      const prediction = gated(predicted, placement, served.notes);
+      const decided = await this.#decide(served, prediction, options);
       const { classNames, ignoreIndex } = served.notes;
       const { value: spatial, views } = await ownBuffersGently(spatialPart(prediction, wanted));
       if (prepared.display) views.add(prepared.display.data);
@@ -511,7 +519,7 @@ export class PredictionService {
       const results = await Promise.all(
         images.map(async ({ input, placement }) => {
           const asked = { ...choices, ...queued, timeout: left() };
-          const prediction = await this.#predict(served, input, wanted, asked);
+          const prediction = gated(await this.#predict(served, input, wanted, asked), placement, served.notes);
           const { decision, certificate } = await this.#decide(served, prediction, choices);
           this.metrics.quality(served.name, prediction, decision);
           return {
@@ -628,7 +636,7 @@ export class PredictionService {
 
   #decide(
     { certificate, gate }: ServedModel,
-    prediction: Prediction & { unlikeTraining?: readonly string[] },
+    prediction: Gated<Prediction>,
     choices: RequestOptions,
   ): Promise<Decided> {
     return certificate.decide(prediction, gate, chosenOf(choices));
@@ -696,7 +704,7 @@ function setsFor(
 /** What an outcome tells of the prediction: as the run's own gate takes it, which `certify` is of, whatever the service's asks. */
 function saidOf(
   { certificate, score: own, run: { gate }, predictor = "" }: ServedModel,
-  prediction: Prediction,
+  prediction: Gated<Prediction>,
   content?: string,
 ) {
   const name = certificate.score ?? own;

@@ -5,6 +5,7 @@ import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { encodeNpy } from "../../lib/data/npy-file.js";
 import type { Affine, Grid } from "../../lib/grid/index.js";
+import { readOutcomes } from "../../lib/runs/outcomes.js";
 import { readVolume, writeVolume } from "../../lib/volumes/index.js";
 import { cli } from "../support/cli.js";
 import { balls } from "../support/model.js";
@@ -13,6 +14,7 @@ import { startServer } from "../support/serve.js";
 /** What of an answer is looked at. */
 interface Answer {
   images: {
+    id: string;
     place: object;
     decision: string;
     reasons: { code: string; message: string }[];
@@ -131,7 +133,16 @@ it("are predicted in their own grid and format, and what is unlike the training 
 });
 
 it("are served: the answer lies in the grid of the file, and another voxel size is a reason for review", async () => {
-  const server = await startServer([inside("run"), "--precision", "fp32"]);
+  const token = "a-token-of-some-length";
+  writeFileSync(inside("token"), token);
+  const server = await startServer([
+    inside("run"),
+    "--precision",
+    "fp32",
+    "--outcomes",
+    "--outcomes-token",
+    inside("token"),
+  ]);
   const headers = { "content-type": "application/gzip" };
   const post = async (file: string) => {
     const body = readFileSync(inside("data", "images", file));
@@ -154,6 +165,17 @@ it("are served: the answer lies in the grid of the file, and another voxel size 
     code: "unlike-training",
     message: expect.stringContaining("6×1.25×1 mm"),
   });
+  // What is told of them later says the same: a certificate renewed by it would else count a case as accepted that never is.
+  for (const { id } of [image, other.answer.images[0] as Answer["images"][0]]) {
+    const told = await fetch(`${server.base}/v1/outcomes`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
+      body: JSON.stringify({ id, dice: 0.5 }),
+    });
+    expect(told.status).toBe(201);
+  }
+  const { outcomes } = await readOutcomes(inside("run"));
+  expect(outcomes.map(({ acceptable }) => acceptable)).toEqual([true, false]);
   const bare = await predict(server.base, encodeNpy({ data: new Float32Array(2016).fill(1), shape: SHAPE }), {
     "content-type": "application/x-npy",
   });
