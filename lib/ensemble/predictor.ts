@@ -14,7 +14,7 @@ import {
   predictDice,
   readsFeatures,
 } from "../scores/predicted-dice.js";
-import { INPUT, STORED, tapDistance } from "../shift/index.js";
+import { BESIDE, STORED, tapDistance } from "../shift/index.js";
 import { MAP_NAMES, type MapName } from "../uncertainty/index.js";
 import { callNative } from "./call.js";
 import { checkImage, FORWARD, type ForwardOptions, PREDICT, type PredictOptions } from "./model.js";
@@ -119,7 +119,7 @@ async function predictHeads(
   // Of other heads or another fusion the fit knows nothing.
   const own = [rest.weights, rest.temperatures, rest.temperature].every((choice) => choice === undefined);
   const fit = asTuned && own ? predictedDice.fit : null;
-  const watched = async () => [STORED, INPUT, ...(await source.watched())];
+  const watched = async () => [...BESIDE, ...(await source.watched())];
   const asked = Array.isArray(tapStatistics) ? tapStatistics : tapStatistics ? await watched() : [];
   const keptNames = kept.map((index) => names[index] as string);
 

@@ -10,7 +10,7 @@ import type { SeenImage } from "../data/leaks.js";
 import { decodeSafetensors, encodeSafetensors, type Tensors } from "../data/safetensors.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, option } from "../options.js";
-import { INPUT, MEASURES, type ShiftFit, STORED, type TapSpace } from "../shift/index.js";
+import { BESIDE, MEASURES, type ShiftFit, type TapSpace } from "../shift/index.js";
 import { weightsHash } from "./identity.js";
 import { RUN_FILES, type Run, type RunContent } from "./run.js";
 
@@ -194,7 +194,7 @@ function partsOf(given: unknown, taps: readonly string[]): TapSpace["parts"][] {
   const isPart = (part: unknown): part is [string, number] =>
     Array.isArray(part) && typeof part[0] === "string" && Number.isInteger(part[1]) && part[1] > 0;
   const of = (parts: unknown, tap: string) => {
-    const names = [STORED, INPUT, tap];
+    const names = [...BESIDE, tap];
     if (!Array.isArray(parts) || !parts.every(isPart) || !parts.every(([name]) => names.includes(name)))
       return undefined;
     const isOnce = new Set(parts.map(([name]) => name)).size === parts.length;

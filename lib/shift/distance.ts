@@ -13,7 +13,7 @@ export interface TapSpace extends Space {
   tap: string;
   /** What the statistics are of, side by side, and how many channels of each: the layer, and before the first one its input. */
   parts: readonly {
-    /** A layer, `(input)` or `(stored)`. */
+    /** A layer, or `(stored)`, `(texture)`, `(input)`. */
     of: string;
     /** How many numbers of each kind it has. */
     channels: number;

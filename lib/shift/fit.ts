@@ -3,7 +3,7 @@ import { checkFinite, fail } from "../checks.js";
 import { checkOptions, option, type Values } from "../options.js";
 import { distanceIn, type TapSpace } from "./distance.js";
 import { coordinatesOf, DIMENSIONS, fitSpace } from "./space.js";
-import { INPUT, joined, STORED, type TapStatistics } from "./statistics.js";
+import { BESIDE, joined, type TapStatistics } from "./statistics.js";
 
 /** How far an image is from the training's: the Mahalanobis distance, or the distance to the fifth nearest of them. */
 export const MEASURES = ["mahalanobis", "neighbours"] as const satisfies readonly Measure[];
@@ -54,7 +54,7 @@ export interface ShiftFit {
  * Learns what the features of training images look like. Of each layer: the statistics are standardised, projected on their
  * first min(64, 2C, n/4) principal components, and whitened by their Ledoit-Wolf covariance; distances are ranked among those
  * of the validation images, which the network has not been trained on. A layer whose features are the same for all images
- * is left out. The first layer's statistics are joined by those of the input and of its stored values, where the images have them.
+ * is left out. The first layer's statistics are joined by `(stored)`, `(texture)` and `(input)`, where the images have them.
  * @param training by image; at least 8
  * @param validation by image; at least 5
  * @throws ERR_LE_SHAPE for too few images, or images of other layers than the first; ERR_LE_VALUE for numbers that are not
@@ -75,8 +75,8 @@ export function fitShift(
         `${images.length}`,
       );
   const first = training[0] as TapStatistics;
-  const beside = [STORED, INPUT].filter((name) => [...training, ...validation].every((image) => name in image));
-  const names = Object.keys(first).filter((name) => name !== STORED && name !== INPUT);
+  const beside = BESIDE.filter((name) => [...training, ...validation].every((image) => name in image));
+  const names = Object.keys(first).filter((name) => !BESIDE.includes(name));
   const taps = names.flatMap((tap, t): TapSpace[] => {
     const sources = t === 0 ? [...beside, tap] : [tap];
     const of = (images: readonly TapStatistics[], what: string) => {

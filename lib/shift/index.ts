@@ -9,4 +9,4 @@ export {
   TAP_CHOICES,
 } from "./fit.js";
 export type { Space } from "./space.js";
-export { INPUT, STORED, type TapStatistics } from "./statistics.js";
+export { BESIDE, INPUT, STORED, type TapStatistics, TEXTURE } from "./statistics.js";

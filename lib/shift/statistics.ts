@@ -2,7 +2,7 @@
 
 /**
  * An image's statistics by layer, as {@link Prediction.tapStatistics} has them: of C channels C means, then C standard
- * deviations. Beside layers there may be `(input)` and `(stored)`: see docs/shift.md.
+ * deviations. Beside layers there may be what `BESIDE` has: see docs/shift.md.
  */
 export type TapStatistics = Readonly<Record<string, Float32Array>>;
 
@@ -12,8 +12,17 @@ export type TapStatistics = Readonly<Record<string, Float32Array>>;
  */
 export const INPUT = "(input)";
 
+/**
+ * Of the network's input, too: of each channel's values over their standard deviation the absolute differences of neighbours along each
+ * axis, then the absolute second differences: its texture.
+ */
+export const TEXTURE = "(texture)";
+
 /** Of the image's stored values, before normalisation: as many means and deviations as there are scalings. */
 export const STORED = "(stored)";
+
+/** What stands beside the first layer's statistics, in this order. */
+export const BESIDE: readonly string[] = [STORED, TEXTURE, INPUT];
 
 /** Of several as if they were of one layer with all their channels. */
 export function joined(parts: readonly Float32Array[]): Float32Array {

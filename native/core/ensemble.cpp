@@ -160,7 +160,7 @@ Ensemble::Ensemble(std::shared_ptr<Backbone> backbone, const EnsembleOptions& op
 const TapSet& Ensemble::watch(const std::vector<std::string>& taps) {
   std::vector<std::string> names = taps_->names;
   for (const std::string& tap : taps)
-    if (tap != kInput && std::find(names.begin(), names.end(), tap) == names.end()) names.push_back(tap);
+    if (!image_statistics(tap) && std::find(names.begin(), names.end(), tap) == names.end()) names.push_back(tap);
   if (names == taps_->names) return *taps_;
   if (!watched_ || watched_->names != names) watched_ = backbone_->tap(names);
   return *watched_;
@@ -179,8 +179,8 @@ std::vector<at::Tensor> Ensemble::logits(const at::Tensor& input, at::Generator*
   if (statistics) {
     statistics->values.clear();
     for (const std::string& tap : statistics->taps) {
-      if (tap == kInput) {
-        statistics->values.push_back(input_statistics(input));
+      if (const ImageStatistics measure = image_statistics(tap)) {
+        statistics->values.push_back(measure(input));
         continue;
       }
       const auto place = std::find(taps.names.begin(), taps.names.end(), tap) - taps.names.begin();

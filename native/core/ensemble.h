@@ -40,11 +40,8 @@ struct HeadInfo {
 
 inline constexpr const char* kFinalHead = "final";
 
-// Among the layers that a pass measures, its own input; no layer can have that name.
-inline constexpr const char* kInput = "(input)";
-
 // Layers whose features a pass measures beside its logits: any that can be tapped, with a head or without; and its
-// input.
+// input, by the names that image_statistics() knows, which no layer can have.
 struct TapStatistics {
   std::vector<std::string> taps;
   std::vector<at::Tensor> values;  // of each, once a pass is done: see taps/statistics.h

@@ -3,13 +3,16 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/var_mean.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <map>
@@ -32,6 +35,8 @@ double farthest(const at::Tensor& a, const at::Tensor& b) {
   CHECK(a.sizes() == b.sizes());
   return (a - b).abs().max().item<double>();
 }
+
+at::Tensor row(std::vector<float> values) { return at::tensor(values).unsqueeze(0); }
 
 std::vector<at::MemoryFormat> formats(size_t axes) {
   return {at::MemoryFormat::Contiguous, axes == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast};
@@ -101,16 +106,43 @@ TEST("statistics: of an input how its standardised values are distributed, whate
   CHECK(at::equal(input_statistics(at::full({1, 1, 3, 3}, 40)), input_statistics(at::full({1, 1, 3, 3}, -2))));
 }
 
+TEST("statistics: of an input how fine it is along each axis, whatever its scale, size and order") {
+  at::Generator generator = at::detail::createCPUGenerator(6);
+  for (const int64_t channels : {1, 3})
+    for (const std::vector<int64_t>& size :
+         {std::vector<int64_t>{1, 1}, {7, 1}, {2, 5}, {61, 133}, {1, 9, 8}, {9, 40, 31}})
+      for (const at::MemoryFormat format : formats(size.size())) {
+        std::vector<int64_t> shape = {2, channels};
+        shape.insert(shape.end(), size.begin(), size.end());
+        const at::Tensor x = at::randn(shape, generator).contiguous(format);
+        const at::Tensor found = texture_statistics(x);
+        CHECK(found.size(0) == 2 && found.size(1) == static_cast<int64_t>(4 * size.size()) * channels);
+        CHECK_NEAR(farthest(found, texture_statistics_reference(x)), 0, 2e-5);
+        CHECK_NEAR(farthest(found, texture_statistics(x * 300 + 1000)), 0, 5e-4);
+      }
+  // Columns of 0 and 2, whose standard deviation is 1: steps of 2 and back along x, none along y.
+  const at::Tensor columns = at::arange(6).remainder(2).mul(2).to(at::kFloat).expand({1, 1, 4, 6});
+  CHECK_NEAR(farthest(texture_statistics(columns), row({0, 2, 0, 4, 0, 0, 0, 0})), 0, 1e-6);
+  // A row along x of 0, 0, 3, 3: of its three steps one is of 2 deviations, of its two bends both are.
+  const at::Tensor steps = row({0, 0, 3, 3}).expand({1, 1, 1, 4});
+  const at::Tensor known = row({0, 2.0F / 3, 0, 2, 0, std::sqrt(8.0F / 9), 0, 0});
+  CHECK_NEAR(farthest(texture_statistics(steps), known), 0, 1e-6);
+  // A still image has none, and what is no number stays none.
+  CHECK(texture_statistics(at::full({1, 1, 3, 3}, 40)).eq(0).all().item<bool>());
+  CHECK(texture_statistics(at::full({1, 1, 3, 3}, NAN)).isnan().all().item<bool>());
+}
+
 TEST("statistics: a pass brings out those of its input, too") {
   Ensemble ensemble(network(1), options_of({"encoder.0"}));
   at::Generator generator = at::detail::createCPUGenerator(5);
   const at::Tensor image = at::randn({1, 16, 16}, generator);
   const std::string tap = "encoder.0";
-  const auto result = predict(ensemble, {image}, watching({kInput, tap}), Control())[0];
-  CHECK(result.tap_statistics.size() == 2);
+  const auto result = predict(ensemble, {image}, watching({"(input)", "(texture)", tap}), Control())[0];
+  CHECK(result.tap_statistics.size() == 3);
   CHECK_NEAR(farthest(result.tap_statistics[0], input_statistics(image.unsqueeze(0))), 0, 1e-6);
+  CHECK_NEAR(farthest(result.tap_statistics[1], texture_statistics(image.unsqueeze(0))), 0, 1e-6);
   CHECK(
-      at::equal(result.tap_statistics[1], predict(ensemble, {image}, watching({tap}), Control())[0].tap_statistics[0]));
+      at::equal(result.tap_statistics[2], predict(ensemble, {image}, watching({tap}), Control())[0].tap_statistics[0]));
 }
 
 TEST("statistics: the kernel gives mean and standard deviation, whatever the size, order and type") {

@@ -86,7 +86,14 @@ describe("a run that knows its training images", () => {
     await using model = await loadModel(inside("run"), placement);
     await model.save(folder);
     const all = (await model.predict(inputs, { tapStatistics: true })).map(({ tapStatistics }) => tapStatistics ?? {});
-    expect(Object.keys(all[0] ?? {})).toEqual(["(stored)", "(input)", "encoder.0", "encoder.1", "decoder.1"]);
+    expect(Object.keys(all[0] ?? {})).toEqual([
+      "(stored)",
+      "(texture)",
+      "(input)",
+      "encoder.0",
+      "encoder.1",
+      "decoder.1",
+    ]);
     const fit = fitShift(all.slice(0, 80), all.slice(80));
     const run = await readRun(folder);
     const shift = await writeShift(folder, run, { fit, images: "0".repeat(64) });

@@ -20,10 +20,10 @@ describe("tapStatistics", () => {
     expect(await model.predict(image, { tapStatistics: false })).not.toHaveProperty("tapStatistics");
     const { tapStatistics = {}, heads } = await model.predict(image, { skip: 2, tapStatistics: true });
     expect(heads).toEqual(["decoder.1", "final"]);
-    // Beside them what goes in, of one channel: means over nine thresholds, and their deviations.
-    const of = ["(input)", "encoder.0", "encoder.1", "decoder.1"];
+    // Beside them what goes in, of one channel: by nine thresholds, and by four differences.
+    const of = ["(texture)", "(input)", "encoder.0", "encoder.1", "decoder.1"];
     expect(Object.keys(tapStatistics)).toEqual(of);
-    expect(Object.values(tapStatistics).map(({ length }) => length)).toEqual([18, 8, 16, 8]);
+    expect(Object.values(tapStatistics).map(({ length }) => length)).toEqual([8, 18, 8, 16, 8]);
     for (const values of Object.values(tapStatistics)) {
       expect(values).toBeInstanceOf(Float32Array);
       // Of values from 0 up, as behind a ReLU: means from 0 up, and standard deviations too.
@@ -82,6 +82,6 @@ describe("tapStatistics", () => {
     await expect(model.predict(image, { tapStatistics: [] })).rejects.toThrow(code("ERR_LE_OPTION"));
     await expect(model.predict(image, { tapStatistics: 1 as never })).rejects.toThrow(code("ERR_LE_OPTION"));
     const { tapStatistics = {} } = await model.predict(image, { tapStatistics: true });
-    expect(Object.keys(tapStatistics)).toEqual(["(input)", "encoder.0"]);
+    expect(Object.keys(tapStatistics)).toEqual(["(texture)", "(input)", "encoder.0"]);
   });
 });

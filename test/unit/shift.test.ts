@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { Random } from "../../lib/random.js";
-import { fitShift, INPUT, STORED, type TapStatistics, tapDistance } from "../../lib/shift/index.js";
+import { fitShift, INPUT, STORED, type TapStatistics, TEXTURE, tapDistance } from "../../lib/shift/index.js";
 import { symmetricEigen } from "../../lib/shift/symmetric-eigen.js";
 
 interface Case {
@@ -150,6 +150,7 @@ describe("fitShift", () => {
       all.map((one) => ({
         ...one,
         [INPUT]: Float32Array.of(random.normal() + 9, Math.exp(0.1 * random.normal())),
+        [TEXTURE]: Float32Array.of(random.normal() + 5, Math.exp(0.1 * random.normal())),
         [STORED]: Float32Array.of(gain * (80 + 8 * random.normal()), gain * 20 * Math.exp(0.1 * random.normal())),
       }));
     const [training, validation, own, brighter] = [
@@ -157,7 +158,7 @@ describe("fitShift", () => {
     ] as const;
     const fit = fitShift(training, validation);
     expect(fit.taps.map(({ tap, parts }) => [tap, ...parts.map((part) => `${part.of}:${part.channels}`)])).toEqual([
-      ["early", "(stored):1", "(input):1", "early:2"],
+      ["early", "(stored):1", "(texture):1", "(input):1", "early:2"],
       ["middle", "middle:3"],
       ["late", "late:4"],
     ]);
@@ -169,7 +170,7 @@ describe("fitShift", () => {
     const distance = (one: TapStatistics) => tapDistance(fit, one).taps.early?.distance as number;
     for (const one of brighter) expect(distance(without(one))).toBeLessThan(distance(one));
     const both = fitShift(training.map(without), validation.map(without));
-    expect(both.taps[0]?.parts.map((part) => part.of)).toEqual([INPUT, "early"]);
+    expect(both.taps[0]?.parts.map((part) => part.of)).toEqual([TEXTURE, INPUT, "early"]);
     const { [INPUT]: _, ...blind } = own[0] as Record<string, Float32Array>;
     expect(() => tapDistance(fit, blind)).toThrow(code("ERR_LE_SHAPE"));
   });

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/diff.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/var_mean.h>
@@ -53,7 +54,9 @@ at::Tensor input_by_operations(const at::Tensor& images, at::ScalarType type) {
 }
 
 // Of one channel of so many places: means to `means`, deviations to `deviations`.
-void input_of_plane(const float* x, int64_t places, float* means, float* deviations) {
+void input_of_plane(const float* x, at::IntArrayRef size, float* means, float* deviations) {
+  int64_t places = 1;
+  for (const int64_t length : size) places *= length;
   constexpr int64_t kLanes = 16, kBlock = 128;  // lanes that the compiler may put into vectors; places summed in float
   double sum = 0, squares = 0;
   for (int64_t i = 0; i < places; ++i) sum += x[i];
@@ -86,6 +89,107 @@ void input_of_plane(const float* x, int64_t places, float* means, float* deviati
     means[t] = static_cast<float>(m);
     deviations[t] = static_cast<float>(v > 0 ? std::sqrt(v) : 0);
   }
+}
+
+at::Tensor texture_by_operations(const at::Tensor& images, at::ScalarType type) {
+  const at::Tensor x = images.to(type);
+  const at::Tensor variance = std::get<0>(at::var_mean(x.flatten(2), at::IntArrayRef{2}, /*correction=*/0));
+  const at::Tensor scale = at::where(variance > 0, variance.rsqrt(), at::zeros_like(variance));
+  std::vector<at::Tensor> means, deviations;
+  for (const int64_t order : {1, 2})
+    for (int64_t axis = 2; axis < x.dim(); ++axis) {
+      if (x.size(axis) <= order) {
+        for (auto* const all : {&means, &deviations}) all->push_back(at::zeros_like(scale));
+        continue;
+      }
+      const at::Tensor steps = at::diff(x, order, axis).abs().flatten(2);
+      const auto [spread, mean] = at::var_mean(steps, at::IntArrayRef{2}, /*correction=*/0);
+      means.push_back(mean * scale);
+      deviations.push_back(spread.sqrt() * scale);
+    }
+  return at::cat({at::stack(means, 2).flatten(1), at::stack(deviations, 2).flatten(1)}, 1).to(at::kFloat);
+}
+
+// Sums of the absolute values of numbers, and of their squares.
+struct Steps {
+  double sum = 0, squares = 0;
+  int64_t count = 0;
+
+  template <typename Step>
+  void add(int64_t size, const Step& step) {
+    constexpr int64_t kLanes = 16, kBlock = 128;  // as above
+    for (int64_t from = 0; from < size; from += kLanes * kBlock) {
+      const int64_t until = std::min(size, from + kLanes * kBlock);
+      float first[kLanes] = {}, second[kLanes] = {};
+      const auto take = [&](int64_t i, int64_t lane) {
+        const float value = std::abs(step(i));
+        first[lane] += value;
+        second[lane] += value * value;
+      };
+      int64_t i = from;
+      for (; i + kLanes <= until; i += kLanes)
+        for (int64_t lane = 0; lane < kLanes; ++lane) take(i + lane, lane);
+      for (; i < until; ++i) take(i, 0);
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        sum += first[lane];
+        squares += second[lane];
+      }
+    }
+    count += size;
+  }
+};
+
+// Of one channel: means to `means`, deviations to `deviations`, of as many maps as twice its axes.
+void texture_of_plane(const float* x, at::IntArrayRef size, float* means, float* deviations) {
+  int64_t places = 1;
+  for (const int64_t length : size) places *= length;
+  double total = 0, variance = 0;
+  for (int64_t i = 0; i < places; ++i) total += x[i];
+  const double middle = total / static_cast<double>(places);
+  for (int64_t i = 0; i < places; ++i) variance += (x[i] - middle) * (x[i] - middle);
+  variance /= static_cast<double>(places);
+  // Before they are squared: large values would leave the range of float.
+  const float scale = variance > 0 ? static_cast<float>(1 / std::sqrt(variance)) : 0;
+  const auto axes = static_cast<int64_t>(size.size());
+  for (int64_t order = 1; order <= 2; ++order) {
+    int64_t after = places;  // places of an index of this axis
+    for (int64_t axis = 0; axis < axes; ++axis) {
+      const int64_t length = size[axis], block = after;
+      after /= length;
+      Steps steps;
+      for (const float* from = x; from < x + places && length > order; from += block) {
+        const float *const next = from + after, *const last = next + after;
+        if (order == 1)
+          steps.add(block - after, [&](int64_t i) { return (next[i] - from[i]) * scale; });
+        else
+          steps.add(block - 2 * after, [&](int64_t i) { return (last[i] - next[i] - (next[i] - from[i])) * scale; });
+      }
+      const double n = static_cast<double>(std::max<int64_t>(1, steps.count)), mean = steps.sum / n,
+                   spread = steps.squares / n - mean * mean;
+      const int64_t map = (order - 1) * axes + axis;
+      means[map] = static_cast<float>(mean);
+      // Not std::max, which would make 0 of NaN.
+      deviations[map] = static_cast<float>(spread < 0 ? 0 : std::sqrt(spread));
+    }
+  }
+}
+
+// Of each channel of each image on its own, on the CPU: `fill` has its values, their size, and where its means and
+// deviations of `maps` maps go.
+template <typename Fill>
+at::Tensor by_planes(const at::Tensor& images, int64_t maps, const Fill& fill) {
+  const at::Tensor x = images.to(at::kFloat).contiguous();
+  const int64_t count = x.size(0), channels = x.size(1), places = x.numel() / (count * channels);
+  at::Tensor result = at::empty({count, 2 * channels * maps}, at::kFloat);
+  auto* const out = result.mutable_data_ptr<float>();
+  const auto* const data = x.const_data_ptr<float>();
+  at::parallel_for(0, count * channels, std::max<int64_t>(1, kPiece / places), [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      float* const means = out + (2 * (plane / channels) * channels + plane % channels) * maps;
+      fill(data + plane * places, x.sizes().slice(2), means, means + channels * maps);
+    }
+  });
+  return result;
 }
 
 float first_of(const char* at, bool bfloat16) {
@@ -184,19 +288,20 @@ at::Tensor input_statistics_reference(const at::Tensor& images) { return input_b
 
 at::Tensor input_statistics(const at::Tensor& images) {
   if (!images.is_cpu()) return input_by_operations(images, at::kFloat);
-  const at::Tensor x = images.to(at::kFloat).contiguous();
-  constexpr int64_t kMaps = kThresholds.size();
-  const int64_t count = x.size(0), channels = x.size(1), places = x.numel() / (count * channels);
-  at::Tensor result = at::empty({count, 2 * channels * kMaps}, at::kFloat);
-  auto* const out = result.mutable_data_ptr<float>();
-  const auto* const data = x.const_data_ptr<float>();
-  at::parallel_for(0, count * channels, std::max<int64_t>(1, kPiece / places), [&](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane) {
-      float* const means = out + (2 * (plane / channels) * channels + plane % channels) * kMaps;
-      input_of_plane(data + plane * places, places, means, means + channels * kMaps);
-    }
-  });
-  return result;
+  return by_planes(images, kThresholds.size(), input_of_plane);
+}
+
+at::Tensor texture_statistics_reference(const at::Tensor& images) { return texture_by_operations(images, at::kDouble); }
+
+at::Tensor texture_statistics(const at::Tensor& images) {
+  if (!images.is_cpu()) return texture_by_operations(images, at::kFloat);
+  return by_planes(images, 2 * (images.dim() - 2), texture_of_plane);
+}
+
+ImageStatistics image_statistics(const std::string& name) {
+  if (name == "(input)") return input_statistics;
+  if (name == "(texture)") return texture_statistics;
+  return nullptr;
 }
 
 }  // namespace le
