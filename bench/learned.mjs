@@ -52,8 +52,17 @@ const images = Array.from({ length: batch }, (_, k) => ({
 }));
 
 const times = Object.fromEntries(Object.keys(cells).map((name) => [name, []]));
+// In another order in each round: garbage is collected every so many predictions, and would fall on the same cells.
+const shuffled = (list) => {
+  const order = [...list];
+  for (let i = order.length - 1; i > 0; i--) {
+    const j = Math.floor(Math.random() * (i + 1));
+    [order[i], order[j]] = [order[j], order[i]];
+  }
+  return order;
+};
 for (let round = -12; round < rounds; round++)
-  for (const [name, [model, options]] of Object.entries(cells)) {
+  for (const [name, [model, options]] of shuffled(Object.entries(cells))) {
     const before = process.cpuUsage();
     await model.predict(images, options);
     const { user, system } = process.cpuUsage(before);

@@ -67,6 +67,8 @@ inline void add_all(const ColumnTask& task) {
     }
 }
 
+inline V positive(V x) { return as_floats(as_ints(x) & (x > V{})); }
+
 }  // namespace
 
 void LE_NAME(channel_sums)(const ColumnTask& task) {
@@ -74,6 +76,35 @@ void LE_NAME(channel_sums)(const ColumnTask& task) {
     add_all<uint16_t>(task);
   else
     add_all<float>(task);
+}
+
+void LE_NAME(below_sums)(const BelowTask& task) {
+  constexpr int64_t kBlock = kRows * kLanes;  // stays in the first cache while threshold after threshold reads it
+  const V shift = set(task.shift), scale = set(task.scale);
+  for (int64_t from = 0; from < task.count; from += kBlock) {
+    const float* const x = task.data + from;
+    const int64_t count = task.count - from < kBlock ? task.count - from : kBlock, whole = count / kLanes * kLanes;
+    for (int64_t t = 0; t < task.thresholds_count; ++t) {
+      const V threshold = set(task.thresholds[t]);
+      V sum{}, square{};
+      const auto add = [&](V values) {
+        const V below = positive(threshold - (values - shift) * scale);
+        sum += below;
+        square += below * below;
+      };
+      for (int64_t i = 0; i < whole; i += kLanes) add(load(x + i));
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        task.sums[t] += sum[lane];
+        task.squares[t] += square[lane];
+      }
+      for (int64_t i = whole; i < count; ++i) {
+        const float below = task.thresholds[t] - (x[i] - task.shift) * task.scale;
+        if (!(below > 0)) continue;
+        task.sums[t] += below;
+        task.squares[t] += static_cast<double>(below) * below;
+      }
+    }
+  }
 }
 
 }  // namespace le::kernel

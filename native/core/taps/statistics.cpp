@@ -27,13 +27,18 @@ constexpr int64_t kPiece = int64_t{1} << 15;
 // Columns of a plane that is cut into rows.
 constexpr int64_t kWidth = 64;
 
-kernel::ChannelSums chosen_kernel() {
+struct Kernels {
+  kernel::ChannelSums channel_sums;
+  kernel::BelowSums below_sums;
+};
+
+Kernels chosen_kernels() {
   [[maybe_unused]] const std::string isa = chosen_isa();
 #if defined(__x86_64__)
-  if (isa == "avx512") return kernel::channel_sums_avx512;
-  if (isa == "avx2") return kernel::channel_sums_avx2;
+  if (isa == "avx512") return {kernel::channel_sums_avx512, kernel::below_sums_avx512};
+  if (isa == "avx2") return {kernel::channel_sums_avx2, kernel::below_sums_avx2};
 #endif
-  return kernel::channel_sums_generic;
+  return {kernel::channel_sums_generic, kernel::below_sums_generic};
 }
 
 at::Tensor by_operations(const at::Tensor& features, at::ScalarType type) {
@@ -53,39 +58,45 @@ at::Tensor input_by_operations(const at::Tensor& images, at::ScalarType type) {
   return by_operations(at::stack(maps, 2).flatten(1, 2), type);
 }
 
-// Of one channel of so many places: means to `means`, deviations to `deviations`.
+// Of one channel.
+struct Moments {
+  double mean = 0, variance = 0;
+
+  // Twice over the values, in lanes that the compiler may put into vectors: differences from another number than the
+  // mean would lose what varies where a single value is far from all others.
+  Moments(const float* x, int64_t places) {
+    const auto n = static_cast<double>(places);
+    mean = sum(places, [&](int64_t i) { return static_cast<double>(x[i]); }) / n;
+    variance = sum(places, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / n;
+  }
+
+  // Before anything is squared: large values would leave the range of float. 0 where all are one.
+  float scale() const { return variance > 0 ? static_cast<float>(1 / std::sqrt(variance)) : 0; }
+
+ private:
+  template <typename Value>
+  static double sum(int64_t count, const Value& value) {
+    constexpr int64_t kLanes = 8;
+    double lanes[kLanes] = {}, total = 0;
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += value(i + lane);
+    for (; i < count; ++i) total += value(i);
+    for (const double lane : lanes) total += lane;
+    return total;
+  }
+};
+
+// Of one channel: means to `means`, deviations to `deviations`.
 void input_of_plane(const float* x, at::IntArrayRef size, float* means, float* deviations) {
   int64_t places = 1;
   for (const int64_t length : size) places *= length;
-  constexpr int64_t kLanes = 16, kBlock = 128;  // lanes that the compiler may put into vectors; places summed in float
-  double sum = 0, squares = 0;
-  for (int64_t i = 0; i < places; ++i) sum += x[i];
-  const double mean = sum / static_cast<double>(places);
-  for (int64_t i = 0; i < places; ++i) squares += (x[i] - mean) * (x[i] - mean);
-  const double variance = squares / static_cast<double>(places);
-  const auto shift = static_cast<float>(mean), scale = variance > 0 ? static_cast<float>(1 / std::sqrt(variance)) : 0;
-  std::array<double, kThresholds.size()> of_first{}, of_second{};
-  for (int64_t from = 0; from < places; from += kLanes * kBlock) {
-    const int64_t count = std::min(places - from, kLanes * kBlock);
-    for (size_t t = 0; t < kThresholds.size(); ++t) {
-      float first[kLanes] = {}, second[kLanes] = {};
-      const auto add = [&](int64_t i, int64_t lane) {
-        const float below = std::max(0.0F, kThresholds[t] - (x[from + i] - shift) * scale);
-        first[lane] += below;
-        second[lane] += below * below;
-      };
-      int64_t i = 0;
-      for (; i + kLanes <= count; i += kLanes)
-        for (int64_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
-      for (; i < count; ++i) add(i, 0);
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        of_first[t] += first[lane];
-        of_second[t] += second[lane];
-      }
-    }
-  }
+  const Moments moments(x, places);
+  std::array<double, kThresholds.size()> sums{}, squares{};
+  chosen_kernels().below_sums({x, places, static_cast<float>(moments.mean), moments.scale(), kThresholds.data(),
+                               static_cast<int64_t>(kThresholds.size()), sums.data(), squares.data()});
   for (size_t t = 0; t < kThresholds.size(); ++t) {
-    const double m = of_first[t] / static_cast<double>(places), v = of_second[t] / static_cast<double>(places) - m * m;
+    const double m = sums[t] / static_cast<double>(places), v = squares[t] / static_cast<double>(places) - m * m;
     means[t] = static_cast<float>(m);
     deviations[t] = static_cast<float>(v > 0 ? std::sqrt(v) : 0);
   }
@@ -117,7 +128,7 @@ struct Steps {
 
   template <typename Step>
   void add(int64_t size, const Step& step) {
-    constexpr int64_t kLanes = 16, kBlock = 128;  // as above
+    constexpr int64_t kLanes = 16, kBlock = 128;  // lanes as above; places summed in float
     for (int64_t from = 0; from < size; from += kLanes * kBlock) {
       const int64_t until = std::min(size, from + kLanes * kBlock);
       float first[kLanes] = {}, second[kLanes] = {};
@@ -143,13 +154,7 @@ struct Steps {
 void texture_of_plane(const float* x, at::IntArrayRef size, float* means, float* deviations) {
   int64_t places = 1;
   for (const int64_t length : size) places *= length;
-  double total = 0, variance = 0;
-  for (int64_t i = 0; i < places; ++i) total += x[i];
-  const double middle = total / static_cast<double>(places);
-  for (int64_t i = 0; i < places; ++i) variance += (x[i] - middle) * (x[i] - middle);
-  variance /= static_cast<double>(places);
-  // Before they are squared: large values would leave the range of float.
-  const float scale = variance > 0 ? static_cast<float>(1 / std::sqrt(variance)) : 0;
+  const float scale = Moments(x, places).scale();
   const auto axes = static_cast<int64_t>(size.size());
   for (int64_t order = 1; order <= 2; ++order) {
     int64_t after = places;  // places of an index of this axis
@@ -269,7 +274,7 @@ at::Tensor tap_statistics(const at::Tensor& features) {
   if (!channels_last) x = x.contiguous();
   const int64_t images = x.size(0), channels = x.size(1), places = x.numel() / (images * channels);
   Sums all(images * channels);
-  (channels_last ? sum_channels_last : sum_planes)(x, chosen_kernel(), bfloat16, all);
+  (channels_last ? sum_channels_last : sum_planes)(x, chosen_kernels().channel_sums, bfloat16, all);
   at::Tensor result = at::empty({images, 2 * channels}, at::kFloat);
   auto* const out = result.mutable_data_ptr<float>();
   for (int64_t n = 0; n < images; ++n)
