@@ -5,6 +5,7 @@ import { LABEL_OPTIONS } from "../data/labels.js";
 import { PREDICT } from "../ensemble/model.js";
 import { placement } from "../inference/device.js";
 import { defaultsOf, option, type Values } from "../options.js";
+import { MEASURED } from "../quality/quality.js";
 import type { Comparison } from "../results/comparison.js";
 import type { ShiftOptions } from "../study/compare.js";
 import { SUMMARISE } from "../study/summary-options.js";
@@ -30,6 +31,9 @@ const OPTIONS = {
   }),
   fusion: PREDICT.fusion,
   ...SCORING,
+  lesions: option.boolean({
+    text: "also lesion by lesion, per class: what is found and false over all images, and whether the scores of a part tell",
+  }),
   ood: option.string({ text: "data folder of a shifted set, for the shift table", arg: "dir" }),
   oodSplit: option.string({ otherwise: "ood, else test, else all", text: "which of its images", arg: "name" }),
   oodWhere: option.with(CONDITIONS, {
@@ -61,7 +65,7 @@ interface Flags extends Values<typeof OPTIONS> {
   json?: boolean;
 }
 
-const { data, title, spacing, skip, fusion, allowDuplicates, threads } = OPTIONS;
+const { data, title, spacing, skip, fusion, lesions, allowDuplicates, threads } = OPTIONS;
 
 const PARSERS = { where: conditions, oodWhere: conditions, referenceWhere: conditions };
 
@@ -92,7 +96,18 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
   try {
     comparison = await compareRuns({
       runs,
-      ...givenOf(flags, { data, title, spacing, skip, fusion, allowDuplicates, threads, ...SUMMARISE }),
+      ...givenOf(flags, {
+        data,
+        title,
+        spacing,
+        skip,
+        fusion,
+        lesions,
+        allowDuplicates,
+        threads,
+        ...MEASURED,
+        ...SUMMARISE,
+      }),
       ...{ out, split, summary },
       selection: { where: flags.where ?? [], ...(flags.group !== undefined && { group: flags.group }) },
       signal: session.signal,

@@ -22,7 +22,6 @@ import { atOwnSize, noteTiles, TILE_PARSERS, TILING, tilesOf } from "./tile-opti
 
 const { skip, fusion } = PREDICT;
 const { spacing } = SCORING;
-const { tolerance, lesionOverlap } = MEASURED;
 
 const OPTIONS = {
   run: RUN,
@@ -36,7 +35,6 @@ const OPTIONS = {
   fusion,
   ...TILING,
   ...SCORING,
-  ...MEASURED,
   lesions: option.boolean({
     text: "also lesion by lesion: lesions.csv, with the scores of each predicted one, and what is found and false per class",
   }),
@@ -66,9 +64,9 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
   const { checkOutput, writeTogether } = await import("./output.js");
   const { folderItems, notesAtOwnSize, openRun } = await import("../inference/inference.js");
   const { summarise } = await import("../study/summary.js");
-  const { describeImages, describeSummary, evaluationTables } = await import("../study/tables.js");
+  const { describeImages, describeLesions, describeSummary, evaluationTables } = await import("../study/tables.js");
   const { coverageOf, describeCoverage } = await import("../study/predicted-dice.js");
-  const { describeLesions, imageLesions, lesionsCsv, summariseLesions } = await import("../study/lesions.js");
+  const { imageLesions, lesionsCsv, summariseLesions } = await import("../study/lesions.js");
   const { scoredClasses } = await import("../study/records.js");
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");
@@ -100,7 +98,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     const tell = counter(line, "evaluating", items.length);
     const scoring = {
       ...{ classes: model.classes, scored, ignoreIndex },
-      ...givenOf(flags, { spacing, tolerance, lesionOverlap }),
+      ...givenOf(flags, { spacing, ...MEASURED }),
     };
     const parts: ImageLesions[] = [];
     const { scores, heads, units } = await evaluateItems(model, items, {
@@ -141,6 +139,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       scored,
       spacing: flags.spacing ?? null,
       lesionOverlap: flags.lesionOverlap,
+      neighbours: flags.neighbours,
       measuredAt: "stored size",
       ...(Object.keys(tiles).length > 0 && { tiles }),
       ...(seen.size > 0 && { seen: seen.size }),
@@ -166,7 +165,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     await session.print(
       session.json
         ? toJson({ ...summed, scores }, 2)
-        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${lesions ? `${describeLesions(lesions, flags.lesionOverlap)}\n` : ""}${coverage ? `${describeCoverage(coverage)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
+        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${lesions ? `${describeLesions(lesions, flags)}\n` : ""}${coverage ? `${describeCoverage(coverage)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
     );
   } finally {
     line.clear();

@@ -19,23 +19,33 @@ import { LayerEnsemblesError } from "../errors.js";
 import { type Units, unitsOf } from "../grid/index.js";
 import { type HeadsScore, QUALITY_NAMES, scoreHeads } from "../metrics/index.js";
 import { option, type Values } from "../options.js";
+import { MEASURED } from "../quality/quality.js";
 import { SCORE } from "../quality/score.js";
+import type { LesionSummary } from "../results/comparison.js";
 import { lookOf } from "../results/measures.js";
 import { type Table, toCsv, toText } from "../results/table.js";
 import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, recordScores, type ScoreRecord } from "../scores/scores.js";
 import { type Spread, spread } from "../statistics/spread.js";
+import { type ImageLesions, type LesionRecord, lesionsOf, summariseLesions } from "../study/lesions.js";
+import { commonUnits, foreground, ruleOf } from "../study/records.js";
 import { type Correlation, correlate } from "../study/summary.js";
-import { imageColumn, meansTable, ranksTable, TOLD } from "../study/tables.js";
+import { describeLesions, imageColumn, meansTable, ranksTable, TOLD } from "../study/tables.js";
 import { givenOf, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { ignoredLabelOf, labelSpecs, labelsOf, noteIgnored, noteUnclear } from "./label-options.js";
 import { counter, StatusLine } from "./progress.js";
+import { PLACE_ARRAYS, spacingInFile } from "./score-place.js";
 
-const { trust, skip, fusion, spacing, tolerance, lesionOverlap } = SCORE;
+const { trust, skip, fusion, spacing } = SCORE;
 
 const OPTIONS = {
   probabilities: option.boolean({ text: "the heads are probabilities, not logits" }),
-  ...{ trust, skip, fusion, spacing, tolerance, lesionOverlap },
+  ...{ trust, skip, fusion },
+  spacing: option.with(spacing, { text: spacing.text, otherwise: "as the files say; in pixels where they do not" }),
+  ...MEASURED,
+  lesions: option.boolean({
+    text: "also lesion by lesion: each part with its scores (in JSON), and what is found and false per class",
+  }),
   csv: option.string({ text: "write the scores as a table to this file", arg: "file" }),
   ...labelSpecs({ labels: "auto", ignore: "255, where it is no class" }),
 };
@@ -54,7 +64,12 @@ interface FileScore extends ScoreRecord {
   /** Pixels of the truth that do not count; null without one. */
   ignored: number | null;
   staple: Omit<HeadsScore["staple"], "probabilities">;
+  /** Of neighbouring pixels along each axis, in mm; null where nobody says. */
+  spacing: readonly number[] | null;
+  units: Units;
   quality?: HeadsScore["quality"];
+  /** Predicted parts and those that were missed, where they were asked for. */
+  lesions?: LesionRecord[];
   calibration?: HeadsScore["calibration"];
 }
 
@@ -65,7 +80,8 @@ export function scoreCommand(): Command {
     "measure agreement, uncertainty and, with a truth, quality and calibration of heads in .npz files",
     "layer-ensembles score case1.npz case2.npz --skip 3 --spacing 0.8,0.8 --csv scores.csv",
     "A file has the array heads (K×C×H×W or K×C×D×H×W: logits of K heads in depth order, C classes) and may have the array " +
-      "truth (H×W or D×H×W: whole numbers of any type). Needs no libtorch.",
+      "truth (H×W or D×H×W: whole numbers of any type), and spacing (mm between neighbours along each axis of it) or, of volumes, " +
+      "affine and truth_affine (4×4, from voxels x, y, z to mm; x is along the last axis). Needs no libtorch.",
   )
     .argument("<files...>", ".npz files, or .npy files with the heads alone")
     .addOption(new Option("--ignore-index <label>", "the same as --ignore").argParser(ignoredLabelOf).hideHelp());
@@ -77,6 +93,7 @@ export function scoreCommand(): Command {
 async function score(files: readonly string[], flags: Flags, session: Session): Promise<void> {
   const line = new StatusLine(process.stderr);
   const scores: FileScore[] = [];
+  const parts: ImageLesions[] = [];
   const ignored: Ignored = { pixels: 0, images: 0, unlabelled: 0 };
   const truths: LabelCounts[] = [];
   let rule: LabelRule;
@@ -86,7 +103,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
     const tell = counter(line, "scoring", files.length);
     for (const file of files) {
       session.signal.throwIfAborted();
-      const of = await scoreFile(file, flags, rule, truths, session);
+      const of = await scoreFile(file, { flags, rule, truths, parts }, session);
       if (of.ignored !== null) addIgnored(ignored, of.ignored, of.calibration?.n !== 0);
       scores.push(of);
       tell(scores.length);
@@ -95,7 +112,7 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
     line.clear();
   }
   const summary = summarise(scores);
-  const units = unitsIn(flags);
+  const units = commonUnits(scores.map(({ file, units: own }) => ({ id: file, units: own })));
   const table = filesTable(scores, units);
   if (flags.csv !== undefined)
     await writeAtomic(flags.csv, toCsv(table, { file: ({ file }) => file, lengths: () => units.length }));
@@ -109,17 +126,22 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
     ignoreIndex: rule.ignore,
     spacing,
     units,
-    lesionOverlap: flags.lesionOverlap ?? lesionOverlap.default,
+    lesionOverlap: ruleOf(flags).lesionOverlap,
+    neighbours: ruleOf(flags).neighbours,
   };
+  const detected = flags.lesions ? summariseParts(parts) : undefined;
   await session.print(
     session.json
-      ? toJson({ ...settings, ignored, files: scores, summary }, 2)
-      : `${toText(table)}\n${describeSummary(summary, units)}${flags.csv === undefined ? "" : `\nWritten to ${flags.csv}\n`}`,
+      ? toJson({ ...settings, ignored, files: scores, summary, ...(detected && { lesions: detected }) }, 2)
+      : `${toText(table)}\n${describeSummary(summary, units)}${detected ? `\n${describeLesions(detected, settings)}` : ""}${flags.csv === undefined ? "" : `\nWritten to ${flags.csv}\n`}`,
   );
 }
 
-function unitsIn(flags: Flags): Units {
-  return { ...unitsOf(flags.spacing, flags.spacing?.length ?? 0), tolerance: flags.tolerance ?? tolerance.default };
+/** Classes have no names here. */
+function summariseParts(parts: readonly ImageLesions[]): Record<string, LesionSummary> {
+  const scored = [...new Set(parts.flatMap(({ truth }) => [...truth.keys()]))].sort((a, b) => a - b);
+  const classNames = Array.from({ length: (scored.at(-1) ?? 0) + 1 }, (_, c) => `class ${c}`);
+  return summariseLesions(parts, { classNames, scored });
 }
 
 /** What the truths of all files mean. */
@@ -170,13 +192,15 @@ function classIndices(
   return { data: applyLabels(data, rule), shape };
 }
 
-async function scoreFile(
-  file: string,
-  flags: Flags,
-  rule: LabelRule,
-  truths: LabelCounts[],
-  session: Session,
-): Promise<FileScore> {
+/** What files are scored by, and what is gathered of them. */
+interface Scoring {
+  flags: Flags;
+  rule: LabelRule;
+  truths: LabelCounts[];
+  parts: ImageLesions[];
+}
+
+async function scoreFile(file: string, { flags, rule, truths, parts }: Scoring, session: Session): Promise<FileScore> {
   const arrays = await readArrays(file);
   const { heads } = arrays;
   if (!heads) throw refusal(file, 'an array "heads"', "none");
@@ -187,13 +211,17 @@ async function scoreFile(
   const decided = flags.labels === "0/255";
   const ignoreSaid = (flags.ignore ?? flags.ignoreIndex) !== undefined;
   const truth = arrays.truth && classIndices(arrays.truth, file, { rule, classes, decided, ignoreSaid, truths });
+  const shape = heads.shape.slice(2);
+  const spacing = flags.spacing ?? spacingInFile(file, arrays, shape);
+  // Of 256 classes each is one, and what is left out has no label that is free.
+  const ignoreIndex = rule.scale === "index" && rule.ignore === null ? null : ignoredLabel(rule);
   let of: HeadsScore;
   try {
     of = scoreHeads(heads as NdArray, {
       values: flags.probabilities ? "probabilities" : "logits",
-      ...givenOf(flags, { trust, skip, fusion, spacing, tolerance, lesionOverlap }),
-      // Of 256 classes each is one, and what is left out has no label that is free.
-      ignoreIndex: rule.scale === "index" && rule.ignore === null ? null : ignoredLabel(rule),
+      ...givenOf(flags, { trust, skip, fusion, ...MEASURED }),
+      ...(spacing && { spacing: [...spacing] }),
+      ignoreIndex,
       ...(truth && { truth }),
     });
   } catch (error) {
@@ -203,6 +231,8 @@ async function scoreFile(
   for (const warning of flags.trust ? [] : suspicions(heads, flags.probabilities ?? false))
     session.note(`warning: ${file}: ${warning} (--trust says that this is right)`);
   const { probabilities: _, ...staple } = of.staple;
+  const lesions = flags.lesions && truth ? lesionsIn(file, of, truth, { flags, ignoreIndex, spacing }) : undefined;
+  if (lesions) parts.push(lesions);
   return {
     file,
     heads: of.labels.shape[0] as number,
@@ -211,9 +241,26 @@ async function scoreFile(
     ignored: truth && of.calibration ? truth.data.length - of.calibration.n : null,
     ...recordScores(of),
     staple,
+    spacing: spacing ?? null,
+    units: { ...unitsOf(spacing, shape.length), tolerance: ruleOf(flags).tolerance },
+    ...(lesions && { lesions: lesions.records }),
     ...(of.quality && { quality: of.quality }),
     ...(of.calibration && { calibration: of.calibration }),
   };
+}
+
+function lesionsIn(
+  file: string,
+  { mask, labels, probabilities }: HeadsScore,
+  truth: NdArray<Uint8Array>,
+  { flags, ignoreIndex, spacing }: { flags: Flags; ignoreIndex: number | null; spacing: readonly number[] | undefined },
+): ImageLesions {
+  const classes = probabilities.shape[0] as number;
+  const scoring = {
+    ...{ classes, scored: foreground(classes), ignoreIndex },
+    ...{ ...ruleOf(flags), ...(spacing && { spacing }) },
+  };
+  return lesionsOf({ id: file, mask, labels, probabilities, truth }, scoring, true);
 }
 
 /** What may be meant otherwise. Where values sum to 1 as well, {@link scoreHeads} refuses them. */
@@ -229,7 +276,7 @@ function suspicions({ data, shape }: NdArray<NumericArray>, probabilities: boole
 
 async function readArrays(
   file: string,
-  names: readonly string[] = ["heads", "truth"],
+  names: readonly string[] = ["heads", "truth", ...PLACE_ARRAYS],
 ): Promise<Partial<Record<string, NdArray<NumericArray>>>> {
   if (path.extname(file).toLowerCase() !== ".npy") {
     const { readNpz } = await import("../data/npz.js");

@@ -1,5 +1,6 @@
 import { InvalidArgumentError } from "commander";
 import { option } from "../options.js";
+import { MEASURED } from "../quality/quality.js";
 import { SURFACE_OPTIONS } from "../quality/regions.js";
 import type { Condition } from "../study/selection.js";
 import { SUMMARISE } from "../study/summary-options.js";
@@ -29,6 +30,7 @@ export const SCORING = {
     otherwise: "each volume’s own; in pixels where it has none",
     text: SURFACE_OPTIONS.spacing.text,
   }),
+  ...MEASURED,
   allowDuplicates: option.boolean({
     text: "score also images that a run was trained on or chosen by under other names",
   }),

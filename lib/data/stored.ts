@@ -1,7 +1,7 @@
 // The images and masks of a data folder, whatever their format: pictures, volumes of the register, and arrays of NumPy.
 import { stat } from "node:fs/promises";
 import type { NdArray, NumericArray } from "../arrays.js";
-import { type Grid, orientationOf, reorient } from "../grid/index.js";
+import { farthest, type Grid, orientationOf, reorient, SAME_PLACE } from "../grid/index.js";
 import type { SeriesOptions } from "../volumes/dicom/index.js";
 import { formatByName, readVolume, readVolumeHead } from "../volumes/read.js";
 import type { Volume } from "../volumes/volume.js";
@@ -169,9 +169,6 @@ async function headOf(path: string, wanted: Wanted, options: StoredOptions): Pro
   return { size: shape.slice(1), ...(shape.length === 4 && { grid: null }), warnings: [] };
 }
 
-/** How far a voxel of one and the same grid may lie from its place in another file, in voxels. */
-const SAME_PLACE = 0.1;
-
 /** @throws ERR_LE_DATA where two files of one case do not lie voxel on voxel */
 function checkSameGrid(
   file: string,
@@ -200,25 +197,6 @@ function checkSameGrid(
       `the grid of ${other}`,
       `one that lies up to ${distance.toPrecision(3)} voxels away`,
     );
-}
-
-/** How far the corners of a grid lie from those of another of the same shape, in voxels of it. */
-function farthest(grid: Grid, of: Grid): number {
-  const norms = [0, 1, 2].map((column) => Math.hypot(...[0, 1, 2].map((row) => of.affine[row as 0][column as 0])));
-  const least = Math.min(...norms);
-  const last = [...grid.shape].reverse().map((side) => side - 1);
-  let most = 0;
-  for (let corner = 0; corner < 8; corner++) {
-    const at = [...last.map((end, axis) => ((corner >> axis) & 1) * end), 1];
-    const apart = [0, 1, 2].map((row) =>
-      at.reduce(
-        (sum, x, column) => sum + x * (grid.affine[row as 0][column as 0] - of.affine[row as 0][column as 0]),
-        0,
-      ),
-    );
-    most = Math.max(most, Math.hypot(...apart) / least);
-  }
-  return most;
 }
 
 /** The numbers of a mask, voxel on voxel as its image is stored. */

@@ -7,5 +7,5 @@ export { ordersOf, type ResampleOptions, resample, resampleLabels, resampling } 
 export { following, followLabels, type RestoreOptions, restore, restoring } from "./restore.js";
 export { aside, byDefinition, isNative, type Moving, type Stretching, useStretchKernel } from "./stretching.js";
 export { pixelSize, type Units, unitsOf } from "./units.js";
-export { shearOf, voxelVolumeOf } from "./voxel.js";
+export { farthest, SAME_PLACE, shearOf, voxelVolumeOf } from "./voxel.js";
 export { type Box, centre, crop, type Fill, nonZeroBox, pad } from "./window.js";

@@ -16,7 +16,10 @@ export const LESION_RULE = {
     text: "lesions: share of a part that the other mask must cover, and one pixel at least, for it to be found",
   }),
   /** Which pixels are of one part: those that touch over a face alone (4 in 2D, 6 in 3D), or at corners too (8, 26). @default "face" */
-  neighbours: option.oneOf(NEIGHBOURS, { default: "face" }),
+  neighbours: option.oneOf(NEIGHBOURS, {
+    default: "face",
+    text: "lesions: pixels that touch over a face are of one part (4 neighbours; 6 in volumes), or all, at corners too (8; 26)",
+  }),
 };
 
 /** How parts are told apart, and when one is found. */

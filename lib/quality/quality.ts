@@ -22,11 +22,11 @@ export const MEASURED = {
     ...{ min: 0, default: 1, arg: "length" },
     text: "surface Dice: how far a boundary may lie from the other one, in mm, or in pixels where no spacing is known",
   }),
-  lesionOverlap: LESION_RULE.lesionOverlap,
+  ...LESION_RULE,
 };
 
 const QUALITY_OPTIONS = {
-  ...{ ...SURFACE_OPTIONS, ...MEASURED, ...LESION_RULE },
+  ...{ ...SURFACE_OPTIONS, ...MEASURED },
   /**
    * Of `modifiedHausdorff` and `modifiedHausdorffBoundary`: what a class that one of the two masks alone has counts, NaN or
    * H·spacing/2 with H the length of the last axis but one, as published. @default "nan"

@@ -47,7 +47,7 @@ export interface QualityMeasure {
   readonly unit: "none" | "count" | "length" | "size" | "tolerance";
   /** As documented. */
   readonly range: string;
-  /** Absent where it is no matter of better or worse. */
+  /** Absent where it is no matter of better or worse, or the best is in the middle. */
   readonly better?: "high" | "low";
   /** How many are shown. @default 3 */
   readonly decimals?: number;
@@ -161,7 +161,7 @@ export const QUALITY = {
     of: ({ region: { pixels, predicted, real, both } }) => (pixels - predicted - real + both) / (pixels - real),
   },
   volumeError: {
-    ...{ unit: "none", range: "≥ -1", better: "low", title: "volume error, relative" },
+    ...{ unit: "none", range: "≥ -1", title: "volume error, relative" },
     text: "volume of the prediction beyond that of the truth, as a share of the truth’s",
     of: ({ region: { predicted, real } }) => (real === 0 ? Number.NaN : (predicted - real) / real),
   },

@@ -62,6 +62,8 @@ export const SCORE = {
   tolerance: MEASURED.tolerance,
   /** Share of a lesion that has to be covered for it to be found. @default 0.1 */
   lesionOverlap: MEASURED.lesionOverlap,
+  /** Which pixels are of one lesion: those that touch over a face alone, or at corners too. @default "face" */
+  neighbours: MEASURED.neighbours,
 };
 
 /** Options of {@link scoreHeads}. */
@@ -97,7 +99,7 @@ export interface HeadsScore extends Scored {
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION
  */
 export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore {
-  const { skip, values, fusion, weights, theta, spacing, tolerance, lesionOverlap, ...more } = {
+  const { skip, values, fusion, weights, theta, spacing, tolerance, lesionOverlap, neighbours, ...more } = {
     ...defaultsOf(SCORE),
     ...checkOptions("scoreHeads", options, SCORE),
   };
@@ -169,7 +171,7 @@ export function scoreHeads(heads: Heads, options: ScoreOptions = {}): HeadsScore
     staple,
     ...(truth && {
       quality: quality(spatialMask, truth, {
-        ...{ classes, tolerance, lesionOverlap },
+        ...{ classes, tolerance, lesionOverlap, neighbours },
         ignoreIndex: ignoreIndex === NOTHING ? null : ignoreIndex,
         ...(spacing && { spacing }),
       }),

@@ -3,16 +3,18 @@ import type { RuleName } from "../certificate/index.js";
 import type { Cropped } from "../data/cropped.js";
 import type { Ignored } from "../data/labels.js";
 import type { Units } from "../grid/index.js";
+import type { LesionRule } from "../quality/lesions.js";
 import type { MethodName } from "../runs/methods.js";
 import type { ConfidenceName, ScoreName, ScoreRecord } from "../scores/scores.js";
 import type { MapSummary } from "../uncertainty/index.js";
-import type { ComparedMeasure, RankingName } from "./measures.js";
+import type { OfMeasures, RankingName } from "./measures.js";
 
 /**
  * Quality, uncertainty and agreement of one image under one run. What is not defined is null. Quality is the mean over the
  * foreground classes; of distances, over those that are defined, in the unit of `units`.
  */
-export interface ImageRecord extends ScoreRecord, Record<ComparedMeasure | "ece", number | null> {
+export interface ImageRecord extends ScoreRecord, OfMeasures<number | null> {
+  ece: number | null;
   id: string;
   /** The patient, say. */
   group: string | null;
@@ -60,6 +62,26 @@ export interface PredictedDiceCoverage {
   of: Record<string, Coverage>;
 }
 
+/** What tells a predicted lesion that the truth has from one that it has not. */
+export const LESION_SCORES = ["aulaNormalised", "pairwiseAgreement", "softDiceConfidence"] as const;
+
+/** Detection of the lesions (connected parts) of one class over all images. */
+export interface LesionSummary {
+  /** Images with a pixel that counts. */
+  cases: number;
+  /** Of the truth. */
+  lesions: number;
+  /** How many of them are found. */
+  found: number;
+  /** `found` of `lesions`; null where there are none. */
+  sensitivity: number | null;
+  /** Predicted parts that the truth has not. */
+  falsePositives: number;
+  falsePositivesPerCase: number | null;
+  /** Chance that a true part has the higher score than a false one; null without both. */
+  auroc: Record<(typeof LESION_SCORES)[number], number | null>;
+}
+
 /** One run on one set of images. */
 export interface RunRecord {
   /** Folder of the run, relative to the output folder. */
@@ -80,6 +102,8 @@ export interface RunRecord {
   images: ImageRecord[];
   /** How the predicted Dice fared, where the run has a fit of it. */
   predictedDice?: PredictedDiceCoverage;
+  /** By name of the scored class, where lesions were asked for. */
+  lesions?: Record<string, LesionSummary>;
   /** nll and Dice on validation by number of skipped heads, where `tune` measured them. */
   skipCurve?: SkipCurvePoint[];
 }
@@ -184,7 +208,7 @@ export interface MethodResult {
   method: MethodName;
   /** Indices into {@link Comparison.runs}. */
   runs: number[];
-  quality: Record<ComparedMeasure, MeanEstimate>;
+  quality: OfMeasures<MeanEstimate>;
   /** By name of the scored class. */
   classDice: Record<string, MeanEstimate>;
   classMhd: Record<string, MeanEstimate>;
@@ -294,6 +318,8 @@ export interface Comparison {
   spacing: number[] | null;
   /** Of lengths and sizes; earlier versions do not say: pixels where the spacing is 1. */
   units?: Units;
+  /** When a lesion is found, and which pixels are of one; earlier versions do not say. */
+  lesionRule?: LesionRule;
   /** An image has failed where its Dice is below this. */
   tau: number;
   /** Which summary of a map is its confidence. */

@@ -20,8 +20,10 @@ import {
   qualityTable,
   type Ranked,
   runCoverageTable,
+  runLesionsTable,
   scoresTable,
   shiftTable,
+  sizesTable,
   testsTable,
   unitsIn,
 } from "./tables.js";
@@ -45,6 +47,8 @@ export function describeComparison(comparison: Comparison): string {
     `Brackets: 95 % intervals, ${bootstrap.resamples} resamples of ${bootstrap.unit}s. Means of images, then of seeds.`,
     "",
     ...told(qualityTable(comparison)),
+    ...told(sizesTable(comparison)),
+    ...told(runLesionsTable(comparison)),
     ...told(testsTable(comparison)),
     ...told(correlationTable(comparison)),
     ...told(failureTable(comparison), ` (${failed.join(", ")} of ${data.images - (data.ignored?.unlabelled ?? 0)})`),
@@ -129,6 +133,14 @@ export function csvTables(comparison: Comparison): Record<string, string> {
         class: ({ name }) => name,
         images: ({ images }) => images,
         level: ({ level }) => level,
+      }),
+    }),
+    ...(runs.some(({ lesions }) => lesions) && {
+      "lesions.csv": toCsv(runLesionsTable(comparison), {
+        method: ({ run }) => run?.method,
+        seed: ({ run }) => run?.seed,
+        class: ({ name }) => name,
+        cases: ({ cases }) => cases,
       }),
     }),
     "calibration.csv": csvOf(

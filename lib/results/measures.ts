@@ -71,7 +71,10 @@ export function lookOf(name: string, units?: Units): Look {
 }
 
 function unitNamed(kind: NonNullable<Measure["unit"]>, { length, size, tolerance }: Units): string | undefined {
-  if (kind === "tolerance") return tolerance === undefined ? undefined : `${tolerance} ${length}`;
+  if (kind === "tolerance")
+    return tolerance === undefined
+      ? undefined
+      : `${tolerance} ${tolerance === 1 && length === "voxels" ? "voxel" : length}`;
   return kind === "length" ? length : kind === "size" ? size : undefined;
 }
 
@@ -86,12 +89,34 @@ export const COMPARED_MEASURES = {
   hausdorff: "hausdorff",
   hd95: "hd95",
   assd: "assd",
+  surfaceDice: "surfaceDice",
+  volumeError: "volumeError",
+  volume: "volume",
+  trueVolume: "trueVolume",
+  lesionSensitivity: "lesionSensitivity",
+  falsePositives: "falsePositives",
   nll: "nll",
   brier: "brier",
 } as const satisfies Record<string, keyof typeof MEASURES>;
 
+/** Of surfaces, sizes and lesions, in a table of their own. */
+export const SIZE_MEASURES = [
+  "surfaceDice",
+  "volume",
+  "trueVolume",
+  "volumeError",
+  "lesionSensitivity",
+  "falsePositives",
+] as const satisfies readonly (keyof typeof COMPARED_MEASURES)[];
+
 /** One of {@link COMPARED_MEASURES}. */
 export type ComparedMeasure = keyof typeof COMPARED_MEASURES;
+
+/** Those that results.json of every version has. */
+export type FirstMeasure = "dice" | "iou" | "mhd" | "hausdorff" | "hd95" | "assd" | "nll" | "brier";
+
+/** A value of each measure; of those that earlier versions do not know, perhaps. */
+export type OfMeasures<T> = Record<FirstMeasure, T> & Partial<Record<ComparedMeasure, T>>;
 
 /** How well a confidence ranks images by quality and finds failures (docs/metrics.md, §6), in the order of files. */
 export const RANKINGS = {

@@ -1,5 +1,7 @@
 // The tables of a comparison, each declared once for the terminal, for files and for the page.
 import { type Units, unitsOf } from "../grid/index.js";
+import { defaultsOf } from "../options.js";
+import { LESION_RULE, type LesionRule } from "../quality/lesions.js";
 import { METHOD_TITLES, type MethodName } from "../runs/methods.js";
 import { CONFIDENCES, type ConfidenceName, confidenceTitle, SCORES, snake } from "../scores/scores.js";
 import { meanOfKnown } from "../statistics/spread.js";
@@ -10,6 +12,8 @@ import type {
   Comparison,
   ConfidenceResult,
   Coverage,
+  LESION_SCORES,
+  LesionSummary,
   MethodResult,
   PairedTest,
   RunRecord,
@@ -26,6 +30,7 @@ import {
   POOLED,
   RANKINGS,
   type RankingName,
+  SIZE_MEASURES,
 } from "./measures.js";
 import type { Column, Table } from "./table.js";
 
@@ -52,10 +57,10 @@ export function qualityTable(comparison: Comparison): Table<MethodResult> {
   const { methods } = comparison;
   const told = unitsIn(comparison);
   const column = (name: ComparedMeasure, head?: string): Column<MethodResult> => {
-    const measure = MEASURES[COMPARED_MEASURES[name]];
+    const measure: { title: string; better?: "high" | "low"; decimals?: number } = MEASURES[COMPARED_MEASURES[name]];
     const { title } = lookOf(COMPARED_MEASURES[name], told);
     const { better } = measure;
-    return { head: head ?? title, better, format: decimals(measure), of: ({ quality }) => quality[name] };
+    return { head: head ?? title, better, format: decimals(measure), of: ({ quality }) => quality[name] ?? null };
   };
   const classes = [...new Set(methods.flatMap(({ classDice }) => Object.keys(classDice)))];
   return {
@@ -76,6 +81,79 @@ export function qualityTable(comparison: Comparison): Table<MethodResult> {
     ],
     rows: methods,
   };
+}
+
+/** What was measured of sizes and lesions: nothing in results of earlier versions. */
+export function sizesTable(comparison: Comparison): Table<MethodResult> {
+  const told = unitsIn(comparison);
+  const known = SIZE_MEASURES.filter((name) => comparison.methods.some(({ quality }) => quality[name]));
+  return {
+    caption: `Surfaces, sizes and lesions of each image, mean over its classes: mean ± standard deviation over images [interval]`,
+    name: METHOD,
+    columns: known.map((name) => {
+      const measure: { better?: "high" | "low"; decimals?: number; title: string } = MEASURES[name];
+      return {
+        head: lookOf(name, told).title,
+        better: measure.better,
+        format: decimals(measure),
+        of: ({ quality }: MethodResult) => quality[name] ?? null,
+      };
+    }),
+    rows: known.length > 0 ? comparison.methods : [],
+  };
+}
+
+/** Detection of the lesions of a class, by a run where several are compared. */
+export interface DetectedLesions extends LesionSummary {
+  /** Of the class. */
+  name: string;
+  run?: RunRecord;
+}
+
+/** Lesion by lesion: what is found, what is false, and whether the scores of a predicted one tell. */
+export function lesionsTable(rows: readonly DetectedLesions[], rule: LesionRule): Table<DetectedLesions> {
+  const column = (
+    head: string,
+    name: string,
+    of: (row: DetectedLesions) => number | null,
+    places = 3,
+  ): Column<DetectedLesions> => ({ ...{ head, of, csv: snake(name) }, format: (value) => fixed(value, places) });
+  const auroc = (head: string, name: (typeof LESION_SCORES)[number]) =>
+    column(head, `auroc.${name}`, ({ auroc: of }) => of[name]);
+  return {
+    caption: `Lesions. ${describeLesionRule(rule)}`,
+    ...(rows.some(({ run }) => run) && {
+      group: {
+        head: "run",
+        of: ({ run }: DetectedLesions) => (run ? `${METHOD_TITLES[run.method].short}, seed ${run.seed}` : ""),
+      },
+    }),
+    name: { head: "lesions of", of: ({ name }) => name },
+    columns: [
+      column("true", "lesions", ({ lesions }) => lesions, 0),
+      column("found", "found", ({ found }) => found, 0),
+      column("sensitivity", "sensitivity", ({ sensitivity }) => sensitivity),
+      column("false", "falsePositives", ({ falsePositives }) => falsePositives, 0),
+      column("per case", "falsePositivesPerCase", ({ falsePositivesPerCase }) => falsePositivesPerCase, 2),
+      auroc("AUROC of AULA", "aulaNormalised"),
+      auroc("of agreement", "pairwiseAgreement"),
+      auroc("of soft Dice", "softDiceConfidence"),
+    ],
+    rows,
+  };
+}
+
+/** {@link lesionsTable} of each run that was asked for them. */
+export function runLesionsTable({ runs, lesionRule = {} }: Comparison): Table<DetectedLesions> {
+  const rows = runs.flatMap((run) => Object.entries(run.lesions ?? {}).map(([name, of]) => ({ name, run, ...of })));
+  return lesionsTable(rows, lesionRule);
+}
+
+/** When a lesion is found, for people. */
+export function describeLesionRule(rule: LesionRule): string {
+  const { lesionOverlap, neighbours } = { ...defaultsOf(LESION_RULE), ...rule };
+  const touch = neighbours === "all" ? "at a face, edge or corner" : "at a face";
+  return `A part is found, or no false one, where the other mask covers ${fixed(lesionOverlap, 2)} of it, and one pixel; parts are of pixels that touch ${touch}. AUROC: true parts against false ones.`;
 }
 
 /** LE against each other method. */

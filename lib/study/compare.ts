@@ -10,8 +10,9 @@ import type { DeviceFlags } from "../inference/device.js";
 import { folderItems, type Item, infer, type OpenRun, type Result } from "../inference/inference.js";
 import type { Calibration } from "../metrics/index.js";
 import { loadedAddon } from "../native/load.js";
-import { defaultsOf } from "../options.js";
+import { defaultsOf, type Values } from "../options.js";
 import { PACKAGE_VERSION } from "../package.js";
+import type { MEASURED } from "../quality/quality.js";
 import type { Comparison, RunRecord, ShownImage } from "../results/comparison.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
 import { datasetOptions, seenBy } from "../runs/notes.js";
@@ -19,8 +20,9 @@ import { mean } from "../statistics/spread.js";
 import { aggregate, type MeasuredRun, unitOf } from "./aggregate.js";
 import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
+import { type ImageLesions, imageLesions, summariseLesions } from "./lesions.js";
 import { coverageOf } from "./predicted-dice.js";
-import { commonUnits, croppedIn, ignoredIn, recordOf, type Scoring, scoredClasses } from "./records.js";
+import { commonUnits, croppedIn, ignoredIn, recordOf, ruleOf, type Scoring, scoredClasses } from "./records.js";
 import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
@@ -29,7 +31,7 @@ import { alarmStreams } from "./stream.js";
 import { SUMMARISE, type SummaryOptions } from "./summary-options.js";
 
 /** What is compared, and how. */
-export interface CompareOptions extends DeviceFlags, SummaryOptions {
+export interface CompareOptions extends DeviceFlags, SummaryOptions, Values<typeof MEASURED> {
   /** Run folders, at least one. */
   runs: readonly string[];
   /** @default the folder that the first run was trained on */
@@ -41,6 +43,8 @@ export interface CompareOptions extends DeviceFlags, SummaryOptions {
   summary: Comparison["summary"];
   /** In mm. @default each volume's own; in pixels where it has none */
   spacing?: readonly number[];
+  /** Whether lesions are counted one by one, over all images. @default false */
+  lesions?: boolean;
   /** First heads to leave out, of Layer Ensembles. @default each run's own */
   skip?: number;
   /** @default as each run was tuned, else "mean" */
@@ -143,6 +147,7 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
     ...settings,
     spacing: options.spacing ? [...options.spacing] : units.length === "mm" ? null : shown.axes,
     units,
+    lesionRule: { lesionOverlap: ruleOf(options).lesionOverlap, neighbours: ruleOf(options).neighbours },
     ...aggregate(measured, settings),
     runs: records,
     shown: shown.images,
@@ -282,16 +287,22 @@ async function measureRun(
 ): Promise<Measured> {
   const { method, seed, skipCurve } = run;
   const { fusion, spacing, signal, onProgress } = options;
+  const lesions: ImageLesions[] | undefined = options.lesions ? [] : undefined;
   const skip = skipOf(method, options);
   const scoring: Scoring = {
     classes: model.classes,
     scored,
     ignoreIndex: notes.ignoreIndex,
     ...(spacing && { spacing }),
+    ...ruleOf(options),
   };
   const { scores, heads, units } = await evaluateItems(model, items, {
     scoring,
-    predict: { signal, ...(skip !== undefined && { skip }), ...(fusion && { fusion }) },
+    predict: {
+      ...{ signal, ...(skip !== undefined && { skip }), ...(fusion && { fusion }) },
+      ...(lesions && { labels: true }),
+    },
+    onResult: (result) => void lesions?.push(imageLesions(result, scoring, method === "le")),
     onProgress: (done) => onProgress?.(name, done, items.length),
   });
   const { fit } = model.predictedDice;
@@ -310,6 +321,7 @@ async function measureRun(
       calibration: pooledCalibration(calibration),
       images: scores.map(recordOf),
       ...(coverage && { predictedDice: coverage }),
+      ...(lesions && { lesions: summariseLesions(lesions, { classNames: notes.classNames, scored }) }),
       ...(skipCurve && { skipCurve }),
     },
   };

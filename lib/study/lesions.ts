@@ -1,13 +1,13 @@
 // Lesion by lesion: which are found, which are false, and whether the scores of a predicted one tell.
+import type { NdArray } from "../arrays.js";
 import type { Result } from "../inference/inference.js";
 import { auroc } from "../metrics/index.js";
 import { isMatched, lesions } from "../quality/lesions.js";
-import { MEASURED } from "../quality/quality.js";
-import { fixed } from "../results/format.js";
-import { type Column, type Table, toCsv, toText } from "../results/table.js";
+import { LESION_SCORES, type LesionSummary } from "../results/comparison.js";
+import { type Column, toCsv } from "../results/table.js";
 import { snake } from "../scores/scores.js";
 import { structures } from "../scores/structures.js";
-import { ownSpacing, type Scoring, withBackground } from "./records.js";
+import { ownSpacing, ruleOf, type Scoring, withBackground } from "./records.js";
 import type { Evaluated } from "./tables.js";
 
 /** A part of a prediction, or of a truth that the prediction misses. */
@@ -38,47 +38,49 @@ export interface ImageLesions {
   truth: Map<number, { lesions: number; found: number }>;
 }
 
-/** What tells a true part from a false one. */
-const TELLS = ["aulaNormalised", "pairwiseAgreement", "softDiceConfidence"] as const;
-
-/** Detection over all images, of one class. */
-export interface LesionSummary {
-  /** Images with a pixel that counts. */
-  cases: number;
-  lesions: number;
-  found: number;
-  /** `found` of `lesions`; null where there are none. */
-  sensitivity: number | null;
-  falsePositives: number;
-  falsePositivesPerCase: number | null;
-  /** Chance that a true part has the higher score than a false one; null without both. */
-  auroc: Record<(typeof TELLS)[number], number | null>;
-}
-
 /** The lesions of one image; `labels` must have been asked for. @param ordered whether the heads have an order in depth */
 export function imageLesions(result: Result, scoring: Scoring, ordered: boolean): ImageLesions {
-  const { classes, scored, ignoreIndex, lesionOverlap = MEASURED.lesionOverlap.default } = scoring;
   const { truth: stored } = result;
   if (!stored) throw new Error("unreachable: datasets for evaluation require masks");
-  const { mask, truth, probabilities, labels } = withBackground(result, stored, scoring);
+  const { labels, ...rest } = withBackground(result, stored, scoring);
   if (!labels) throw new Error("unreachable: the masks of heads were asked for");
-  if (truth.data.every((label) => label === ignoreIndex)) return { records: [], truth: new Map() };
   const spacing = scoring.spacing ?? ownSpacing(result);
+  return lesionsOf({ ...rest, labels, id: result.id }, { ...scoring, ...(spacing && { spacing }) }, ordered);
+}
+
+/** What lesions are told of: the truth S, and of the heads the fused mask S, each one's K×S, and the fused probabilities C×S. */
+export interface LesionInput {
+  id: string;
+  mask: NdArray<Uint8Array>;
+  truth: NdArray<Uint8Array>;
+  probabilities: NdArray<Float32Array | Float64Array>;
+  labels: NdArray<Uint8Array>;
+}
+
+/** {@link imageLesions} of arrays. @param scoring its spacing is the one of the arrays; without one all is in pixels */
+export function lesionsOf(
+  { id, mask, truth, probabilities, labels }: LesionInput,
+  scoring: Omit<Scoring, "ignoreIndex"> & { ignoreIndex: number | null },
+  ordered: boolean,
+): ImageLesions {
+  const { classes, scored, ignoreIndex, spacing } = scoring;
+  const { lesionOverlap, neighbours } = ruleOf(scoring);
+  if (truth.data.every((label) => label === ignoreIndex)) return { records: [], truth: new Map() };
   const placed = spacing && { spacing: [...spacing] };
   const counted = { data: mask.data.map((label, i) => (truth.data[i] === ignoreIndex ? 0 : label)), shape: mask.shape };
-  const parts = structures({ mask: counted, labels, probabilities, truth }, { ordered, ...placed });
-  const of = lesions(mask, truth, { classes, ignoreIndex, lesionOverlap, ...placed });
+  const parts = structures({ mask: counted, labels, probabilities, truth }, { ordered, neighbours, ...placed });
+  const of = lesions(mask, truth, { classes, ignoreIndex, lesionOverlap, neighbours, ...placed });
   const missed = scored.flatMap((c) =>
     (of[c]?.truth ?? []).filter(({ matched }) => !matched).map((one) => ({ ...one, class: c })),
   );
   return {
     records: [
       ...parts.map(({ box, centre, covered = 0, ...part }) => ({
-        ...{ ...part, covered, id: result.id },
+        ...{ ...part, covered, id },
         is: isMatched(covered, lesionOverlap) ? ("true" as const) : ("false" as const),
       })),
       ...missed.map(({ class: c, voxels, volume, covered }) => ({
-        ...{ id: result.id, class: c, is: "missed" as const, voxels, volume, covered },
+        ...{ id, class: c, is: "missed" as const, voxels, volume, covered },
         ...{ aula: null, aulaNormalised: null, pairwiseAgreement: null, softDiceConfidence: null },
       })),
     ],
@@ -104,7 +106,7 @@ export function summariseLesions(
       const parts = images.flatMap(({ records }) => records.filter((one) => one.class === c && one.is !== "missed"));
       const [all, found] = [total("lesions"), total("found")];
       const falsePositives = parts.filter(({ is }) => is === "false").length;
-      const tells = TELLS.map((name) => {
+      const tells = LESION_SCORES.map((name) => {
         const known = parts.filter((one) => one[name] !== null);
         const area = areaOf(
           known.map((one) => one[name] as number),
@@ -151,29 +153,4 @@ export function lesionsCsv(images: readonly ImageLesions[], { classNames, units 
       sizes: () => units.size,
     },
   );
-}
-
-/** For people. */
-export function describeLesions(summary: Readonly<Record<string, LesionSummary>>, lesionOverlap: number): string {
-  type Row = LesionSummary & { name: string };
-  const column = (head: string, of: (row: Row) => number | null, decimals = 3): Column<Row> => ({
-    ...{ head, of },
-    format: (value) => fixed(value, decimals),
-  });
-  const table: Table<Row> = {
-    caption: "Lesions",
-    name: { head: "lesions of", of: ({ name }) => name },
-    columns: [
-      column("true", ({ lesions: all }) => all, 0),
-      column("found", ({ found }) => found, 0),
-      column("sensitivity", ({ sensitivity }) => sensitivity),
-      column("false", ({ falsePositives }) => falsePositives, 0),
-      column("per case", ({ falsePositivesPerCase }) => falsePositivesPerCase, 2),
-      column("AUROC of AULA", ({ auroc: of }) => of.aulaNormalised),
-      column("of agreement", ({ auroc: of }) => of.pairwiseAgreement),
-      column("of soft Dice", ({ auroc: of }) => of.softDiceConfidence),
-    ],
-    rows: Object.entries(summary).map(([name, of]) => ({ name, ...of })),
-  };
-  return `${toText(table)}A part is found, or no false one, where the other mask covers ${fixed(lesionOverlap, 2)} of it. AUROC: true parts against false ones.\n`;
 }

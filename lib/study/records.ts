@@ -4,17 +4,19 @@ import { type Cropped, croppedOf } from "../data/cropped.js";
 import { addIgnored, type Ignored } from "../data/labels.js";
 import { storedGrid } from "../data/preprocess.js";
 import { LayerEnsemblesError } from "../errors.js";
-import { shearOf, spacingOf, type Units, unitsOf } from "../grid/index.js";
+import { type Grid, shearOf, spacingOf, type Units, unitsOf } from "../grid/index.js";
 import type { Result } from "../inference/inference.js";
 import { type Calibration, calibration, dice, type Quality, type QualityName, quality } from "../metrics/index.js";
+import type { Values } from "../options.js";
 import { MEASURED, overClasses } from "../quality/quality.js";
 import type { ImageRecord } from "../results/comparison.js";
+import { COMPARED_MEASURES, type ComparedMeasure } from "../results/measures.js";
 import type { PredictedDice } from "../scores/predicted-dice.js";
 import { recordScores } from "../scores/scores.js";
 import { mean, orNull } from "../statistics/spread.js";
 
-/** What counts, and how far pixels are apart. */
-export interface Scoring {
+/** What counts, how far pixels are apart, and what decides measures beside. */
+export interface Scoring extends Values<typeof MEASURED> {
   /** Classes of the network, background included. */
   classes: number;
   /** Foreground classes that are scored, ascending; the others count as background, in truth and prediction. */
@@ -23,10 +25,6 @@ export interface Scoring {
   ignoreIndex: number;
   /** One number per axis of the stored image, in mm. @default a volume's own, where it says where it lies; else all is in pixels */
   spacing?: readonly number[];
-  /** See `quality`. */
-  tolerance?: number;
-  /** See `quality`. */
-  lesionOverlap?: number;
 }
 
 /** All that is measured of one image. Quality is at the stored size, against the stored mask. */
@@ -44,7 +42,7 @@ export interface ImageScore extends ImageRecord {
 }
 
 /** All foreground classes. */
-function foreground(classes: number): number[] {
+export function foreground(classes: number): number[] {
   return Array.from({ length: classes - 1 }, (_, c) => c + 1);
 }
 
@@ -68,12 +66,12 @@ export function scoredClasses(chosen: readonly number[] | undefined, classNames:
 export function scoreImage(result: Result, scoring: Scoring): ImageScore {
   const { prediction, truth: stored } = result;
   if (!stored) throw new Error("unreachable: datasets for evaluation require masks");
-  const { classes, scored, ignoreIndex, tolerance = MEASURED.tolerance.default, lesionOverlap } = scoring;
+  const { classes, scored, ignoreIndex } = scoring;
+  const rule = ruleOf(scoring);
   const spacing = scoring.spacing ?? ownSpacing(result);
   const { mask, truth, probabilities, labels } = withBackground(result, stored, scoring);
   const all = quality(mask, truth, {
-    ...{ classes, ignoreIndex, tolerance },
-    ...(lesionOverlap !== undefined && { lesionOverlap }),
+    ...{ classes, ignoreIndex, ...rule },
     ...(spacing && { spacing: [...spacing] }),
   });
   const perClass = Object.fromEntries(scored.map((c) => [c, all.perClass[c] as Record<QualityName, number>]));
@@ -83,26 +81,34 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
   return {
     id: result.id,
     group: result.group ?? null,
-    dice: orNull(image.dice),
-    iou: orNull(image.iou),
-    mhd: orNull(image.modifiedHausdorff),
-    hausdorff: orNull(image.hausdorff),
-    hd95: orNull(image.hd95),
-    assd: orNull(image.assd),
+    ...(Object.fromEntries(
+      Object.entries(COMPARED_MEASURES).map(([name, measure]) => [
+        name,
+        orNull(measure in image ? image[measure as QualityName] : of[measure as "nll" | "brier"]),
+      ]),
+    ) as Record<ComparedMeasure, number | null>),
     classDice: scored.map((c) => orNull(measured.perClass[c]?.dice)),
     classMhd: scored.map((c) => orNull(measured.perClass[c]?.modifiedHausdorff)),
     ignored: truth.data.length - of.n,
     cropped: result.cropped,
-    nll: orNull(of.nll),
-    brier: orNull(of.brier),
     ece: orNull(of.ece),
     agreements: prediction.aula?.curve ?? null,
     ...recordScores(prediction),
     headDice: labels ? headDice(labels, truth, prediction.heads.length, scoring) : [],
     quality: measured,
     calibration: of,
-    units: { ...unitsOf(spacing, truth.shape.length), tolerance },
+    units: { ...unitsOf(spacing, truth.shape.length), tolerance: rule.tolerance },
     ...(prediction.predictedDice && { predictedDiceOf: prediction.predictedDice }),
+  };
+}
+
+/** What decides measures, where nothing else is said. */
+export function ruleOf(scoring: Values<typeof MEASURED>): Required<Values<typeof MEASURED>> {
+  const { tolerance, lesionOverlap, neighbours } = MEASURED;
+  return {
+    tolerance: scoring.tolerance ?? tolerance.default,
+    lesionOverlap: scoring.lesionOverlap ?? lesionOverlap.default,
+    neighbours: scoring.neighbours ?? neighbours.default,
   };
 }
 
@@ -157,7 +163,11 @@ const MOST_BENT = 0.002;
  */
 export function ownSpacing({ id, placement }: Pick<Result, "id" | "placement">): readonly number[] | undefined {
   const grid = storedGrid(placement);
-  if (!grid) return undefined;
+  return grid ? rightSpacing(grid, id) : undefined;
+}
+
+/** The spacing of a grid by which distances are measured. @throws ERR_LE_DATA for axes that are not at right angles */
+export function rightSpacing(grid: Grid, id: string): readonly number[] {
   const degrees = shearOf(grid);
   if (Math.sin((degrees * Math.PI) / 180) <= MOST_BENT) return spacingOf(grid);
   throw new LayerEnsemblesError(

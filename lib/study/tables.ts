@@ -2,10 +2,12 @@
 import { distinctNames } from "../data/csv.js";
 import type { Units } from "../grid/index.js";
 import { QUALITY_NAMES } from "../metrics/index.js";
+import type { LesionRule } from "../quality/lesions.js";
+import type { LesionSummary } from "../results/comparison.js";
 import { bracketed, fixed, pValue } from "../results/format.js";
 import { FAILURE_NAMES, lookOf, POOLED } from "../results/measures.js";
 import { type Column, type Table, toCsv, toText } from "../results/table.js";
-import { rankingColumn } from "../results/tables.js";
+import { describeLesionRule, lesionsTable, rankingColumn } from "../results/tables.js";
 import { snake } from "../scores/scores.js";
 import type { Spread } from "../statistics/spread.js";
 import type { ImageScore } from "./records.js";
@@ -256,4 +258,13 @@ export function describeSummary(summary: Summary): string {
     ...(bootstrap.unit === "group" && byDice.length > 0 ? [toText({ ...groups, rows: byDice }, 5)] : []),
     `${toText(ranksTable(spearmanWithDice, "images", failureDetection))}AUROC and FPR95 are of ${failed} failures among ${withDice}: Dice below ${fixed(tau, 2)}. Uncertainties find failures by minus their value.\n`,
   ].join("\n");
+}
+
+/** Detection of lesions by class name. */
+export function describeLesions(summary: Readonly<Record<string, LesionSummary>>, rule: LesionRule): string {
+  const table = lesionsTable(
+    Object.entries(summary).map(([name, of]) => ({ name, ...of })),
+    rule,
+  );
+  return `${toText(table)}${describeLesionRule(rule)}\n`;
 }

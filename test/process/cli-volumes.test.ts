@@ -293,6 +293,9 @@ it("measures volumes that say where they lie in millimetres, one by one and in a
     "--out",
     inside("measured-compared"),
     "--no-report",
+    "--lesions",
+    "--tolerance",
+    "2",
     "--resamples",
     "50",
     "--device",
@@ -302,5 +305,24 @@ it("measures volumes that say where they lie in millimetres, one by one and in a
   expect(compared).toMatchObject({ code: 0 });
   expect(compared.stdout).toContain("MHD (mm)");
   const results = JSON.parse(readFileSync(inside("measured-compared", "results.json"), "utf8"));
-  expect(results).toMatchObject({ spacing: null, units: { length: "mm", size: "ml" } });
+  expect(results).toMatchObject({
+    spacing: null,
+    units: { length: "mm", size: "ml", tolerance: 2 },
+    lesionRule: { lesionOverlap: 0.1, neighbours: "face" },
+  });
+  // What each volume was measured by itself.
+  for (const image of results.runs[0].images) {
+    const { image: own } = scores.find(({ id }: { id: string }) => id === image.id).quality;
+    for (const name of ["hd95", "surfaceDice", "volume", "trueVolume", "lesionSensitivity", "falsePositives"])
+      expect(image[name], name).toBe(own[name]);
+  }
+  expect(results.runs[0].lesions.foreground ?? results.runs[0].lesions["class 1"]).toMatchObject({
+    cases: 2,
+    lesions: 2,
+  });
+  expect(compared.stdout).toMatch(/surface Dice \(2 mm\) +volume \(ml\) +true volume \(ml\)/);
+  expect(compared.stdout).toMatch(/AUROC of AULA/);
+  expect(readFileSync(inside("measured-compared", "tables", "lesions.csv"), "utf8")).toMatch(
+    /^method,seed,class,cases,lesions,found,sensitivity,false_positives,/,
+  );
 });

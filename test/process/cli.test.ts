@@ -164,6 +164,90 @@ describe("score", () => {
   const whole = (name: string, seed: number) =>
     write(name, { "heads.npy": npy("<f4", shape, logits(seed)), "truth.npy": npy("<i4", [6, 5], truth) });
 
+  it("measures volumes in millimetres by the place that their files say, and refuses a truth that lies elsewhere", async () => {
+    const size = [4, 3, 5];
+    const heads = Float32Array.from({ length: 3 * 2 * 60 }, (_, i) => 4 * Math.sin(i * 3 + i));
+    const labels = Int32Array.from({ length: 60 }, (_, i) => Number(i % 4 === 0));
+    // z, y and x are 2.5, 0.75 and 0.5 mm apart; x grows to the front.
+    const affine = Float64Array.of(0, -0.75, 0, 12, 0.5, 0, 0, -20, 0, 0, 2.5, 30, 0, 0, 0, 1);
+    const volume = (name: string, more: Record<string, Uint8Array>) =>
+      write(name, { "heads.npy": npy("<f4", [3, 2, ...size], heads), "truth.npy": npy("<i4", size, labels), ...more });
+    const placed = { "affine.npy": npy("<f8", [4, 4], affine) };
+    const moved = (by: number) =>
+      npy(
+        "<f8",
+        [4, 4],
+        affine.map((value, i) => (i === 3 ? value + by : value)),
+      );
+    const json = async (file: string, ...flags: string[]) => {
+      const { code, stdout } = await cli(["score", file, "--json", ...flags]);
+      expect(code).toBe(0);
+      return JSON.parse(stdout);
+    };
+    const plain = (value: unknown) => JSON.parse(JSON.stringify(value));
+    const expected = (more: object) =>
+      plain(
+        scoreHeads(
+          { data: heads, shape: [3, 2, ...size] },
+          { truth: { data: Uint8Array.from(labels), shape: size }, ...more },
+        ).quality,
+      );
+    const spaced = { spacing: [2.5, 0.75, 0.5] };
+    const own = await json(volume("placed.npz", placed));
+    expect(own.units).toEqual({ length: "mm", size: "ml", tolerance: 1 });
+    expect(own.files[0]).toMatchObject({ ...spaced, quality: expected(spaced) });
+    const same = volume("same.npz", { ...placed, "truth_affine.npy": moved(0.04) });
+    expect((await json(same)).files[0].quality).toEqual(expected(spaced));
+    const said = volume("said.npz", { "spacing.npy": npy("<f4", [3], Float32Array.of(2.5, 0.75, 0.5)) });
+    expect((await json(said)).files[0].quality).toEqual(expected(spaced));
+    const other = await json(same, "--spacing", "1,2,3", "--neighbours", "all", "--lesions");
+    expect(other.files[0].quality).toEqual(expected({ spacing: [1, 2, 3], neighbours: "all" }));
+    const found = other.files[0].lesions.filter(({ is }: { is: string }) => is !== "missed");
+    expect(other.lesions["class 1"]).toMatchObject({
+      cases: 1,
+      falsePositives: expected({ neighbours: "all" }).image.falsePositives,
+    });
+    expect(found.length).toBeGreaterThan(0);
+    for (const { aula, volume: ml, voxels } of found) {
+      expect(aula).toBeGreaterThanOrEqual(0);
+      expect(ml).toBeCloseTo((voxels * 6) / 1000, 12);
+    }
+    const bare = volume("bare.npz", {});
+    expect((await json(bare)).units).toEqual({ length: "voxels", size: "voxels", tolerance: 1 });
+    expect((await cli(["score", bare, "--tolerance", "2"])).stdout).toContain("HD95 (voxels)");
+
+    const refused: [Record<string, Uint8Array>, RegExp][] = [
+      [{ ...placed, "truth_affine.npy": moved(0.06) }, /truth that lies where the heads do.*0\.120 voxels away/],
+      [{ "truth_affine.npy": moved(0) }, /"affine" of the heads/],
+      [
+        { ...placed, "spacing.npy": npy("<f8", [3], Float64Array.of(0.5, 0.75, 2.5)) },
+        /"spacing" of 2\.5, 0\.75, 0\.5/,
+      ],
+      [{ "spacing.npy": npy("<f8", [2], Float64Array.of(1, 1)) }, /3 positive numbers/],
+      [{ "affine.npy": npy("<f8", [4, 4], new Float64Array(16)) }, /affine that has an inverse/],
+      [
+        {
+          "affine.npy": npy(
+            "<f8",
+            [4, 4],
+            affine.map((value, i) => (i === 0 ? 0.3 : value)),
+          ),
+        },
+        /axes at right angles/,
+      ],
+    ];
+    for (const [more, message] of refused) {
+      const { code, stderr } = await cli(["score", volume("refused.npz", more)]);
+      expect([code, stderr]).toEqual([1, expect.stringMatching(message)]);
+      expect(stderr).toContain("[ERR_LE_DATA]");
+    }
+    const mixed = await cli(["score", bare, same]);
+    expect(mixed).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/say how far their pixels are apart.*--spacing/),
+    });
+  });
+
   it("gives the values of scoreHeads, as JSON, as a table and as CSV", async () => {
     const files = [1, 2, 3].map((seed) => whole(`${seed}.npz`, seed));
     const args = ["score", ...files, "--skip", "1", "--spacing", "2,0.5", "--fusion", "logit-mean"];

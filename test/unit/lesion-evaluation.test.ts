@@ -3,8 +3,9 @@ import { describe, expect, it } from "vitest";
 import { parseCsv } from "../../lib/data/csv.js";
 import type { Result } from "../../lib/inference/inference.js";
 import { type NdArray, scoreHeads } from "../../lib/metrics/index.js";
-import { describeLesions, imageLesions, lesionsCsv, summariseLesions } from "../../lib/study/lesions.js";
+import { imageLesions, lesionsCsv, summariseLesions } from "../../lib/study/lesions.js";
 import type { Scoring } from "../../lib/study/records.js";
+import { describeLesions } from "../../lib/study/tables.js";
 import { bytes } from "./support/heads.js";
 
 const scoring: Scoring = { classes: 2, scored: [1], ignoreIndex: 255 };
@@ -87,6 +88,14 @@ describe("the lesions of an image", () => {
     expect(strict.truth.get(1)).toEqual({ lesions: 2, found: 1 });
   });
 
+  it("touch at corners where that is asked for", () => {
+    const corner = image("##", "..##");
+    const of = (neighbours: "face" | "all") =>
+      imageLesions(resultOf("one", corner, [corner, corner, corner]), { ...scoring, neighbours }, true);
+    expect([of("face").records.length, of("all").records.length]).toEqual([2, 1]);
+    expect(of("all").truth.get(1)).toEqual({ lesions: 1, found: 1 });
+  });
+
   it("have no AULA where heads have no order, and are unknown where no pixel counts", () => {
     const unordered = imageLesions(resultOf("one", truth, [some, all, all]), scoring, false);
     expect(unordered.records[0]).toMatchObject({ aula: null, aulaNormalised: null });
@@ -110,7 +119,7 @@ describe("the lesions of all images", () => {
     const none = summariseLesions([blank], evaluated).lesion;
     expect(none).toMatchObject({ cases: 0, sensitivity: null, falsePositivesPerCase: null });
     expect(Object.values(none?.auroc ?? {})).toEqual([null, null, null]);
-    expect(describeLesions({ lesion: lesion as never }, 0.1)).toMatch(/^lesion +4 +3 +0\.750 +1 +0\.50 +1\.000/m);
+    expect(describeLesions({ lesion: lesion as never }, {})).toMatch(/^lesion +4 +3 +0\.750 +1 +0\.50 +1\.000/m);
   });
 
   it("are in a file, each with the unit of its size", () => {

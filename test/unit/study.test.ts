@@ -123,7 +123,7 @@ describe("the score of an image", () => {
     expect(placed.units).toEqual({ length: "mm", size: "ml", tolerance: 1 });
     const lost = scoreImage({ ...volume, ...at(null) }, { ...scoring, tolerance: 2 });
     expect(lost.quality).toEqual(quality(volume.mask, volume.truth, { classes: 4, tolerance: 2 }));
-    expect(lost.units).toEqual({ length: "px", size: "px", tolerance: 2 });
+    expect(lost.units).toEqual({ length: "voxels", size: "voxels", tolerance: 2 });
     const told = scoreImage({ ...volume, ...at({ shape, affine: affine(0) }) }, { ...scoring, spacing: [1, 2, 3] });
     expect(told.quality).toEqual(quality(volume.mask, volume.truth, { classes: 4, spacing: [1, 2, 3] }));
     const sheared = { ...volume, ...at({ shape, affine: affine(0.1) }) };
@@ -133,7 +133,7 @@ describe("the score of an image", () => {
     expect(scoreImage(sheared, { ...scoring, spacing: [4, 0.75, 0.5] }).quality).toEqual(expected);
     expect(commonUnits([placed, told])).toEqual(placed.units);
     expect(() => commonUnits([placed, { ...lost, id: "two" }])).toThrow(
-      /received one \(lengths in mm.*two \(px.*--spacing/,
+      /received one \(lengths in mm.*two \(voxels.*--spacing/,
     );
   });
 

@@ -10,9 +10,11 @@ import {
   failureTable,
   qualityTable,
   runCoverageTable,
+  runLesionsTable,
   runsTable,
   scoresTable,
   shiftTable,
+  sizesTable,
   testsTable,
 } from "../../results/tables.js";
 import { METHOD_TITLES } from "../../runs/methods.js";
@@ -101,6 +103,8 @@ ${summarise(comparison)
 <section>
 <h2>Quality</h2>
 ${toHtml(qualityTable(comparison))}
+${toHtml(sizesTable(comparison))}
+${toHtml(runLesionsTable(comparison))}
 ${toHtml(testsTable(comparison))}
 ${draw("figure-1")}
 </section>
