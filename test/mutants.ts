@@ -15,6 +15,27 @@ export interface Mutant {
 
 export const MUTANTS: readonly Mutant[] = [
   {
+    name: "empty results as sure as their agreement",
+    file: "lib/scores/scores.ts",
+    text: "return result.empty && !Number.isNaN(value) ? LEAST_SURE : value;",
+    by: "return value;",
+    tests: ["test/unit/empty-ranking.test.ts"],
+  },
+  {
+    name: "a gate's threshold that empty results move",
+    file: "lib/tuning/tune.ts",
+    text: "if (threshold >= least) return",
+    by: "if (threshold !== least) return",
+    tests: ["test/unit/empty-ranking.test.ts"],
+  },
+  {
+    name: "a truth that lies elsewhere than the heads",
+    file: "lib/cli/score-place.ts",
+    text: "if (distance > SAME_PLACE)",
+    by: "if (distance > 1)",
+    tests: ["test/process/cli.test.ts"],
+  },
+  {
     name: "splines without their filter, natively",
     file: "native/core/grid/resample.cpp",
     text: "stretch.between == Between::kCubic};",

@@ -10,7 +10,9 @@ import { fixed } from "../results/format.js";
 import type { Certificate } from "../runs/certificate.js";
 import { RUN_FILES, type Run } from "../runs/run.js";
 import { watchedValues } from "../scores/gate.js";
+import { recordedRank } from "../scores/scores.js";
 import type { ImageLesions } from "../study/lesions.js";
+import type { ImageScore } from "../study/records.js";
 import { givenOf, RUN, runOf, text, withOptions } from "./arguments.js";
 import { newCommand, runSession, type Session, toJson } from "./command.js";
 import { noteCropped } from "./cropped-note.js";
@@ -117,7 +119,8 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       onProgress: tell,
     });
     line.clear();
-    scores.sort((a, b) => (a.aula ?? 0) - (b.aula ?? 0));
+    const sureness = (score: ImageScore) => recordedRank(score, "aula") ?? 0;
+    scores.sort((a, b) => sureness(a) - sureness(b));
     const { tau, resamples, seed } = flags;
     const evaluated = { classNames, scored, heads, units };
     const summary = summarise(scores, {

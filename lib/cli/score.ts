@@ -24,7 +24,14 @@ import { SCORE } from "../quality/score.js";
 import type { LesionSummary } from "../results/comparison.js";
 import { lookOf } from "../results/measures.js";
 import { type Table, toCsv, toText } from "../results/table.js";
-import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, recordScores, type ScoreRecord } from "../scores/scores.js";
+import {
+  asConfidence,
+  IMAGE_SCORE_NAMES,
+  rankingScores,
+  recordedRank,
+  recordScores,
+  type ScoreRecord,
+} from "../scores/scores.js";
 import { type Spread, spread } from "../statistics/spread.js";
 import { type ImageLesions, type LesionRecord, lesionsOf, summariseLesions } from "../study/lesions.js";
 import { commonUnits, foreground, ruleOf } from "../study/records.js";
@@ -336,7 +343,7 @@ function summarise(scores: readonly FileScore[]): Summary {
       rankingScores(scores).map((name) => [
         name,
         correlate(
-          scores.map((of) => recordedScore(of, name) ?? Number.NaN),
+          scores.map((of) => asConfidence(name, recordedRank(of, name) ?? Number.NaN)),
           dice,
         ),
       ]),

@@ -15,6 +15,8 @@ export type { Scored, ScoreEntry } from "./register.js";
 export {
   confidenceOf,
   type ImageScoreName,
+  LEAST_SURE,
+  rankedConfidence,
   SCORE_NAMES,
   SCORES,
   type ScoreName,

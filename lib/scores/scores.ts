@@ -27,6 +27,19 @@ export function confidenceOf(result: Scored, name: ScoreName): number {
   return asConfidence(name, scoreOf(result, name));
 }
 
+/** Less sure than any result of which a score says something: what an empty one is ranked by. JSON has no -Infinity. */
+export const LEAST_SURE = -Number.MAX_VALUE;
+
+/**
+ * What images are ranked by: {@link confidenceOf}, and of an empty result {@link LEAST_SURE} whatever the score, as the gate sends it to
+ * a person whatever its threshold. There the heads agree about nothing: AULA and pairwise agreement are full and entropy is low by
+ * definition, so that by their values what every layer misses would be the surest. NaN where the score is not defined.
+ */
+export function rankedConfidence(result: Scored, name: ScoreName): number {
+  const value = confidenceOf(result, name);
+  return result.empty && !Number.isNaN(value) ? LEAST_SURE : value;
+}
+
 /** A score's value in the direction of confidence. */
 export function asConfidence(name: ScoreName, value: number): number {
   return SCORES[name].surer === "low" ? -value : value;
@@ -120,15 +133,21 @@ export function confidenceAxis(name: ConfidenceName, summary: keyof MapSummary):
   return `${surer === "low" ? "−" : ""}${title}${unit ? ` (${unit})` : ""}`;
 }
 
-/** A recorded image's confidence; null where it has none, or its heads are too few for one that tells. */
+/** A recorded image's confidence, as images are ranked by it; null where it has none, or its heads are too few for one that tells. */
 export function recordedConfidence(
   record: ScoreRecord,
   name: ConfidenceName | ScoreName,
   { heads, summary }: { heads: number; summary: keyof MapSummary },
 ): number | null {
   const score = scoreBehind(name, summary);
-  const value = heads < SCORES[score].needs.heads ? null : recordedScore(record, score);
-  return value === null ? null : asConfidence(score, value);
+  return heads < SCORES[score].needs.heads ? null : recordedRank(record, score);
+}
+
+/** {@link rankedConfidence} of a record; null where the score is not defined. */
+export function recordedRank(record: ScoreRecord, name: ScoreName): number | null {
+  const value = recordedScore(record, name);
+  if (value === null || Number.isNaN(value)) return null;
+  return record.empty ? LEAST_SURE : asConfidence(name, value);
 }
 
 /** A confidence of every image; null where some image has none. */

@@ -2,7 +2,7 @@
 
 import type { Comparison, Estimate, RunRecord, ShiftRow } from "../results/comparison.js";
 import { METHODS } from "../runs/methods.js";
-import { CONFIDENCES, recordedConfidences } from "../scores/scores.js";
+import { CONFIDENCES, LEAST_SURE, recordedConfidences } from "../scores/scores.js";
 import { meanOfKnown, orNull } from "../statistics/spread.js";
 import { unitOf } from "./aggregate.js";
 import { draw, interval, sorted, type Units, unitsOf, weightedFailures } from "./resampling.js";
@@ -55,9 +55,10 @@ export function shiftRows(
       );
       if (values.some((pair) => pair.includes(null))) return [];
       const pairs = values as [Float64Array, Float64Array][];
-      const thresholds = pairs.map(([known]) => thresholdOf(known, flag));
-      const flaggedIn = meanOfKnown(pairs.map(([known], r) => shareBelow(known, thresholds[r] as number)));
-      const estimate = estimatesOf(pairs, thresholds, sets);
+      const limits = pairs.map(([known]) => thresholdOf(known, flag));
+      const flaggedIn = meanOfKnown(pairs.map(([known], r) => shareBelow(known, limits[r] as number)));
+      const estimate = estimatesOf(pairs, limits, sets);
+      const thresholds = limits.map((limit) => (Number.isFinite(limit) ? limit : null));
       return [{ method, confidence, diceIn, diceOut, thresholds, flaggedIn: flaggedIn as number, ...estimate }];
     });
   });
@@ -80,9 +81,11 @@ export function inOrder(run: RunRecord): RunRecord {
   return { ...run, images: [...run.images].sort((a, b) => (a.id < b.id ? -1 : 1)) };
 }
 
-/** At most this share of the values is below it. */
+/** At most this share of the values is below it, but for empty images, which are flagged whatever it is. */
 function thresholdOf(values: Float64Array, share: number): number {
-  return values.slice().sort()[Math.floor(share * values.length)] as number;
+  const known = values.slice().sort();
+  const threshold = known[Math.floor(share * known.length)] as number;
+  return threshold > LEAST_SURE ? threshold : (known.find((value) => value > LEAST_SURE) ?? Number.POSITIVE_INFINITY);
 }
 
 function shareBelow(values: Float64Array, threshold: number): number {

@@ -3,7 +3,16 @@ import { Random } from "../random.js";
 import type { AlarmStream, Comparison, RunRecord } from "../results/comparison.js";
 import type { Certificate } from "../runs/certificate.js";
 import { METHODS } from "../runs/methods.js";
-import { recordedConfidences, SCORE_NAMES, SCORES, type ScoreName, scoreBehind, suited } from "../scores/scores.js";
+import {
+  asConfidence,
+  recordedConfidences,
+  recordedScore,
+  SCORE_NAMES,
+  SCORES,
+  type ScoreName,
+  scoreBehind,
+  suited,
+} from "../scores/scores.js";
 import { StreamAlarm } from "../statistics/martingale.js";
 import { quantile } from "../statistics/spread.js";
 import { inOrder } from "./shift.js";
@@ -33,15 +42,23 @@ export function alarmStreams(
     const [known, shifted] = sides.map((run) => (run ? inOrder(run).images : []));
     if (!known || !shifted || known.length < 2 || shifted.length === 0) return [];
     const given = { heads: inside[at]?.heads.length ?? 0, summary };
-    const valuesOf = (name: ScoreName) => recordedConfidences([...known, ...shifted], name, given);
+    const images = [...known, ...shifted];
+    const valuesOf = (name: ScoreName) => recordedConfidences(images, name, given);
+    // What is watched beside the gate's score is what it is of an empty result, too: see `watchedOf`.
+    const plainOf = (name: ScoreName) => {
+      const values = images.map((image) => recordedScore(image, name));
+      return values.some((value) => value === null)
+        ? null
+        : Float64Array.from(values as number[], (value) => asConfidence(name, value));
+    };
     const own = suited((name) => valuesOf(scoreBehind(name, summary)));
     if (!own) return [];
     const scores = [scoreBehind(own.name, summary), ...SCORE_NAMES.filter((name) => SCORES[name].watched)];
     const watched = [...new Set(scores)].flatMap((name) => {
-      const values = valuesOf(name);
+      const values = name === scores[0] ? valuesOf(name) : plainOf(name);
       return values ? [{ name, values }] : [];
     });
-    const cases = [...known, ...shifted].map(
+    const cases = images.map(
       (_, i): Watched => Object.fromEntries(watched.map(({ name, values }) => [name, values[i] as number])),
     );
     const names = watched.map(({ name }) => name);

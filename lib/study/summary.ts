@@ -6,7 +6,7 @@ import { QUALITY_NAMES, type QualityName, spearman } from "../metrics/index.js";
 import { defaultsOf } from "../options.js";
 import type { Comparison, Estimate, RunRecord } from "../results/comparison.js";
 import { FAILURE_NAMES, LIKELIHOODS, POOLED, type PooledName } from "../results/measures.js";
-import { IMAGE_SCORE_NAMES, rankingScores, recordedScore, SCORES } from "../scores/scores.js";
+import { IMAGE_SCORE_NAMES, rankingScores, recordedRank, SCORES } from "../scores/scores.js";
 import { type Spread, spread } from "../statistics/spread.js";
 import { unitOf } from "./aggregate.js";
 import { pooledCalibration } from "./evaluate.js";
@@ -100,7 +100,7 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
   const ranked = rankingScores(images).map((name) => ({
     name,
     sign: SCORES[name].surer === "high" ? 1 : -1,
-    values: all((score) => recordedScore(score, name)),
+    values: all((score) => recordedRank(score, name)),
   }));
   const dice = columns.dice as Float64Array;
   const tau = more.tau === "auto" ? fifth(dice) : more.tau;
@@ -112,10 +112,7 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
     {
       columns,
       confidences: Object.fromEntries(
-        ranked.map(({ name, values, sign }) => [
-          name,
-          values.some(Number.isNaN) ? null : values.map((value) => sign * value),
-        ]),
+        ranked.map(({ name, values }) => [name, values.some(Number.isNaN) ? null : values]),
       ),
       dice,
       mhd: columns.modifiedHausdorff as Float64Array,
@@ -156,7 +153,7 @@ export function summarise(scores: readonly ImageScore[], options: SummariseOptio
       ranked.map(({ name, values, sign }) => {
         const { low, high } = found[statistic.confidence(name, "spearmanDice")] as Estimate;
         const bounds = sign > 0 ? { low, high } : { low: high && -high, high: low && -low };
-        return [name, { ...correlate([...values], [...dice]), ...bounds }];
+        return [name, { ...correlate([...values.map((value) => sign * value)], [...dice]), ...bounds }];
       }),
     ),
     failureDetection: Object.fromEntries(ranked.map(({ name }) => [name, failureDetection(found, name)])),

@@ -8,6 +8,7 @@ import { expOfNegative, lnOfPositive } from "../fusion/exp-log.js";
 import { type Fusion, labelMaps } from "../fusion/fuse.js";
 import { checkLogits, type Heads, headViews, LOGARITHMS } from "../fusion/heads.js";
 import { NLL_EPSILON } from "../quality/likelihood.js";
+import { LEAST_SURE } from "../scores/scores.js";
 import { checkTruth } from "./samples.js";
 
 /** How an image fares with some of its heads. */
@@ -16,7 +17,7 @@ export interface SubsetScore {
   nll: number;
   /** Mean over the foreground classes; NaN where the truth of every pixel is ignored. */
   dice: number;
-  /** What images are ranked by: AULA of the heads in their order, unless it is replaced; NaN for fewer than three. */
+  /** What images are ranked by: AULA of the heads in their order, unless it is replaced; the least where none finds anything; NaN for fewer than three. */
   confidence: number;
 }
 
@@ -140,7 +141,9 @@ export class SubsetScorer {
   }
 
   #aula(kept: readonly number[]): number {
-    return kept.length < 3 ? Number.NaN : aulaFromCounts(countsOf(this.#counts, kept)).value;
+    if (kept.length < 3) return Number.NaN;
+    const { value, empty } = aulaFromCounts(countsOf(this.#counts, kept));
+    return empty ? LEAST_SURE : value;
   }
 }
 

@@ -12,7 +12,7 @@ import { scoreHeads } from "../quality/score.js";
 import { Random } from "../random.js";
 import { diceFeatures } from "../scores/predicted-dice.js";
 import type { Scored } from "../scores/register.js";
-import { confidenceOf, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
+import { LEAST_SURE, rankedConfidence, SCORE_NAMES, type ScoreName } from "../scores/scores.js";
 import { mean, spread } from "../statistics/spread.js";
 import { MAP_NAMES, MAPS, type MapParts, softDiceConfidence, summarise } from "../uncertainty/index.js";
 import type { ChosenScore } from "./choose-score.js";
@@ -21,7 +21,7 @@ import { checkTruth } from "./samples.js";
 import { CHOOSE, choose, type QualityPoint, qualityOf, type RankedPoint, type SkipPoint } from "./skip.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
 import { fitProbabilityTemperature, fitTemperature, temper } from "./temperature.js";
-import { thresholdForFailures, thresholdForShare } from "./thresholds.js";
+import { type GateThreshold, thresholdForFailures, thresholdForShare } from "./thresholds.js";
 import { MODELS, optional, qualityOfOne, type TuneImage, Validation } from "./validation.js";
 import { fitHeadWeights } from "./weights.js";
 
@@ -206,7 +206,6 @@ export async function tune(
   const tries = kept.length < heads ? ["all heads", ...forms.keys()] : [...forms.keys()];
   const results = new Map(tries.map((step) => [step, [] as SubsetScore[]]));
   const confidence: number[] = [];
-  const empty: boolean[] = [];
   const cases: DiceCase[] = [];
   for await (const { heads: logits, truth, group } of images()) {
     const chosen = kept.map((k) => logits[k] as NdArray<FloatArray>);
@@ -216,8 +215,7 @@ export async function tune(
       of.push(qualityOfOne(last, truth, ignoreIndex));
     }
     const scored = scoredOf(chosen, last as NdArray<FloatArray>, ordered, fitted.temperatures);
-    confidence.push(confidenceOf(scored, score.name));
-    empty.push(scored.empty);
+    confidence.push(rankedConfidence(scored, score.name));
     const classDice = dice(scored.mask, truth, { classes: scored.classes, ignoreIndex: ignored });
     if (Object.values(classDice).some(Number.isNaN)) continue;
     cases.push({ features: diceFeatures(scored), dice: classDice, ...(group !== undefined && { group }) });
@@ -232,7 +230,7 @@ export async function tune(
     pixels: { counted: sampler.counted, fitted: sampler.taken },
     score,
     // No threshold accepts an empty result.
-    thresholds: scoreThresholds(confidence.map((value, i) => (empty[i] ? Number.NEGATIVE_INFINITY : value))),
+    thresholds: scoreThresholds(confidence.map((value) => (value === LEAST_SURE ? Number.NEGATIVE_INFINITY : value))),
     curve: choosing ? curve : [],
     removals,
     kept,
@@ -273,7 +271,7 @@ export async function tune(
       const scorer = new SubsetScorer(`images[${image++}].heads`, logits, truth, options);
       for (const [j, one] of scorer.withoutEach(from).entries()) {
         const others = left(from[j] as number).map((k) => logits[k] as NdArray<FloatArray>);
-        const confidence = confidenceOf(scoreHeads(others, { fusion, ...MODELS }), score.name);
+        const confidence = rankedConfidence(scoreHeads(others, { fusion, ...MODELS }), score.name);
         of[j]?.push({ ...one, confidence });
       }
     }
@@ -515,12 +513,22 @@ function gateOf(
   quality: readonly number[],
 ): NonNullable<Tuning["gate"]> {
   if ("flag" in gate) {
-    const { threshold, flagged } = thresholdForShare(confidence, gate.flag);
+    const { threshold, flagged } = asked(thresholdForShare(confidence, gate.flag), confidence);
     return { score, threshold, rule: `flags ${gate.flag} of the validation images`, flagged, unseen: null };
   }
-  const { threshold, flagged, unseen } = thresholdForFailures(confidence, quality, gate.tau);
+  const counted = confidence.filter((_, i) => !Number.isNaN(quality[i]));
+  const { threshold, flagged, unseen } = asked(thresholdForFailures(confidence, quality, gate.tau), counted);
   const rule = `leaves at most 0.05 of the validation images with Dice below ${gate.tau} unseen`;
   return { score, threshold, rule, flagged, unseen };
+}
+
+/** The same threshold for a gate, which flags empty images whatever it is: not below what some other image has. */
+function asked({ threshold, flagged, unseen }: GateThreshold, confidence: readonly number[]): GateThreshold {
+  const least = Math.min(...confidence.filter((value) => value !== LEAST_SURE));
+  if (threshold >= least) return { threshold, flagged, unseen };
+  // Where all are empty no threshold tells anything apart.
+  const empty = confidence.filter((value) => value === LEAST_SURE).length;
+  return { threshold: Number.isFinite(least) ? least : 0, flagged: empty / confidence.length, unseen };
 }
 
 function indices(n: number): number[] {

@@ -6,7 +6,7 @@ import { NOTHING } from "../quality/ignored.js";
 import { nll } from "../quality/likelihood.js";
 import { meanDice } from "../quality/overlap.js";
 import { scoreHeads } from "../quality/score.js";
-import { confidenceOf, lacking, SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
+import { lacking, rankedConfidence, SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
 import { type ChosenScore, chooseScore, type ScoreValidation } from "./choose-score.js";
 import { choose, curveOf, type RankedPoint, type Rule, type SkipPoint } from "./skip.js";
 import { type SubsetScore, SubsetScorer } from "./subsets.js";
@@ -69,7 +69,7 @@ export class Validation {
     this.#quality.push(quality);
     this.#groups.push(group);
     const scored = quality.map((_, skip) => scoreHeads(heads, { skip, fusion, ...MODELS }));
-    for (const [name, of] of this.#confidences) of.push(scored.map((result) => confidenceOf(result, name)));
+    for (const [name, of] of this.#confidences) of.push(scored.map((result) => rankedConfidence(result, name)));
   }
 
   /** A score as the confidence: by image, by T. */

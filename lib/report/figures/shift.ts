@@ -1,5 +1,5 @@
 import type { Comparison, MethodResult, RunRecord, ShiftRow } from "../../results/comparison.js";
-import { type ConfidenceName, confidenceAxis, recordedConfidence } from "../../scores/scores.js";
+import { type ConfidenceName, confidenceAxis, LEAST_SURE, recordedConfidence } from "../../scores/scores.js";
 import { drawChart } from "./chart.js";
 import type { Figure } from "./figure.js";
 import { firstRun, fixed, ranked, suitedConfidence } from "./select.js";
@@ -52,9 +52,11 @@ async function histograms(
 
     function values(run: RunRecord | undefined): number[] {
       const given = { heads: run?.heads.length ?? 0, summary: comparison.summary };
-      return (run?.images ?? [])
-        .map((image) => recordedConfidence(image, confidence, given))
-        .filter((value) => value !== null);
+      return (run?.images ?? []).flatMap((image) => {
+        const value = recordedConfidence(image, confidence, given);
+        // What is empty has no place on the axis.
+        return value === null || value === LEAST_SURE ? [] : [value];
+      });
     }
   });
   if (panels.length === 0) return undefined;
