@@ -9,7 +9,7 @@ import { MEASURED } from "../quality/quality.js";
 import { fixed } from "../results/format.js";
 import type { Certificate } from "../runs/certificate.js";
 import { RUN_FILES, type Run } from "../runs/run.js";
-import { watchedValues } from "../scores/gate.js";
+import { type GateDecision, watchedValues } from "../scores/gate.js";
 import { recordedRank } from "../scores/scores.js";
 import type { ImageLesions } from "../study/lesions.js";
 import type { ImageScore } from "../study/records.js";
@@ -73,6 +73,10 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");
   const { seenBy } = await import("../runs/notes.js");
+  const { gated } = await import("../inference/record.js");
+  const { chosenOtherwise } = await import("../runs/certificate.js");
+  const { decideAs, describeGate, summariseGate } = await import("../study/gating.js");
+  const { describeUnlike } = await import("../results/files.js");
   const out = flags.out ?? path.join(run, `evaluation-${flags.split}`);
   checkOutput(out, "--out");
   const { model, run: described, notes: ofRun } = await openRun(run, flags);
@@ -97,6 +101,9 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     const items = await selectItems(all, folder, selection);
     const certificate = await certificateFor({ folder: run, model, run: described }, flags, session);
     const watched: [id: string, Record<string, number | null>][] = [];
+    const decisions = new Map<string, GateDecision>();
+    // A gate is of the run's own heads and fusion.
+    const asked = chosenOtherwise(described, flags) ? { gate: undefined } : { gate: described.gate, certificate };
     const tell = counter(line, "evaluating", items.length);
     const scoring = {
       ...{ classes: model.classes, scored, ignoreIndex },
@@ -104,7 +111,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     };
     const parts: ImageLesions[] = [];
     const { scores, heads, units } = await evaluateItems(model, items, {
-      scoring,
+      ...{ notes, scoring },
       predict: {
         labels: true,
         signal: session.signal,
@@ -112,7 +119,10 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
         ...tiles,
       },
       onResult: (result) => {
-        const { id, prediction } = result;
+        const { id, placement } = result;
+        const prediction = gated(result.prediction, placement, notes);
+        const decision = decideAs(prediction, asked);
+        if (decision) decisions.set(id, decision);
         if (certificate) watched.push([id, watchedValues(prediction, certificate, described.gate)]);
         if (flags.lesions) parts.push(imageLesions(result, scoring, method === "le"));
       },
@@ -132,6 +142,16 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     if (seen.size > 0) session.note(describeSeen(seen.size, summary.images));
     const { unknown } = seenBy(notes);
     if (unknown.length > 0) session.note(`warning: ${describeUnknown(run, unknown)}`);
+    const unlike = scores.filter(({ unlikeTraining }) => unlikeTraining).length;
+    if (unlike > 0) session.note(`warning: ${describeUnlike(unlike, summary.images)}`);
+    const gate = summariseGate(
+      scores.flatMap(({ id, dice }) => {
+        const decision = decisions.get(id);
+        return decision ? [{ ...decision, dice }] : [];
+      }),
+      asked,
+      summary.tau,
+    );
     const facts = {
       run: path.resolve(run),
       data: path.resolve(folder),
@@ -157,9 +177,10 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       ...{ ...facts, ...summary },
       ...(lesions && { lesions }),
       ...(coverage && { predictedDice: coverage }),
+      ...(gate && { gate }),
       ...(alarm && { alarm: alarm.summary }),
     };
-    const tables = evaluationTables(scores, summary, evaluated);
+    const tables = evaluationTables(scores, summary, evaluated, decisions);
     const more = lesions ? { "lesions.csv": lesionsCsv(parts, evaluated) } : {};
     const written = Object.entries({ ...tables, ...more, ...alarm?.files, "summary.json": toJson(summed, 2) });
     await writeTogether(out, "summary.json", async (folder) => {
@@ -167,13 +188,23 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
     });
     await session.print(
       session.json
-        ? toJson({ ...summed, scores }, 2)
-        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${lesions ? `${describeLesions(lesions, flags)}\n` : ""}${coverage ? `${describeCoverage(coverage)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
+        ? toJson(
+            { ...summed, scores: scores.map((score) => ({ ...score, ...decisionOf(decisions.get(score.id)) })) },
+            2,
+          )
+        : `${describeImages(scores, evaluated)}\n${describeSummary(summary)}\n${lesions ? `${describeLesions(lesions, flags)}\n` : ""}${coverage ? `${describeCoverage(coverage)}\n` : ""}${gate ? `${describeGate(gate)}\n` : ""}${alarm ? `${alarm.text}\n` : ""}Written to ${out}: ${written.map(([name]) => name).join(", ")}\n`,
     );
   } finally {
     line.clear();
     await model.dispose();
   }
+}
+
+/** What the gate said of an image, as files have it. */
+function decisionOf(decided: GateDecision | undefined) {
+  if (!decided) return undefined;
+  const { decision, reasons } = decided;
+  return { decision, reasons };
 }
 
 /** The certificate that holds for what is predicted here; that it holds no longer is told. */

@@ -25,6 +25,8 @@ export interface ImageRecord extends ScoreRecord, OfMeasures<number | null> {
   ignored?: number;
   /** Share of the stored image that the network did not see, in [0, 1): of a volume larger than its input. Earlier versions do not say. */
   cropped?: number;
+  /** In what a volume lies outside of the training's, a sentence each: no gate accepts it. Left out where there is nothing, and by earlier versions. */
+  unlikeTraining?: string[];
   /** Agreement of neighbouring heads, shallow to deep: mean over the classes that AULA averages. Null with one head. */
   agreements: number[] | null;
 }
@@ -307,6 +309,8 @@ export interface Comparison {
     cropped?: Cropped;
     /** Images that a run was trained on or chosen by, where any is among them. */
     seen?: number;
+    /** Volumes whose axes or voxels lie outside of some run's training, where there are any. */
+    unlikeTraining?: number;
     /** Runs of other versions, of which it is not known whether images of these splits are among them. */
     unknown?: { run: string; splits: string[] }[];
   };
@@ -342,6 +346,8 @@ export interface Comparison {
     cropped?: Cropped;
     /** Shifted images that a run was trained on or chosen by, where any is among them. */
     seen?: number;
+    /** Shifted volumes whose axes or voxels lie outside of some run's training, where there are any. */
+    unlikeTraining?: number;
     scored: number[];
     /** In the order of {@link Comparison.runs}. */
     runs: RunRecord[];

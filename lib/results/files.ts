@@ -69,11 +69,25 @@ export function describeComparison(comparison: Comparison): string {
 
 /** What does not count of the images, what networks did not see of them, and which of them the runs have seen. */
 function about(
-  { ignored, cropped, seen }: Pick<Comparison["data"], "ignored" | "cropped" | "seen">,
+  {
+    ignored,
+    cropped,
+    seen,
+    unlikeTraining,
+  }: Pick<Comparison["data"], "ignored" | "cropped" | "seen" | "unlikeTraining">,
   images: number,
 ): string[] {
   const said = [ignored && describeIgnored(ignored, images), cropped && describeCropped(cropped, images)];
-  return [...said.filter((one) => one !== undefined), ...(seen ? [describeSeen(seen, images)] : [])];
+  return [
+    ...said.filter((one) => one !== undefined),
+    ...(seen ? [describeSeen(seen, images)] : []),
+    ...(unlikeTraining ? [describeUnlike(unlikeTraining, images)] : []),
+  ];
+}
+
+/** Volumes that no gate accepts. */
+export function describeUnlike(unlike: number, images: number): string {
+  return `${unlike} of ${images} volumes have axes or voxels unlike those of the training: a gate sends them to a person, and what a certificate would accept leaves them out`;
 }
 
 /** Failed images of each of a method's runs, averaged. */
@@ -180,7 +194,7 @@ function imagesCsv(comparison: Comparison): string {
   const header = distinctNames([
     ...["set", "method", "seed", "id", "group", ...measures],
     ...scored.flatMap((c) => [`dice_${classNames[c]}`, `mhd_${classNames[c]}`]),
-    ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored", "cropped", "lengths"],
+    ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored", "cropped", "unlike_training", "lengths"],
   ]);
   const rows = (set: string, records: Comparison["runs"], classes: readonly number[]) =>
     records.flatMap(({ method, seed, images }) =>
@@ -196,6 +210,7 @@ function imagesCsv(comparison: Comparison): string {
         ...maps.map((name) => image.uncertainty[name]),
         image.ignored,
         image.cropped,
+        image.unlikeTraining?.join("; "),
         unitsIn(comparison).length,
       ]),
     );

@@ -163,15 +163,20 @@ function scoredImages(records: readonly RunRecord[], { summary }: AggregateSetti
   const names = rankingScores(all[0]?.images ?? []).filter((name) => all.every(({ of }) => of(name) !== null));
   return all.map(({ images, of }) => ({
     dice: Float64Array.from(images, ({ dice }) => dice ?? Number.NaN),
-    empty: images.map(({ empty }) => empty),
+    refused: images.map(isRefused),
     confidences: Object.fromEntries(names.map((name) => [name, of(name) as Float64Array])),
   }));
+}
+
+/** Whether no gate accepts an image, whatever its score. */
+export function isRefused({ empty, unlikeTraining = [] }: Pick<ImageRecord, "empty" | "unlikeTraining">): boolean {
+  return empty || unlikeTraining.length > 0;
 }
 
 /** Of the best score, and of AULA. */
 function acceptanceOf(
   ranks: readonly ScoreRank[],
-  { dice, empty, confidences }: ScoredImages,
+  { dice, refused, confidences }: ScoredImages,
   units: Units,
   { tau, bootstrap: { seed } }: AggregateSettings,
 ): AcceptanceCurve[] {
@@ -179,8 +184,7 @@ function acceptanceOf(
     .filter(({ score, aboveBest }) => aboveBest === null || score === "aula")
     .flatMap(({ score }) => {
       const values = confidences[score] as Float64Array;
-      // An empty result is accepted by no gate.
-      const confidence = values.map((value, i) => (empty[i] ? Number.NEGATIVE_INFINITY : value));
+      const confidence = values.map((value, i) => (refused[i] ? Number.NEGATIVE_INFINITY : value));
       return acceptanceCurve(score, { confidence, dice, units }, { tau, seed }) ?? [];
     });
 }

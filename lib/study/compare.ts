@@ -138,6 +138,7 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
       ignored: ignoredIn(images),
       cropped: croppedMost(records),
       ...(inside.seen.size > 0 && { seen: inside.seen.size }),
+      ...unlikeIn(records),
       ...unknownTo(facts),
       folder: data,
       split: options.split,
@@ -176,12 +177,19 @@ export async function compareRuns(options: CompareOptions): Promise<Comparison> 
       ignored: ignoredIn((others[0] as RunRecord).images),
       cropped: croppedMost(others),
       ...(outside && outside.seen.size > 0 && { seen: outside.seen.size }),
+      ...unlikeIn(others),
       scored: shift.scored,
       runs: others,
       rows: shiftRows(known, others, { ...settings, flag: shift.flag }),
       streams: alarmStreams(known, others, { summary: options.summary, seed }),
     },
   };
+}
+
+/** Volumes that are unlike the training's of some run. */
+function unlikeIn(records: readonly RunRecord[]): { unlikeTraining?: number } {
+  const ids = records.flatMap(({ images }) => images.filter((image) => image.unlikeTraining).map(({ id }) => id));
+  return ids.length > 0 ? { unlikeTraining: new Set(ids).size } : {};
 }
 
 /** What the run that sees least of its images does not see. */
@@ -297,7 +305,7 @@ async function measureRun(
     ...ruleOf(options),
   };
   const { scores, heads, units } = await evaluateItems(model, items, {
-    scoring,
+    ...{ notes, scoring },
     predict: {
       ...{ signal, ...(skip !== undefined && { skip }), ...(fusion && { fusion }) },
       ...(lesions && { labels: true }),

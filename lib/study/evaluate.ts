@@ -4,19 +4,23 @@ import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { PredictionFusion } from "../fusion/index.js";
 import type { Units } from "../grid/index.js";
 import { type Item, infer, type Result } from "../inference/inference.js";
+import { unlikeTraining } from "../inference/record.js";
 import type { Calibration } from "../metrics/index.js";
 import type { ReliabilityBin, RunRecord } from "../results/comparison.js";
+import type { RunNotes } from "../runs/notes.js";
 import { commonUnits, type ImageScore, type Scoring, scoreImage } from "./records.js";
 
 /** How a run is evaluated. */
 export interface EvaluateOptions {
+  /** What the run says of its training's volumes. */
+  notes: RunNotes;
   scoring: Scoring;
   /** Options of the predictions. */
   predict: Pick<PredictOptions, "skip" | "fusion" | "labels" | "tile" | "overlap" | "tileWeights" | "mirror"> & {
     signal: AbortSignal;
   };
-  /** Called with each image's result, in the order of the items. */
-  onResult?: (result: Result) => void;
+  /** Called with each image's result and score, in the order of the items. */
+  onResult?: (result: Result, score: ImageScore) => void;
   /** Called after each image. */
   onProgress?: (done: number) => void;
 }
@@ -35,14 +39,16 @@ export interface Evaluation {
 export async function evaluateItems(
   model: Model,
   items: readonly Item[],
-  { scoring, predict, onResult, onProgress }: EvaluateOptions,
+  { notes, scoring, predict, onResult, onProgress }: EvaluateOptions,
 ): Promise<Evaluation> {
   const scores: ImageScore[] = [];
   let heads: string[] = [];
   for await (const result of infer(model, items, predict)) {
     heads = result.prediction.heads;
-    scores.push(scoreImage(result, scoring));
-    onResult?.(result);
+    const unlike = unlikeTraining(result.placement, notes);
+    const score = { ...scoreImage(result, scoring), ...(unlike.length > 0 && { unlikeTraining: unlike }) };
+    scores.push(score);
+    onResult?.(result, score);
     onProgress?.(scores.length);
   }
   return { scores, heads, units: commonUnits(scores) };

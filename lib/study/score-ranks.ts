@@ -8,8 +8,8 @@ import type { Resamples } from "./statistics.js";
 /** One run's images: NaN for a Dice that is not defined, and that leaves the image out. */
 export interface ScoredImages {
   dice: Float64Array;
-  /** Whether no head found any foreground. */
-  empty: readonly boolean[];
+  /** Whether the gate sends it to a person whatever its score: no head found any foreground, or its volume is unlike the training's. */
+  refused: readonly boolean[];
   /** Higher where surer. Every run of a method has the same scores. */
   confidences: Partial<Record<ScoreName, Float64Array>>;
 }
@@ -22,7 +22,7 @@ interface Aurc {
 }
 
 /** Scores by AURC, the lowest first; empty where no image has a Dice. @param runs of one method, the same images in each */
-export function rankScores(runs: readonly Omit<ScoredImages, "empty">[], resamples: Resamples): ScoreRank[] {
+export function rankScores(runs: readonly Omit<ScoredImages, "refused">[], resamples: Resamples): ScoreRank[] {
   const names = Object.keys(runs[0]?.confidences ?? {}) as ScoreName[];
   const ranked = names
     .map((score) => {
@@ -49,7 +49,7 @@ function difference(a: Aurc, b: Aurc): Aurc {
   return { perRun: minus(a.perRun, b.perRun), drawn: minus(a.drawn, b.drawn) };
 }
 
-function aurcOf(runs: readonly Omit<ScoredImages, "empty">[], score: ScoreName, { units, draws }: Resamples): Aurc {
+function aurcOf(runs: readonly Omit<ScoredImages, "refused">[], score: ScoreName, { units, draws }: Resamples): Aurc {
   const once = new Uint16Array(units.count).fill(1);
   const perRun = new Float64Array(runs.length);
   const drawn = new Float64Array(draws.length);

@@ -1,10 +1,11 @@
 // When would the alarm over a service's cases go off? Images in distribution calibrate it and come first, then the shifted ones.
 import { Random } from "../random.js";
-import type { AlarmStream, Comparison, RunRecord } from "../results/comparison.js";
+import type { AlarmStream, Comparison, ImageRecord, RunRecord } from "../results/comparison.js";
 import type { Certificate } from "../runs/certificate.js";
 import { METHODS } from "../runs/methods.js";
 import {
   asConfidence,
+  LEAST_SURE,
   recordedConfidences,
   recordedScore,
   SCORE_NAMES,
@@ -15,6 +16,7 @@ import {
 } from "../scores/scores.js";
 import { StreamAlarm } from "../statistics/martingale.js";
 import { quantile } from "../statistics/spread.js";
+import { isRefused } from "./aggregate.js";
 import { inOrder } from "./shift.js";
 
 /** Orders in which the images come. */
@@ -44,6 +46,9 @@ export function alarmStreams(
     const given = { heads: inside[at]?.heads.length ?? 0, summary };
     const images = [...known, ...shifted];
     const valuesOf = (name: ScoreName) => recordedConfidences(images, name, given);
+    // How acceptable each is.
+    const askedOf = (name: ScoreName) =>
+      valuesOf(name)?.map((value, i) => (isRefused(images[i] as ImageRecord) ? LEAST_SURE : value)) ?? null;
     // What is watched beside the gate's score is what it is of an empty result, too: see `watchedOf`.
     const plainOf = (name: ScoreName) => {
       const values = images.map((image) => recordedScore(image, name));
@@ -55,7 +60,7 @@ export function alarmStreams(
     if (!own) return [];
     const scores = [scoreBehind(own.name, summary), ...SCORE_NAMES.filter((name) => SCORES[name].watched)];
     const watched = [...new Set(scores)].flatMap((name) => {
-      const values = name === scores[0] ? valuesOf(name) : plainOf(name);
+      const values = name === scores[0] ? askedOf(name) : plainOf(name);
       return values ? [{ name, values }] : [];
     });
     const cases = images.map(

@@ -8,6 +8,7 @@ import { bracketed, fixed, pValue } from "../results/format.js";
 import { FAILURE_NAMES, lookOf, POOLED } from "../results/measures.js";
 import { type Column, type Table, toCsv, toText } from "../results/table.js";
 import { describeLesionRule, lesionsTable, rankingColumn } from "../results/tables.js";
+import type { GateDecision } from "../scores/gate.js";
 import { snake } from "../scores/scores.js";
 import type { Spread } from "../statistics/spread.js";
 import type { ImageScore } from "./records.js";
@@ -208,11 +209,12 @@ export function ranksTable(
   };
 }
 
-/** The CSV files by name. */
+/** The CSV files by name. @param decisions of the gate, by image, where there is one */
 export function evaluationTables(
   scores: readonly ImageScore[],
   summary: Summary,
   evaluated: Evaluated,
+  decisions: ReadonlyMap<string, GateDecision> = new Map(),
 ): Record<string, string> {
   const { groups, bootstrap, spearmanWithDice, failureDetection, units } = summary;
   const lengths = () => units.length;
@@ -222,6 +224,17 @@ export function evaluationTables(
       group: ({ group }) => group,
       empty: ({ empty }) => String(empty),
       lengths,
+      ...(decisions.size > 0 && {
+        decision: ({ id }: ImageScore) => decisions.get(id)?.decision,
+        reasons: ({ id }: ImageScore) =>
+          decisions
+            .get(id)
+            ?.reasons.map(({ code }) => code)
+            .join(" "),
+      }),
+      ...(scores.some(({ unlikeTraining }) => unlikeTraining) && {
+        unlike_training: ({ unlikeTraining }: ImageScore) => unlikeTraining?.join("; "),
+      }),
     }),
     ...(Object.keys(groups).length > 0 && {
       "groups.csv": toCsv(groupsTable(summary), { group: ({ group }) => group, lengths }),

@@ -47,7 +47,7 @@ it("trains, evaluates and predicts", async () => {
   expect(evaluated.code).toBe(0);
   expect(evaluated.stderr).toMatch(warning(2));
   const { images, scores, lesions, units, cropped: unseen } = JSON.parse(evaluated.stdout);
-  expect(units).toEqual({ length: "px", size: "px", tolerance: 1 });
+  expect(units).toEqual({ length: "voxels", size: "voxels", tolerance: 1 });
   expect(Object.values(lesions)).toMatchObject([{ cases: 2, lesions: expect.any(Number) }]);
   expect(readFileSync(path.join(run, "evaluation-test", "lesions.csv"), "utf8")).toMatch(/^id,class,is,sizes,voxels,/);
   expect(unseen).toEqual(cropped(2));

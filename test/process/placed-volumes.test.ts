@@ -1,8 +1,9 @@
 // Volumes that say where they lie, through the command line and the server: files in, the same grid out.
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { parseCsv } from "../../lib/data/csv.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
 import type { Affine, Grid } from "../../lib/grid/index.js";
 import { readOutcomes } from "../../lib/runs/outcomes.js";
@@ -130,6 +131,51 @@ it("are predicted in their own grid and format, and what is unlike the training 
   const refused = await cli([...to("none"), bare]);
   expect(refused).toMatchObject({ code: 1 });
   expect(refused.stderr).toMatch(/ERR_LE_DATA.*says where it lies.*bare\.npy/s);
+});
+
+it("are evaluated and compared as the gate takes them: of another voxel size they are for a person", async () => {
+  cpSync(inside("run"), inside("gated"), { recursive: true });
+  const file = inside("gated", "run.json");
+  const run = JSON.parse(readFileSync(file, "utf8"));
+  // It accepts whatever is not refused.
+  writeFileSync(file, JSON.stringify({ ...run, gate: { score: "softDiceConfidence", threshold: 0 } }));
+  const args = [inside("gated"), "--data", inside("data"), "--device", "cpu", "--precision", "fp32", "--tau", "0.99"];
+  const evaluated = await cli(["evaluate", ...args, "--out", inside("evaluated"), "--json"]);
+  expect(evaluated).toMatchObject({ code: 0 });
+  expect(evaluated.stderr).toContain("warning: 1 of 2 volumes have axes or voxels unlike those of the training");
+  const { gate, scores } = JSON.parse(evaluated.stdout);
+  const of = (id: string) => scores.find((score: { id: string }) => score.id === id);
+  const { empty } = of("v6");
+  expect(of("v6")).toMatchObject({ decision: empty ? "review" : "accept" });
+  expect(of("v6").unlikeTraining).toBeUndefined();
+  expect(of("v7")).toMatchObject({
+    decision: "review",
+    unlikeTraining: [expect.stringMatching(/6×1\.25×1 mm/)],
+    reasons: expect.arrayContaining([{ code: "unlike-training", message: expect.stringMatching(/6×1\.25×1 mm/) }]),
+  });
+  expect(gate).toMatchObject({ score: "softDiceConfidence", threshold: 0, certified: false, accepted: empty ? 0 : 1 });
+  expect(gate).toMatchObject({ tau: 0.99, failed: gate.accepted, review: 2 - gate.accepted });
+  expect(gate.reasons["unlike-training"]).toBe(1);
+  const { rows } = parseCsv(readFileSync(inside("evaluated", "images.csv"), "utf8"), "images.csv");
+  expect(rows.find(({ id }) => id === "v7")).toMatchObject({
+    decision: "review",
+    reasons: expect.stringContaining("unlike-training"),
+    unlike_training: expect.stringContaining("6×1.25×1 mm"),
+  });
+  // Of other heads than the run's own the gate says nothing.
+  const others = await cli(["evaluate", ...args, "--out", inside("others"), "--skip", "1", "--json"]);
+  expect(JSON.parse(others.stdout).gate).toBeUndefined();
+
+  const compare = ["compare", ...args, "--out", inside("compared"), "--no-report", "--resamples", "20"];
+  const compared = await cli(compare);
+  expect(compared).toMatchObject({ code: 0 });
+  expect(compared.stdout).toContain("1 of 2 volumes have axes or voxels unlike those of the training");
+  const { data, runs } = JSON.parse(readFileSync(inside("compared", "results.json"), "utf8"));
+  expect(data.unlikeTraining).toBe(1);
+  expect(runs[0].images.map(({ unlikeTraining }: { unlikeTraining?: string[] }) => unlikeTraining?.length)).toEqual([
+    undefined,
+    1,
+  ]);
 });
 
 it("are served: the answer lies in the grid of the file, and another voxel size is a reason for review", async () => {

@@ -103,6 +103,17 @@ describe("acceptance by promise", () => {
     expect(curve?.points[0]).toMatchObject({ accepted: 0, failed: 0 });
   });
 
+  it("takes neither empty results nor volumes unlike the training's, however sure", () => {
+    const made = (change: Parameters<typeof madeRun>[0]) =>
+      aggregate([madeRun({ images: 200, ...change })], SETTINGS).methods[0]?.acceptance?.[0]?.points.at(-1);
+    const good = { dice: 0.9 };
+    expect(made({ change: () => good })).toMatchObject({ accepted: 1 });
+    const half = made({ change: (_, i) => (i % 2 === 0 ? good : { ...good, unlikeTraining: ["its axes run LPS"] }) });
+    expect(half?.accepted).toBeLessThan(0.6);
+    expect(half?.accepted).toBeGreaterThan(0.4);
+    expect(made({ change: () => ({ ...good, empty: true }) })).toMatchObject({ accepted: 0 });
+  });
+
   it("is told of each method by its best score, and by AULA", () => {
     const { methods } = aggregate([madeRun({ method: "plain", heads: 1 }), madeRun({ images: 12 })], SETTINGS);
     for (const { scoreRanks = [], acceptance = [], method } of methods) {
