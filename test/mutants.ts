@@ -36,6 +36,20 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/process/cli.test.ts"],
   },
   {
+    name: "classes of the foreground that are drawn by their sizes",
+    file: "native/core/data/patches.cpp",
+    text: "const uint64_t which = random.below(places.labels.size());",
+    by: "const uint64_t which = 0;",
+    tests: ["patches: a share"],
+  },
+  {
+    name: "tiles of a validation that all judge what they share",
+    file: "native/core/data/patches.cpp",
+    text: "return (before + size[axis] + next) / 2;",
+    by: "return next;",
+    tests: ["patches: in validation"],
+  },
+  {
     name: "splines without their filter, natively",
     file: "native/core/grid/resample.cpp",
     text: "stretch.between == Between::kCubic};",

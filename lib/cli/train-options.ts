@@ -208,7 +208,7 @@ export function trainOptions(): Command {
       "layer-ensembles train --run runs/busi --resume",
   ).addOption(new Option("--member <i>").argParser(integer({ min: 1 })).hideHelp());
   for (const [title, specs] of Object.entries(GROUPS))
-    withOptions(command.optionsGroup(`${title}:`), specs, { ...MODEL_PARSERS, size, normalise, taps });
+    withOptions(command.optionsGroup(`${title}:`), specs, { ...MODEL_PARSERS, size, patch: size, normalise, taps });
   return command;
 }
 
@@ -223,7 +223,8 @@ export type TrainOptions = Settings & TrainFlags & { data: string };
 
 /** What `fit` is told of them. */
 export function fitOptions(options: TrainOptions): FitOptions {
-  const { weightDecay, ...given } = givenOf(options, TRAINING);
+  const { weightDecay, patchForeground, ...rest } = givenOf(options, TRAINING);
+  const given = { ...rest, ...(rest.patch && patchForeground !== undefined && { patchForeground }) };
   if (weightDecay === undefined || weightDecay === "auto") return given;
   return { ...given, optimizer: { name: given.optimizer as OptimizerOptions["name"], weightDecay } };
 }
@@ -287,6 +288,11 @@ export async function effectiveOptions(
   ] as const)
     if (flags[name] !== undefined && (flags.method ?? "le") !== method)
       throw new UsageError(`--${name} is for --method ${method}, not ${flags.method ?? "le"}`);
+  for (const name of ["size", "resize"] as const)
+    if (flags.patch && named.has(name))
+      throw new UsageError(`--patch trains on images at their own size; it cannot go with --${name}`);
+  for (const name of ["patchForeground", "patchesPerCase"] as const)
+    if (!flags.patch && named.has(name)) throw new UsageError(`${dashed(name)} is for a training by --patch`);
   if (flags.bands && flags.channels !== undefined && flags.channels !== flags.bands.length)
     throw new UsageError(`--channels says ${flags.channels} but --bands has ${flags.bands.length}`);
   if (flags.data === undefined) throw new UsageError("required option '--data <dir>' not specified");
@@ -306,6 +312,8 @@ export async function effectiveOptions(
     ...volumes,
     ...counted,
     ...kept,
+    // What the network sees at once.
+    ...(flags.patch && { size: flags.patch }),
     ...(resume ? { resume } : {}),
   } as TrainOptions;
   // Those that have no dropout of their own; 0.2 is what the pyramid network drops.
@@ -314,7 +322,7 @@ export async function effectiveOptions(
   // A network from a file says by itself whether it takes volumes.
   if (flags.model === undefined && options.size.length !== axes)
     throw new UsageError(
-      `--backbone ${options.backbone} needs a --size of ${axes} sides, not ${options.size.join("x")}`,
+      `--backbone ${options.backbone} needs a --${options.patch ? "patch" : "size"} of ${axes} sides, not ${options.size.join("x")}`,
     );
   return { options, named, resumed: null };
 }

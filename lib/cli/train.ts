@@ -88,6 +88,8 @@ function beganMeanwhile(run: string): LayerEnsemblesError {
 interface Trained {
   history: History;
   run: string;
+  /** Size of what was trained on, where that was not whole images. */
+  patch?: readonly number[];
   method: MethodName;
   heads: readonly Head[];
   skip: number;
@@ -142,6 +144,7 @@ async function trainOne(
       `${METHOD_TITLES[model.method].long}: ${heads} (${model.heads.map((head) => head.name).join(", ")}) on ${model.device}, ${model.precision}; ` +
         `${images} training images${validation ? `, ${validation.length} for validation` : ", none for validation"}`,
     );
+    const { patch } = options;
     const history = await runTraining(model, training, validation, options, run, notes, line, session);
     line.clear();
     const { method, heads: made, skip, device, precision } = model;
@@ -149,6 +152,7 @@ async function trainOne(
     return {
       history,
       run,
+      ...(patch && { patch }),
       method,
       heads: made,
       skip,
@@ -333,6 +337,7 @@ async function openData(options: TrainOptions, resumed: RunNotes | null, { signa
   const { normalise } = options;
   const dataset = await Dataset.fromFolder(options.data, {
     ...givenOf(options, PREPARED),
+    ...(options.patch && { size: null }),
     ...(normalise !== "training" && { normalise }),
     ...(classes !== undefined && { classes }),
     labels: labelsOf(options),
@@ -569,7 +574,7 @@ function resultOf({ history, ...rest }: Trained) {
   return { ...rest, stopped, epochs: history.epochs.length, best, validation: kept?.validation ?? null };
 }
 
-function summary({ history, run, heads: made, seconds }: Trained): string {
+function summary({ history, run, patch, heads: made, seconds }: Trained): string {
   const kept = keptEpoch(history);
   const why = history.stopped === "early" ? ", stopped early" : "";
   const end = `\nTrained ${history.epochs.length} epochs in ${duration(seconds)}${why}. Run: ${run}\n`;
@@ -593,5 +598,6 @@ function summary({ history, run, heads: made, seconds }: Trained): string {
     ],
     rows,
   );
-  return `Validation at epoch ${kept.epoch + 1}, at the network's input size:\n\n${table}${end}`;
+  const where = patch ? `of whole images, by tiles of ${patch.join("×")}` : "at the network's input size";
+  return `Validation at epoch ${kept.epoch + 1}, ${where}:\n\n${table}${end}`;
 }

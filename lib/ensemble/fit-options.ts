@@ -81,6 +81,11 @@ const LOSS: OptionSpec<LossName | LossOptions | CustomLoss> = option.anyOf(
 const OPTIMIZER = option.anyOf(option.oneOf(OPTIMIZERS), option.object<OptimizerOptions>(OPTIMIZER_OPTIONS));
 const SCHEDULE = option.anyOf(option.oneOf(SCHEDULES), option.object<ScheduleOptions>(SCHEDULE_OPTIONS));
 
+const side = option.integer({ min: 1, max: 65536 });
+const PATCH = option.anyOf(option.array(side, { length: 2 }), option.array(side, { length: 3 })) as OptionSpec<
+  readonly [height: number, width: number] | readonly [depth: number, height: number, width: number]
+>;
+
 /** What `fit` takes, whatever it trains. */
 export const FIT = {
   /** Validation samples: per-head and fused Dice and nll after each epoch, and the choice of the best weights. */
@@ -124,6 +129,32 @@ export const FIT = {
     default: 0,
     otherwise: "never",
     text: "stop after n epochs without a better validation loss",
+  }),
+  /**
+   * Trains on random parts of this size, one number per spatial axis, instead of on whole samples, whose sizes may differ then.
+   * Zeros of label 0 surround a sample that is smaller. Validation is by tiles of this size over whole samples. @default none
+   */
+  patch: option.with(PATCH, {
+    otherwise: "whole images",
+    text: "train on random parts of HEIGHTxWIDTH (volumes: DEPTHxHEIGHTxWIDTH) of the images at their own size, instead of --size",
+    arg: "size",
+  }),
+  /**
+   * Of the patches, the share that lies about a pixel of the foreground: a class above 0 that the sample has, each as often, then one
+   * of its pixels. @default 0.33
+   */
+  patchForeground: option.number({
+    min: 0,
+    max: 1,
+    default: 0.33,
+    text: "share of the patches that lie about the foreground",
+    arg: "share",
+  }),
+  /** Patches of each sample in an epoch. @default as many as have the pixels of the mean sample */
+  patchesPerCase: option.integer({
+    min: 1,
+    otherwise: "as many as have the pixels of the mean image",
+    text: "patches of each image in an epoch",
   }),
   /** A strength by its name, or what is changed how far. @default "default" */
   augment: option.with(AUGMENT, {

@@ -52,12 +52,15 @@ const GATHERABLE: OptionSpecs = {
  */
 export function checkFit<Options extends object>(options: Options): Options {
   const given = checkOptions("fit", options, GATHERABLE);
-  const { earlyStopping, validation } = given as FitOptions;
+  const { earlyStopping, validation, patch } = given as FitOptions;
   if (earlyStopping && !validation)
     throw new LayerEnsemblesError(
       "ERR_LE_OPTION",
       "Expected option 'validation' with 'earlyStopping' but received none.",
     );
+  for (const name of ["patchForeground", "patchesPerCase"] as const)
+    if (!patch && (given as FitOptions)[name] !== undefined)
+      throw new LayerEnsemblesError("ERR_LE_OPTION", `Expected option 'patch' with '${name}' but received none.`);
   return given;
 }
 
@@ -397,11 +400,12 @@ export abstract class Network extends Predictor implements Model {
       ...FIT_DEFAULTS,
       ...options,
     };
-    const { loss, optimizer, schedule, augment, ...rest } = given;
+    const { loss, optimizer, schedule, augment, patchForeground, ...rest } = given;
     const guard = new SampleGuard(training, { ...rest, validation, allowDuplicates });
     const custom = typeof loss === "function" ? loss : null;
     const settings = {
       ...rest,
+      ...(rest.patch && { patchForeground }),
       ignoreIndex: guard.ignoreIndex ?? 255,
       loss: typeof loss === "function" ? { name: "crossEntropy" } : withName(loss),
       optimizer: withName(optimizer),

@@ -9,7 +9,7 @@ export interface TrainingSample {
   readonly mask?: NdArray<Uint8Array> | undefined;
 }
 
-/** Anything that yields samples, all of one size: an array, a `Dataset`, a generator. */
+/** Anything that yields samples, all of one size unless they are trained on by patches: an array, a `Dataset`, a generator. */
 export type SampleSource = Iterable<TrainingSample> | AsyncIterable<TrainingSample>;
 
 /** Dice (mean over foreground classes and images) and nll (mean over images) on validation. */
@@ -113,7 +113,7 @@ export interface EpochEvent {
   learningRate: number;
   /** Duration, validation counted. */
   seconds: number;
-  /** Of training alone. */
+  /** Of training alone; patches per second, where those are trained on. */
   imagesPerSecond: number;
   /** Until the last epoch, by the pace so far. */
   secondsLeft: number;

@@ -7,7 +7,7 @@
 namespace le {
 
 // What a stream is for. Numbers that are taken stay taken: a run that is resumed draws by them.
-enum Purpose : uint64_t { kShuffle = 1, kAugment = 2, kDropout = 3, kSampling = 11 };
+enum Purpose : uint64_t { kShuffle = 1, kAugment = 2, kDropout = 3, kSampling = 11, kPatch = 12 };
 
 class Random {
  public:

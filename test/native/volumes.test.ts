@@ -1,6 +1,6 @@
 // Networks of volumes through the same calls as those of images.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, expect, it } from "vitest";
@@ -50,6 +50,29 @@ it("trains on phantoms until it finds the balls, saves, loads, and predicts the 
   const loaded = await LayerEnsemble.load(folder, { device: "cpu", precision: "fp32" });
   expect((await loaded.predict(sample!.image)).probabilities?.data).toEqual(prediction.probabilities?.data);
   await loaded.dispose();
+  await model.dispose();
+  await backbone.dispose();
+});
+
+it("trains on patches of volumes of several sizes, and says so in the run", async () => {
+  const run = path.join(folder, "patches");
+  const { backbone, model } = await smallVolumeModel({ depth: 2, width: 6, inputSize: [8, 8, 8] });
+  const training = [...balls(4, [10, 16, 16]), ...balls(3, [7, 18, 12], 2)];
+  const given = { epochs: 8, batchSize: 4, learningRate: 0.02, validation: balls(3, [9, 11, 17], 9), run } as const;
+  const batches = new Set<number>();
+  const history = await model.fit(training, {
+    ...given,
+    patch: [8, 8, 8],
+    patchesPerCase: 3,
+    onProgress: (event) => event.type === "batch" && batches.add(event.batches),
+  });
+  expect([...batches]).toEqual([6]); // 7 volumes, 3 patches of each, in batches of 4 at most
+  expect(Math.max(...history.epochs.map((epoch) => epoch.validation?.fused.dice ?? 0))).toBeGreaterThan(0.6);
+  const { training: recorded } = JSON.parse(readFileSync(path.join(run, "run.json"), "utf8"));
+  expect(recorded).toMatchObject({ patch: [8, 8, 8], patchForeground: 0.33, patchesPerCase: 3 });
+  await expect(model.fit(training, { epochs: 1 })).rejects.toThrow("Expected 10×16×16 for training[4]");
+  await expect(model.fit(training, { epochs: 1, patch: [8, 8] })).rejects.toThrow("for option 'patch' but received 2");
+  await expect(model.fit(training, { epochs: 1, patchesPerCase: 3 })).rejects.toThrow("'patch' with 'patchesPerCase'");
   await model.dispose();
   await backbone.dispose();
 });

@@ -43,6 +43,20 @@ describe("fit and train", () => {
   });
 });
 
+describe("patches", () => {
+  it("take the place of the size, and have no other", async () => {
+    const options = await effective("--backbone", "unet3d", "--patch", "16x32x24", "--patches-per-case", "2");
+    expect(options).toMatchObject({ size: [16, 32, 24], patch: [16, 32, 24] });
+    expect(fitOptions(options)).toMatchObject({ patch: [16, 32, 24], patchForeground: 0.33, patchesPerCase: 2 });
+    expect(fitOptions(await effective())).not.toHaveProperty("patchForeground");
+    await expect(effective("--patch", "64", "--size", "64")).rejects.toThrow("cannot go with --size");
+    await expect(effective("--patch-foreground", "1")).rejects.toThrow(
+      "--patch-foreground is for a training by --patch",
+    );
+    await expect(effective("--patch", "8x8x8")).rejects.toThrow("needs a --patch of 2 sides");
+  });
+});
+
 describe("the documentation", () => {
   it("defines every loss, and names every optimiser, schedule and network", () => {
     const [metrics, cli] = ["metrics", "cli"].map((name) => readFileSync(file(`docs/${name}.md`), "utf8"));

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "data/patches.h"
 #include "error.h"
 
 namespace le {
@@ -30,8 +31,8 @@ Sample copy_of(const SampleView& view) {
 
 SampleView Dataset::view(size_t index) const { return view_of(samples[index]); }
 
-void Dataset::validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes,
-                       int64_t ignore_index) const {
+void Dataset::validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes, int64_t ignore_index,
+                       bool any_size) const {
   if (size() == 0) fail(code::kShape, "Expected at least one sample for ", what, " but received none.");
   std::vector<int64_t> first;
   for (size_t i = 0; i < size(); ++i) {
@@ -42,7 +43,7 @@ void Dataset::validate(const std::string& what, int64_t channels, int64_t axes, 
     if (static_cast<int64_t>(sample.size.size()) != axes)
       fail(code::kShape, "Expected ", axes, " spatial axes for ", name(), " but received ", sample.size.size(), ".");
     if (i == 0) first = sample.size;
-    if (sample.size != first)
+    if (!any_size && sample.size != first)
       fail(code::kShape, "Expected ", joined(first), " for ", name(), " but received ", joined(sample.size),
            ": give the dataset one size.");
     for (const float *value = sample.image, *end = value + sample.values(); value != end; ++value)
@@ -92,9 +93,10 @@ std::vector<std::vector<size_t>> epoch_batches(size_t samples, size_t batch_size
   return batches;
 }
 
-Loader::Loader(const Dataset& data, std::vector<std::vector<size_t>> batches, const AugmentOptions& augmentation,
-               uint64_t seed, int64_t epoch, bool pinned, size_t ahead)
+Loader::Loader(const Dataset& data, const Patches* patches, std::vector<std::vector<size_t>> batches,
+               const AugmentOptions& augmentation, uint64_t seed, int64_t epoch, bool pinned, size_t ahead)
     : data_(data),
+      patches_(patches),
       batches_(std::move(batches)),
       augmentation_(augmentation),
       seed_(seed),
@@ -112,14 +114,15 @@ Loader::~Loader() {
   thread_.join();
 }
 
-Batch Loader::made(const std::vector<size_t>& indices) const {
-  if (!augmentation_.any()) return collate(data_, indices, pinned_);
+Batch Loader::made(const std::vector<size_t>& numbers) const {
+  if (!patches_ && !augmentation_.any()) return collate(data_, numbers, pinned_);
   Batch batch;
-  for (size_t place = 0; place < indices.size(); ++place) {
-    Random random(seed_, kAugment, static_cast<uint64_t>(epoch_), indices[place]);
-    Sample sample = copy_of(data_.view(indices[place]));
-    augment(sample, augmentation_, random);
-    if (place == 0) batch = empty_batch(indices.size(), sample.channels, sample.size, pinned_);
+  for (size_t place = 0; place < numbers.size(); ++place) {
+    const size_t number = numbers[place];
+    Random random(seed_, kAugment, static_cast<uint64_t>(epoch_), number);
+    Sample sample = patches_ ? patches_->draw(number, epoch_) : copy_of(data_.view(number));
+    if (augmentation_.any()) augment(sample, augmentation_, random);
+    if (place == 0) batch = empty_batch(numbers.size(), sample.channels, sample.size, pinned_);
     put(view_of(sample), place, batch);
   }
   return batch;

@@ -35,9 +35,10 @@ struct Dataset {
   SampleView view(size_t index) const;
 
   // Every image finite, of `channels` channels and `axes` spatial axes, every mask of its image's size with labels
-  // below `classes` or equal to `ignore_index`, all of one size: else ERR_LE_SHAPE or ERR_LE_VALUE naming the sample by
-  // `what` and index.
-  void validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes, int64_t ignore_index) const;
+  // below `classes` or equal to `ignore_index`, all of one size unless they are of `any_size`: else ERR_LE_SHAPE or
+  // ERR_LE_VALUE naming the sample by `what` and index.
+  void validate(const std::string& what, int64_t channels, int64_t axes, int64_t classes, int64_t ignore_index,
+                bool any_size = false) const;
 };
 
 // A view of a sample in memory, which must outlive it.
@@ -65,12 +66,14 @@ Batch collate(const Dataset& data, const std::vector<size_t>& indices, bool pinn
 // that no tiny last batch disturbs batch norm.
 std::vector<std::vector<size_t>> epoch_batches(size_t samples, size_t batch_size, uint64_t seed, int64_t epoch);
 
-// Makes the batches of one epoch in order, at most `ahead` of the reader. What a batch holds depends on (seed, epoch,
-// sample) alone, never on timing.
+class Patches;
+
+// Makes the batches of one epoch in order, at most `ahead` of the reader: of samples, or of patches of them where there
+// are any. What a batch holds depends on (seed, epoch, number of the sample or patch) alone, never on timing.
 class Loader {
  public:
-  Loader(const Dataset& data, std::vector<std::vector<size_t>> batches, const AugmentOptions& augmentation,
-         uint64_t seed, int64_t epoch, bool pinned, size_t ahead = 3);
+  Loader(const Dataset& data, const Patches* patches, std::vector<std::vector<size_t>> batches,
+         const AugmentOptions& augmentation, uint64_t seed, int64_t epoch, bool pinned, size_t ahead = 3);
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
@@ -80,8 +83,9 @@ class Loader {
 
  private:
   void run();
-  Batch made(const std::vector<size_t>& indices) const;
+  Batch made(const std::vector<size_t>& numbers) const;
   const Dataset& data_;
+  const Patches* const patches_;
   const std::vector<std::vector<size_t>> batches_;
   const AugmentOptions augmentation_;
   const uint64_t seed_;

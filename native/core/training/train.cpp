@@ -25,6 +25,7 @@
 #include "prediction/reduce.h"
 #include "training/optim.h"
 #include "training/schedule.h"
+#include "training/validation.h"
 
 namespace le {
 
@@ -34,36 +35,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Sums over images that turn into means at the end; two results with the same images in the same order are equal.
-struct Score {
-  double dice = 0, nll = 0;
-  Json json(double images) const { return Json::Object{{"dice", dice / images}, {"nll", nll / images}}; }
-};
-
-// Mean over foreground classes of the Dice of each image, summed over the images. Both empty: 1. An image of which no
-// pixel counts has none and adds nothing.
-double dice_sum(const at::Tensor& labels, const at::Tensor& truth, int64_t classes, int64_t ignore_index) {
-  const auto images = labels.size(0);
-  const at::Tensor counted = truth.ne(ignore_index).reshape({images, -1});
-  at::Tensor sum = at::zeros({images}, at::kDouble);
-  for (int64_t c = 1; c < classes; ++c) {
-    const at::Tensor a = labels.eq(c).reshape({images, -1}).logical_and(counted);
-    const at::Tensor b = truth.eq(c).reshape({images, -1}).logical_and(counted);
-    const at::Tensor both = a.logical_and(b).sum(1).to(at::kDouble), size = (a.sum(1) + b.sum(1)).to(at::kDouble);
-    sum += at::where(size.eq(0), at::ones_like(size), 2 * both / size.clamp_min(1));
-  }
-  sum *= counted.any(1).to(at::kDouble);
-  return sum.sum().item<double>() / static_cast<double>(classes - 1);
-}
-
-// Mean over counted pixels of -ln(p_y + 1e-5) for each image, summed over the images (SPEC section 8).
-double nll_sum(const at::Tensor& probabilities, const at::Tensor& truth, int64_t ignore_index) {
-  const at::Tensor counted = truth.ne(ignore_index);
-  const at::Tensor target = at::where(counted, truth, at::zeros_like(truth)).unsqueeze(1);
-  const at::Tensor loss = (probabilities.gather(1, target).squeeze(1) + 1e-5).log().neg() * counted;
-  const at::Tensor pixels = counted.flatten(1).sum(1).clamp_min(1);
-  return (loss.flatten(1).sum(1, false, at::kDouble) / pixels).sum().item<double>();
-}
+// Of the tiles by which a training by patches is validated: enough for a tile to see around what is judged in it.
+constexpr double kValidationOverlap = 0.25;
 
 }  // namespace
 
@@ -84,6 +57,7 @@ TrainOptions TrainOptions::from(const Json& options) {
   result.clip_norm = in_range(options, "clipNorm", from_zero);
   result.early_stopping = options.at("earlyStopping").integer("earlyStopping");
   result.augmentation = AugmentOptions::from(options.at("augment"));
+  result.patches = PatchOptions::from(options);
   result.seed = static_cast<uint64_t>(options.at("seed").integer("seed"));
   result.ignore_index = options.at("ignoreIndex").integer("ignoreIndex");
   result.augmentation.fill_mask =
@@ -131,8 +105,13 @@ class Trainer {
     const auto channels = ensemble.backbone().in_channels();
     const auto axes = ensemble.backbone().spatial_axes();
     if (const auto momentum = schedule_->momentum(0, 1)) optimizer_->set_momentum(*momentum);
-    training_.validate("training", channels, axes, ensemble.classes(), options.ignore_index);
-    if (validation_) validation_->validate("validation", channels, axes, ensemble.classes(), options.ignore_index);
+    const bool by_patches = options.patches.any();
+    training_.validate("training", channels, axes, ensemble.classes(), options.ignore_index, by_patches);
+    if (by_patches) patches_.emplace(training_, options.patches, options.ignore_index, options.seed);
+    if (validation_) {
+      validation_->validate("validation", channels, axes, ensemble.classes(), options.ignore_index, by_patches);
+      judged_ = judged_tiles(*validation_, options.patches.size, kValidationOverlap);
+    }
     draws_ = !ensemble.options().freeze_backbone && ensemble.backbone().draws_in_training();
     if (weights_.empty()) weights_.assign(ensemble.heads().size(), 1.0);
     if (weights_.size() != ensemble.heads().size())
@@ -148,7 +127,7 @@ class Trainer {
                                      {"heads", std::move(heads)},
                                      {"samples", static_cast<int64_t>(training.samples.size())}})
                        .dump();
-    const size_t batches = epoch_batches(training_.size(), options_.batch_size, 0, 0).size();
+    const size_t batches = epoch_batches(epoch_size(), options_.batch_size, 0, 0).size();
     if (const int64_t needed = ensemble.options().freeze_backbone ? 0 : ensemble.backbone().training_batch();
         needed > 0)
       for (const int64_t size : batch_sizes())
@@ -187,14 +166,14 @@ class Trainer {
     const Rehearsal rehearsal(*this);
     for (const int64_t size : batch_sizes()) {
       control_.check();
-      rehearsal.step(first_samples(training_, size));
+      rehearsal.step(first_batch(size));
     }
     if (validation_) {
-      std::set<int64_t> sizes;
-      const auto all = static_cast<int64_t>(validation_->size());
-      for (int64_t begin = 0; begin < all; begin += options_.batch_size)
-        sizes.insert(std::min(options_.batch_size, all - begin));
-      for (const int64_t size : sizes) rehearsal.evaluation(first_samples(*validation_, size));
+      std::set<size_t> sizes;
+      const size_t all = judged_.size(), most = static_cast<size_t>(options_.batch_size);
+      for (size_t begin = 0; begin < all; begin += most) sizes.insert(std::min(most, all - begin));
+      for (const size_t size : sizes)
+        rehearsal.evaluation(judged_batch(*validation_, judged_, 0, size, options_.ignore_index, false));
     }
     return recording.calls();
   }
@@ -204,7 +183,7 @@ class Trainer {
     constexpr double kEnough = 2;  // seconds, after which no further round begins
     StepSeconds shortest;
     const Rehearsal rehearsal(*this);
-    const Batch batch = first_samples(training_, *batch_sizes().rbegin());
+    const Batch batch = first_batch(*batch_sizes().rbegin());
     const auto begin = std::chrono::steady_clock::now();
     for (int round = 0; round < kMostRounds && (round == 0 || seconds_since(begin) < kEnough); ++round)
       for (const auto& [dtype, seconds] : {std::pair(at::kFloat, &shortest.fp32), {at::kBFloat16, &shortest.bf16}}) {
@@ -258,16 +237,22 @@ class Trainer {
   // Of an epoch's batches.
   std::set<int64_t> batch_sizes() const {
     std::set<int64_t> sizes;
-    for (const auto& batch : epoch_batches(training_.size(), options_.batch_size, 0, 0))
+    for (const auto& batch : epoch_batches(epoch_size(), options_.batch_size, 0, 0))
       sizes.insert(static_cast<int64_t>(batch.size()));
     return sizes;
   }
 
-  static Batch first_samples(const Dataset& data, int64_t count) {
-    std::vector<size_t> indices(static_cast<size_t>(count));
-    std::iota(indices.begin(), indices.end(), size_t{0});
-    return collate(data, indices, false);
+  // Samples of an epoch, or patches.
+  size_t epoch_size() const { return patches_ ? patches_->count() : training_.size(); }
+
+  // So many of them.
+  Batch first_batch(int64_t count) const {
+    std::vector<size_t> numbers(static_cast<size_t>(count));
+    std::iota(numbers.begin(), numbers.end(), size_t{0});
+    return Loader(training_, patches(), {numbers}, AugmentOptions{}, options_.seed, 0, false).next();
   }
+
+  const Patches* patches() const { return patches_ ? &*patches_ : nullptr; }
 
   bool exhausted() const {
     return validation_ && options_.early_stopping > 0 && best_epoch_ >= 0 &&
@@ -294,7 +279,7 @@ class Trainer {
     ++epoch_;
     const double seconds = seconds_since(epoch_start);
     event["seconds"] = seconds;
-    event["imagesPerSecond"] = static_cast<double>(training_.size()) / training_seconds;
+    event["imagesPerSecond"] = static_cast<double>(epoch_size()) / training_seconds;
     event["secondsLeft"] = seconds_since(start_) / static_cast<double>(epoch_ - first_epoch_) *
                            static_cast<double>(options_.epochs - epoch_);
     event["best"] = Json::Object{{"epoch", best_epoch_}, {"loss", best_loss_}};
@@ -312,7 +297,7 @@ class Trainer {
     ensemble_.backbone().end_inference();
     ensemble_.train(true);
     const bool cuda = ensemble_.device().is_cuda();
-    Loader loader(training_, epoch_batches(training_.size(), options_.batch_size, options_.seed, epoch_),
+    Loader loader(training_, patches(), epoch_batches(epoch_size(), options_.batch_size, options_.seed, epoch_),
                   options_.augmentation, options_.seed, epoch_, cuda);
     const auto batches = static_cast<int64_t>(loader.batches());
     const auto start = std::chrono::steady_clock::now();
@@ -442,52 +427,50 @@ class Trainer {
     return losses;
   }
 
-  // Sets `monitored` to the validation loss, Σ_k w_k · L(z_k, y) averaged over images.
+  // Sets `monitored` to the validation loss, Σ_k w_k · L(z_k, y) averaged over images (tiles).
   Json validate(double& monitored) {
     const Autocast autocast(ensemble_.device(), dtype_);
     const at::NoGradGuard no_grad;
     const Evaluation evaluation(ensemble_, dtype_);
     const size_t count = ensemble_.heads().size();
     std::vector<double> losses(count, 0.0);
-    std::vector<Score> scores(count);
-    Score fused;
-    const auto n = validation_->size();
-    double counted = 0;  // images of which a pixel counts
+    // Of each head, and at last of all together.
+    std::vector<Scores> scores;
+    for (size_t k = 0; k <= count; ++k)
+      scores.emplace_back(validation_->size(), ensemble_.classes(), options_.ignore_index);
+    const size_t n = judged_.size();
     for (size_t begin = 0; begin < n; begin += options_.batch_size) {
       control_.check();
-      std::vector<size_t> indices(std::min<size_t>(n - begin, options_.batch_size));
-      std::iota(indices.begin(), indices.end(), begin);
-      const Batch batch = collate(*validation_, indices, ensemble_.device().is_cuda());
+      const size_t end = std::min<size_t>(n, begin + options_.batch_size);
+      const JudgedBatch batch =
+          judged_batch(*validation_, judged_, begin, end, options_.ignore_index, ensemble_.device().is_cuda());
       const auto images = static_cast<double>(batch.size());
-      const at::Tensor target = batch.targets.to(ensemble_.device(), true);
+      const at::Tensor target = batch.targets.to(ensemble_.device(), true),
+                       judged = batch.judged.to(ensemble_.device(), true);
       const auto size = batch.images.sizes().slice(2);
       auto logits = ensemble_.logits(to_evaluate(batch));
-      counted += target.ne(options_.ignore_index).flatten(1).any(1).sum().item<double>();
       for (size_t k = 0; k < count; ++k) {
         const at::Tensor full = interpolate(logits[k], size);
         losses[k] += loss_(logits[k], target).item<double>() * images;
-        scores[k].dice += dice_sum(full.argmax(1), target, ensemble_.classes(), options_.ignore_index);
-        scores[k].nll += nll_sum(full.softmax(1), target, options_.ignore_index);
+        scores[k].add(full.argmax(1), full.softmax(1), judged, batch.sample);
       }
       ReduceOptions reduction;
       reduction.maps = 0;
       const Reduced reduced = reduce(logits, size, reduction);
-      fused.dice += dice_sum(reduced.mask, batch.targets, ensemble_.classes(), options_.ignore_index);
-      fused.nll += nll_sum(reduced.probabilities, batch.targets, options_.ignore_index);
+      scores[count].add(reduced.mask, reduced.probabilities, batch.judged, batch.sample);
     }
-    const auto total = static_cast<double>(n);
-    for (double& loss : losses) loss /= total;
+    for (double& loss : losses) loss /= static_cast<double>(n);
     monitored = weighted(losses);
     if (!std::isfinite(monitored))
       fail(code::kDiverged, "Expected a finite validation loss but received ", monitored, " in epoch ", epoch_,
            ": lower the learning rate, clip gradients (clipNorm), or use fp32.");
     Json::Object heads;
     for (size_t k = 0; k < count; ++k) {
-      Json score = scores[k].json(counted);
+      const Json score = scores[k].means();
       heads[ensemble_.heads()[k].name] =
           Json::Object{{"dice", score.at("dice")}, {"nll", score.at("nll")}, {"loss", losses[k]}};
     }
-    return Json::Object{{"loss", monitored}, {"heads", std::move(heads)}, {"fused", fused.json(counted)}};
+    return Json::Object{{"loss", monitored}, {"heads", std::move(heads)}, {"fused", scores[count].means()}};
   }
 
   at::Tensor to_evaluate(const Batch& batch) const {
@@ -574,6 +557,8 @@ class Trainer {
   Ensemble& ensemble_;
   const Dataset& training_;
   const Dataset* validation_;
+  std::optional<Patches> patches_;  // of the training
+  std::vector<JudgedTile> judged_;  // of the validation
   const TrainOptions options_;
   const Control& control_;
   const Loss loss_;

@@ -7,7 +7,7 @@
 
 #include "control.h"
 #include "convolutions/convolution.h"
-#include "data/dataset.h"
+#include "data/patches.h"
 #include "ensemble.h"
 #include "training/losses.h"
 
@@ -24,6 +24,7 @@ struct TrainOptions {
   double clip_norm;                  // 0: no clipping
   int64_t early_stopping;            // epochs without a better validation loss; 0: off
   AugmentOptions augmentation;
+  PatchOptions patches;  // what is trained on in the place of whole samples
   uint64_t seed;
   int64_t ignore_index;
   at::ScalarType dtype = at::kFloat;  // kBFloat16: autocast
@@ -37,6 +38,10 @@ struct TrainOptions {
 };
 
 // Trains in place, on the calling thread. `validation` may be empty. `custom_loss` replaces options.loss where given.
+//
+// By patches an epoch is as many as Patches::count(), and "images" are patches. Validation is by tiles of their size
+// then, over the samples whole: its loss is the mean over tiles, its Dice and nll are of samples, each pixel judged in
+// one tile.
 //
 // Events go to control.report: {"type": "start", "epoch", "epochs", "before": [epoch events
 // of the run that is resumed]} once, {"type": "batch", "epoch", "batch", "batches", "loss",
