@@ -15,6 +15,13 @@ export interface Mutant {
 
 export const MUTANTS: readonly Mutant[] = [
   {
+    name: "arrays that lose where voxels lie without a word",
+    file: "lib/volumes/write.ts",
+    text: "if (placeless && grid && !withoutGrid)",
+    by: "if (placeless && grid && withoutGrid)",
+    tests: ["test/unit/convert.test.ts"],
+  },
+  {
     name: "empty results as sure as their agreement",
     file: "lib/scores/scores.ts",
     text: "return result.empty && !Number.isNaN(value) ? LEAST_SURE : value;",

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { LayerEnsemblesError } from "../errors.js";
 import type { Placed, Triple } from "../grid/index.js";
 import { option, type Values } from "../options.js";
+import type { SeriesVolume } from "../volumes/dicom/index.js";
 import { WRITTEN_TYPES } from "../volumes/numbers.js";
 import type { Volume } from "../volumes/volume.js";
 import { withOptions } from "./arguments.js";
@@ -29,6 +30,17 @@ const OPTIONS = {
     ...{ length: 3, otherwise: "as read" },
     text: "resample to these edges of a voxel along z, y and x, in mm: cubic, of labels the nearest; the extent stays",
   }),
+  withoutGrid: option.boolean({
+    text: "write .npy of a volume that says where it lies, which an array cannot",
+  }),
+  source: option.string({
+    text: "of a label map that is written as .dcm: the DICOM series that it is of, to which the segmentation refers",
+    arg: "folder",
+  }),
+  segments: option.array(option.string(), {
+    ...{ min: 1, otherwise: "as read, else label 1, label 2, …", arg: "names" },
+    text: "of a label map that is written as .dcm: what labels 1, 2, … are called",
+  }),
   ...SERIES_OPTIONS,
 };
 
@@ -36,13 +48,17 @@ interface Flags extends Values<typeof OPTIONS> {
   json?: boolean;
 }
 
+/** The ending of a segmentation. */
+const SEGMENTATION = ".dcm";
+
 /** `convert`: a volume of any format that is read into any that is written. */
 export function convertCommand(): Command {
   const command = newCommand(
     "convert",
     "write a volume in another format, refusing what would lose values or place",
     "layer-ensembles convert dicom/ head.nii.gz\nlayer-ensembles convert labels.nrrd labels.nii.gz --label\n" +
-      "layer-ensembles convert mask.npy mask.nii.gz --label --like head.nii.gz",
+      "layer-ensembles convert mask.npy mask.nii.gz --label --like head.nii.gz\n" +
+      "layer-ensembles convert labels.nii.gz seg.dcm --label --source dicom/ --segments liver,tumour",
     "Values and their place stay as they are, unless --spacing asks for others. What else a header says (of the patient, say) is " +
       "not carried over.",
   )
@@ -54,10 +70,13 @@ export function convertCommand(): Command {
 }
 
 async function convert(input: string, output: string, flags: Flags, session: Session): Promise<void> {
+  if (output.toLowerCase().endsWith(SEGMENTATION)) return writeSegments(input, output, flags, session);
   const { orientationOf, readVolume, spacingOf, writeVolume } = await import("../volumes/index.js");
   const { writerOf } = await import("../volumes/write.js");
   writerOf(output);
-  const { label = false, type, channels = false } = flags;
+  const { label = false, type, channels = false, withoutGrid = false } = flags;
+  for (const [name, value] of Object.entries({ source: flags.source, segments: flags.segments }))
+    if (value !== undefined) throw new UsageError(`expected an output ${SEGMENTATION} with --${name}`);
   const moves = flags.reorient !== undefined || flags.spacing !== undefined;
   if (moves && flags.like !== undefined) throw new UsageError("expected --like, or --reorient and --spacing, not both");
   const read = await readVolume(input, { kind: label ? "label" : "image", channels, dicom: seriesOf(flags) });
@@ -68,7 +87,7 @@ async function convert(input: string, output: string, flags: Flags, session: Ses
     output,
     { data: volume.data, shape: volume.shape, ...own },
     {
-      ...{ label, ...(type && { type }), ...(!moves && { like }) },
+      ...{ label, withoutGrid, ...(type && { type }), ...(!moves && { like }) },
     },
   );
   const { shape, dtype, format, grid } = await readVolume(output, { channels });
@@ -82,6 +101,76 @@ async function convert(input: string, output: string, flags: Flags, session: Ses
       ? toJson({ input, output, format, shape, type: dtype, grid, ...place, warnings: read.warnings }, 2)
       : `Written to ${output}: ${shape.join("×")} voxels of ${dtype}${lies}\n`,
   );
+}
+
+/**
+ * Writes a label map as a segmentation that refers to a series of DICOM, in whose grid it lies; axes that are stored in another order are
+ * turned to the series' own.
+ */
+async function writeSegments(input: string, output: string, flags: Flags, session: Session): Promise<void> {
+  const { label = false, source: series, like, type, channels, reorient: code, spacing, withoutGrid } = flags;
+  if (!label || series === undefined)
+    throw new UsageError(
+      `expected --label and --source SERIES with ${SEGMENTATION}: only segmentations are written as DICOM`,
+    );
+  const others = Object.entries({ type, channels, reorient: code, spacing, "without-grid": withoutGrid });
+  const other = others.find(([, value]) => value !== undefined);
+  if (other) throw new UsageError(`expected no --${other[0]} with ${SEGMENTATION}, which lies where its source does`);
+  const { readVolume, writeSegmentation } = await import("../volumes/index.js");
+  const { classColour } = await import("../pictures/colours.js");
+  const dicom = seriesOf(flags);
+  const read: Volume & Partial<Pick<SeriesVolume, "segments">> = await readVolume(input, { kind: "label", dicom });
+  const source = await readVolume(series, { dicom });
+  const grid = like === undefined ? read.grid : (await readVolume(like, { channels: true })).grid;
+  const labels = await inGridOf(source, { ...read, grid }, { input, series });
+  const found = [...new Set(labels.data as Iterable<number>)].filter((one) => one > 0).sort((a, b) => a - b);
+  const named = new Map(read.segments?.map(({ number, name }) => [number, name]));
+  const segments = (flags.segments?.map((_, i) => i + 1) ?? (found.length > 0 ? found : [1])).map((one) => ({
+    label: one,
+    name: flags.segments?.[one - 1] ?? named.get(one) ?? `label ${one}`,
+    colour: classColour(one),
+  }));
+  const written = await writeSegmentation(output, { labels }, { source, segments });
+  for (const [name, { warnings }] of [[input, read] as const, [series, source] as const])
+    for (const warning of warnings) session.note(`warning: ${name}: ${warning}`);
+  const told = segments.map(({ name }, i) => ({ number: i + 1, name }));
+  await session.print(
+    session.json
+      ? toJson(
+          { input, output, format: "dicom", source: series, segments: told, ...written, warnings: read.warnings },
+          2,
+        )
+      : `Written to ${output}: ${written.frames} frames of ${told.map(({ name }) => name).join(", ")}\n`,
+  );
+}
+
+/** Labels in the order of a series' voxels. @throws ERR_LE_DATA for those that lie elsewhere, or nowhere */
+async function inGridOf(
+  { grid }: Volume,
+  labels: Volume,
+  { input, series }: { input: string; series: string },
+): Promise<Placed> {
+  const { farthest, orientationOf, reorient, SAME_PLACE } = await import("../grid/index.js");
+  const refused = (expected: string, received: string) =>
+    new LayerEnsemblesError("ERR_LE_DATA", `Expected ${expected} for ${input} but received ${received}.`);
+  if (!grid) throw new LayerEnsemblesError("ERR_LE_DATA", `Expected a series that says where it lies for ${series}.`);
+  if (!labels.grid)
+    throw refused(
+      `a label map that says where it lies, or --like ${series} where it lies voxel on voxel`,
+      "none that does",
+    );
+  const axes = orientationOf(grid);
+  const placed = { data: labels.data, shape: labels.shape, grid: labels.grid };
+  const turned = orientationOf(placed.grid) === axes ? placed : reorient(placed, axes);
+  const size = grid.shape.join("×");
+  if (turned.shape.join("×") !== size) throw refused(`the ${size} voxels of ${series}`, turned.shape.join("×"));
+  const distance = farthest(turned.grid, grid);
+  if (distance > SAME_PLACE)
+    throw refused(
+      `a label map that lies where ${series} does`,
+      `one whose voxels are up to ${distance.toPrecision(3)} voxels away`,
+    );
+  return turned;
 }
 
 /** Turned and resampled, as asked. */

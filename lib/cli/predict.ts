@@ -47,9 +47,9 @@ interface Writable {
   ending: string;
 }
 const WRITABLE: readonly Writable[] = [
-  ...VOLUME_FORMATS.flatMap(({ name, write = {} }) => {
+  ...VOLUME_FORMATS.flatMap(({ name, placeless, write = {} }) => {
     const [ending] = Object.keys(write);
-    return ending === undefined ? [] : [{ name, of: name, ending }];
+    return ending === undefined || placeless ? [] : [{ name, of: name, ending }];
   }),
   // Segmentations and parametric maps, which refer to the series that they were made of.
   { name: "seg", of: "dicom", ending: ".dcm" },
@@ -131,7 +131,18 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
             dicom,
             onUnclear: (mask) => noteUnclear(session, mask),
           });
-    const items = all.slice(0, flags.limit ?? all.length);
+    const thresholds = await thresholdsFor(run, model.precision, flags, session);
+    const format = flags.format ?? OPTIONS.format.default;
+    const writing = await checkedFor(format, notes.classNames, thresholds);
+    const items = all.slice(0, flags.limit ?? all.length).map((item) => ({
+      ...item,
+      // What cannot be written is not predicted first.
+      load: async () => {
+        const loaded = await item.load();
+        if ("grid" in loaded.placement) writing(item.id, loaded.volume);
+        return loaded;
+      },
+    }));
     const { structures: parts } = flags;
     const options = {
       signal: session.signal,
@@ -141,7 +152,6 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
     };
     const { stale } = model.predictedDice;
     if (stale) session.note(`warning: ${stale}`);
-    const thresholds = await thresholdsFor(run, model.precision, flags, session);
     const records: PredictionRecord[] = [];
     const tell = counter(line, "predicting", items.length);
     await writeTogether(flags.out, "predictions.jsonl", async (folder) => {
@@ -152,7 +162,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
           classNames: notes.classNames,
           wanted: flags.maps ?? OPTIONS.maps.default,
           ignoreIndex: notes.ignoreIndex,
-          format: flags.format ?? OPTIONS.format.default,
+          format,
         };
         const files = await (result.mask.shape.length === 3 ? writeVolumes : writePictures)(shown, how);
         const extent = extentOfShown(shown, notes.classNames.length);
@@ -330,8 +340,8 @@ async function writeVolumes(
   const classes = classNames.slice(1);
   await put("mask", `masks/${id}`, mask, { title: "mask", classes });
   await put("probabilities", `probabilities/${id}`, probabilities, { title: "probabilities", classes });
-  for (const { what, file, mask } of setFiles(id, sets, classNames))
-    await put(what, file, mask, { title: what, classes: [what] });
+  for (const { what, file, mask, of } of setFiles(id, sets, classNames))
+    await put(what, file, mask, { title: what, classes: [what], first: of });
   for (const name of wanted) {
     const map = maps[name];
     if (!map) continue;
@@ -353,6 +363,8 @@ type Content = { title: string } & (
   | {
       /** Those of label (channel) 1 and on. */
       classes: readonly string[];
+      /** Which class the first of them is, as its colour tells. @default 1 */
+      first?: number;
     }
   | {
       classes?: undefined;
@@ -368,25 +380,57 @@ interface VolumeWriter {
   to(file: string, array: NdArray<Float32Array | Uint8Array>, content: Content): Promise<unknown>;
 }
 
-/** @throws ERR_LE_OPTION for a format that says where voxels lie, of a volume that does not */
-async function volumeWriter(format: Format, volume: VolumeHead | undefined, id: string): Promise<VolumeWriter> {
+/**
+ * What checks, of a volume that was read and not yet predicted, whether its results can be written.
+ * @throws ERR_LE_OPTION at once where the format is `seg` and the names are none of segments
+ */
+async function checkedFor(
+  format: Format,
+  classNames: readonly string[],
+  thresholds: Record<number, SetThresholds> | undefined,
+): Promise<(id: string, volume: VolumeHead | undefined) => void> {
+  const { checkSegmentNames, checkSource } = await import("../volumes/dicom/index.js");
+  const names = classNames.slice(1);
+  const sets = Object.entries(thresholds ?? {}).flatMap(([c, of]) =>
+    Object.keys(of).map((set) => setTitle(set, Number(c), classNames)),
+  );
+  const check = () => {
+    checkSegmentNames("the class names (--format nifti takes any)", names);
+    checkSegmentNames("the class names with inner and outer before them (--format nifti takes any)", sets);
+  };
+  if (format === "seg") check();
+  return (id, volume) => {
+    const writable = formatOf(format, volume, id);
+    if (writable?.name !== "seg" || !volume) return;
+    check();
+    checkSource(id, volume, [...names, ...sets]);
+  };
+}
+
+/** The format in which results of a volume are written; undefined for arrays without a place. @throws ERR_LE_OPTION as {@link volumeWriter} */
+function formatOf(format: Format, volume: VolumeHead | undefined, id: string): Writable | undefined {
   const own = WRITABLE.find(({ of }) => of === volume?.format)?.name ?? "nifti";
   const name = format !== "same" ? format : volume?.grid ? own : "npy";
-  if (name === "npy") {
-    const { encodeNpy } = await import("../data/npy-file.js");
-    return { ending: ".npy", to: (file, array) => writeAtomic(file, encodeNpy(array)) };
-  }
+  if (name === "npy") return undefined;
   const refused = (expected: string, received: string) =>
     new LayerEnsemblesError(
       "ERR_LE_OPTION",
       `Expected ${expected} for --format ${name} but received ${id}, ${received}: leave the option out, or give npy.`,
     );
   if (!volume?.grid) throw refused("a volume that says where it lies", "which does not");
-  const { ending } = WRITABLE.find((one) => one.name === name) as Writable;
-  if (name === "seg") {
-    if (volume.format !== "dicom") throw refused("a DICOM series", `which is ${volume.format}`);
-    return { ending, to: await seriesWriter(volume) };
+  if (name === "seg" && volume.format !== "dicom") throw refused("a DICOM series", `which is ${volume.format}`);
+  return WRITABLE.find((one) => one.name === name);
+}
+
+/** @throws ERR_LE_OPTION for a format that says where voxels lie, of a volume that does not */
+async function volumeWriter(format: Format, volume: VolumeHead | undefined, id: string): Promise<VolumeWriter> {
+  const writable = formatOf(format, volume, id);
+  if (!writable || !volume) {
+    const { encodeNpy } = await import("../data/npy-file.js");
+    return { ending: ".npy", to: (file, array) => writeAtomic(file, encodeNpy(array)) };
   }
+  const { name, ending } = writable;
+  if (name === "seg") return { ending, to: await seriesWriter(volume) };
   const { writeVolume } = await import("../volumes/index.js");
   return {
     ending,
@@ -397,11 +441,13 @@ async function volumeWriter(format: Format, volume: VolumeHead | undefined, id: 
 /** Writes what is made of a DICOM series as files of the same study, each a series of its own. */
 async function seriesWriter(source: VolumeHead): Promise<VolumeWriter["to"]> {
   const { writeParametricMap, writeSegmentation } = await import("../volumes/index.js");
+  const { classColour } = await import("../pictures/colours.js");
   let seriesNumber = 300;
   return (file, { data, shape }, content) => {
     const options = { source, seriesNumber: seriesNumber++, seriesDescription: content.title };
     if (content.classes) {
-      const segments = content.classes.map((name, i) => ({ label: i + 1, name }));
+      const { first = 1 } = content;
+      const segments = content.classes.map((name, i) => ({ label: i + 1, name, colour: classColour(first + i) }));
       const array = data instanceof Float32Array ? { probabilities: { data, shape } } : { labels: { data, shape } };
       return writeSegmentation(file, array, { ...options, segments });
     }
@@ -417,11 +463,17 @@ const NATS = { value: "{nat}", scheme: "UCUM", meaning: "nats" };
 function setFiles(id: string, sets: Readonly<Record<number, PixelSets>>, classNames: readonly string[]) {
   return Object.entries(sets).flatMap(([c, masks]) =>
     Object.entries(masks).map(([set, mask]) => {
-      const name = classNames[Number(c)] as string;
-      if (classNames.length === 2) return { what: set, file: `${set}/${id}`, mask };
-      return { what: `${set}.${name}`, file: `${set}/${id}.${fileName(name)}`, mask };
+      const of = Number(c);
+      const what = setTitle(set, of, classNames);
+      const file = classNames.length === 2 ? `${set}/${id}` : `${set}/${id}.${fileName(classNames[of] as string)}`;
+      return { what, file, mask, of };
     }),
   );
+}
+
+/** What an inner or outer mask is called: where there are several classes, with that it is of. */
+function setTitle(set: string, of: number, classNames: readonly string[]): string {
+  return classNames.length === 2 ? set : `${set}.${classNames[of]}`;
 }
 
 /** A class name as part of a file name. */

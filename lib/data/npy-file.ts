@@ -29,9 +29,22 @@ export async function readNpy(path: string, options: ReadOptions = {}): Promise<
   });
 }
 
+/** NumPy's names of numbers, little-endian as memory is. */
+const DESCRIPTIONS = {
+  Uint8Array: "|u1",
+  Uint8ClampedArray: "|u1",
+  Int8Array: "|i1",
+  Uint16Array: "<u2",
+  Int16Array: "<i2",
+  Uint32Array: "<u4",
+  Int32Array: "<i4",
+  Float32Array: "<f4",
+  Float64Array: "<f8",
+};
+
 /** The bytes of an .npy file (version 1.0) that holds the array. */
-export function encodeNpy({ data, shape }: NdArray<Float32Array | Uint8Array>): Buffer {
-  const descr = data instanceof Float32Array ? "<f4" : "|u1";
+export function encodeNpy({ data, shape }: NdArray<NumericArray>): Buffer {
+  const descr = DESCRIPTIONS[data[Symbol.toStringTag] as keyof typeof DESCRIPTIONS];
   const tuple = shape.length === 1 ? `${shape[0]},` : shape.join(", ");
   const text = `{'descr': '${descr}', 'fortran_order': False, 'shape': (${tuple}), }`;
   const padded = `${text.padEnd(Math.ceil((text.length + 11) / 64) * 64 - 11)}\n`;

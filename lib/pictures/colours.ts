@@ -56,3 +56,19 @@ export const predictionColour: Colour = [250, 122, 0];
 
 /** What lies between inner and outer masks, and their edges: a light amber, of the prediction's kind. */
 export const setsColour: Colour = [255, 206, 110];
+
+/** Eight colours less black that are told apart without colour vision: M. Okabe and K. Ito, "Color Universal Design", 2008. */
+const CLASS_COLOURS: readonly Colour[] = [
+  [230, 159, 0],
+  [86, 180, 233],
+  [0, 158, 115],
+  [240, 228, 66],
+  [0, 114, 178],
+  [213, 94, 0],
+  [204, 121, 167],
+];
+
+/** The colour of a foreground class, from 1, where each has one of its own; after the seventh they begin anew. */
+export function classColour(index: number): Colour {
+  return CLASS_COLOURS[(index - 1) % CLASS_COLOURS.length] as Colour;
+}

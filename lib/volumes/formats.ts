@@ -41,6 +41,8 @@ export interface VolumeFormat {
   readonly extensions: readonly string[];
   /** Those of files that another one tells of, by whose name a volume is called where both are there. */
   readonly beside?: readonly string[];
+  /** Whether its files cannot say where voxels lie. */
+  readonly placeless?: boolean;
   /** Whether a folder may hold a volume of it. */
   readonly folders?: boolean;
   /** Whether a file that begins so is of it. At most 540 bytes, unpacked where the file is gzip. */

@@ -1,7 +1,7 @@
 // Arrays of NumPy, which do not say where they lie.
 import { dataError } from "../data/image.js";
 import { parseNpy, parseNpyHeader } from "../data/npy.js";
-import { readNpy, readNpyHeader } from "../data/npy-file.js";
+import { encodeNpy, readNpy, readNpyHeader } from "../data/npy-file.js";
 import type { VolumeInput } from "./bytes.js";
 import type { VolumeFormat, VolumeReading } from "./formats.js";
 import { checkExact, dtypeOf, type NumberType } from "./numbers.js";
@@ -38,6 +38,8 @@ export const npy: VolumeFormat = {
   name: "npy",
   title: "NumPy's .npy",
   extensions: [".npy"],
+  placeless: true,
   begins: (head) => head.toString("latin1", 0, 6) === "\x93NUMPY",
   read,
+  write: { ".npy": async (volume) => encodeNpy(volume) },
 };

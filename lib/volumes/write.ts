@@ -24,6 +24,8 @@ export interface WriteVolumeOptions {
   like?: Omit<Volume, "data">;
   /** Writes labels, from 0 to 65535, as uint8 or uint16. @default false */
   label?: boolean;
+  /** Whether a format may be written that cannot say where voxels lie, such as .npy, of a volume that does. @default false */
+  withoutGrid?: boolean;
   /** The type to write as; values that it does not hold are refused. @default the array's own */
   type?: WrittenType;
 }
@@ -33,14 +35,15 @@ const OPTIONS: OptionSpecs = {
     Array.isArray((value as Partial<Volume> | null)?.shape),
   ),
   label: option.boolean({ default: false }),
+  withoutGrid: option.boolean({ default: false }),
   type: option.oneOf(WRITTEN_TYPES),
 };
 
 /**
- * Writes a volume in the format that the name's ending stands for: .nii, .nii.gz, .nrrd or .mha. The file is there whole or not at all.
+ * Writes a volume in the format that the name's ending stands for: .nii, .nii.gz, .nrrd, .mha or .npy. The file is there whole or not at all.
  * @param volume [D, H, W] or [C, D, H, W]
  * @throws ERR_LE_OPTION for another ending
- * @throws ERR_LE_SHAPE, ERR_LE_VALUE for a volume that is not of `like`'s grid, has no grid where the format wants one, no labels, or values that `type` does not hold
+ * @throws ERR_LE_SHAPE, ERR_LE_VALUE for a volume that is not of `like`'s grid, has no grid where the format wants one, or one where it cannot say it (`withoutGrid`), no labels, or values that `type` does not hold
  * @throws ERR_LE_IO
  */
 export async function writeVolume(
@@ -61,7 +64,12 @@ export async function encodeVolume(
   volume: WritableVolume,
   options: WriteVolumeOptions = {},
 ): Promise<Uint8Array> {
-  const { like, label = false, type } = checkOptions<WriteVolumeOptions>("writeVolume", options, OPTIONS);
+  const {
+    like,
+    label = false,
+    type,
+    withoutGrid = false,
+  } = checkOptions<WriteVolumeOptions>("writeVolume", options, OPTIONS);
   const own = snapshot(volume);
   const name = `the volume for ${path}`;
   if (!own) return fail("ERR_LE_SHAPE", name, "an array with data and shape", describe(volume));
@@ -80,9 +88,14 @@ export async function encodeVolume(
   if (grid) checkSameShape(`the grid of ${name}`, grid.shape, shape.slice(-3));
   if (like && volume.grid && !(grid && isSamePlace(volume.grid, grid)))
     fail("ERR_LE_VALUE", name, "the grid of the volume that it is like", "another");
-  const { format, encode } = writerOf(path);
+  const { format, placeless, encode } = writerOf(path);
   const header = like?.format === format ? like.header : undefined;
   const refuse = (expected: string, received: string) => fail("ERR_LE_VALUE", name, expected, received);
+  if (placeless && grid && !withoutGrid)
+    refuse(
+      "no grid, which the format cannot say; withoutGrid (--without-grid) leaves it out,",
+      "a volume that says where it lies",
+    );
   const values = label ? toLabels(own.data, 0, refuse).data : own.data;
   const data = type ? asType(values, type, refuse) : values;
   return encode({ name, data, shape, grid, label, ...(header && { header }) });
@@ -90,8 +103,8 @@ export async function encodeVolume(
 
 /** The writer of the format that a name's ending stands for. @throws ERR_LE_OPTION */
 export function writerOf(path: string) {
-  const writers = VOLUME_FORMATS.flatMap(({ name, write = {} }) =>
-    Object.entries(write).map(([ending, encode]) => ({ format: name, ending, encode })),
+  const writers = VOLUME_FORMATS.flatMap(({ name, placeless = false, write = {} }) =>
+    Object.entries(write).map(([ending, encode]) => ({ format: name, placeless, ending, encode })),
   );
   const found = writers.find(({ ending }) => path.toLowerCase().endsWith(ending));
   if (found) return found;

@@ -1,5 +1,5 @@
 // Volumes through the command line: .npy files in, .npy files out.
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -7,7 +7,7 @@ import { readImage } from "../../lib/data/image.js";
 import { encodeNpy, readNpy } from "../../lib/data/npy-file.js";
 import { loadModel, preprocess } from "../../lib/index.js";
 import { type NdArray, quality } from "../../lib/metrics/index.js";
-import { parseDicom } from "../../lib/volumes/dicom/parser.js";
+import { itemsOf, parseDicom } from "../../lib/volumes/dicom/parser.js";
 import { type Grid, readSeries, readVolume, writeVolume } from "../../lib/volumes/index.js";
 import { cli } from "../support/cli.js";
 import { balls } from "../support/model.js";
@@ -193,6 +193,8 @@ it("writes of a DICOM series segmentations and a map of its study, or another fo
     "P7",
     "1.2.9",
   ]);
+  const { data: colours } = await parseDicom(readFileSync(inside("dicom", files.mask as string)), "file");
+  expect(itemsOf(colours, "x00620002")[0]?.elements.x0062000d).toBeDefined();
   const entropy = await readVolume(inside("nifti", nifti.entropy as string));
   const { data: map } = await parseDicom(readFileSync(inside("dicom", files.entropy as string)), "file");
   const { dataOffset = 0, length = 0 } = map.elements.x7fe00008 ?? {};
@@ -214,6 +216,27 @@ it("writes of a DICOM series segmentations and a map of its study, or another fo
   ]);
   expect(refused.code).toBe(1);
   expect(refused.stderr).toMatch(/ERR_LE_OPTION.*a DICOM series for --format seg.*v5, which is nifti/);
+
+  // Names that no segment can have are refused before anything is read where segments are asked for, else before it is predicted.
+  const damaged = inside("damaged.nii");
+  writeFileSync(damaged, "no volume");
+  for (const name of [" ", "x".repeat(65), "a\\b"]) {
+    const renamed = inside("renamed-run");
+    rmSync(renamed, { recursive: true, force: true });
+    cpSync(run, renamed, { recursive: true });
+    const described = JSON.parse(readFileSync(path.join(renamed, "run.json"), "utf8"));
+    described.notes.classNames[1] = name;
+    writeFileSync(path.join(renamed, "run.json"), JSON.stringify(described));
+    const given = ["predict", "--run", renamed, "--out", inside("no"), "--device", "cpu"];
+    for (const more of [["--format", "seg", damaged], [series]]) {
+      const ended = await cli([...given, ...more]);
+      expect([ended.code, ended.stderr]).toEqual([
+        1,
+        expect.stringMatching(/ERR_LE_OPTION.*1 to 64 characters.*class names/),
+      ]);
+    }
+    expect((await cli([...given, "--format", "nifti", series])).code).toBe(0);
+  }
 });
 
 it("says what is wrong with a size or a file", async () => {

@@ -6,7 +6,9 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { writePng } from "../../lib/data/encode-png.js";
 import { encodeNpy } from "../../lib/data/npy-file.js";
-import { readVolume, spacingOf, writeVolume } from "../../lib/volumes/index.js";
+import type { Grid } from "../../lib/grid/index.js";
+import { itemsOf, parseDicom } from "../../lib/volumes/dicom/parser.js";
+import { readSeries, readVolume, reorient, spacingOf, writeVolume } from "../../lib/volumes/index.js";
 import { inProcess as cli } from "../support/in-process.js";
 import { niftiFile } from "../support/volume-files.js";
 import { dicomFile, slice } from "./support/dicom.js";
@@ -23,6 +25,15 @@ const affine = [
   [0, 0, 0, 1],
 ] as const;
 
+const SLICES = [2, 2, 3] as const;
+/** Of a label map that becomes a segmentation of `axial`. */
+const SEG = ["--label", "--source", "axial"];
+const STUDY = {
+  "00080060": ["CS", "MR"],
+  "0020000d": ["UI", "1.2.9"],
+  "00200052": ["UI", "1.2.8"],
+};
+
 function series(folder: string, ...slices: Parameters<typeof slice>[]): void {
   mkdirSync(at(folder), { recursive: true });
   for (const [i, of] of slices.entries()) writeFileSync(at(folder, `${i}`), dicomFile(slice(...of)));
@@ -36,6 +47,18 @@ beforeAll(async () => {
   const labels = Uint8Array.from({ length: 24 }, (_, i) => [0, 0, 1, 2][i % 4] as number);
   await writeVolume(at("labels.mha"), { data: labels, shape, grid });
   writeFileSync(at("labels.npy"), encodeNpy({ data: labels, shape }));
+  const few = { data: labels.slice(0, 12), shape: SLICES };
+  writeFileSync(at("bare.npy"), encodeNpy(few));
+  const counted = Uint8Array.from({ length: 24 }, (_, i) => i);
+  await writeVolume(at("small.nii"), { data: counted, shape, grid });
+  series("axial", ...[0, 1].map((k) => [3 * k, k, STUDY] as never));
+  const lies = (await readVolume(at("axial"))).grid as Grid;
+  const canonical = reorient({ ...few, grid: lies }, "RAS");
+  await writeVolume(at("lie.nii"), canonical, { label: true });
+  const [x] = lies.affine;
+  const moved = [[x[0], x[1], x[2], x[3] + 0.4 * Math.hypot(...[0, 1, 2].map((row) => lies.affine[row as 0][0]))]];
+  const affineMoved = [...moved, ...lies.affine.slice(1)] as unknown as Grid["affine"];
+  await writeVolume(at("moved.nii"), { ...few, grid: { shape: SLICES, affine: affineMoved } }, { label: true });
   writeFileSync(at("several.nii"), niftiFile({ dim: [4, 4, 3, 1, 2], sform: 1 }));
   series("tilted", ...[0, 1, 2].map((k) => [k, k, { "00200032": ["DS", `-10\\${-20 + k / 4}\\${k}`] }] as never));
   const uid = (n: number) => ({ "0020000e": ["UI", `1.2.4.${n}`], "00080018": ["UI", `1.2.3.${n}`] });
@@ -231,14 +254,79 @@ describe("convert", () => {
     ["several values of a voxel", ["several.nii", "no.nrrd"], /one value for each voxel.*channels/],
     ["a tilted gantry", ["tilted", "no.nii"], /tilt.*allowTilt/],
     ["several volumes", ["two", "no.nii"], /received 2 of 2 series.*series/],
-    ["a name that no format has", ["counts.nii", "no.dcm"], /ERR_LE_OPTION.*\.nii\.gz.*\.nrrd.*\.mha/],
+    ["a name that no format has", ["counts.nii", "no.raw"], /ERR_LE_OPTION.*\.nii\.gz.*\.nrrd.*\.mha.*\.npy/],
+    ["to lose where voxels lie", ["counts.nii", "no.npy"], /ERR_LE_VALUE.*no grid.*--without-grid.*says where it lies/],
+    ["labels of another place than the series", ["labels.mha", "no.dcm", ...SEG], /ERR_LE_DATA.*voxels of .*axial/],
+    ["labels that lie elsewhere", ["moved.nii", "no.dcm", ...SEG], /ERR_LE_DATA.*lies where.*0\.400 voxels away/],
+    ["labels that lie nowhere", ["bare.npy", "no.dcm", ...SEG], /ERR_LE_DATA.*--like .*axial.*none that does/],
+    ["a source that is no series", ["moved.nii", "no.dcm", "--label", "--source", "counts.nii"], /ERR_LE_/],
+    ["a label without a name", ["lie.nii", "no.dcm", ...SEG, "--segments", "liver"], /ERR_LE_VALUE.*names.*2 at/],
+    ["two names that are one", ["lie.nii", "no.dcm", ...SEG, "--segments", "a,a "], /ERR_LE_OPTION.*differ.*"a" twice/],
     ["a missing file", ["missing.nii", "no.nii"], /ERR_LE_DATA.*missing\.nii/],
   ])("refuses %s, and leaves nothing behind", async (_, [from, to, ...more], message) => {
     const before = readdirSync(root);
-    const ended = await cli(["convert", at(from as string), at(to as string), ...more]);
+    const given = more.map((one) => (existsSync(at(one)) ? at(one) : one));
+    const ended = await cli(["convert", at(from as string), at(to as string), ...given]);
     expect(ended).toMatchObject({ code: 1, stdout: "" });
     expect(ended.stderr).toMatch(message);
     expect(readdirSync(root)).toEqual(before);
+  });
+
+  it("writes arrays in any type, once it may leave out where they lie", async () => {
+    for (const type of ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]) {
+      const args = ["convert", at("small.nii"), at(`${type}.npy`), "--type", type];
+      expect((await cli(args)).code).toBe(1);
+      expect(await cli([...args, "--without-grid"])).toMatchObject({ code: 0, stderr: "" });
+      const read = await readVolume(at(`${type}.npy`));
+      expect(read).toMatchObject({ shape, grid: null, dtype: type });
+      expect([...read.data]).toEqual(Array.from({ length: 24 }, (_, i) => i));
+    }
+    // There is nothing to lose.
+    expect((await cli(["convert", at("bare.npy"), at("again.npy")])).code).toBe(0);
+    expect((await cli(["convert", at("several.nii"), at("c.npy"), "--channels", "--without-grid"])).code).toBe(0);
+    expect((await readVolume(at("c.npy"), { channels: true })).shape).toEqual([2, 1, 3, 4]);
+  });
+
+  it("writes label maps as segmentations of a series, whatever the order of their axes, with names and colours", async () => {
+    const dicom = ["--label", "--source", at("axial")];
+    const { code, stdout } = await cli([
+      ...["convert", at("lie.nii"), at("seg.dcm"), ...dicom, "--segments", "liver,tumour", "--json"],
+    ]);
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      ...{ format: "dicom", frames: 4 },
+      segments: [
+        { number: 1, name: "liver" },
+        { number: 2, name: "tumour" },
+      ],
+    });
+    const back = await readSeries(at("seg.dcm"));
+    const source = await readVolume(at("axial"));
+    expect(back).toMatchObject({ grid: source.grid, shape: SLICES, segments: JSON.parse(stdout).segments });
+    const turned = reorient((await readVolume(at("lie.nii"))) as never, "LPS");
+    expect([...back.data]).toEqual([...turned.data]);
+    const { data: set } = await parseDicom(readFileSync(at("seg.dcm")), "file");
+    const [liver, tumour] = itemsOf(set, "x00620002");
+    const lab = (item: typeof liver) => [0, 1, 2].map((i) => item?.uint16("x0062000d", i));
+    expect(lab(liver).every((one) => one !== undefined)).toBe(true);
+    expect(lab(liver)).not.toEqual(lab(tumour));
+    // What has no names is numbered; what has them keeps them.
+    expect((await cli(["convert", at("lie.nii"), at("plain.dcm"), ...dicom])).code).toBe(0);
+    expect((await readSeries(at("plain.dcm"))).segments?.map(({ name }) => name)).toEqual(["label 1", "label 2"]);
+    expect((await cli(["convert", at("seg.dcm"), at("copy.dcm"), ...dicom])).code).toBe(0);
+    expect((await readSeries(at("copy.dcm"))).segments?.map(({ name }) => name)).toEqual(["liver", "tumour"]);
+    const bare = ["convert", at("bare.npy"), at("like.dcm"), ...dicom, "--like", at("axial")];
+    expect((await cli(bare)).code).toBe(0);
+    for (const wrong of [
+      ["counts.nii", "no.dcm"],
+      ["lie.nii", "no.dcm", "--label"],
+      ["lie.nii", "no.dcm", ...dicom, "--type", "uint8"],
+      ["lie.nii", "no.nii", "--segments", "a"],
+    ]) {
+      const [from, to, ...more] = wrong as [string, string, ...string[]];
+      expect((await cli(["convert", at(from), at(to), ...more])).code, wrong.join(" ")).toBe(2);
+    }
+    expect(existsSync(at("no.dcm")) || existsSync(at("no.nii"))).toBe(false);
   });
 
   it("takes what is allowed by name", async () => {

@@ -281,6 +281,12 @@ describe("refused, with nothing written", () => {
       {},
       /ERR_LE_VALUE.*NaN/,
     ],
+    [
+      "two segments of a name",
+      { labels },
+      { segments: segments.map((one, i) => ({ ...one, name: i === 0 ? "liver" : " liver " })) },
+      /ERR_LE_OPTION.*differ.*"liver" twice/,
+    ],
     ["two segments of a label", { labels }, { segments: [...segments, segments[0]] }, /ERR_LE_OPTION.*two of 1/],
     ["no segment", { labels }, { segments: [] }, /ERR_LE_OPTION/],
     [
@@ -547,7 +553,7 @@ it.skipIf(!mounted)("a disk without space keeps the file that was there, and not
   const file = path.join(disk, "seg.dcm");
   await writeSegmentation(file, { labels }, { source, segments });
   const before = readFileSync(file);
-  const many = Array.from({ length: 200 }, (_, i) => ({ label: i + 1, name: "a".repeat(64) }));
+  const many = Array.from({ length: 200 }, (_, i) => ({ label: i + 1, name: `${i}`.padEnd(64, "a") }));
   await expect(writeSegmentation(file, { labels }, { source, segments: many })).rejects.toMatchObject({
     code: "ERR_LE_IO",
   });

@@ -153,12 +153,7 @@ export async function writeDerived(
     fail("ERR_LE_VALUE", `the pixels of ${path}`, `at most ${MOST_BYTES} bytes`, received);
   }
   // What is not copied.
-  const own = JSON.stringify([derived.attributes, derived.shared, seriesDescription]);
-  const [foreign] = /[^ -~]+/.exec(own) ?? [];
-  if (source.characterSet !== undefined && foreign !== undefined) {
-    const received = `${describe(foreign)}: the source's texts are in ${source.characterSet || "no known character set"}`;
-    fail("ERR_LE_OPTION", `the texts of ${path}`, "ASCII characters", received);
-  }
+  checkTexts(path, source, JSON.stringify([derived.attributes, derived.shared, seriesDescription]));
   const [sopInstanceUID, seriesInstanceUID] = [newUid(), newUid()];
   const meta: Attributes = {
     FileMetaInformationVersion: Buffer.from([0, 1]),
@@ -192,6 +187,14 @@ export async function writeDerived(
   }
   await writeAtomic(path, content());
   return { seriesInstanceUID, sopInstanceUID, frames: frames.length };
+}
+
+/** @throws ERR_LE_OPTION for texts that the source's character set, which is kept, may lack */
+export function checkTexts(path: string, { characterSet }: Source, texts: string): void {
+  const [foreign] = /[^ -~]+/.exec(texts) ?? [];
+  if (characterSet === undefined || foreign === undefined) return;
+  const received = `${describe(foreign)}: the source's texts are in ${characterSet || "no known character set"}`;
+  fail("ERR_LE_OPTION", `the texts of ${path}`, "ASCII characters", received);
 }
 
 /** A UID that nobody else has: PS3.5 Annex B.2. */

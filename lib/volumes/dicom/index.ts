@@ -3,6 +3,8 @@ export type { Code, DerivedOptions, WrittenInstance } from "./derived.js";
 export { dicom } from "./format.js";
 export { type ParametricMapOptions, type WritableMap, writeParametricMap } from "./parametric-map.js";
 export {
+  checkSegmentNames,
+  checkSource,
   type Segment,
   type SegmentationOptions,
   type WritableSegmentation,

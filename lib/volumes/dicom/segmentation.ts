@@ -4,9 +4,11 @@ import { checkFloats, type FloatArray, fail } from "../../checks.js";
 import type { Grid } from "../../grid/index.js";
 import { checkOptions, describe, option } from "../../options.js";
 import { toLabels } from "../labels.js";
+import type { Volume } from "../volume.js";
 import {
   CODE,
   type Code,
+  checkTexts,
   codeItems,
   DERIVED_OPTIONS,
   type DerivedFrame,
@@ -17,6 +19,7 @@ import {
   writeDerived,
 } from "./derived.js";
 import type { Attributes } from "./elements.js";
+import { sourceOf } from "./source.js";
 
 /** The greatest probability as it is stored. */
 const MOST = 255;
@@ -67,9 +70,12 @@ export interface SegmentationOptions extends DerivedOptions {
   algorithm?: string;
 }
 
+/** Of a segment: what LO holds. */
+const NAME = shortText(64);
+
 const SEGMENT = {
   label: option.required(option.integer({ min: 1, max: 65_535 })),
-  name: option.required(shortText(64)),
+  name: option.required(NAME),
   code: CODE,
   category: CODE,
   colour: option.array(option.integer({ min: 0, max: 255 }), { length: 3 }),
@@ -156,6 +162,37 @@ export async function writeSegmentation(
   );
 }
 
+/**
+ * Checks names of segments before there is anything to segment.
+ * @param what messages call them, such as "the class names"
+ * @throws ERR_LE_OPTION for one that is empty or too long, has a backslash or a control character, or is another one's, too
+ */
+export function checkSegmentNames(what: string, names: readonly string[]): void {
+  const seen = new Set<string>();
+  for (const name of names) {
+    if (!NAME.accepts(name))
+      fail("ERR_LE_OPTION", what, `${NAME.expected} each, as segments of DICOM have,`, describe(name));
+    // Spaces at the ends mean nothing: PS3.5 §6.2.
+    const own = name.trim();
+    if (seen.has(own))
+      fail(
+        "ERR_LE_OPTION",
+        what,
+        "names that differ, as segments of DICOM are told apart by them,",
+        `${describe(own)} twice`,
+      );
+    seen.add(own);
+  }
+}
+
+/**
+ * Whether files can refer to a series, and have these texts: asked before there is anything to write.
+ * @throws ERR_LE_DATA, ERR_LE_OPTION as {@link writeSegmentation}
+ */
+export function checkSource(name: string, source: Omit<Volume, "data">, texts: readonly string[]): void {
+  checkTexts(name, sourceOf(source, name).source, texts.join(""));
+}
+
 function checkSegments(context: string, given: readonly Segment[]): Segment[] {
   if (given.length > 65_535)
     fail("ERR_LE_OPTION", `option 'segments' of ${context}`, "at most 65535", `${given.length}`);
@@ -166,6 +203,10 @@ function checkSegments(context: string, given: readonly Segment[]): Segment[] {
       fail("ERR_LE_OPTION", `option 'segments' of ${context}`, "one for each label", `two of ${label}`);
     seen.add(label);
   }
+  checkSegmentNames(
+    `option 'segments' of ${context}`,
+    segments.map(({ name }) => name),
+  );
   return segments;
 }
 
