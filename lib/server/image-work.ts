@@ -10,14 +10,7 @@ import { parseNpy } from "../data/npy.js";
 import { encodeNpy } from "../data/npy-file.js";
 import { type Orientation, orientBack } from "../data/orientation.js";
 import { isPng, readPngHeader, withOrientation } from "../data/png.js";
-import {
-  isVolume,
-  type Placement,
-  type Preprocessing,
-  preprocess,
-  preprocessAside,
-  restore,
-} from "../data/preprocess.js";
+import { isVolume, type Placement, type Preprocessing, preprocessAside, restore } from "../data/preprocess.js";
 import { type StoredImage, storedVolume, toStored, type VolumeHead } from "../data/stored.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
@@ -186,10 +179,10 @@ async function decodeVolume(bytes: Buffer, name: string, kind: ImageKind): Promi
   );
 }
 
-/** The same for an array of stored values: C×H×W, or C×D×H×W for a volume, of which it is not known where it lies. */
-export function prepareArray(stored: StoredImage, kind: ImageKind): Prepared {
+/** The same for an array of stored values: C×H×W, or C×D×H×W for a volume. */
+export async function prepareArray(stored: StoredImage, kind: ImageKind): Promise<Prepared> {
   checkSize(stored.shape.slice(1), kind);
-  const { image, placement } = preprocess(stored, kind.preprocessing);
+  const { image, placement } = await preprocessAside(stored, kind.preprocessing);
   return { input: image, placement };
 }
 

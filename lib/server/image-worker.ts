@@ -9,7 +9,7 @@ void import("sharp").then(({ default: sharp }) => sharp.cache(false));
 
 /** The process has the addon loaded: where volumes are resampled, this thread takes it, too. */
 async function withKernels(name: Task["name"], task: unknown): Promise<void> {
-  if (name !== "prepare" || !(task as ImageTask).kind.preprocessing.grid?.spacing) return;
+  if (!["prepare", "parseInfer"].includes(name) || !(task as ImageTask).kind.preprocessing.grid?.spacing) return;
   const { loadAddon } = await import("../native/load.js");
   await loadAddon();
 }

@@ -4,9 +4,11 @@
 import type { NdArray, NumericArray } from "../arrays.js";
 import { halfToFloat } from "../data/npy.js";
 import { atOwnSize } from "../data/own-size.js";
-import type { Placement } from "../data/preprocess.js";
+import { type Placement, storedGrid } from "../data/preprocess.js";
 import { type StoredImage, toStored } from "../data/stored.js";
 import { LayerEnsemblesError } from "../errors.js";
+import type { Affine, Grid } from "../grid/index.js";
+import { checkGrid } from "../grid/placed.js";
 import { checkOptions, describe } from "../options.js";
 import { IMAGE_SCORE_NAMES, snake } from "../scores/scores.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
@@ -169,15 +171,16 @@ export interface InferRequest {
 
 /**
  * Reads an infer request: JSON, or JSON of `headerLength` bytes followed by the binary tensor. Its input `image` holds stored
- * values, N×C×H×W (N×C×D×H×W for a model of volumes), which are prepared as the model's training images were.
+ * values, N×C×H×W (N×C×D×H×W for a model of volumes), which are prepared as the model's training images were. Its parameter `affine`
+ * says where volumes lie.
  * @throws ERR_LE_DATA, ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_TOO_LARGE
  */
-export function parseInfer(task: {
+export async function parseInfer(task: {
   bytes: Uint8Array;
   headerLength?: number;
   kind: ImageKind;
   maxImages: number;
-}): InferRequest {
+}): Promise<InferRequest> {
   const { bytes, kind, maxImages } = task;
   const headerLength = task.headerLength ?? bytes.length;
   if (headerLength > bytes.length)
@@ -194,7 +197,8 @@ export function parseInfer(task: {
   const outputs = parseOutputs(request.outputs, binaryOutput);
   const tensor = parseTensor(inputs[0], headerLength, bytes.subarray(headerLength));
   const own = byTiles(choices) ? { ...kind, preprocessing: atOwnSize(kind.preprocessing) } : kind;
-  const images = split(tensor, own, maxImages).map((image) => prepareArray(image, own));
+  const images: Prepared[] = [];
+  for (const image of split(tensor, own, maxImages)) images.push(await prepareArray(image, own));
   return { ...(id !== undefined && { id }), outputs, images, choices };
 }
 
@@ -257,7 +261,12 @@ function flag(parameters: Record<string, unknown>, name: string): boolean | unde
   refuse("ERR_LE_DATA", "true or false", `parameter ${name}`, describe(value));
 }
 
-function parseTensor(input: Record<string, unknown>, jsonLength: number, binary: Uint8Array): NdArray<NumericArray> {
+/** The input, and where its volumes lie, as its parameter says. */
+interface Tensor extends NdArray<NumericArray> {
+  affine: unknown;
+}
+
+function parseTensor(input: Record<string, unknown>, jsonLength: number, binary: Uint8Array): Tensor {
   const { datatype, shape, data, parameters } = input;
   const type = DATATYPE_NAMES.find((name) => name === datatype);
   if (!type)
@@ -266,12 +275,12 @@ function parseTensor(input: Record<string, unknown>, jsonLength: number, binary:
   if (!Array.isArray(shape) || shape.length > 8 || !shape.every((side) => Number.isSafeInteger(side) && side > 0))
     refuse("ERR_LE_SHAPE", "positive sizes", `the shape of ${INPUT}`, describe(shape));
   const count = shape.reduce((product, side) => product * side, 1);
-  const size = parametersOf(parameters, `input ${INPUT}`).binary_data_size;
+  const { binary_data_size: size, affine } = parametersOf(parameters, `input ${INPUT}`);
   if (size === undefined) {
     if (binary.length > 0) refuse("ERR_LE_DATA", "binary_data_size", `the parameters of ${INPUT}`, "none");
     // A number takes a byte at least, so that a shape alone makes nothing large.
     if (count > jsonLength) refuse("ERR_LE_SHAPE", `${count} numbers, by its shape,`, INPUT, "fewer");
-    return { data: flatten(data, new reader.Type(count), reader), shape };
+    return { data: flatten(data, new reader.Type(count), reader), shape, affine };
   }
   if (data !== undefined) refuse("ERR_LE_DATA", "binary data or JSON", INPUT, "both");
   if (size !== binary.length || size !== count * reader.bytes)
@@ -282,7 +291,7 @@ function parseTensor(input: Record<string, unknown>, jsonLength: number, binary:
       `binary_data_size ${describe(size)} and ${binary.length} bytes`,
     );
   // Copied: behind the JSON the numbers need not be aligned.
-  return { data: reader.read(new Uint8Array(binary).buffer), shape };
+  return { data: reader.read(new Uint8Array(binary).buffer), shape, affine };
 }
 
 /** Numbers in nested lists, in row-major order. */
@@ -303,7 +312,7 @@ function flatten<T extends NumericArray>(data: unknown, out: T, { accept }: Data
 }
 
 /** The images of a batch. */
-function split({ data, shape }: NdArray<NumericArray>, kind: ImageKind, maxImages: number): StoredImage[] {
+function split({ data, shape, affine }: Tensor, kind: ImageKind, maxImages: number): StoredImage[] {
   const { preprocessing, spatialAxes } = kind;
   if (shape.length !== spatialAxes + 2) {
     const expected = spatialAxes === 2 ? "N×C×H×W" : "N×C×D×H×W";
@@ -313,9 +322,42 @@ function split({ data, shape }: NdArray<NumericArray>, kind: ImageKind, maxImage
   if (count > maxImages) refuse("ERR_LE_TOO_LARGE", `at most ${maxImages} images`, "a request", `${count}`);
   const length = data.length / count;
   const wanted = { channels: preprocessing.channels, spatialAxes };
-  return Array.from({ length: count }, (_, i) =>
-    toStored({ data: data.slice(i * length, (i + 1) * length), shape: one }, INPUT, wanted),
-  );
+  const grids = affine === undefined ? undefined : gridsOf(affine, count, one);
+  return Array.from({ length: count }, (_, i) => ({
+    ...toStored({ data: data.slice(i * length, (i + 1) * length), shape: one }, INPUT, wanted),
+    ...(grids && { grid: grids[i] ?? (grids[0] as Grid) }),
+  }));
+}
+
+/** Numbers of an affine. */
+const NUMBERS = 16;
+
+/**
+ * Where volumes lie: 16 numbers, row by row, for all of them, or so many for each; as a text with commas between them, which is what the
+ * protocol has for parameters, or as a list.
+ * @param shape C×D×H×W
+ */
+function gridsOf(affine: unknown, count: number, shape: readonly number[]): Grid[] {
+  const what = `parameter affine of ${INPUT}`;
+  if (shape.length !== 4) refuse("ERR_LE_DATA", "none, as images have no place in the world,", what, "one");
+  const parts = typeof affine === "string" ? affine.split(",") : Array.isArray(affine) ? affine.flat() : [affine];
+  const values = parts.map((part) => (typeof part === "string" && part.trim() !== "" ? Number(part) : part));
+  if (![NUMBERS, NUMBERS * count].includes(values.length) || !values.every(Number.isFinite)) {
+    const each = count > 1 ? `, or ${NUMBERS * count} for ${count} volumes` : "";
+    refuse("ERR_LE_DATA", `a text of 16 numbers, row by row with commas between them${each},`, what, describe(affine));
+  }
+  return Array.from({ length: values.length / NUMBERS }, (_, i) => {
+    const rows = [0, 4, 8, 12].map((at) => values.slice(i * NUMBERS + at, i * NUMBERS + at + 4));
+    const grid = { shape: shape.slice(1) as unknown as Grid["shape"], affine: rows as unknown as Affine };
+    checkGrid(what, grid);
+    return grid;
+  });
+}
+
+/** Affines of the images as a parameter: one where all have the same, else one after another; undefined where nobody says where they lie. */
+function affineText(placements: readonly Placement[]): string | undefined {
+  const texts = placements.map((placement) => storedGrid(placement)?.affine.flat().join(","));
+  return new Set(texts).size === 1 ? texts[0] : texts.join(",");
 }
 
 /** What of an image an answer may need. */
@@ -373,6 +415,7 @@ export function writeInfer(task: {
   const json: Uint8Array[] = [];
   const write = (text: string) => json.push(Buffer.from(text));
   const [first] = results;
+  const affine = affineText(results.map(({ placement }) => placement));
   const parameters = first?.certificate && { certificate: results.map(({ certificate }) => certificate).join(",") };
   const head = JSON.stringify({
     ...{ model_name: model, model_version: version },
@@ -382,15 +425,19 @@ export function writeInfer(task: {
   write(`${head.slice(0, -1)},"outputs":[`);
   for (const [i, { name, binary: asBinary }] of outputs.entries()) {
     const { data, shape } = tensor(name);
-    const base = JSON.stringify({ name, datatype: TENSORS[name]?.datatype, shape }).slice(0, -1);
+    const { datatype, perImage = "1" } = TENSORS[name] ?? {};
+    const base = JSON.stringify({ name, datatype, shape }).slice(0, -1);
     write(`${i > 0 ? "," : ""}${base}`);
+    // What lies where the image does, voxel on voxel.
+    const own = affine !== undefined && perImage !== "1" ? { affine } : {};
     if (asBinary) {
       const bytes = Array.isArray(data)
         ? encodeStrings(data)
         : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
       binary.push(bytes);
-      write(`,"parameters":{"binary_data_size":${bytes.length}}}`);
+      write(`,"parameters":${JSON.stringify({ ...own, binary_data_size: bytes.length })}}`);
     } else {
+      if (Object.keys(own).length > 0) write(`,"parameters":${JSON.stringify(own)}`);
       write(`,"data":[`);
       // In parts: as one text it might not fit the thread's heap.
       for (let at = 0; at < data.length; at += STEP) {

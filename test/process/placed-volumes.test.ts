@@ -24,6 +24,12 @@ interface Answer {
   error: { message: string };
 }
 
+interface Tensor {
+  shape: number[];
+  data: unknown[];
+  parameters?: { affine?: string };
+}
+
 const predict = (base: string, body: Buffer, { query = "", ...headers }: Record<string, string>) =>
   fetch(`${base}/v1/predict${query}`, { method: "POST", body: body as RequestInit["body"], headers });
 
@@ -227,6 +233,30 @@ it("are served: the answer lies in the grid of the file, and another voxel size 
   });
   expect(bare.status).toBe(400);
   expect(((await bare.json()) as Answer).error.message).toMatch(/says where it lies/);
+  // A tensor with the file's affine is the same volume, and is answered with it.
+  const stored = await readVolume(inside("data", "images", "v6.nii.gz"));
+  const infer = async (affine?: string) => {
+    const input = { name: "image", shape: [1, 1, ...SHAPE], datatype: "FP32", data: [...stored.data] };
+    const response = await fetch(`${server.base}/v2/models/run/infer`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({
+        inputs: [{ ...input, ...(affine && { parameters: { affine } }) }],
+        outputs: [{ name: "mask" }, { name: "decision" }, { name: "aula" }],
+      }),
+    });
+    return { status: response.status, ...((await response.json()) as { outputs: Tensor[]; error?: string }) };
+  };
+  const text = (of: Grid) => of.affine.flat().join(",");
+  const own = await infer(text(stored.grid as Grid));
+  expect(own.status, own.error).toBe(200);
+  expect(own.outputs[0]).toMatchObject({ shape: [1, ...SHAPE], parameters: { affine: text(grid(2)) } });
+  expect(own.outputs[0]?.data).toEqual(Array.from(mask.data));
+  expect(own.outputs[1]).not.toHaveProperty("parameters");
+  const unlike = await infer(text(grid(6)));
+  expect(unlike.outputs[0]?.parameters).toEqual({ affine: text(grid(6)) });
+  expect(unlike.outputs[1]?.data).toEqual(["review"]);
+  expect(await infer()).toMatchObject({ status: 400, error: expect.stringContaining("says where it lies") });
   const cut = readFileSync(inside("data", "images", "v6.nii.gz")).subarray(0, 200);
   expect((await predict(server.base, cut, headers)).status).toBe(400);
 });

@@ -32,29 +32,29 @@ function tensor(datatype: string, values: readonly unknown[] | Uint8Array, more:
   });
 }
 const bytesOf = (array: { buffer: ArrayBufferLike }) => new Uint8Array(array.buffer);
-const read = (...args: Parameters<typeof tensor>) => [...(tensor(...args).images[0]?.input.data ?? [])];
+const read = async (...args: Parameters<typeof tensor>) => [...((await tensor(...args)).images[0]?.input.data ?? [])];
 
 describe("tensors of the Open Inference Protocol", () => {
-  it("have the values that their types say, in bytes", () => {
+  it("have the values that their types say, in bytes", async () => {
     const halves = Uint16Array.of(0x3c00, 0xc000, 0x7bff, 0x0001, 0x03ff, 0x8000);
-    expect(read("FP16", bytesOf(halves))).toEqual([1, -2, 65504, 2 ** -24, 1023 * 2 ** -24, -0]);
+    expect(await read("FP16", bytesOf(halves))).toEqual([1, -2, 65504, 2 ** -24, 1023 * 2 ** -24, -0]);
     const brains = Uint16Array.of(0x3f80, 0xc049, 0x0001, 0x7f7f);
-    expect(read("BF16", bytesOf(brains))).toEqual([1, -3.140625, Math.fround(2 ** -133), 255 * 2 ** 120]);
-    expect(read("INT64", bytesOf(BigInt64Array.of(-5n, 1n << 40n)))).toEqual([-5, 2 ** 40]);
-    expect(read("UINT64", bytesOf(BigUint64Array.of(7n)))).toEqual([7]);
-    expect(read("BOOL", Uint8Array.of(0, 1))).toEqual([0, 1]);
+    expect(await read("BF16", bytesOf(brains))).toEqual([1, -3.140625, Math.fround(2 ** -133), 255 * 2 ** 120]);
+    expect(await read("INT64", bytesOf(BigInt64Array.of(-5n, 1n << 40n)))).toEqual([-5, 2 ** 40]);
+    expect(await read("UINT64", bytesOf(BigUint64Array.of(7n)))).toEqual([7]);
+    expect(await read("BOOL", Uint8Array.of(0, 1))).toEqual([0, 1]);
   });
 
-  it("have the values that their types say, in JSON: rounded to the type, ties to even", () => {
-    expect(read("BOOL", [true, false, 1])).toEqual([1, 0, 1]);
-    expect(read("INT64", [-3, 2 ** 30])).toEqual([-3, 2 ** 30]);
-    expect(read("FP16", [0.1, 2049, 2051, 65519, 2 ** -25])).toEqual([0.0999755859375, 2048, 2052, 65504, 0]);
-    expect(read("BF16", [1.7, 257, 259])).toEqual([1.703125, 256, 260]);
+  it("have the values that their types say, in JSON: rounded to the type, ties to even", async () => {
+    expect(await read("BOOL", [true, false, 1])).toEqual([1, 0, 1]);
+    expect(await read("INT64", [-3, 2 ** 30])).toEqual([-3, 2 ** 30]);
+    expect(await read("FP16", [0.1, 2049, 2051, 65519, 2 ** -25])).toEqual([0.0999755859375, 2048, 2052, 65504, 0]);
+    expect(await read("BF16", [1.7, 257, 259])).toEqual([1.703125, 256, 260]);
   });
 
-  it("may be lists in lists, in row-major order, with as many numbers as the shape says", () => {
+  it("may be lists in lists, in row-major order, with as many numbers as the shape says", async () => {
     const nested = (values: unknown[]) => () => tensor("FP32", values, {}, [2, 1, 2, 2]);
-    const { images } = nested([
+    const { images } = await nested([
       [
         [
           [1, 2],
@@ -73,16 +73,20 @@ describe("tensors of the Open Inference Protocol", () => {
       [5, 6, 7, 8],
     ]);
     // The shape alone says how: as other servers have it, the lists may be flat or grouped in any way.
-    expect(nested([[1, 2, 3], [[4], 5, 6], 7, 8])().images[1]?.input.data).toEqual(Float32Array.of(5, 6, 7, 8));
-    expect(
+    expect((await nested([[1, 2, 3], [[4], 5, 6], 7, 8])()).images[1]?.input.data).toEqual(Float32Array.of(5, 6, 7, 8));
+    await expect(
       nested([
         [1, 2, 3, 4],
         [5, 6, 7],
-      ]),
-    ).toThrow(/8 numbers, by its shape, .*received 7/);
-    expect(nested([1, 2, 3, 4, 5, 6, 7, 8, 9])).toThrow(/8 numbers, by its shape, .*received more/);
-    expect(nested([1, 2, 3, 4, 5, 6, 7, null])).toThrow(expect.objectContaining({ code: "ERR_LE_DATA" }));
-    expect(nested([[[[[[[[[1, 2, 3, 4, 5, 6, 7, 8]]]]]]]]])).toThrow(expect.objectContaining({ code: "ERR_LE_DATA" }));
+      ])(),
+    ).rejects.toThrow(/8 numbers, by its shape, .*received 7/);
+    await expect(nested([1, 2, 3, 4, 5, 6, 7, 8, 9])()).rejects.toThrow(/8 numbers, by its shape, .*received more/);
+    await expect(nested([1, 2, 3, 4, 5, 6, 7, null])()).rejects.toThrow(
+      expect.objectContaining({ code: "ERR_LE_DATA" }),
+    );
+    await expect(nested([[[[[[[[[1, 2, 3, 4, 5, 6, 7, 8]]]]]]]]])()).rejects.toThrow(
+      expect.objectContaining({ code: "ERR_LE_DATA" }),
+    );
   });
 
   it.each([
@@ -102,35 +106,113 @@ describe("tensors of the Open Inference Protocol", () => {
     ["FP64", bytesOf(Float64Array.of(Number.NaN))],
     ["BYTES", ["a"]],
     ["FP8", [1]],
-  ])("of %s are refused where they hold %j", (datatype, values) => {
-    expect(() => tensor(datatype, values)).toThrow(
+  ])("of %s are refused where they hold %j", async (datatype, values) => {
+    await expect(tensor(datatype, values)).rejects.toThrow(
       expect.objectContaining({ code: expect.stringMatching(/DATA|VALUE/) }),
     );
   });
 
-  it("come from the request, each output once, all without a choice", () => {
-    expect(tensor("FP32", [1], { outputs: [] }).outputs.length).toBeGreaterThan(8);
-    const binary = tensor("FP32", [1], {
+  it("come from the request, each output once, all without a choice", async () => {
+    expect((await tensor("FP32", [1], { outputs: [] })).outputs.length).toBeGreaterThan(8);
+    const binary = await tensor("FP32", [1], {
       outputs: [{ name: "mask" }],
       parameters: { binary_data_output: true, other: 1 },
     });
     expect(binary.outputs).toEqual([{ name: "mask", binary: true }]);
     const refused = (more: object) => () => tensor("FP32", [1], more);
-    expect(refused({ outputs: [{ name: "mask" }, { name: "mask" }] })).toThrow(/distinct/);
-    expect(refused({ outputs: [{ name: "mask", parameters: { shared_memory_region: "r" } }] })).toThrow(
+    await expect(refused({ outputs: [{ name: "mask" }, { name: "mask" }] })()).rejects.toThrow(/distinct/);
+    await expect(refused({ outputs: [{ name: "mask", parameters: { shared_memory_region: "r" } }] })()).rejects.toThrow(
       /shared_memory_region/,
     );
-    expect(refused({ outputs: [{ name: "mask", parameters: { classification: 3 } }] })).toThrow(/classification/);
-    expect(refused({ parameters: { binary_data_output: "yes" } })).toThrow(/true or false/);
-    expect(refused({ id: "x".repeat(1001) })).toThrow(/id/);
+    await expect(refused({ outputs: [{ name: "mask", parameters: { classification: 3 } }] })()).rejects.toThrow(
+      /classification/,
+    );
+    await expect(refused({ parameters: { binary_data_output: "yes" } })()).rejects.toThrow(/true or false/);
+    await expect(refused({ id: "x".repeat(1001) })()).rejects.toThrow(/id/);
   });
 
-  it("are not read from JSON that takes more memory than its length tells", () => {
+  it("are not read from JSON that takes more memory than its length tells", async () => {
     const lists = `{"inputs":[${"[0],".repeat(300_000)}0]}`;
     const bytes = new TextEncoder().encode(lists);
-    expect(() =>
+    await expect(
       parseInfer({ bytes, kind: { ...kind, preprocessing: { ...kind.preprocessing } }, maxImages: 1 }),
-    ).toThrow(expect.objectContaining({ code: "ERR_LE_TOO_LARGE" }));
+    ).rejects.toThrow(expect.objectContaining({ code: "ERR_LE_TOO_LARGE" }));
+  });
+
+  describe("of volumes", () => {
+    const affine = [-1, 0, 0, 70.25, 0, -1.25, 0, 33, 0, 0, 2, 0.1, 0, 0, 0, 1];
+    const grid = (...numbers: number[]) => ({
+      shape: [2, 1, 3],
+      affine: [0, 4, 8, 12].map((at) => numbers.slice(at, at + 4)),
+    });
+    const volumes = (given: unknown, { count = 1, placed = true, axes = 3 } = {}) => {
+      const own = { ...kind.preprocessing, ...(placed && { grid: { axes: "LPS", spacing: null, crop: "none" } }) };
+      const input = {
+        name: "image",
+        ...{ shape: axes === 3 ? [count, 1, 2, 1, 3] : [count, 1, 2, 3], datatype: "UINT8" },
+        ...{ data: Array.from({ length: 6 * count }, (_, i) => i), parameters: { affine: given } },
+      };
+      return parseInfer({
+        bytes: new TextEncoder().encode(JSON.stringify({ inputs: [input] })),
+        kind: { ...kind, spatialAxes: axes, preprocessing: own } as never,
+        maxImages: 4,
+      });
+    };
+    const storedIn = async (...args: Parameters<typeof volumes>) =>
+      (await volumes(...args)).images.map(({ placement }) => "stored" in placement && placement.stored);
+
+    it("lie where the parameter affine says, which is their own or of all of them", async () => {
+      for (const given of [
+        affine.join(","),
+        affine.join(", "),
+        affine,
+        [0, 4, 8, 12].map((at) => affine.slice(at, at + 4)),
+      ])
+        expect(await storedIn(given)).toEqual([grid(...affine)]);
+      expect(await storedIn(affine.join(","), { count: 2 })).toEqual([grid(...affine), grid(...affine)]);
+      const other = affine.with(10, 6);
+      expect(await storedIn([...affine, ...other].join(","), { count: 2 })).toEqual([grid(...affine), grid(...other)]);
+    });
+
+    it.each<[string, unknown, object]>([
+      ["of 15 numbers", affine.slice(1).join(","), {}],
+      ["with a word", affine.join(",").replace("33", "here"), {}],
+      ["with a gap", affine.join(",").replace("33", ""), {}],
+      ["of null", null, {}],
+      ["of more volumes than there are", [...affine, ...affine].join(","), {}],
+      ["without an inverse", affine.with(10, 0).join(","), {}],
+      ["with another last row", affine.with(12, 1).join(","), {}],
+      ["not finite", affine.join(",").replace("33", "1e999"), {}],
+      ["of an image", affine.join(","), { axes: 2, placed: false }],
+      ["for a network of volumes without a place", affine.join(","), { placed: false }],
+      ["that is missing", undefined, {}],
+    ])("refuse one %s", async (_, given, how) => {
+      await expect(volumes(given, how)).rejects.toThrow(
+        expect.objectContaining({ code: expect.stringMatching(/ERR_LE_(DATA|VALUE)/) }),
+      );
+    });
+
+    it("are answered with it", async () => {
+      const { images } = await volumes([...affine, ...affine.with(10, 6)].join(","), { count: 2 });
+      const results = images.map(({ placement }) => ({
+        ...{ placement, scores: { aula: 1 }, empty: false, decision: "review" },
+        prediction: { probabilities: { data: new Float32Array(12).fill(0.5), shape: [2, 2, 1, 3] }, maps: {} },
+      }));
+      const outputs = ["mask", "probabilities", "aula"].map((name) => ({ name, binary: name === "probabilities" }));
+      const parametersOf = (own: readonly unknown[]) => {
+        const { bytes, headerLength } = writeInfer({
+          model: "m",
+          version: "1",
+          outputs,
+          results: own as InferResult[],
+        });
+        const { outputs: written } = JSON.parse(Buffer.from(bytes).toString("utf8", 0, headerLength));
+        return written.map(({ parameters }: { parameters?: object }) => parameters);
+      };
+      const both = [...affine, ...affine.with(10, 6)].join(",");
+      expect(parametersOf(results)).toEqual([{ affine: both }, { affine: both, binary_data_size: 96 }, undefined]);
+      expect(parametersOf(results.slice(0, 1))[0]).toEqual({ affine: affine.join(",") });
+    });
   });
 });
 
