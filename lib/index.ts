@@ -92,6 +92,7 @@ export { METHOD_TITLES, METHODS, type MethodName } from "./runs/methods.js";
 export type { RunPredictedDice } from "./runs/predicted-dice.js";
 export { type Run, readRun } from "./runs/run.js";
 export type { RunShift } from "./runs/shift.js";
+export type { RunTiles } from "./runs/tiles.js";
 export {
   type CertificateInForce,
   type CertifiedThreshold,

@@ -50,6 +50,13 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["patches: a share"],
   },
   {
+    name: "a run's own way whatever the overlap",
+    file: "lib/runs/tiles.ts",
+    text: "(overlap ?? tiles.overlap) === tiles.overlap &&",
+    by: "true &&",
+    tests: ["test/native/patches.test.ts"],
+  },
+  {
     name: "tiles of a validation that all judge what they share",
     file: "native/core/data/patches.cpp",
     text: "return (before + size[axis] + next) / 2;",
@@ -507,7 +514,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "what was fitted to whole passes told of tiles",
     file: "lib/ensemble/predictor.ts",
-    text: "const distances = tiles ? null : shift.fit;",
+    text: "const distances = holds ? shift.fit : null;",
     by: "const distances = shift.fit;",
     tests: ["test/native/shift.test.ts"],
   },

@@ -83,7 +83,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
   const line = new StatusLine(process.stderr);
   try {
     const notes = atOwnSize(flags) ? notesAtOwnSize(ofRun) : ofRun;
-    noteTiles(session, model, flags);
+    noteTiles(session, model, described, flags);
     const tiles = tilesOf(flags);
     const { classNames, ignoreIndex } = notes;
     const { method } = model;
@@ -164,7 +164,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       lesionOverlap: flags.lesionOverlap,
       neighbours: flags.neighbours,
       measuredAt: "stored size",
-      ...(Object.keys(tiles).length > 0 && { tiles }),
+      ...(Object.keys(tiles).length > 0 ? { tiles } : described.tiles && { tiles: described.tiles }),
       ...(seen.size > 0 && { seen: seen.size }),
       ...(unknown.length > 0 && { unknown }),
     };

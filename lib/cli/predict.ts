@@ -120,7 +120,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
   const dicom = { ...ofRun.data.dicom, ...seriesOf(flags) };
   try {
     const notes = atOwnSize(flags) ? notesAtOwnSize(ofRun) : ofRun;
-    noteTiles(session, model, flags);
+    noteTiles(session, model, run, flags);
     const all =
       flags.data === undefined
         ? await fileItems(images, notes, { dicom })
@@ -201,7 +201,7 @@ async function predict(images: string[], flags: Flags, session: Session): Promis
 async function thresholdsFor(
   run: Run,
   precision: Model["precision"],
-  { run: folder, sets, skip, fusion, tile, mirror }: Flags,
+  { run: folder, sets, skip, fusion, ...flags }: Flags,
   session: Session,
 ): Promise<Record<number, SetThresholds> | undefined> {
   if (sets) return checkThresholds(thresholdsOf(sets), run.ensemble.classes);
@@ -212,8 +212,7 @@ async function thresholdsFor(
   const found = certifiedSets(inPrecision(await verifyCertificate(folder), precision), run, {
     skip,
     fusion,
-    tile,
-    mirror,
+    ...tilesOf(flags),
   });
   if (!found.thresholds) session.note(`No inner and outer masks: ${found.message}`);
   return found.thresholds;

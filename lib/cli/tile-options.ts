@@ -1,6 +1,8 @@
 import type { Model } from "../ensemble/model.js";
-import { NOT_BY_TILES, TILES } from "../ensemble/tile-options.js";
+import { TILES } from "../ensemble/tile-options.js";
 import { type OptionSpec, option, type Values } from "../options.js";
+import type { Run } from "../runs/run.js";
+import { inOwnWay, otherWay } from "../runs/tiles.js";
 import { givenOf, type Parser, size } from "./arguments.js";
 import type { Session } from "./command.js";
 
@@ -11,7 +13,7 @@ const { default: weights, ...ofWeights } = TILES.tileWeights;
 export const TILING = {
   tile: option.with(TILES.tile, {
     text: "predict images at their own size by tiles of HEIGHTxWIDTH (volumes: DEPTHxHEIGHTxWIDTH); auto: of the network's input size; none: each at the network's input size",
-    ...{ otherwise: "none", arg: "size" },
+    ...{ otherwise: "the run's own, of a training by patches; else none", arg: "size" },
   }),
   overlap: { ...ofOverlap, otherwise: String(overlap) } as OptionSpec<number>,
   tileWeights: { ...ofWeights, otherwise: weights } as OptionSpec<typeof weights | "constant">,
@@ -34,8 +36,7 @@ export function atOwnSize({ tile }: Values<typeof TILING>): boolean {
   return tile !== undefined && tile !== "none";
 }
 
-/** Says what of a run is left out of predictions that are not one pass, where it has that. */
-export function noteTiles(session: Session, model: Model, { tile, mirror = [] }: Values<typeof TILING>): void {
-  if (!atOwnSize({ tile }) && mirror.length === 0) return;
-  if (model.predictedDice.fit || model.shift.fit) session.note(`note: ${NOT_BY_TILES}`);
+/** Says what of a run is left out of predictions that are not made as its own are, where it has that. */
+export function noteTiles(session: Session, model: Model, run: Run, tiles: Values<typeof TILING>): void {
+  if (!inOwnWay(run, tiles) && (model.predictedDice.fit || model.shift.fit)) session.note(`note: ${otherWay(run)}`);
 }

@@ -15,6 +15,7 @@ import type { Backbone, LayerInfo } from "../ensemble/backbone.js";
 import { memberFolder } from "../ensemble/deep-ensemble.js";
 import type { Head } from "../ensemble/model.js";
 import type { Network } from "../ensemble/network.js";
+import { tilesOfPatch } from "../ensemble/tiles.js";
 import type { EpochEvent, History } from "../ensemble/training.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { placement, setThreads } from "../inference/device.js";
@@ -235,6 +236,7 @@ async function beginDeepEnsemble(
       members: options.members,
       ...model.described(),
       skip: 0,
+      ...(options.patch && { tiles: tilesOfPatch(options.patch) }),
       notes: { ...notes },
     });
     await makeFolders(path.join(run, "members"));

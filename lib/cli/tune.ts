@@ -59,6 +59,7 @@ const NO_PROMISE =
   "The gate's threshold is of these images and promises nothing of others: layer-ensembles certify RUN finds one that does.";
 
 const MEASURED_AT = "network's input size, padding left out";
+const MEASURED_BY_TILES = "image's own size, as it was prepared, by tiles";
 
 /** `tune`: which heads, which fits and which threshold, chosen on validation and written into the run. */
 export function tuneCommand(): Command {
@@ -132,6 +133,7 @@ async function tuneRun(folder: string, flags: Flags, session: Session): Promise<
     const choice = choiceOf(tuning, options, heads, learned, {
       ...{ data: path.resolve(data), split },
       contents: source.contents,
+      measuredAt: model.tiles ? MEASURED_BY_TILES : MEASURED_AT,
     });
     const written: string[] = [];
     if (!flags.dryRun) {
@@ -297,7 +299,7 @@ function choiceOf(
   { rule, margin, fusion }: Defaults<typeof TUNE>,
   heads: readonly string[],
   learned: LearnedShift | undefined,
-  facts: Pick<RunChoice["tuning"], "data" | "split" | "contents">,
+  facts: Pick<RunChoice["tuning"], "data" | "split" | "contents" | "measuredAt">,
 ): RunChoice {
   const { kept, weights, temperatures, temperature, gate, score } = tuning;
   const name = (k: number) => heads[k] as string;
@@ -323,7 +325,6 @@ function choiceOf(
       ...facts,
       images: tuning.images,
       pixels: tuning.pixels,
-      measuredAt: MEASURED_AT,
       rule,
       margin,
       score,

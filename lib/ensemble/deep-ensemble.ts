@@ -19,6 +19,7 @@ import {
   writeRun,
 } from "../runs/run.js";
 import { keepShift, type RunShift, removeOtherShifts } from "../runs/shift.js";
+import type { RunTiles } from "../runs/tiles.js";
 import type { Backbone } from "./backbone.js";
 import { Plain } from "./baselines.js";
 import type { FitOptions } from "./fit-options.js";
@@ -28,6 +29,7 @@ import { checkFit, hasBegun } from "./network.js";
 import { type HeadSource, Predictor } from "./predictor.js";
 import { SampleGuard } from "./sample-guard.js";
 import { gather } from "./samples.js";
+import { tilesOfPatch } from "./tiles.js";
 import type { History, SampleSource, TrainingEvent } from "./training.js";
 
 /** Folder of one member's run in that of a deep ensemble. Members count from 1. */
@@ -214,6 +216,7 @@ export class DeepEnsemble extends Predictor implements Model {
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       inputSize: this.#first.described().ensemble.inputSize,
+      tiles: this.#first.tiles,
       tuned: this.#tuned.prediction,
       learned: this.#learned,
       watched: () => this.#first.watched(),
@@ -239,7 +242,8 @@ export class DeepEnsemble extends Predictor implements Model {
     const histories: History[] = [];
     const trainAll = async () => {
       const before = run !== undefined && existsSync(path.join(run, RUN_FILES.run)) ? await readRun(run) : undefined;
-      if (run !== undefined) await this.#writeRun(run, notes, keptOf(before, {}));
+      const tiles = rest.patch ? tilesOfPatch(rest.patch) : null;
+      if (run !== undefined) await this.#writeRun(run, notes, keptOf(before, {}), tiles);
       this.#tuned = {};
       this.#learned = NOTHING_LEARNED;
       for (const [i, member] of this.#members.entries()) {
@@ -270,11 +274,19 @@ export class DeepEnsemble extends Predictor implements Model {
   async save(folder: string, notes: Record<string, unknown> = {}): Promise<void> {
     const members = this.#members.map((member, i) => () => member.save(memberFolder(folder, i + 1), notes));
     await withFolder(folder, () =>
-      replaceRun(folder, members, () => this.#writeRun(folder, notes, keptOf(this.run, this.#tuned), this.shift)),
+      replaceRun(folder, members, () =>
+        this.#writeRun(folder, notes, keptOf(this.run, this.#tuned), this.tiles, this.shift),
+      ),
     );
   }
 
-  async #writeRun(folder: string, notes: Record<string, unknown>, kept: Partial<Run>, shift?: RunShift): Promise<void> {
+  async #writeRun(
+    folder: string,
+    notes: Record<string, unknown>,
+    { tiles: _, ...kept }: Partial<Run>,
+    tiles: RunTiles | null,
+    shift?: RunShift,
+  ): Promise<void> {
     const { backbone, ensemble } = this.#first.described();
     const content: RunContent = {
       ...kept,
@@ -283,6 +295,7 @@ export class DeepEnsemble extends Predictor implements Model {
       backbone,
       ensemble,
       skip: this.skip,
+      ...(tiles && { tiles }),
       notes: { ...this.run?.notes, ...notes },
     };
     const run = await keepShift(folder, content, shift);

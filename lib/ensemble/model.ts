@@ -7,10 +7,11 @@ import { type MethodName, MOST_PASSES } from "../runs/methods.js";
 import type { RunPredictedDice } from "../runs/predicted-dice.js";
 import type { Run } from "../runs/run.js";
 import type { RunShift } from "../runs/shift.js";
+import type { RunTiles } from "../runs/tiles.js";
 import { MAP_NAMES } from "../uncertainty/index.js";
 import type { Backbone } from "./backbone.js";
 import type { Prediction } from "./prediction.js";
-import { type ImageRows, TILES } from "./tile-options.js";
+import { type ImageRows, TILED, TILES } from "./tile-options.js";
 
 type Device = "auto" | "cpu" | "cuda" | `cuda:${number}`;
 
@@ -52,6 +53,7 @@ export interface Head {
 }
 
 export const FORWARD = {
+  ...TILED,
   /** Monte Carlo dropout: passes of each image. @default the model's own */
   passes: option.integer({ min: 1, max: MOST_PASSES }),
   /**
@@ -119,6 +121,8 @@ export interface Model {
   readonly parameters: number;
   /** First heads left out of predictions, unless a call says otherwise. */
   readonly skip: number;
+  /** By which tiles it predicts unless a call says otherwise, of a training on patches; null: each image in one pass. */
+  readonly tiles: RunTiles | null;
   /** What run.json said, for a model that was loaded from a run. */
   readonly run: Run | undefined;
   /** How the Dice of its masks is predicted, for a model that was loaded from a run that `tune` chose for; until the next `fit`. */

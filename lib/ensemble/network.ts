@@ -24,6 +24,7 @@ import {
   writeRun,
 } from "../runs/run.js";
 import { keepShift, type RunShift, removeOtherShifts } from "../runs/shift.js";
+import type { RunTiles } from "../runs/tiles.js";
 import { AUGMENTATIONS } from "./augment.js";
 import { Backbone } from "./backbone.js";
 import { callNative, disposeNative, fromNative, onAbort, reasonOf } from "./call.js";
@@ -35,6 +36,7 @@ import { Recorder } from "./recorder.js";
 import { SampleGuard } from "./sample-guard.js";
 import { Gathered, gather } from "./samples.js";
 import { autoTaps } from "./taps.js";
+import { tilesOfPatch } from "./tiles.js";
 import type { History, SampleSource, TrainingEvent } from "./training.js";
 
 /** Samples may have been gathered before. */
@@ -235,6 +237,7 @@ export abstract class Network extends Predictor implements Model {
   /** As chosen for the weights that it was loaded with. */
   #tuned: Tuned;
   #learned: Learned;
+  #tiles: RunTiles | null;
 
   abstract readonly method: MethodName;
   /** The network; shared with whoever made it. */
@@ -270,6 +273,7 @@ export abstract class Network extends Predictor implements Model {
     this.#trained = parts.run?.training;
     this.#tuned = tunedOf(parts.run);
     this.#learned = parts.learned;
+    this.#tiles = parts.run?.tiles ?? null;
   }
 
   /** How the Dice of its masks is predicted; until the next `fit`. */
@@ -299,6 +303,7 @@ export abstract class Network extends Predictor implements Model {
       skip: this.skip,
       spatialAxes: this.backbone.spatialAxes,
       inputSize: this.#recorded.ensemble.inputSize,
+      tiles: this.#tiles,
       tuned: this.#tuned.prediction,
       learned: this.#learned,
       watched: () => this.watched(),
@@ -334,7 +339,7 @@ export abstract class Network extends Predictor implements Model {
     const weights = path.join(folder, RUN_FILES.weights);
     await withFolder(folder, () =>
       replaceRun(folder, [() => this.#native(() => this.#addon.saveEnsemble(this.#handle, weights))], () =>
-        this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned), this.shift),
+        this.#writeRun(folder, notes, this.#trained, keptOf(this.run, this.#tuned), this.#tiles, this.shift),
       ),
     );
   }
@@ -343,7 +348,8 @@ export abstract class Network extends Predictor implements Model {
     folder: string,
     notes: Record<string, unknown>,
     training: Record<string, unknown> | undefined,
-    kept: Partial<Run>,
+    { tiles: _, ...kept }: Partial<Run>,
+    tiles: RunTiles | null,
     shift?: RunShift,
   ) {
     const info = this.#addon.info() as { libtorch?: string };
@@ -363,6 +369,7 @@ export abstract class Network extends Predictor implements Model {
       ensemble,
       skip,
       ...(passes > 0 && { passes }),
+      ...(tiles && { tiles }),
       // What a loaded run says of its training stays, wherever the model runs now.
       ...(training && { training: { device: this.device, precision: this.precision, ...placed, ...training } }),
       notes: { ...this.run?.notes, ...notes },
@@ -461,7 +468,9 @@ export abstract class Network extends Predictor implements Model {
         ...(custom && { loss: { name: "custom" } }),
         ...(prepared.kernels && prepared.kernels.detours.length > 0 && { detours: prepared.kernels.detours }),
       };
-      if (run !== undefined) await this.#writeRun(run, notes, recorded, keptOf(before, {}));
+      const tiles = rest.patch ? tilesOfPatch(rest.patch) : null;
+      if (run !== undefined) await this.#writeRun(run, notes, recorded, keptOf(before, {}), tiles);
+      this.#tiles = tiles;
       this.#tuned = {};
       this.#learned = NOTHING_LEARNED;
       const history = await callNative(this.#addon, abort.signal, (control) =>

@@ -43,8 +43,8 @@ export interface Prediction extends Scored {
    */
   tapStatistics?: Record<string, Float32Array>;
   /**
-   * How it was made, where it is not of one pass of the whole image. `predictedDice` and `tapDistance` were fitted to whole
-   * passes, and are then left out. `tapStatistics` are those of the features of all passes together: what lies in several
+   * How it was made, where it is not of one pass of the whole image. `predictedDice` and `tapDistance` are left out where it is not as
+   * the model's own are ({@link Model.tiles}), to which they were fitted. `tapStatistics` are those of the features of all passes together: what lies in several
    * tiles counts as often.
    */
   tiles?: TilesTaken;

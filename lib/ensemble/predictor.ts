@@ -7,6 +7,7 @@ import { checkOptions, describe, nearest } from "../options.js";
 import type { Learned } from "../runs/learned.js";
 import type { MethodName } from "../runs/methods.js";
 import type { Run } from "../runs/run.js";
+import { inOwnWay, type RunTiles } from "../runs/tiles.js";
 import {
   FEATURE_MAPS,
   featuresFor,
@@ -20,7 +21,7 @@ import { callNative } from "./call.js";
 import { checkImage, FORWARD, type ForwardOptions, PREDICT, type PredictOptions } from "./model.js";
 import { type Prediction, toPrediction } from "./prediction.js";
 import type { ImageRows, TilesTaken } from "./tile-options.js";
-import { isRows, predictByTiles, readerOf, takenOf, tilingOf } from "./tiles.js";
+import { byTiles, isRows, readerOf, takenOf, tilingOf } from "./tiles.js";
 
 /** What gives the heads. */
 export interface HeadSource {
@@ -36,6 +37,8 @@ export interface HeadSource {
   spatialAxes: number;
   /** Spatial size that the network was made for. */
   inputSize: readonly number[];
+  /** By which images are predicted where nothing else is said; null: each in one pass. */
+  tiles: RunTiles | null;
   /** What tuning chose. */
   tuned: Run["prediction"];
   /** What was learned after training: how the Dice of what tuning chose is predicted, and what the training's images look like. */
@@ -53,6 +56,11 @@ export abstract class Predictor {
   get headNames(): readonly string[] {
     const source = this.source();
     return source.headNames(source.passes);
+  }
+
+  /** By which tiles it predicts unless a call says otherwise, of a training on patches; null: each image in one pass. */
+  get tiles(): RunTiles | null {
+    return this.source().tiles;
   }
 
   /**
@@ -123,10 +131,15 @@ async function predictHeads(
   const asked = Array.isArray(tapStatistics) ? tapStatistics : tapStatistics ? await watched() : [];
   const keptNames = kept.map((index) => names[index] as string);
 
+  // What was learned is of predictions that are made in the run's own way.
+  const chosen = { tile, overlap, tileWeights, mirror };
+  const ownWay = outputSize === undefined && inOwnWay({ tiles: source.tiles, ensemble: source }, chosen);
+
   /** What the addon is asked of an image, and what is made of its answer: `tiles` of one that is not one pass. */
   const plan = (tiles?: TilesTaken) => {
-    const fitted = tiles ? null : fit;
-    const distances = tiles ? null : shift.fit;
+    const holds = ownWay || (!source.tiles && !tiles);
+    const fitted = holds ? fit : null;
+    const distances = holds ? shift.fit : null;
     const parts = distances?.taps.flatMap(({ parts }) => parts.map((part) => part.of)) ?? [];
     const taps = [...new Set([...asked, ...parts])].filter((tap) => tap !== STORED);
     const maps = mapsFor(fitted, rest.maps);
@@ -163,7 +176,7 @@ async function predictHeads(
     for (const [i, reader] of readers.entries()) {
       const { options, finish } = plan(takenOf(tiling, reader.shape));
       const one = { batchSize: 1, ...options };
-      predictions.push(finish(await predictByTiles(source, reader, i, tiling, one, signal), i));
+      predictions.push(finish(await byTiles(source.addon.predictTiles, source, reader, i, tiling, one, signal), i));
     }
     return predictions;
   }
@@ -226,16 +239,38 @@ async function forwardHeads(
   image: NdArray,
   options: ForwardOptions,
 ): Promise<Map<string, NdArray>> {
-  const { signal, passes: asked, seed = 0 } = checkOptions("forward", options, FORWARD);
+  const { signal, passes: asked, seed = 0, ...chosen } = checkOptions("forward", options, FORWARD);
+  const tiling = tilingOf(source, chosen);
   const axes = source.spatialAxes + 1;
   const { data, shape } = checkImage(image, "image", [axes, axes + 1]);
   const batch = shape.length === axes ? [1, ...shape] : shape;
   const passes = passesOf(source, asked);
   const names = source.headNames(passes);
-  const heads = await callNative(source.addon, signal, (control) =>
-    source.addon.forward(source.handles, data, batch, { passes, seed }, control),
-  );
-  return new Map(heads.map((logits, k) => [names[k] as string, logits]));
+  if (!tiling) {
+    const heads = await callNative(source.addon, signal, (control) =>
+      source.addon.forward(source.handles, data, batch, { passes, seed }, control),
+    );
+    return new Map(heads.map((logits, k) => [names[k] as string, logits]));
+  }
+  const one = batch.slice(1);
+  const values = data.length / (batch[0] as number);
+  const images: NdArray<Float32Array>[][] = [];
+  for (let i = 0; i < (batch[0] as number); i++) {
+    const reader = readerOf({ data: data.subarray(i * values, (i + 1) * values), shape: one }, i, axes);
+    images.push(
+      await byTiles(source.addon.forwardTiles, source, reader, i, tiling, { passes, seed, batchSize: 1 }, signal),
+    );
+  }
+  return new Map(names.map((name, k) => [name, stacked(images.map((heads) => heads[k] as NdArray<Float32Array>))]));
+}
+
+/** Arrays 1×… as one of N×…. */
+function stacked(arrays: readonly NdArray<Float32Array>[]): NdArray<Float32Array> {
+  const [first] = arrays as [NdArray<Float32Array>];
+  if (arrays.length === 1) return first;
+  const data = new Float32Array(arrays.length * first.data.length);
+  for (const [i, array] of arrays.entries()) data.set(array.data, i * first.data.length);
+  return { data, shape: [arrays.length, ...first.shape.slice(1)] };
 }
 
 function passesOf({ method, passes }: HeadSource, asked: number | undefined): number {

@@ -7,11 +7,12 @@ export const AXES = ["depth", "height", "width"] as const;
 
 const size = option.array(option.integer({ min: 1 }), { min: 2 });
 
-export const TILES = {
+/** By which tiles an image goes through the network. */
+export const TILED = {
   /**
    * Size of the tiles by which an image is predicted: one number per spatial axis; `"auto"` for the size that the network was
    * made for (`inputSize`); or `"none"` for one pass of the whole image. Zeros surround an image that is smaller than a tile.
-   * @default "none"
+   * @default the run's own, of a training on patches; else "none"
    */
   tile: option.anyOf(option.oneOf(["auto", "none"]), size),
   /** By which part of a tile neighbours overlap, at least. @default 0.5 */
@@ -36,6 +37,10 @@ export const TILES = {
     text: "axes along which images are predicted mirrored too",
     arg: "list",
   }),
+};
+
+export const TILES = {
+  ...TILED,
   /**
    * Spatial size of what is brought out, over the same extent: the logits are interpolated straight to it.
    * @default the image's own
@@ -77,10 +82,6 @@ export interface TilesTaken {
   /** Axes along which tiles were mirrored. */
   mirror: readonly (typeof AXES)[number][];
 }
-
-/** What of a run tells of whole passes alone, and is left out of a prediction by tiles. */
-export const NOT_BY_TILES =
-  "the predicted Dice and the distance from the training's images, which were fitted to whole passes, are left out of predictions by tiles";
 
 /**
  * An image that is read piece by piece, for predictions by tiles of what is too large to be held. `rows` must not use the

@@ -1,8 +1,9 @@
 // How an image that is larger than a pass of the network is read and predicted, tile by tile.
 import type { NdArray } from "../arrays.js";
 import { LayerEnsemblesError } from "../errors.js";
-import type { RawTilesPrediction } from "../native/addon.js";
+import type { Addon } from "../native/addon.js";
 import { describe } from "../options.js";
+import type { RunTiles } from "../runs/tiles.js";
 import { callNative } from "./call.js";
 import { checkImage } from "./model.js";
 import type { HeadSource } from "./predictor.js";
@@ -11,6 +12,11 @@ import { AXES, type ImageRows, TILES, type TileEvent, type TileOptions, type Til
 /** Whether an image is read piece by piece. */
 export function isRows(image: NdArray | ImageRows): image is ImageRows {
   return typeof (image as Partial<ImageRows> | null)?.rows === "function";
+}
+
+/** By which tiles the images of a training on patches are predicted. */
+export function tilesOfPatch(patch: readonly number[]): RunTiles {
+  return { size: [...patch], overlap: TILES.overlap.default, weights: TILES.tileWeights.default };
 }
 
 /** How each image is to be predicted by tiles; undefined for one pass of the whole. */
@@ -27,9 +33,10 @@ export interface Tiling {
 
 /** @throws ERR_LE_OPTION */
 export function tilingOf(
-  { spatialAxes, inputSize }: HeadSource,
-  { tile = "none", overlap, tileWeights, mirror = [], outputSize, outputOrder, onProgress }: TileOptions,
+  { spatialAxes, inputSize, tiles }: HeadSource,
+  { overlap, tileWeights, mirror = [], outputSize, outputOrder, onProgress, ...given }: TileOptions,
 ): Tiling | undefined {
+  const tile = given.tile ?? tiles?.size ?? "none";
   const names = AXES.slice(-spatialAxes);
   for (const [option, sides] of Object.entries({ tile, outputSize, outputOrder }))
     if (Array.isArray(sides) && sides.length !== spatialAxes)
@@ -52,8 +59,8 @@ export function tilingOf(
   if (tile === "none" && mirror.length === 0 && outputSize === undefined) return undefined;
   return {
     tile: tile === "auto" ? inputSize : tile,
-    overlap: overlap ?? TILES.overlap.default,
-    weights: tileWeights ?? TILES.tileWeights.default,
+    overlap: overlap ?? tiles?.overlap ?? TILES.overlap.default,
+    weights: tileWeights ?? tiles?.weights ?? TILES.tileWeights.default,
     mirror,
     output: outputSize,
     nearest: (outputOrder ?? []).flatMap((order, axis) => (order === "nearest" ? [axis] : [])),
@@ -89,19 +96,24 @@ export function takenOf(
   return asOne ? undefined : { size, ...rest };
 }
 
+/** What the addon does on an image by tiles. */
+type OnTiles<T> = (...given: Parameters<Addon["predictTiles"]>) => Promise<T>;
+
 /**
- * Predicts an image by tiles.
+ * Has the addon work on an image by tiles.
+ * @param work of the addon
  * @param options of the prediction, as the addon has them
  * @throws ERR_LE_SHAPE, ERR_LE_VALUE, ERR_LE_OPTION, what `rows` throws, or `signal.reason`
  */
-export async function predictByTiles(
+export async function byTiles<T>(
+  work: OnTiles<T>,
   { addon, handles, spatialAxes }: HeadSource,
   { shape, rows }: RowReader,
   index: number,
   tiling: Tiling,
   options: object,
   signal: AbortSignal | undefined,
-): Promise<RawTilesPrediction> {
+): Promise<T> {
   const { overlap, weights, mirror, output, nearest, onProgress } = tiling;
   const names = AXES.slice(-spatialAxes);
   let failure: { error: unknown } | undefined;
@@ -122,7 +134,7 @@ export async function predictByTiles(
   const given = { size, overlap, weights, mirror: mirror.map((axis) => names.indexOf(axis)) };
   try {
     const raw = await callNative(addon, signal, (control) =>
-      addon.predictTiles(handles, shape, read, { ...given, output, nearest, image: index }, options, tell, control),
+      work(handles, shape, read, { ...given, output, nearest, image: index }, options, tell, control),
     );
     if (failure) throw failure.error;
     return raw;

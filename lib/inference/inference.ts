@@ -16,6 +16,7 @@ import { LayerEnsemblesError } from "../errors.js";
 import { argmax } from "../fusion/index.js";
 import { chooseSplit, dataOf, datasetOptions, isSeenSplit, type RunNotes, readNotes, seenBy } from "../runs/notes.js";
 import { RUN_FILES, type Run } from "../runs/run.js";
+import { inOwnWay } from "../runs/tiles.js";
 import type { SeriesOptions } from "../volumes/dicom/series-options.js";
 import { type DeviceFlags, placement, setThreads } from "./device.js";
 
@@ -244,8 +245,11 @@ export async function* infer(
 ): AsyncGenerator<Result> {
   const { isVolume, restore, restoreAside, restoreLabels, restoreLabelsAside } = await import("../data/preprocess.js");
   const { straightOutput } = await import("../data/volume.js");
+  const { tile = model.tiles?.size ?? "none" } = options;
   // What is predicted by tiles may be large.
-  const one = options.tile !== undefined && options.tile !== "none";
+  const one = tile !== "none";
+  // In the run's own way it is as tuned and certified: at the network's voxels.
+  const own = inOwnWay({ tiles: model.tiles, ensemble: { inputSize: model.run?.ensemble.inputSize ?? [] } }, options);
   const batch = one ? 1 : (options.batchSize ?? PREDICT.batchSize.default);
   const read = async (start: number) => Promise.all(items.slice(start, start + batch).map((item) => item.load()));
   const predict = async (loading: Promise<Loaded[]>) => {
@@ -253,7 +257,7 @@ export async function* infer(
     options.signal.throwIfAborted();
     const inputs = loaded.map(({ input }) => input);
     const [first] = loaded;
-    const straight = one && first && isVolume(first.placement) ? straightOutput(first.placement) : undefined;
+    const straight = one && !own && first && isVolume(first.placement) ? straightOutput(first.placement) : undefined;
     const { placement: from, ...output } = straight ?? {};
     const predictions = inputs.length > 0 ? await model.predict(inputs, { ...options, ...output }) : [];
     return { loaded, predictions, from };

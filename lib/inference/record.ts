@@ -129,7 +129,7 @@ export function predictionRecord(
       sets: byName(sets),
     }),
     ...(prediction.tiles && {
-      /** How it was made by tiles; predicted Dice and the distance from the training's images are of whole passes, and left out. */
+      /** How it was made by tiles; where the run's own predictions are not, predicted Dice and the distance from the training's images are left out. */
       tiles: prediction.tiles,
     }),
     /** Names of the kept heads, in depth order. */

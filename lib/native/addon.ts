@@ -145,6 +145,16 @@ export interface Addon {
     onEvent: (json: string) => void,
     control?: Handle,
   ): Promise<RawTilesPrediction>;
+  /** Likewise the logits of every kept head at the image's own size, 1×C×s. */
+  forwardTiles(
+    ensembles: readonly Handle[],
+    shape: readonly number[],
+    read: (begin: number, end: number, answer: (data: Float32Array | string) => void) => void,
+    tiles: object,
+    options: object,
+    onEvent: (json: string) => void,
+    control?: Handle,
+  ): Promise<NdArray<Float32Array>[]>;
   /** See native/core/grid/resample.h. What comes out is of the data's type. */
   resample(
     data: Float32Array | Uint8Array,

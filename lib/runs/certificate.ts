@@ -12,6 +12,7 @@ import { SCORE_NAMES, SCORES, type ScoreName } from "../scores/scores.js";
 import { checkThresholds, type PixelSetFit, type SetThresholds } from "../sets/index.js";
 import { fitHash, hashOf, type RunHashes, runHashes } from "./identity.js";
 import { RUN_FILES, type Run } from "./run.js";
+import { type ChosenTiles, inOwnWay } from "./tiles.js";
 
 /** Version of certificate.json's layout. */
 const FORMAT = 1;
@@ -237,24 +238,20 @@ export function inPrecision(verdict: CertificateVerdict, precision: "fp32" | "bf
 }
 
 /** What is chosen for a prediction in place of what the run has, as far as its certificate hangs on it. */
-export interface ChosenSettings {
+export interface ChosenSettings extends ChosenTiles {
   /** Heads left out. */
   skip?: number | undefined;
   /** How heads are fused. */
   fusion?: PredictionFusion | undefined;
-  /** Tiles, where an image is not one pass. */
-  tile?: "auto" | "none" | readonly number[] | undefined;
-  /** Axes along which images are mirrored too. */
-  mirror?: readonly string[] | undefined;
 }
 
 /** Which settings a run's certificate is not of, "skip and fusion" say; undefined where it is of all. */
-export function chosenOtherwise(run: Run, { skip, fusion, tile, mirror }: ChosenSettings): string | undefined {
+export function chosenOtherwise(run: Run, { skip, fusion, ...tiles }: ChosenSettings): string | undefined {
   const { prediction: { heads, fusion: own = "mean" } = {}, skip: ownSkip } = run;
   const others = [
     skip !== undefined && (heads !== undefined || skip !== ownSkip) && "skip",
     fusion !== undefined && fusion !== own && "fusion",
-    ((tile !== undefined && tile !== "none") || (mirror?.length ?? 0) > 0) && "passes of whole images",
+    !inOwnWay(run, tiles) && (run.tiles ? "tiles" : "passes of whole images"),
   ];
   return others.filter(Boolean).join(" and ") || undefined;
 }

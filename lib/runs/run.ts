@@ -12,6 +12,7 @@ import { PACKAGE_VERSION } from "../package.js";
 import { GATE, type Gate } from "../scores/gate.js";
 import { SCORE_NAMES } from "../scores/scores.js";
 import { METHODS, type MethodName, MOST_PASSES } from "./methods.js";
+import { RUN_TILES, type RunTiles } from "./tiles.js";
 
 /** Version of run.json's layout. */
 const FORMAT = 1;
@@ -79,6 +80,8 @@ export interface Run {
   };
   /** First heads left out of predictions, unless a call says otherwise. */
   skip: number;
+  /** By which tiles images are predicted unless a call says otherwise, of a training on patches; absent: each in one pass. */
+  tiles?: RunTiles;
   /** How heads are fused unless a call says otherwise; chosen on validation. */
   prediction?: {
     /** How heads are fused. @default "mean" */
@@ -153,6 +156,7 @@ const RUN: OptionSpecs = {
   backbone: option.required(option.custom("an object", isObject)),
   ensemble: option.required(option.custom("an object", isObject)),
   skip: option.integer({ min: 0, max: 1_000_000 }),
+  tiles: option.object(RUN_TILES),
   prediction: option.custom("an object", isObject),
   gate: option.custom("an object", isObject),
   shift: option.object({ hash: option.required(option.sha256()) }),

@@ -158,7 +158,8 @@ export class ServedCertificate {
 const VOID =
   "The certificate is void: the alarm over the served cases has gone off, as they no longer look like those of the calibration. " +
   "Until a person renews it, every result is for a person.";
-const CHOSEN = "The certificate is of the run's own settings; this request chose others (skip, fusion, tile, mirror).";
+const CHOSEN =
+  "The certificate is of the run's own settings; this request chose others (skip, fusion, tile, overlap, mirror).";
 
 function decided(
   prediction: Gated<Prediction>,

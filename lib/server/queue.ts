@@ -1,11 +1,13 @@
 import type { NdArray } from "../arrays.js";
-import type { PredictOptions } from "../ensemble/model.js";
+import type { Model, PredictOptions } from "../ensemble/model.js";
 import type { Prediction } from "../ensemble/prediction.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { checkOptions, type Defaults, defaultsOf, option, type Values } from "../options.js";
 
 /** Anything that predicts a list of images: a `LayerEnsemble`, or another method. */
 export interface Predictor {
+  /** By which tiles it predicts unless a call says otherwise; without any, each image in one pass. */
+  readonly tiles?: Model["tiles"];
   /** Predicts images of one shape, C×H×W or C×D×H×W, each as if it were alone; the results are in their order. */
   predict(images: readonly NdArray[], options?: PredictOptions): Promise<Prediction[]>;
 }
@@ -74,9 +76,9 @@ interface Job {
   settle(result: Prediction | { error: unknown }): void;
 }
 
-/** Whether an image is predicted by tiles. */
-function tiled(job: Job | undefined): boolean {
-  const { tile = "none", mirror = [] } = job?.options ?? {};
+/** Whether an image is predicted by tiles: by the model's own where none are chosen. */
+function tiled({ tiles }: Predictor, job: Job | undefined): boolean {
+  const { tile = tiles?.size ?? "none", mirror = [] } = job?.options ?? {};
   return tile !== "none" || mirror.length > 0;
 }
 
@@ -266,7 +268,7 @@ export class PredictionQueue {
 
   /** How many images like this one share a pass. */
   #batchOf(job: Job): number {
-    if (tiled(job)) return 1;
+    if (tiled(this.#model, job)) return 1;
     const { shape } = job.image;
     const pixels = shape.slice(1).reduce((product, side) => product * side, 1);
     const { maxBatch, maxBatchPixels } = this.#options;
@@ -281,7 +283,11 @@ export class PredictionQueue {
       this.#model.predict(
         some.map(({ image }) => image),
         // By tiles an image goes alone, a tile at a time.
-        { ...(!tiled(some[0]) && { batchSize: this.#options.maxBatch }), ...some[0]?.options, signal: abort.signal },
+        {
+          ...(!tiled(this.#model, some[0]) && { batchSize: this.#options.maxBatch }),
+          ...some[0]?.options,
+          signal: abort.signal,
+        },
       );
     try {
       const results = await predict(jobs);

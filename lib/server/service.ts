@@ -18,6 +18,7 @@ import {
 } from "../inference/record.js";
 import { type About, checkOptions, defaultsOf, nearest, type OptionSpecs, option } from "../options.js";
 import { type ChosenSettings, chosenOtherwise } from "../runs/certificate.js";
+import { inOwnWay } from "../runs/tiles.js";
 import { acceptability, checkGate, type GateDecision, watchedOf } from "../scores/gate.js";
 import { confidenceOf, IMAGE_SCORE_NAMES, SCORES, scoreOf, snake } from "../scores/scores.js";
 import { checkThresholds, SET_NAMES, SETS, type SetThresholds, thresholdsOf } from "../sets/index.js";
@@ -382,7 +383,9 @@ export class PredictionService {
       const wanted = MAP_NAMES.filter((map) => outputs.includes(map));
       const queued = { ...options, signal, place: (place ?? own) as Place };
       const { placement, volume } = prepared;
-      const straight = byTiles(options) && isVolume(placement) ? straightOutput(placement) : undefined;
+      // In the run's own way it is as tuned and certified: at the network's voxels.
+      const other = byTiles(options) && !inOwnWay(served.run, tilesOf(options));
+      const straight = other && isVolume(placement) ? straightOutput(placement) : undefined;
       const { placement: back = placement, ...output } = straight ?? {};
       const asked = { ...queued, timeout: left() };
       const predicted = await this.#predict(served, prepared.input, wanted, asked, output);
@@ -649,7 +652,7 @@ export class PredictionService {
     { skip, fusion, signal, timeout, place, ...choices }: RequestOptions & { place: Place; timeout: number },
     output: Partial<Pick<PredictOptions, "outputSize" | "outputOrder">> = {},
   ): Promise<Prediction> {
-    checkPasses(choices, input.shape, served.run.ensemble.inputSize, this.limits.maxPasses);
+    checkPasses(choices, input.shape, served.run, this.limits.maxPasses);
     const gated = gatedMaps(served);
     const maps = MAP_NAMES.filter((map) => map === "entropy" || gated.includes(map) || wanted.includes(map));
     return served.queue.predict(input, {
@@ -676,8 +679,7 @@ export class PredictionService {
 
 /** What a certificate may not be of. */
 function chosenOf({ skip, fusion, ...choices }: RequestOptions): ChosenSettings {
-  const { tile, mirror } = tilesOf(choices);
-  return { skip, fusion, tile, mirror };
+  return { skip, fusion, ...tilesOf(choices) };
 }
 
 /** Bytes that reading an infer request takes, for each of its own. */

@@ -4,16 +4,17 @@ import { TILES } from "../ensemble/tile-options.js";
 import { passesOf } from "../ensemble/tiles.js";
 import { LayerEnsemblesError } from "../errors.js";
 import { type OptionSpec, option, type Values } from "../options.js";
+import type { Run } from "../runs/run.js";
 
 const SIZE = /^(auto|none|[1-9]\d{0,4}(x[1-9]\d{0,4}){1,2})$/;
 
 /** Choices of a prediction by tiles, as text has them. */
 export const TILE_CHOICES = {
-  /** Size of the tiles, such as `256x256`, by which an image is predicted at its own size; `auto`: the network's input size. @default none */
+  /** Size of the tiles, such as `256x256`, by which an image is predicted at its own size; `auto`: the network's input size. @default the run's own, of a training by patches; else none */
   tile: {
     ...option.pattern("auto, none, or a size such as 256x256 (of volumes 64x128x128)", SIZE, {
       text: "Size of tiles by which the image is predicted at its own size, such as 256x256; auto: of the network's input size; none: one pass at the network's input size",
-      otherwise: "none",
+      otherwise: "the run's own, of a training by patches; else none",
     }),
     kind: "string",
   } as OptionSpec<string>,
@@ -45,16 +46,18 @@ export function tilesOf({ tile, overlap, mirror }: TileChoices): Pick<PredictOpt
 }
 
 /**
+ * @param run by whose own tiles it goes where none are chosen
  * @param shape of the network's input, C×s
  * @throws ERR_LE_TOO_LARGE for more passes than `maxPasses`
  */
 export function checkPasses(
   choices: TileChoices,
   shape: readonly number[],
-  inputSize: readonly number[],
+  { tiles, ensemble }: Pick<Run, "tiles" | "ensemble">,
   maxPasses: number,
 ): void {
-  const passes = passesOf(tilesOf(choices), shape.slice(1), inputSize);
+  const own = tiles && { tile: tiles.size, overlap: tiles.overlap };
+  const passes = passesOf({ ...own, ...tilesOf(choices) }, shape.slice(1), ensemble.inputSize);
   if (passes <= maxPasses) return;
   throw new LayerEnsemblesError(
     "ERR_LE_TOO_LARGE",

@@ -409,6 +409,17 @@ Napi::Value dispose_ensemble(const Napi::CallbackInfo& info) {
   });
 }
 
+// Logits by head, as arrays.
+Finish heads_of(const std::vector<at::Tensor>& logits) {
+  const auto arrays = std::make_shared<std::vector<HostArray>>();
+  for (const at::Tensor& head : logits) arrays->emplace_back(head);
+  return [arrays](Napi::Env env) {
+    Napi::Array result = Napi::Array::New(env, arrays->size());
+    for (size_t k = 0; k < arrays->size(); ++k) result.Set(static_cast<uint32_t>(k), (*arrays)[k].release(env));
+    return result;
+  };
+}
+
 // forward(ensembles, data, shape, sampling, control?) → Promise<NdArray[]>, by head
 Napi::Value forward_images(const Napi::CallbackInfo& info) {
   const Json sampling = to_json(info[3]);
@@ -419,14 +430,7 @@ Napi::Value forward_images(const Napi::CallbackInfo& info) {
       [images = to_tensor(info[1], info[2], "images"), count = sampling.at("passes").integer("passes"),
        seed = sampling.at("seed").integer("seed"), control](const Members& all, at::ScalarType dtype) -> Finish {
         const HeardInside heard(*control);
-        auto arrays = std::make_shared<std::vector<HostArray>>();
-        for (const auto& logits : forward(all, images, dtype, count, static_cast<uint64_t>(seed)))
-          arrays->emplace_back(logits);
-        return [arrays](Napi::Env env) {
-          Napi::Array result = Napi::Array::New(env, arrays->size());
-          for (size_t k = 0; k < arrays->size(); ++k) result.Set(static_cast<uint32_t>(k), (*arrays)[k].release(env));
-          return result;
-        };
+        return heads_of(forward(all, images, dtype, count, static_cast<uint64_t>(seed)));
       });
 }
 
@@ -559,8 +563,10 @@ ImageSource callback_source(std::vector<int64_t> shape, const std::shared_ptr<Ch
   return {std::move(shape), read};
 }
 
-// predictTiles(ensembles, shape, read, tiles, options, onEvent, control?) → Promise<RawTilesPrediction>
-Napi::Value predict_image_by_tiles(const Napi::CallbackInfo& info) {
+// A job on an image that is read by rows: (ensembles, shape, read, tiles, options, onEvent, control?). `work` gives
+// what finishes it.
+template <typename Work>
+Napi::Value on_tiles(const Napi::CallbackInfo& info, const Work& work) {
   const Napi::Env env = info.Env();
   std::vector<int64_t> shape;
   const Json given = to_json(info[1]);
@@ -572,19 +578,32 @@ Napi::Value predict_image_by_tiles(const Napi::CallbackInfo& info) {
   const auto callbacks = std::make_shared<Callbacks>(info, 5, 2);
   const auto source = callback_source(std::move(shape), Channel::of(env), callbacks, control);
   auto members = members_of(info);
-  return run_on_all(env, std::move(members), control,
-                    told(env, callbacks, control,
-                         [source, tiles, options, control](const Members& networks, at::ScalarType dtype) -> Finish {
-                           PredictOptions in_type = options;
-                           in_type.dtype = dtype;
-                           const TilesPredicted predicted = predict_tiles(networks, source, tiles, in_type, *control);
-                           const auto arrays = std::make_shared<PredictionArrays>(predicted);
-                           return [arrays, passes = predicted.passes](Napi::Env env) {
-                             Napi::Object result = arrays->release(env);
-                             result.Set("passes", Napi::Number::New(env, static_cast<double>(passes)));
-                             return result;
-                           };
-                         }));
+  return run_on_all(
+      env, std::move(members), control,
+      told(env, callbacks, control,
+           [source, tiles, options, control, work](const Members& networks, at::ScalarType dtype) -> Finish {
+             PredictOptions in_type = options;
+             in_type.dtype = dtype;
+             return work(networks, source, tiles, in_type, *control);
+           }));
+}
+
+// predictTiles(ensembles, shape, read, tiles, options, onEvent, control?) → Promise<RawTilesPrediction>
+Napi::Value predict_image_by_tiles(const Napi::CallbackInfo& info) {
+  return on_tiles(info, [](const auto&... given) -> Finish {
+    const TilesPredicted predicted = predict_tiles(given...);
+    const auto arrays = std::make_shared<PredictionArrays>(predicted);
+    return [arrays, passes = predicted.passes](Napi::Env env) {
+      Napi::Object result = arrays->release(env);
+      result.Set("passes", Napi::Number::New(env, static_cast<double>(passes)));
+      return result;
+    };
+  });
+}
+
+// forwardTiles(ensembles, shape, read, tiles, options, onEvent, control?) → Promise<NdArray[]>, by head
+Napi::Value forward_image_by_tiles(const Napi::CallbackInfo& info) {
+  return on_tiles(info, [](const auto&... given) -> Finish { return heads_of(forward_tiles(given...)); });
 }
 
 // createDataset() → dataset
@@ -756,6 +775,7 @@ void export_models(Napi::Object exports) {
   export_function<forward_images>(exports, "forward");
   export_function<predict_images>(exports, "predict");
   export_function<predict_image_by_tiles>(exports, "predictTiles");
+  export_function<forward_image_by_tiles>(exports, "forwardTiles");
   export_function<create_dataset>(exports, "createDataset");
   export_function<add_sample>(exports, "addSample");
   export_function<fit>(exports, "fit");

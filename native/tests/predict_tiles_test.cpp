@@ -169,6 +169,9 @@ TEST("predict tiles: several tiles are what the definition says, step by step") 
       for (const at::Tensor& head : means)
         parts.push_back(window(interpolate(head, plan.padded), plan.before, one.image).contiguous());
       check_same(tiled, reduce(parts, one.image, options.reduce), 2e-5);
+      const auto logits = forward_tiles({&network.ensemble}, source_of(image), tiles, options, kFree);
+      CHECK(logits.size() == parts.size());
+      for (size_t k = 0; k < parts.size(); ++k) CHECK_NEAR(distance(logits[k], parts[k]), 0, 2e-5);
     } else if (plan.padded == one.image) {
       check_same(tiled, reduce(means, output, options.reduce), 2e-5);
     }
@@ -194,6 +197,9 @@ TEST("predict tiles: one tile that is the image is a prediction of it") {
   CHECK(tiled.passes == 1);
   CHECK(tiled.probabilities.equal(plain.probabilities) && tiled.mask.equal(plain.mask));
   CHECK(tiled.tap_statistics[0].equal(plain.tap_statistics[0]));
+  const auto heads = forward_tiles({&network.ensemble}, source_of(image), tiles_of({32, 24}), options, kFree),
+             whole = forward({&network.ensemble}, image.unsqueeze(0), at::kFloat);
+  for (size_t k = 0; k < whole.size(); ++k) CHECK(heads[k].equal(whole[k]));
   // Where it is summed, for it is brought out at another size, rounding alone is between them.
   const TileOptions twice{{32, 24}, 0.5, TileWeights::kGaussian, {}, {64, 48}, {}, 0};
   const TilesPredicted larger = predict_tiles({&network.ensemble}, source_of(image), twice, options, kFree);

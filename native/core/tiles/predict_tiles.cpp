@@ -152,48 +152,50 @@ TileOptions TileOptions::from(const Json& options) {
   return result;
 }
 
-TilesPredicted predict_tiles(const Members& members, const ImageSource& image, const TileOptions& tiles,
-                             const PredictOptions& options, const Control& control) {
-  const auto number = static_cast<size_t>(tiles.image);
-  Passes passes(members, options);
-  passes.check_shape(image.shape, number);
-  const std::vector<int64_t> size(image.shape.begin() + 1, image.shape.end());
-  const std::vector<int64_t> output = tiles.output.empty() ? size : tiles.output;
-  if (output.size() != size.size())
-    fail(code::kOption, "Expected ", size.size(), " numbers, one per spatial axis, for the output's size but received ",
-         at::IntArrayRef(output), ".");
-  const TilePlan plan = plan_tiles(size, tiles.size, tiles.overlap);
-  check_axes("mirror", tiles.mirror, static_cast<int64_t>(size.size()));
-  check_axes("nearest", tiles.nearest, static_cast<int64_t>(size.size()));
-  const auto mirrored = sets_of(tiles.mirror);
-  std::vector<Part> parts = plan.parts();
-  for (const int64_t axis : tiles.nearest) parts[axis].nearest = true;
+namespace {
 
-  TilesPredicted result;
-  result.passes = plan.count() * static_cast<int64_t>(mirrored.size());
-  if (result.passes == 1 && plan.padded == size && output == size) {
-    const at::Tensor whole = image.read(0, size[0]);
-    check_finite(whole, number);
-    static_cast<Predicted&>(result) = passes.predict({whole}, control)[0];
-    return result;
+// The passes of the networks over the tiles of an image.
+class PassesOfTiles {
+ public:
+  PassesOfTiles(const Members& members, const ImageSource& image, const TileOptions& tiles,
+                const PredictOptions& options, const Control& control)
+      : image_(image),
+        tiles_(tiles),
+        batch_size_(options.batch_size),
+        control_(control),
+        number_(static_cast<size_t>(tiles.image)),
+        passes_(members, options),
+        plan_(plan(image, tiles, passes_)),
+        mirrored_(sets_of(tiles.mirror)) {
+    check_axes("mirror", tiles.mirror, static_cast<int64_t>(plan_.image.size()));
   }
-  PooledStatistics statistics(options.tap_statistics);
-  const HeardInside heard(control);
-  static_cast<Reduced&>(result) = in_passes(options.reduce, [&](const ReduceOptions& of_first) {
-    Band band(image, plan, number);
-    TileSums sums(plan, tiles.weights);
-    Restoration restoration(parts, output, of_first);
-    const int64_t in_band = plan.count() / static_cast<int64_t>(plan.starts[0].size());
-    for (int64_t first = 0; first < plan.count(); first += in_band) {
-      band.move_to(plan.offset(first)[0]);
-      for (int64_t begin = first; begin < first + in_band; begin += options.batch_size) {
-        const int64_t end = std::min(first + in_band, begin + options.batch_size);
+
+  const TilePlan& plan() const { return plan_; }
+  int64_t count() const { return plan_.count() * static_cast<int64_t>(mirrored_.size()); }
+  bool one() const { return count() == 1 && plan_.padded == plan_.image; }
+
+  // Where one() is all: the image.
+  at::Tensor whole() const {
+    at::Tensor all = image_.read(0, plan_.image[0]);
+    check_finite(all, number_);
+    return all;
+  }
+  Passes& passes() { return passes_; }
+
+  // Adds the logits of all tiles, and calls `after` where a row of tiles is done.
+  void add_to(TileSums& sums, PooledStatistics& statistics, const std::function<void()>& after) {
+    Band band(image_, plan_, number_);
+    const int64_t in_band = plan_.count() / static_cast<int64_t>(plan_.starts[0].size());
+    for (int64_t first = 0; first < plan_.count(); first += in_band) {
+      band.move_to(plan_.offset(first)[0]);
+      for (int64_t begin = first; begin < first + in_band; begin += batch_size_) {
+        const int64_t end = std::min(first + in_band, begin + batch_size_);
         std::vector<at::Tensor> batch;
-        for (int64_t tile = begin; tile < end; ++tile) batch.push_back(band.tile(plan.offset(tile)));
+        for (int64_t tile = begin; tile < end; ++tile) batch.push_back(band.tile(plan_.offset(tile)));
         const at::Tensor images = at::stack(batch);
-        for (const auto& axes : mirrored) {
-          control.check();
-          const auto logits = passes.logits(axes.empty() ? images : images.flip(axes), &statistics.of_pass);
+        for (const auto& axes : mirrored_) {
+          control_.check();
+          const auto logits = passes_.logits(axes.empty() ? images : images.flip(axes), &statistics.of_pass);
           statistics.add();
           for (int64_t tile = begin; tile < end; ++tile) {
             std::vector<at::Tensor> of_tile;
@@ -204,15 +206,87 @@ TilesPredicted predict_tiles(const Members& members, const ImageSource& image, c
             sums.add(tile, of_tile);
           }
         }
-        if (control.report) control.report(Json::Object{{"stage", "tiles"}, {"done", end}, {"of", plan.count()}});
+        if (control_.report) control_.report(Json::Object{{"stage", "tiles"}, {"done", end}, {"of", plan_.count()}});
       }
+      after();
+    }
+  }
+
+ private:
+  static TilePlan plan(const ImageSource& image, const TileOptions& tiles, const Passes& passes) {
+    passes.check_shape(image.shape, static_cast<size_t>(tiles.image));
+    return plan_tiles(std::vector<int64_t>(image.shape.begin() + 1, image.shape.end()), tiles.size, tiles.overlap);
+  }
+
+  const ImageSource& image_;
+  const TileOptions& tiles_;
+  const int64_t batch_size_;
+  const Control& control_;
+  const size_t number_;
+  Passes passes_;
+  const TilePlan plan_;
+  const std::vector<std::vector<int64_t>> mirrored_;
+};
+
+}  // namespace
+
+TilesPredicted predict_tiles(const Members& members, const ImageSource& image, const TileOptions& tiles,
+                             const PredictOptions& options, const Control& control) {
+  PassesOfTiles passes(members, image, tiles, options, control);
+  const std::vector<int64_t>& size = passes.plan().image;
+  const std::vector<int64_t> output = tiles.output.empty() ? size : tiles.output;
+  if (output.size() != size.size())
+    fail(code::kOption, "Expected ", size.size(), " numbers, one per spatial axis, for the output's size but received ",
+         at::IntArrayRef(output), ".");
+  check_axes("nearest", tiles.nearest, static_cast<int64_t>(size.size()));
+  std::vector<Part> parts = passes.plan().parts();
+  for (const int64_t axis : tiles.nearest) parts[axis].nearest = true;
+
+  TilesPredicted result;
+  result.passes = passes.count();
+  if (passes.one() && output == size) {
+    static_cast<Predicted&>(result) = passes.passes().predict({passes.whole()}, control)[0];
+    return result;
+  }
+  PooledStatistics statistics(options.tap_statistics);
+  const HeardInside heard(control);
+  static_cast<Reduced&>(result) = in_passes(options.reduce, [&](const ReduceOptions& of_first) {
+    TileSums sums(passes.plan(), tiles.weights);
+    Restoration restoration(parts, output, of_first);
+    passes.add_to(sums, statistics, [&] {
       restoration.take(sums.settle(), control);
       sums.forget(restoration.needed());
-    }
+    });
     return std::move(restoration).result();
   });
   result.tap_statistics = statistics.values();
   return result;
+}
+
+std::vector<at::Tensor> forward_tiles(const Members& members, const ImageSource& image, const TileOptions& tiles,
+                                      const PredictOptions& options, const Control& control) {
+  PassesOfTiles passes(members, image, tiles, options, control);
+  const TilePlan& plan = passes.plan();
+  const HeardInside heard(control);
+  if (passes.one()) {
+    std::vector<at::Tensor> logits = passes.passes().logits(passes.whole().unsqueeze(0));
+    for (size_t k = 0; k < logits.size(); ++k) {
+      logits[k] = interpolate(logits[k], plan.image).cpu();
+      check_finite_logits(logits[k], k);
+    }
+    return logits;
+  }
+  PooledStatistics statistics({});
+  TileSums sums(plan, tiles.weights);
+  passes.add_to(sums, statistics, [] {});
+  std::vector<at::Tensor> logits;
+  for (const HeadRows& head : sums.settle()) {
+    at::Tensor inner = interpolate(head.logits, plan.padded);
+    for (size_t axis = 0; axis < plan.image.size(); ++axis)
+      inner = inner.narrow(static_cast<int64_t>(axis) + 2, plan.before[axis], plan.image[axis]);
+    logits.push_back(inner.contiguous());
+  }
+  return logits;
 }
 
 }  // namespace le

@@ -49,4 +49,9 @@ struct TilesPredicted : Predicted {
 TilesPredicted predict_tiles(const Members& members, const ImageSource& image, const TileOptions& tiles,
                              const PredictOptions& options, const Control& control);
 
+// The logits that predict_tiles() would fuse, at the image's own size: of each kept head 1×C×s, float, on the CPU,
+// whole. No output but the image's. `control` is checked before each batch and told of it, as above. Errors likewise.
+std::vector<at::Tensor> forward_tiles(const Members& members, const ImageSource& image, const TileOptions& tiles,
+                                      const PredictOptions& options, const Control& control);
+
 }  // namespace le
