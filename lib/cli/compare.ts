@@ -91,6 +91,7 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
   const { compareRuns } = await import("../study/compare.js");
   checkOutput(out, "--out");
   const line = new StatusLine(process.stderr);
+  const notes = new Set<string>();
   let written: string[] = [];
   let comparison: Comparison;
   try {
@@ -114,6 +115,7 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
       onProgress: (what, done, total) => counter(line, what, total)(done),
       ...defined({ scored: flags.scoreClasses, shift }),
       labels: labelsOf(flags),
+      onNote: (note) => void notes.add(note),
       onUnclear: (mask) => noteUnclear(session, mask),
       ...placement(flags),
     });
@@ -121,6 +123,7 @@ async function compare(runs: string[], flags: Flags, session: Session): Promise<
   } finally {
     line.clear();
   }
+  for (const note of notes) session.note(`note: ${note}`);
   await tellResults(comparison, out, written, session);
 }
 

@@ -69,7 +69,7 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
   const { describeImages, describeLesions, describeSummary, evaluationTables } = await import("../study/tables.js");
   const { coverageOf, describeCoverage } = await import("../study/predicted-dice.js");
   const { imageLesions, lesionsCsv, summariseLesions } = await import("../study/lesions.js");
-  const { scoredClasses } = await import("../study/records.js");
+  const { describeBlind, scoredClasses } = await import("../study/records.js");
   const { evaluateItems, keptBy } = await import("../study/evaluate.js");
   const { selectItems } = await import("../study/selection.js");
   const { seenBy } = await import("../runs/notes.js");
@@ -138,6 +138,8 @@ async function evaluate(run: string, flags: Flags, session: Session): Promise<vo
       ...(flags.unit && { unit: flags.unit }),
     });
     noteIgnored(session, summary.ignored, summary.images);
+    const blind = describeBlind(scores);
+    if (blind) session.note(`note: ${blind}`);
     noteCropped(session, summary.cropped, summary.images, notes.preprocessing.size);
     if (seen.size > 0) session.note(describeSeen(seen.size, summary.images));
     const { unknown } = seenBy(notes);

@@ -34,7 +34,7 @@ import {
 } from "../scores/scores.js";
 import { type Spread, spread } from "../statistics/spread.js";
 import { type ImageLesions, type LesionRecord, lesionsOf, summariseLesions } from "../study/lesions.js";
-import { commonUnits, foreground, ruleOf } from "../study/records.js";
+import { commonUnits, describeBlind, foreground, ruleOf } from "../study/records.js";
 import { type Correlation, correlate } from "../study/summary.js";
 import { describeLesions, imageColumn, meansTable, ranksTable, TOLD } from "../study/tables.js";
 import { givenOf, withOptions } from "./arguments.js";
@@ -123,6 +123,8 @@ async function score(files: readonly string[], flags: Flags, session: Session): 
   const table = filesTable(scores, units);
   if (flags.csv !== undefined)
     await writeAtomic(flags.csv, toCsv(table, { file: ({ file }) => file, lengths: () => units.length }));
+  const blind = describeBlind(scores.filter(({ quality }) => quality));
+  if (blind) session.note(`note: ${blind}`);
   noteIgnored(session, ignored, scores.length, rule.ignore);
   noteUnclear(session, unclearMask(truths, rule));
   const { skip, fusion, spacing = null } = flags;

@@ -7,7 +7,7 @@ import type { LesionRule } from "../quality/lesions.js";
 import type { MethodName } from "../runs/methods.js";
 import type { ConfidenceName, ScoreName, ScoreRecord } from "../scores/scores.js";
 import type { MapSummary } from "../uncertainty/index.js";
-import type { OfMeasures, RankingName } from "./measures.js";
+import type { OfMeasures, RankingName, SizeMeasure } from "./measures.js";
 
 /**
  * Quality, uncertainty and agreement of one image under one run. What is not defined is null. Quality is the mean over the
@@ -21,6 +21,8 @@ export interface ImageRecord extends ScoreRecord, OfMeasures<number | null> {
   /** By scored foreground class, in the order of {@link Comparison.classNames}. */
   classDice: (number | null)[];
   classMhd: (number | null)[];
+  /** Surfaces, sizes and lesions, by the same classes. Earlier versions do not say. */
+  classSizes?: Record<SizeMeasure, (number | null)[]>;
   /** Pixels that do not count; where no other is left, there is no Dice, distance or likelihood. Earlier versions do not say. */
   ignored?: number;
   /** Share of the stored image that the network did not see, in [0, 1): of a volume larger than its input. Earlier versions do not say. */
@@ -214,6 +216,8 @@ export interface MethodResult {
   /** By name of the scored class. */
   classDice: Record<string, MeanEstimate>;
   classMhd: Record<string, MeanEstimate>;
+  /** Surfaces, sizes and lesions by name of the scored class. Earlier versions do not say. */
+  classSizes?: Record<string, Record<SizeMeasure, MeanEstimate>>;
   /** Of the pixels of all images together; means over images are in `quality`. */
   pooled: Record<"ece" | "brier" | "nll", Estimate>;
   /** Null for a confidence that the method has not (AULA is LE's alone). */

@@ -4,11 +4,11 @@ import { distinctNames } from "../data/csv.js";
 import { describeIgnored } from "../data/labels.js";
 import { describeSeen, describeUnknown } from "../data/leaks.js";
 import { METHOD_TITLES } from "../runs/methods.js";
-import { IMAGE_SCORE_NAMES } from "../scores/scores.js";
+import { IMAGE_SCORE_NAMES, snake } from "../scores/scores.js";
 import { mean } from "../statistics/spread.js";
 import type { Comparison, MeanEstimate, MethodResult } from "./comparison.js";
 import { fixed } from "./format.js";
-import { COMPARED_MEASURES, type ComparedMeasure, lookOf, POOLED } from "./measures.js";
+import { COMPARED_MEASURES, type ComparedMeasure, lookOf, POOLED, SIZE_MEASURES } from "./measures.js";
 import { type CsvCell, csvOf, type Table, toCsv, toText } from "./table.js";
 import {
   acceptanceTable,
@@ -111,6 +111,9 @@ export function csvTables(comparison: Comparison): Record<string, string> {
       ...Object.entries(of.quality).map(([measure, estimate]) => row(measure, "", estimate)),
       ...Object.entries(of.classDice).map(([name, estimate]) => row("dice", name, estimate)),
       ...Object.entries(of.classMhd).map(([name, estimate]) => row("mhd", name, estimate)),
+      ...Object.entries(of.classSizes ?? {}).flatMap(([name, sizes]) =>
+        Object.entries(sizes).map(([measure, estimate]) => row(measure, name, estimate)),
+      ),
       ...POOLED.map((name) => row(`pooled_${name}`, "", of.pooled[name])),
     ];
   });
@@ -193,7 +196,7 @@ function imagesCsv(comparison: Comparison): string {
   const maps = Object.keys(runs[0]?.images[0]?.uncertainty ?? {});
   const header = distinctNames([
     ...["set", "method", "seed", "id", "group", ...measures],
-    ...scored.flatMap((c) => [`dice_${classNames[c]}`, `mhd_${classNames[c]}`]),
+    ...scored.flatMap((c) => ["dice", "mhd", ...SIZE_MEASURES].map((name) => `${snake(name)}_${classNames[c]}`)),
     ...["empty", ...IMAGE_SCORE_NAMES, ...maps, "ignored", "cropped", "unlike_training", "lengths"],
   ]);
   const rows = (set: string, records: Comparison["runs"], classes: readonly number[]) =>
@@ -203,7 +206,11 @@ function imagesCsv(comparison: Comparison): string {
         ...measures.map((name) => image[name]),
         ...scored.flatMap((c) => {
           const at = classes.indexOf(c);
-          return [image.classDice[at], image.classMhd[at]];
+          return [
+            image.classDice[at],
+            image.classMhd[at],
+            ...SIZE_MEASURES.map((name) => image.classSizes?.[name][at]),
+          ];
         }),
         String(image.empty),
         ...IMAGE_SCORE_NAMES.map((name) => image[name]),

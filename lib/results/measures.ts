@@ -109,6 +109,9 @@ export const SIZE_MEASURES = [
   "falsePositives",
 ] as const satisfies readonly (keyof typeof COMPARED_MEASURES)[];
 
+/** One of {@link SIZE_MEASURES}. */
+export type SizeMeasure = (typeof SIZE_MEASURES)[number];
+
 /** One of {@link COMPARED_MEASURES}. */
 export type ComparedMeasure = keyof typeof COMPARED_MEASURES;
 

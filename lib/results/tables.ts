@@ -14,6 +14,7 @@ import type {
   Coverage,
   LESION_SCORES,
   LesionSummary,
+  MeanEstimate,
   MethodResult,
   PairedTest,
   RunRecord,
@@ -31,6 +32,7 @@ import {
   RANKINGS,
   type RankingName,
   SIZE_MEASURES,
+  type SizeMeasure,
 } from "./measures.js";
 import type { Column, Table } from "./table.js";
 
@@ -83,23 +85,36 @@ export function qualityTable(comparison: Comparison): Table<MethodResult> {
   };
 }
 
-/** What was measured of sizes and lesions: nothing in results of earlier versions. */
-export function sizesTable(comparison: Comparison): Table<MethodResult> {
+/** Surfaces, sizes and lesions of a method, of a class or over the classes: "". */
+export interface Sized {
+  method: MethodResult;
+  name: string;
+  of: Partial<Record<SizeMeasure, MeanEstimate>>;
+}
+
+/** What was measured of surfaces, sizes and lesions: nothing in results of earlier versions. */
+export function sizesTable(comparison: Comparison): Table<Sized> {
   const told = unitsIn(comparison);
-  const known = SIZE_MEASURES.filter((name) => comparison.methods.some(({ quality }) => quality[name]));
+  const rows = comparison.methods.flatMap((method): Sized[] => {
+    const classes = Object.entries(method.classSizes ?? {});
+    const each = classes.length > 1 ? classes.map(([name, of]) => ({ method, name, of })) : [];
+    return [{ method, name: "", of: method.quality }, ...each];
+  });
   return {
-    caption: `Surfaces, sizes and lesions of each image, mean over its classes: mean ± standard deviation over images [interval]`,
-    name: METHOD,
-    columns: known.map((name) => {
+    caption: "Surfaces, sizes and lesions of each image: mean ± standard deviation over images [interval]",
+    group: { head: "method", of: ({ method }) => title(method) },
+    name: { head: "class", of: ({ name }) => name || "over classes" },
+    columns: SIZE_MEASURES.map((name) => {
       const measure: { better?: "high" | "low"; decimals?: number; title: string } = MEASURES[name];
       return {
         head: lookOf(name, told).title,
-        better: measure.better,
+        // The best of a column is of one class.
+        ...(rows.length === comparison.methods.length && { better: measure.better }),
         format: decimals(measure),
-        of: ({ quality }: MethodResult) => quality[name] ?? null,
+        of: ({ of }: Sized) => of[name] ?? null,
       };
     }),
-    rows: known.length > 0 ? comparison.methods : [],
+    rows: comparison.methods.some(({ quality }) => SIZE_MEASURES.some((name) => quality[name])) ? rows : [],
   };
 }
 

@@ -34,7 +34,7 @@ interface Half {
 
 /**
  * The share that a certificate of one random half accepts of the other, by what is promised. The thresholds that it tests are of the
- * other half's confidences, of which no Dice is asked. Null where there are fewer than two units.
+ * other half's confidences, of which no Dice is asked. Null where there are fewer than two units, and for a τ of 0 or 1.
  */
 export function acceptanceCurve(
   score: ScoreName,
@@ -43,7 +43,8 @@ export function acceptanceCurve(
 ): AcceptanceCurve | null {
   const known = Array.from(dice.keys()).filter((i) => !Number.isNaN(dice[i] as number));
   const ids = [...new Set(known.map((i) => units.of[i] as number))];
-  if (ids.length < 2) return null;
+  // No certificate is of a Dice that every image has, or none.
+  if (ids.length < 2 || !(tau > 0 && tau < 1)) return null;
   const rule: RuleName = ids.length < known.length ? "betting" : "conditional";
   const random = new Random(seed);
   const halves = Array.from({ length: HALVES }, () => {

@@ -14,7 +14,14 @@ import type {
   RunRecord,
   ScoreRank,
 } from "../results/comparison.js";
-import { COMPARED_MEASURES, type ComparedMeasure, POOLED, RANKING_NAMES } from "../results/measures.js";
+import {
+  COMPARED_MEASURES,
+  type ComparedMeasure,
+  POOLED,
+  RANKING_NAMES,
+  SIZE_MEASURES,
+  type SizeMeasure,
+} from "../results/measures.js";
 import { METHODS, type MethodName } from "../runs/methods.js";
 import {
   CONFIDENCES,
@@ -92,6 +99,15 @@ export function aggregate(
       quality: Object.fromEntries(QUALITY.map((name) => [name, meansOf(name)])) as MethodResult["quality"],
       classDice: ofClasses("classDice"),
       classMhd: ofClasses("classMhd"),
+      classSizes: Object.fromEntries(
+        settings.scored.map((c) => [
+          settings.classNames[c] as string,
+          Object.fromEntries(SIZE_MEASURES.map((name) => [name, meansOf(`${name}/${c}`)])) as Record<
+            SizeMeasure,
+            MeanEstimate
+          >,
+        ]),
+      ),
       pooled: Object.fromEntries(POOLED.map((name) => [name, found[statistic.pooled(name)]])) as MethodResult["pooled"],
       confidence: Object.fromEntries(
         CONFIDENCES.map((name) => [name, has(name) ? confidenceOf(found, name) : null]),
@@ -142,6 +158,7 @@ function measuredOf(
   settings.scored.forEach((c, i) => {
     columns[`classDice/${c}`] = all((image) => image.classDice[i]);
     columns[`classMhd/${c}`] = all((image) => image.classMhd[i]);
+    for (const name of SIZE_MEASURES) columns[`${name}/${c}`] = all((image) => image.classSizes?.[name][i]);
   });
   const given = { heads: record.heads.length, summary: settings.summary };
   return {

@@ -22,7 +22,16 @@ import { timePredictions } from "./cost.js";
 import { evaluateItems, keptBy, pooledCalibration } from "./evaluate.js";
 import { type ImageLesions, imageLesions, summariseLesions } from "./lesions.js";
 import { coverageOf } from "./predicted-dice.js";
-import { commonUnits, croppedIn, ignoredIn, recordOf, ruleOf, type Scoring, scoredClasses } from "./records.js";
+import {
+  commonUnits,
+  croppedIn,
+  describeBlind,
+  ignoredIn,
+  recordOf,
+  ruleOf,
+  type Scoring,
+  scoredClasses,
+} from "./records.js";
 import { checkComparable, openKnown, type RunFacts, runFacts } from "./runs.js";
 import { type Condition, type Selection, selectItems, tableOf } from "./selection.js";
 import { shiftRows } from "./shift.js";
@@ -57,6 +66,8 @@ export interface CompareOptions extends DeviceFlags, SummaryOptions, Values<type
   labels?: LabelOptions;
   /** Whether images may be there that a run was trained on or chosen by. @default false */
   allowDuplicates?: boolean;
+  /** Called with what a person should know of the measures. */
+  onNote?: (note: string) => void;
   /** Called with a mask whose 255 may be the foreground though it does not count by what was said. */
   onUnclear?: (mask: string) => void;
   signal: AbortSignal;
@@ -313,6 +324,8 @@ async function measureRun(
     onResult: (result) => void lesions?.push(imageLesions(result, scoring, method === "le")),
     onProgress: (done) => onProgress?.(name, done, items.length),
   });
+  const blind = describeBlind(scores);
+  if (blind) options.onNote?.(blind);
   const { fit } = model.predictedDice;
   const coverage = fit && coverageOf(scores, fit, { classNames: notes.classNames, scored });
   const calibration = scores.map((score): Calibration => score.calibration);

@@ -10,7 +10,7 @@ import { type Calibration, calibration, dice, type Quality, type QualityName, qu
 import type { Values } from "../options.js";
 import { MEASURED, overClasses } from "../quality/quality.js";
 import type { ImageRecord } from "../results/comparison.js";
-import { COMPARED_MEASURES, type ComparedMeasure } from "../results/measures.js";
+import { COMPARED_MEASURES, type ComparedMeasure, SIZE_MEASURES, type SizeMeasure } from "../results/measures.js";
 import type { PredictedDice } from "../scores/predicted-dice.js";
 import { recordScores } from "../scores/scores.js";
 import { mean, orNull } from "../statistics/spread.js";
@@ -37,6 +37,8 @@ export interface ImageScore extends ImageRecord {
   calibration: Calibration;
   /** Of its lengths and sizes. */
   units: Units;
+  /** Of neighbouring pixels along each axis, in mm; null where nobody says. */
+  spacing: readonly number[] | null;
   /** With bounds and classes, where the run has a fit. */
   predictedDiceOf?: PredictedDice;
 }
@@ -89,6 +91,9 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
     ) as Record<ComparedMeasure, number | null>),
     classDice: scored.map((c) => orNull(measured.perClass[c]?.dice)),
     classMhd: scored.map((c) => orNull(measured.perClass[c]?.modifiedHausdorff)),
+    classSizes: Object.fromEntries(
+      SIZE_MEASURES.map((name) => [name, scored.map((c) => orNull(measured.perClass[c]?.[name]))]),
+    ) as Record<SizeMeasure, (number | null)[]>,
     ignored: truth.data.length - of.n,
     cropped: result.cropped,
     ece: orNull(of.ece),
@@ -98,6 +103,7 @@ export function scoreImage(result: Result, scoring: Scoring): ImageScore {
     quality: measured,
     calibration: of,
     units: { ...unitsOf(spacing, truth.shape.length), tolerance: rule.tolerance },
+    spacing: spacing ?? null,
     ...(prediction.predictedDice && { predictedDiceOf: prediction.predictedDice }),
   };
 }
@@ -114,7 +120,7 @@ export function ruleOf(scoring: Values<typeof MEASURED>): Required<Values<typeof
 
 /** The part of a score that results.json keeps. */
 export function recordOf(score: ImageScore): ImageRecord {
-  const { headDice, quality, calibration, units, predictedDiceOf, ...record } = score;
+  const { headDice, quality, calibration, units, spacing, predictedDiceOf, ...record } = score;
   return record;
 }
 
@@ -190,6 +196,16 @@ export function commonUnits(scores: readonly Pick<ImageScore, "id" | "units">[])
     "ERR_LE_DATA",
     `Expected images that all say how far their pixels are apart, or none, but received ${known.id} (lengths in ${known.units.length}, sizes in ${known.units.size}) and ${unknown.id} (${unknown.units.length}, ${unknown.units.size}); say --spacing.`,
   );
+}
+
+/** What to say where surface Dice counts nothing but boundaries that coincide; undefined where it does not, and of a tolerance of 0. */
+export function describeBlind(
+  images: readonly { spacing: readonly number[] | null; units: Units }[],
+): string | undefined {
+  const least = Math.min(...images.map(({ spacing }) => Math.min(...(spacing ?? [1]))));
+  const { tolerance = 0, length } = images[0]?.units ?? {};
+  if (!(tolerance > 0 && tolerance < least && Number.isFinite(least))) return undefined;
+  return `the tolerance of surface Dice, ${tolerance} ${length}, is less than neighbours are apart (${Number(least.toPrecision(4))} ${length} and more): only boundaries that coincide count; say --tolerance`;
 }
 
 function headDice(

@@ -114,6 +114,12 @@ describe("acceptance by promise", () => {
     expect(made({ change: () => ({ ...good, empty: true }) })).toMatchObject({ accepted: 0 });
   });
 
+  it("is not told of a Dice that no image can be below, or each is", () => {
+    const confidence = new Float64Array(20).fill(1);
+    for (const tau of [0, 1])
+      expect(acceptanceCurve("aula", { confidence, dice: confidence, units: alone(20) }, { tau, seed: 0 })).toBeNull();
+  });
+
   it("is told of each method by its best score, and by AULA", () => {
     const { methods } = aggregate([madeRun({ method: "plain", heads: 1 }), madeRun({ images: 12 })], SETTINGS);
     for (const { scoreRanks = [], acceptance = [], method } of methods) {
